@@ -1,0 +1,52 @@
+# podidentity: the commands a developer needs. `make` lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.PHONY: help demo test check fix lab install debian
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+
+build:
+	@mkdir -p build
+
+install: $(STAMP)
+
+# The stamp is written last: an interrupted installation is done again.
+$(STAMP): pyproject.toml constraints.txt
+	@echo "installing into .venv"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one with make PYTHON=python3.12")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt pip
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+	  --editable '.[lab]' --group dev --group examples
+	@touch $(STAMP)
+
+debian:
+	@tools/debian-packages nftables:nft iproute2:ip conntrack:conntrack util-linux:unshare
+
+demo: install debian ## the main job: the walk-through in a fresh lab, each step printed with what it proved
+	@$(BIN)/podidentity lab demo
+
+lab: install debian ## a lab to play in; Ctrl-C ends it
+	@$(BIN)/podidentity lab up
+
+check: install build ## format, lint, types, layers, generated files in step, unit tests
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/ruff check --quiet .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo >build/lint-imports.txt 2>&1 || { cat build/lint-imports.txt; exit 1; }
+	$(BIN)/python tools/manifests.py --check
+	$(BIN)/pytest tests/unit tests/test_house.py -q --cov --cov-fail-under=100 --cov-report=term:skip-covered
+
+test: install debian ## all tests
+	$(BIN)/pytest -q
+
+fix: install ## format, autofix, regenerate
+	$(BIN)/ruff format --quiet .
+	$(BIN)/ruff check --fix --quiet . || true
+	$(BIN)/python tools/manifests.py

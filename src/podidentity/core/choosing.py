@@ -1,0 +1,107 @@
+"""Which identity answers a token request: the pod's assigned identities against what the request names.
+
+`choose` serves standard mode, `choose_bound` managed mode; NMI and `explain` call them. The result carries its reason,
+which is shown unchanged in the answer, the log and `explain`.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from podidentity.core.cluster import Pod
+from podidentity.core.identities import AssignedState, AzureAssignedIdentity, AzureIdentity, ObjectKey
+from podidentity.core.imds import TokenRequest
+from podidentity.core.matching import Match
+
+IDENTITY_NOT_FOUND = "Identity not found"
+"""IMDS's own words; clients match them and go on with their credential chain at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """This identity answers, because of this binding."""
+
+    identity: AzureIdentity
+    binding: ObjectKey
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Not yet: MIC has still to bring an assigned identity to `until`."""
+
+    until: AssignedState
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """No identity for this request; `status` is the HTTP status of the answer."""
+
+    status: int
+    why: str
+
+
+def choose(
+    pod: Pod, asked: TokenRequest, assigned: Iterable[AzureAssignedIdentity], *, was_assigned: bool
+) -> Chosen | Wait | Refused:
+    """Pick the identity that answers `asked` for `pod`, in standard mode.
+
+    `assigned` are the objects that name the pod. They count only when their node is the pod's and the pod's label
+    still matches their binding's selector: they carry no UID, and a re-created `web-0` must not inherit.
+    `was_assigned` says that this very pod (by UID) had an identity before: then there is nothing to wait for.
+    The first in binding order wins when the request names none (upstream: `pkg/nmi/standard.go`).
+    """
+    refused = _refused_at_once(pod, asked)
+    if refused is not None:
+        return refused
+    candidates = sorted((one for one in assigned if _counts(pod, one)), key=lambda one: one.binding.key)
+    fitting = [one for one in candidates if _fits(one.identity, asked)]
+    for one in fitting:
+        if one.state == AssignedState.ASSIGNED:
+            return Chosen(one.identity, one.binding.key)
+    if was_assigned and not candidates:
+        return Refused(400, IDENTITY_NOT_FOUND)
+    if fitting:
+        return Wait(AssignedState.ASSIGNED, f"the identity of pod {pod.key} is not yet on its node")
+    return Wait(AssignedState.CREATED, f"no assigned identity for pod {pod.key}{_named(asked)}")
+
+
+def choose_bound(pod: Pod, asked: TokenRequest, bound: Iterable[Match]) -> Chosen | Refused:
+    """Pick the identity that answers `asked` for `pod`, in managed mode: from its bindings, in their order."""
+    refused = _refused_at_once(pod, asked)
+    if refused is not None:
+        return refused
+    for match in bound:
+        if _fits(match.identity, asked):
+            return Chosen(match.identity, match.binding.key)
+    return Refused(404, f"no AzureIdentityBinding gives pod {pod.key} an identity{_named(asked)}")
+
+
+def _refused_at_once(pod: Pod, asked: TokenRequest) -> Refused | None:
+    """Without a label there is nothing to wait for; an object ID is not known to match anything."""
+    return Refused(400, IDENTITY_NOT_FOUND) if not pod.selector or asked.object_id else None
+
+
+def _counts(pod: Pod, one: AzureAssignedIdentity) -> bool:
+    return (
+        one.pod == pod.key
+        and one.node == pod.node
+        and one.binding.selector == pod.selector
+        and one.state != AssignedState.UNASSIGNED
+        and not one.deleting
+    )
+
+
+def _fits(identity: AzureIdentity, asked: TokenRequest) -> bool:
+    if asked.client_id:
+        return identity.client_id.lower() == asked.client_id.lower()
+    if asked.resource_id:
+        return identity.resource_id.lower() == asked.resource_id.lower()
+    return True
+
+
+def _named(asked: TokenRequest) -> str:
+    if asked.client_id:
+        return " with the client ID that was asked for"
+    if asked.resource_id:
+        return f" with resource ID {asked.resource_id}"
+    return ""

@@ -1,0 +1,63 @@
+"""ARM IDs compare without case and keep what was written."""
+
+import pytest
+
+import make
+from podidentity.core import arm
+
+SCALE_SET_NODE = (
+    "azure:///subscriptions/S/resourceGroups/G/providers/Microsoft.Compute/virtualMachineScaleSets/N/virtualMachines/0"
+)
+
+
+@pytest.mark.parametrize("text", [make.resource_id("reader"), make.resource_id("reader").upper()])
+def test_identity_ids_compare_without_case(text: str) -> None:
+    """Az writes `resourcegroups` and `resourceGroups` both."""
+    found = arm.parse_identity_id(text)
+    assert found == make.identity_id("reader")
+    assert str(found) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "reader",
+        make.resource_id("reader") + "/x",
+        make.resource_id("a/b"),
+        make.resource_id("a\\b"),
+        " " + make.resource_id("r"),
+        make.resource_id(""),
+    ],
+)
+def test_anything_else_is_no_identity_id(text: str) -> None:
+    """A malformed ID is refused rather than guessed at."""
+    assert arm.parse_identity_id(text) is None
+
+
+def test_resource_groups_with_dots_and_parentheses_are_read() -> None:
+    """Upstream's pattern missed these characters."""
+    assert arm.parse_identity_id(make.resource_id("reader", group="team.(x)_1")) is not None
+
+
+def test_a_node_of_a_scale_set_is_the_scale_set() -> None:
+    """Identities go on the scale set, not on its instance."""
+    target = arm.target_of("n1", SCALE_SET_NODE, "", "")
+    assert target == arm.scale_set("s", "g", "n")
+    assert target.path == "/subscriptions/S/resourceGroups/G/providers/Microsoft.Compute/virtualMachineScaleSets/N"
+    assert str(target) == "scale set n"
+
+
+def test_a_node_that_is_a_vm_is_the_vm() -> None:
+    """The other form of a provider ID."""
+    provider_id = "azure:///subscriptions/S/resourceGroups/G/providers/Microsoft.Compute/virtualMachines/N"
+    target = arm.target_of("n1", provider_id, "", "")
+    assert target == arm.virtual_machine("s", "g", "n")
+    assert target.path.endswith("/virtualMachines/N")
+    assert str(target) == "VM n"
+
+
+@pytest.mark.parametrize("provider_id", ["", "kind://docker/x", "aws:///eu/i-1"])
+def test_a_foreign_provider_id_means_a_vm_named_like_the_node(provider_id: str) -> None:
+    """As upstream always did."""
+    assert arm.target_of("Node-1", provider_id, "S", "G") == arm.virtual_machine("s", "g", "node-1")

@@ -1,0 +1,136 @@
+"""Custom resources between their wire form and values."""
+
+from typing import Any
+
+import pytest
+
+import make
+from podidentity.core import crd
+from podidentity.core.identities import AssignedState, AzureIdentity, ObjectKey, SecretReference
+from podidentity.errors import MalformedObjectError
+
+
+def stored(spec: dict[str, Any], **metadata: Any) -> dict[str, Any]:
+    """Build the wire form of any kind."""
+    return {"metadata": {"name": "reader", "namespace": "team-a"} | metadata, "spec": spec}
+
+
+def test_the_walkthroughs_capitalised_spelling_is_read() -> None:
+    """Manifests of 2018 say ResourceID and ClientID."""
+    identity = crd.parse_identity(stored({"type": 0, "ResourceID": make.resource_id("reader"), "ClientID": "c"}))
+    assert (identity.resource_id, identity.client_id) == (make.resource_id("reader"), "c")
+
+
+def test_the_schemas_spelling_wins_when_both_are_set() -> None:
+    """An object edited with two tools holds both; the lower-case one is the current one."""
+    assert crd.parse_identity(stored({"ClientID": "old", "clientID": "new"})).client_id == "new"
+
+
+@pytest.mark.parametrize(
+    "secret", [{"name": "s", "namespace": "n"}, {"Name": "s", "Namespace": "n"}, {"NAME": "s", "Namespace": "n"}]
+)
+def test_a_secret_reference_is_read_in_any_case(secret: dict[str, str]) -> None:
+    """`clientPassword` is written in every mix of case."""
+    assert crd.parse_identity(stored({"clientPassword": secret})).client_password == SecretReference("n", "s")
+
+
+def test_a_secret_without_namespace_is_the_identitys_own() -> None:
+    """No other namespace may be guessed."""
+    assert crd.parse_identity(stored({"clientPassword": {"name": "s"}})).client_password == SecretReference(
+        "team-a", "s"
+    )
+
+
+def test_the_behavior_annotation_makes_an_identity_namespaced() -> None:
+    """Upstream's annotation."""
+    annotations = {"aadpodidentity.k8s.io/Behavior": "namespaced"}
+    assert crd.parse_identity(stored({}, annotations=annotations)).namespaced
+    assert not crd.parse_identity(stored({})).namespaced
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "expected"),
+    [
+        ("type", "0", "type must be a whole number"),
+        ("type", True, "type must be a whole number"),
+        ("clientID", 7, "clientID must be a text"),
+        ("auxiliaryTenantIDs", "t", "auxiliaryTenantIDs must be a list of texts"),
+        ("clientPassword", "s", "clientPassword must be an object"),
+    ],
+)
+def test_a_malformed_field_is_named(field: str, value: object, expected: str) -> None:
+    """The sentence names object and field."""
+    with pytest.raises(MalformedObjectError, match=f"AzureIdentity team-a/reader: {expected}"):
+        crd.parse_identity(stored({field: value}))
+
+
+def test_an_object_without_a_spec_is_empty() -> None:
+    """Every field is optional on the wire."""
+    assert crd.parse_identity({"metadata": {"name": "x"}}) == AzureIdentity(ObjectKey("", "x"))
+
+
+FULL = AzureIdentity(
+    ObjectKey("team-a", "app"),
+    type=1,
+    client_id="c",
+    client_password=SecretReference("team-a", "s"),
+    tenant_id="t",
+    auxiliary_tenant_ids=("t2",),
+    ad_resource_id="r",
+    ad_endpoint="https://login.example",
+    replicas=1,
+    namespaced=True,
+)
+
+
+@pytest.mark.parametrize("identity", [make.identity(), FULL])
+def test_an_identity_survives_being_written_and_read(identity: AzureIdentity) -> None:
+    """Rendering loses nothing that decisions use."""
+    assert crd.parse_identity(crd.render_identity(identity)) == identity
+
+
+def test_a_binding_survives_being_written_and_read() -> None:
+    """Both spellings of a binding come to one value."""
+    binding = make.binding()
+    assert crd.parse_binding(crd.render_binding(binding)) == binding
+    spec = {"AzureIdentity": "reader", "Selector": "reader", "Weight": 3}
+    heavy = crd.parse_binding({"metadata": {"name": "reader-binding", "namespace": "default"}, "spec": spec})
+    assert (heavy.azure_identity, heavy.selector, heavy.weight) == ("reader", "reader", 3)
+    assert crd.parse_binding(crd.render_binding(heavy)) == heavy
+
+
+def test_an_assigned_identity_survives_being_written_and_read() -> None:
+    """What MIC writes, NMI reads."""
+    one = make.assigned()
+    obj = crd.render_assigned(one)
+    assert crd.parse_assigned(obj) == one
+    assert obj["metadata"]["labels"] == {"nodename": "n1"}
+    assert obj["metadata"]["finalizers"] == [crd.FINALIZER]
+
+
+def test_the_resource_version_is_kept_for_conflict_detection() -> None:
+    """A replace carries what was read."""
+    obj = crd.render_assigned(make.assigned())
+    obj["metadata"]["resourceVersion"] = "7"
+    assert crd.render_assigned(crd.parse_assigned(obj))["metadata"]["resourceVersion"] == "7"
+
+
+def test_an_assigned_identity_without_status_counts_as_assigned() -> None:
+    """Objects made before states existed."""
+    obj = crd.render_assigned(make.assigned(state=AssignedState.CREATED))
+    del obj["status"]
+    assert crd.parse_assigned(obj).state == AssignedState.ASSIGNED
+    assert crd.parse_assigned(obj | {"Status": {"Status": "created"}}).state == AssignedState.CREATED
+
+
+def test_an_unknown_state_is_named() -> None:
+    """A state nobody knows is an error, not a default."""
+    obj = crd.render_assigned(make.assigned()) | {"status": {"status": "Broken"}}
+    with pytest.raises(MalformedObjectError, match='status "Broken" is unknown'):
+        crd.parse_assigned(obj)
+
+
+def test_an_exception_reads_both_spellings() -> None:
+    """`PodLabels` is the old one."""
+    exception = crd.parse_exception(stored({"PodLabels": {"app": "mic"}}))
+    assert exception.pod_labels == {"app": "mic"}
