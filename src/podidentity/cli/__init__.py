@@ -1,1 +1,1 @@
-
+"""The command line: one file for each command; upstream's flags for the daemons."""

@@ -15,6 +15,10 @@ from urllib.parse import parse_qsl
 from podidentity.core.identities import ObjectKey
 
 METADATA_HEADER_MISSING = "Required metadata header not specified"
+HEADERS_READ = frozenset(
+    {b"metadata", b"x-forwarded-for", b"transfer-encoding", b"content-length", b"podname", b"podns"}
+)
+"""The only headers that change what a head means; all others may be left out of a `Head`."""
 _BARE_PATH = re.compile(rb"(?:/[A-Za-z0-9._~-]+)+/?")
 _QUERY = re.compile(rb"[!-\"$-~]*")
 _FORWARDED_VALUE = re.compile(r"[A-Za-z0-9._:+/=-]*")

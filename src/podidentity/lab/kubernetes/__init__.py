@@ -1,1 +1,10 @@
+"""The lab's embedded Kubernetes: an API that real kubectl works with, and just enough controllers.
 
+It does what the walk-through, the docs' examples and the tests need; a real cluster judges the rest.
+"""
+
+from podidentity.lab.kubernetes.kubernetes import Kubernetes, PodLogs
+from podidentity.lab.kubernetes.statuses import ApiError
+from podidentity.lab.kubernetes.storage import Storage, WatchEvent
+
+__all__ = ["ApiError", "Kubernetes", "PodLogs", "Storage", "WatchEvent"]

@@ -1,0 +1,90 @@
+"""azure.json, or the environment variables in its place: which subscription, and who MIC is.
+
+Field and variable names are upstream's (`pkg/config`). Read at start-up and again when the file changes.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from podidentity.azure.clouds import Cloud, find_cloud
+from podidentity.errors import ConfigurationError
+
+_VARIABLES = {
+    "cloud": "CLOUD",
+    "tenantId": "TENANT_ID",
+    "aadClientId": "CLIENT_ID",
+    "aadClientSecret": "CLIENT_SECRET",
+    "subscriptionId": "SUBSCRIPTION_ID",
+    "resourceGroup": "RESOURCE_GROUP",
+    "vmType": "VM_TYPE",
+    "useManagedIdentityExtension": "USE_MSI",
+    "userAssignedIdentityID": "USER_ASSIGNED_MSI_CLIENT_ID",
+}
+_DOCS = "see docs/configure/azure-json.md"
+ENVIRONMENT_FILE_VARIABLE = "AZURE_ENVIRONMENT_FILEPATH"
+
+
+@dataclass(frozen=True, slots=True)
+class CloudConfig:
+    """Checked configuration. With `managed_identity` MIC asks IMDS for tokens, else it uses client ID and secret."""
+
+    cloud: Cloud
+    tenant_id: str
+    subscription_id: str
+    resource_group: str
+    client_id: str = ""
+    client_secret: str = field(default="", repr=False)
+    managed_identity: bool = False
+    user_assigned_client_id: str = ""
+
+
+def load_cloud_config(path: str, environ: Mapping[str, str]) -> CloudConfig:
+    """Read azure.json at `path`, or the environment when `path` is empty. Raises ConfigurationError."""
+    if not path:
+        found = {name: environ.get(variable, "") for name, variable in _VARIABLES.items()}
+        return _checked(found, "the environment", _VARIABLES, environ)
+    return _checked(_read(Path(path)), path, {name: f'"{name}"' for name in _VARIABLES}, environ)
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    """Read JSON or YAML: every JSON document is YAML too, but json says more clearly where it is broken."""
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise ConfigurationError(f"{path}: {error.strerror}; name azure.json with --cloudconfig, {_DOCS}") from None
+    try:
+        found = json.loads(text) if text.lstrip().startswith("{") else yaml.safe_load(text)
+    except ValueError as error:
+        raise ConfigurationError(f"{path}: not JSON: {error}; correct the file") from None
+    except yaml.YAMLError as error:
+        raise ConfigurationError(f"{path}: neither JSON nor YAML: {' '.join(str(error).split())}; correct it") from None
+    if not isinstance(found, Mapping):
+        raise ConfigurationError(f"{path}: holds no fields; {_DOCS}")
+    return found
+
+
+def _checked(
+    found: Mapping[str, Any], source: str, names: Mapping[str, str], environ: Mapping[str, str]
+) -> CloudConfig:
+    lowered = {str(name).lower(): value for name, value in found.items()}
+    text = {name: str(lowered.get(name.lower()) or "") for name in _VARIABLES}
+    managed = text["useManagedIdentityExtension"].lower() == "true"
+    needed = ["subscriptionId", "resourceGroup"] + ([] if managed else ["tenantId", "aadClientId", "aadClientSecret"])
+    for name in needed:
+        if not text[name]:
+            raise ConfigurationError(f"{source}: {names[name]} is empty; MIC needs it to reach ARM, {_DOCS}")
+    return CloudConfig(
+        cloud=find_cloud(text["cloud"], environ.get(ENVIRONMENT_FILE_VARIABLE, "")),
+        tenant_id=text["tenantId"],
+        subscription_id=text["subscriptionId"],
+        resource_group=text["resourceGroup"],
+        client_id=text["aadClientId"],
+        client_secret=text["aadClientSecret"],
+        managed_identity=managed,
+        user_assigned_client_id=text["userAssignedIdentityID"],
+    )

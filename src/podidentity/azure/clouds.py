@@ -1,0 +1,89 @@
+"""Where each Azure cloud answers. Names as azure.json and upstream spell them, in any case.
+
+Endpoints: learn.microsoft.com/azure/developer/identity/national-cloud and the clouds' ARM metadata endpoints.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from podidentity.errors import ConfigurationError
+
+
+@dataclass(frozen=True, slots=True)
+class Cloud:
+    """Base addresses without a trailing slash; `audience` is what ARM's tokens are for."""
+
+    name: str
+    login: str
+    arm: str
+    audience: str
+
+
+_PUBLIC = Cloud(
+    "AzurePublicCloud",
+    "https://login.microsoftonline.com",
+    "https://management.azure.com",
+    "https://management.azure.com/",
+)
+_GOVERNMENT = Cloud(
+    "AzureUSGovernmentCloud",
+    "https://login.microsoftonline.us",
+    "https://management.usgovcloudapi.net",
+    "https://management.usgovcloudapi.net/",
+)
+_CHINA = Cloud(
+    "AzureChinaCloud",
+    "https://login.chinacloudapi.cn",
+    "https://management.chinacloudapi.cn",
+    "https://management.chinacloudapi.cn/",
+)
+_GERMAN = Cloud(
+    "AzureGermanCloud",
+    "https://login.microsoftonline.de",
+    "https://management.microsoftazure.de",
+    "https://management.microsoftazure.de/",
+)
+_BY_NAME = {
+    "": _PUBLIC,
+    "azurecloud": _PUBLIC,
+    "azurepubliccloud": _PUBLIC,
+    "azureusgovernment": _GOVERNMENT,
+    "azureusgovernmentcloud": _GOVERNMENT,
+    "azurechinacloud": _CHINA,
+    "azuregermancloud": _GERMAN,
+}
+_CUSTOM = "azurestackcloud"
+
+
+def find_cloud(name: str, environment_file: str = "") -> Cloud:
+    """Find a cloud by name; `environment_file` (AZURE_ENVIRONMENT_FILEPATH) describes a custom one.
+
+    Raises ConfigurationError for an unknown name or an unreadable file.
+    """
+    known = _BY_NAME.get(name.lower())
+    if known is not None:
+        return known
+    if name.lower() != _CUSTOM:
+        names = ", ".join(sorted({cloud.name for cloud in _BY_NAME.values()}))
+        raise ConfigurationError(f'cloud "{name}" is unknown; it must be AzureStackCloud or one of: {names}')
+    if not environment_file:
+        raise ConfigurationError(
+            "cloud AzureStackCloud needs its endpoints; set AZURE_ENVIRONMENT_FILEPATH to their file"
+        )
+    return _custom(Path(environment_file))
+
+
+def _custom(path: Path) -> Cloud:
+    """Read the endpoints of a custom cloud, which are taken as they stand."""
+    try:
+        found: dict[str, Any] = json.loads(path.read_text())
+        arm = str(found["resourceManagerEndpoint"]).rstrip("/")
+        audience = str(found.get("serviceManagementEndpoint") or f"{arm}/")
+        return Cloud(
+            str(found.get("name", "AzureStackCloud")), str(found["activeDirectoryEndpoint"]).rstrip("/"), arm, audience
+        )
+    except (OSError, ValueError, KeyError) as error:
+        told = f"{path}: the endpoints of AzureStackCloud cannot be read ({error!r}); correct the file"
+        raise ConfigurationError(told) from None

@@ -1,0 +1,193 @@
+"""Go-style command lines for `nmi` and `mic`: one table per daemon gives the parser, `--help` and the reference page.
+
+Accepts what Go's `flag` and `pflag` accept: `--x=v`, `--x v`, the same with one dash, `--switch`, `--switch=false`.
+The flags of klog are accepted on both daemons, because manifests pass them; those without effect are reported, so that
+the caller can warn once. Called by `cli.nmi`, `cli.mic` and the generator of docs/reference/flags.md.
+"""
+
+import difflib
+import re
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from podidentity.errors import UsageError
+
+FlagValue = bool | int | float | str
+Kind = Literal["switch", "number", "text", "duration"]
+
+_TRUE = frozenset({"1", "t", "T", "TRUE", "true", "True"})  # strconv.ParseBool
+_FALSE = frozenset({"0", "f", "F", "FALSE", "false", "False"})
+_UNITS_SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+_DURATION_PART = re.compile(r"(\d+\.?\d*|\.\d+)(ns|us|µs|ms|s|m|h)")
+_HELP_WIDTH = 100
+_TEXT_COLUMN = 42
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """One flag. `default` is written as on the command line; `kind` says how values are read.
+
+    A flag with `effect` false is accepted for the sake of existing manifests and does nothing. `ours` marks flags that
+    aad-pod-identity does not know; `hidden` ones are left out of `--help` but not of the reference page.
+    """
+
+    name: str
+    kind: Kind
+    default: str
+    text: str
+    effect: bool = True
+    ours: bool = False
+    hidden: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Flags:
+    """What a command line came to: a value for every flag of the table, and which ones were given."""
+
+    values: Mapping[str, FlagValue]
+    given: frozenset[str]
+    without_effect: tuple[str, ...]
+
+    def text(self, name: str) -> str:
+        """Return a text flag."""
+        return str(self.values[name])
+
+    def number(self, name: str) -> int:
+        """Return a number flag."""
+        return int(self.values[name])
+
+    def switch(self, name: str) -> bool:
+        """Return a switch."""
+        return bool(self.values[name])
+
+    def seconds(self, name: str) -> float:
+        """Return a duration in seconds."""
+        return float(self.values[name])
+
+
+def _klog(name: str, kind: Kind, default: str) -> Flag:
+    text = "A flag of klog, accepted for existing manifests."
+    return Flag(name, kind, default, text, effect=False, hidden=True)
+
+
+COMMON = (
+    Flag("help", "switch", "false", "Show this help and exit."),
+    Flag("version", "switch", "false", "Show the version and exit."),
+    Flag("log-format", "text", "text", "How log lines are written: text or json."),
+    Flag("v", "number", "0", "How much is logged; 5 and more adds details that help when something is wrong."),
+    Flag("custom-user-agent", "text", "", "Text added to the User-Agent of requests to Azure."),
+    Flag("enableProfile", "switch", "false", "Accepted for existing manifests; there is no profiler.", effect=False),
+    _klog("add_dir_header", "switch", "false"),
+    _klog("alsologtostderr", "switch", "false"),
+    _klog("log_backtrace_at", "text", ":0"),
+    _klog("log_dir", "text", ""),
+    _klog("log_file", "text", ""),
+    _klog("log_file_max_size", "number", "1800"),
+    _klog("log_flush_frequency", "duration", "5s"),
+    _klog("logtostderr", "switch", "true"),
+    _klog("one_output", "switch", "false"),
+    _klog("skip_headers", "switch", "false"),
+    _klog("skip_log_headers", "switch", "false"),
+    _klog("stderrthreshold", "text", "2"),
+    _klog("vmodule", "text", ""),
+)
+"""What both daemons accept."""
+
+
+def parse(program: str, table: Sequence[Flag], arguments: Sequence[str]) -> Flags:
+    """Read a command line. Raises `UsageError`, one sentence, for an unknown flag, a bad value or a stray word."""
+    known = {flag.name: flag for flag in table}
+    values = {flag.name: _read(flag, flag.default) for flag in table}
+    given: dict[str, None] = {}
+    words = iter(arguments)
+    for word in words:
+        flag, text = _split(program, known, word)
+        values[flag.name] = _read(flag, _value(flag, text, words))
+        given[flag.name] = None
+    idle = tuple(name for name in given if not known[name].effect)
+    return Flags(values, frozenset(given), idle)
+
+
+def render_help(program: str, summary: str, table: Sequence[Flag], example: str) -> str:
+    """Write what `--help` shows."""
+    lines = [f"Usage: {program} [flags]", "", *textwrap.wrap(summary, _HELP_WIDTH), "", f"Example: {example}", ""]
+    for flag in table:
+        if flag.hidden:
+            continue
+        head = f"  --{flag.name}{_placeholder(flag)}"
+        body = textwrap.wrap(flag.text, _HELP_WIDTH - _TEXT_COLUMN) or [""]
+        if len(head) >= _TEXT_COLUMN:
+            lines.append(head)
+            head = ""
+        lines.append(f"{head:<{_TEXT_COLUMN}}{body[0]}")
+        lines += [" " * _TEXT_COLUMN + more for more in body[1:]]
+    lines += ["", "The flags of klog (-v, --logtostderr, --vmodule, ...) are accepted too."]
+    return "\n".join(lines)
+
+
+def parse_duration(text: str) -> float | None:
+    """Read a duration as Go writes it (`1h30m`, `500ms`, `0`) in seconds; None when it is none."""
+    if text in {"0", "+0", "-0"}:
+        return 0.0
+    negative = text.startswith("-")
+    rest = text[1:] if text[:1] in {"+", "-"} else text
+    parts = _DURATION_PART.findall(rest)
+    if not parts or "".join(number + unit for number, unit in parts) != rest:
+        return None
+    total: float = sum(float(number) * _UNITS_SECONDS[unit] for number, unit in parts)
+    return -total if negative else total
+
+
+def _split(program: str, known: Mapping[str, Flag], word: str) -> tuple[Flag, str | None]:
+    """Cut `--name=value`; the text is None when the value, if any, is the next word."""
+    name, equals, text = word.lstrip("-").partition("=")
+    dashes = len(word) - len(word.lstrip("-"))
+    if not 1 <= dashes <= len("--") or not name:
+        raise UsageError(f'unexpected argument "{word}"; flags are written --name=value, see `{program} --help`')
+    flag = known.get("help" if name == "h" else name) or known.get(name.replace("-", "_"))
+    if flag is None and dashes == 1 and name[:1] == "v" and name[1:].isdigit():
+        return known["v"], name[1:]  # pflag's short form
+    if flag is None:
+        near = difflib.get_close_matches(name, [one.name for one in known.values() if not one.hidden], 1)
+        hint = f"did you mean --{near[0]}?" if near else f"see `{program} --help`"
+        raise UsageError(f"unknown flag --{name}; {hint}")
+    return flag, text if equals else None
+
+
+def _value(flag: Flag, text: str | None, words: Iterator[str]) -> str:
+    if text is not None:
+        return text
+    if flag.kind == "switch":
+        return "true"
+    following = next(words, None)
+    if following is None:
+        raise UsageError(f"flag --{flag.name} needs a value; write --{flag.name}=VALUE")
+    return following
+
+
+def _read(flag: Flag, text: str) -> FlagValue:
+    match flag.kind:
+        case "switch":
+            if text not in _TRUE | _FALSE:
+                raise UsageError(f'flag --{flag.name}: "{text}" is neither true nor false')
+            return text in _TRUE
+        case "number":
+            try:
+                return int(text, 0)  # strconv.ParseInt with base 0
+            except ValueError:
+                raise UsageError(f'flag --{flag.name}: "{text}" is not a whole number') from None
+        case "duration":
+            seconds = parse_duration(text)
+            if seconds is None:
+                raise UsageError(f'flag --{flag.name}: "{text}" is not a duration; write for example 90s or 1h30m')
+            return seconds
+        case "text":
+            return text
+
+
+def _placeholder(flag: Flag) -> str:
+    if flag.kind == "switch":
+        return "" if flag.default == "false" else f"={flag.default}"
+    return f"={flag.default or flag.kind.upper()}"

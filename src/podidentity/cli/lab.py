@@ -1,0 +1,198 @@
+"""`podidentity lab ...`: an Azure and a Kubernetes on this machine. Words and output only; the lab does the rest."""
+
+import contextlib
+import json
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from podidentity.errors import LabError
+from podidentity.lab import control, directory, up
+from podidentity.lab.directory import DEFAULT_NAME, Directory
+from podidentity.lab.settings import LabSettings
+
+DOWN_SECONDS = 15.0
+DETACH_SECONDS = up.READY_SECONDS + 5.0
+POLL_SECONDS = 0.05
+
+_NAME = click.option("--name", default=DEFAULT_NAME, show_default=True, help="Which lab.")
+
+
+@click.group()
+def lab() -> None:
+    r"""Work with an Azure and a Kubernetes on this machine: no account, no cluster, no container engine.
+
+    \b
+    podidentity lab up
+    eval "$(podidentity lab env)"       # in another shell
+    kubectl get nodes
+    """
+
+
+@lab.command("up")
+@_NAME
+@click.option("--nodes", default=2, show_default=True, help="How many nodes.")
+@click.option("--virtual-machines", default=0, show_default=True, help="How many of them are VMs, not of a scale set.")
+@click.option(
+    "--network", type=click.Choice(["routed", "bridge"]), default="routed", show_default=True, help="Of pods."
+)
+@click.option("--logs", type=click.Path(path_type=Path), help="A directory for logs that outlives the lab.")
+@click.option("--detach", is_flag=True, help="Return when the lab is ready, and leave it running.")
+def start(detach: bool, **asked: Any) -> None:  # noqa: FBT001  # click's way
+    """Start a lab and stay with it until Ctrl-C.
+
+    Example: podidentity lab up --nodes 3 --detach
+    """
+    settings = LabSettings(**asked)
+    if detach:
+        _detach(settings)
+    else:
+        click.echo(f"starting the lab {settings.name!r} ...", err=True)
+        up.run(settings, _say_ready)
+        click.echo(f"the lab {settings.name!r} is down", err=True)
+
+
+@lab.command("env")
+@_NAME
+def environment(name: str) -> None:
+    """Print what a shell needs to work in a lab.
+
+    Example: eval "$(podidentity lab env)"
+    """
+    for variable, value in _environment(_ready(name)).items():
+        click.echo(f"export {variable}={shlex.quote(value)}")
+
+
+@lab.command("list")
+def list_labs() -> None:
+    """List the labs that are up."""
+    for one in directory.existing():
+        click.echo(f"{one.name}\t{'ready' if one.facts() else 'starting'}\t{one.path}")
+
+
+@lab.command()
+@_NAME
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def status(name: str, as_json: bool) -> None:  # noqa: FBT001  # click's way
+    """Tell what a lab consists of, and how many packets of pods reached the metadata service."""
+    told = control.ask(_ready(name), "GET", "/status")
+    if as_json:
+        click.echo(json.dumps(told, indent=2))
+        return
+    table = Table("node", "address", "pods", "packets to IMDS", "machine", box=None)
+    for node in told["nodes"]:
+        packets = told["imds_packets"][node["name"]]
+        machine = node["machine"].split("/providers/")[-1]
+        table.add_row(node["name"], node["address"], str(node["pods"]), str(packets), machine)
+    Console(width=200).print(table)
+    how = "rootless" if told["rootless"] else "as root"
+    click.echo(f"lab {told['name']}, {how}, {told['network']} pod network, {told['memory_kib'] // 1024} MiB of memory")
+
+
+@lab.command()
+@_NAME
+def down(name: str) -> None:
+    """Stop a lab and remove all of it."""
+    one = directory.find(name)
+    with contextlib.suppress(LabError):  # it may be beyond answering; its lock tells below
+        control.ask(one, "POST", "/stop")
+    deadline = time.monotonic() + DOWN_SECONDS
+    while one.path.exists() and one.is_alive():
+        if time.monotonic() > deadline:
+            raise LabError(f"The lab {name!r} did not stop within {DOWN_SECONDS:g} s; end its process {_owner(one)}.")
+        time.sleep(POLL_SECONDS)
+    directory.existing()  # removes what is left
+    click.echo(f"the lab {name!r} is down")
+
+
+@lab.command()
+def demo() -> None:
+    """Run the walk-through in a fresh lab: from an empty vault to a pod that reads its secret."""
+    from podidentity.lab.demo import running  # noqa: PLC0415  # it alone needs an HTTP client
+
+    sys.exit(running.run(Path.cwd()))
+
+
+def _ready(name: str) -> Directory:
+    one = directory.find(name)
+    if one.facts() is None:
+        raise LabError(f"The lab {name!r} is still starting; ask again in a moment.")
+    return one
+
+
+def _environment(one: Directory) -> dict[str, str]:
+    facts = one.facts() or {}
+    proxy, direct = f"http://127.0.0.1:{facts['gateway_port']}", "127.0.0.1,localhost"
+    variables = {"KUBECONFIG": str(one.kubeconfig)}
+    for variable, value in (("HTTPS_PROXY", proxy), ("HTTP_PROXY", proxy), ("NO_PROXY", direct)):
+        variables |= {variable: value, variable.lower(): value}  # curl reads only http_proxy, others only HTTP_PROXY
+    for variable in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NODE_EXTRA_CA_CERTS"):
+        variables[variable] = str(one.ca)
+    names = ["tenant_id", "subscription_id", "location", "node_resource_group"]
+    names += ["owner_client_id", "owner_client_secret", "cluster_client_id", "logs", "name"]
+    variables |= {f"LAB_{name.upper()}": str(facts[name]) for name in names}
+    return {**variables, "LAB_DIRECTORY": str(one.path)}
+
+
+def _say_ready(one: Directory) -> None:
+    name = "" if one.name == DEFAULT_NAME else f" --name {one.name}"
+    click.echo(f"""\
+the lab {one.name!r} is ready; its files are in {one.path}
+
+  eval "$(podidentity lab env{name})"         # in another shell; then
+  kubectl get nodes
+  kubectl create -f deploy/infra/deployment-rbac.yaml
+  curl https://management.azure.com/          # the lab's Azure, through the lab's proxy
+
+Ctrl-C ends it.""")
+
+
+def _detach(settings: LabSettings) -> None:
+    """Start the same command in a session of its own, and wait until it is ready or has failed."""
+    directory.check_name(settings.name)
+    command = [
+        sys.executable,
+        "-m",
+        "podidentity",
+        "lab",
+        "up",
+        "--name",
+        settings.name,
+        "--nodes",
+        str(settings.nodes),
+    ]
+    command += ["--virtual-machines", str(settings.virtual_machines), "--network", settings.network]
+    if settings.logs:
+        command += ["--logs", str(settings.logs.absolute())]
+    reading = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        text=True,
+    )
+    deadline = time.monotonic() + DETACH_SECONDS
+    while time.monotonic() < deadline:
+        if reading.poll() is not None:
+            said = (reading.stderr.read() if reading.stderr else "").strip().splitlines()
+            raise LabError((said or ["the lab did not start"])[-1].removeprefix("error: "))
+        for one in directory.existing():
+            if one.name == settings.name and one.facts() and _owner(one) == reading.pid:
+                _say_ready(one)
+                return
+        time.sleep(POLL_SECONDS)
+    reading.terminate()
+    raise LabError(f"The lab was not ready after {DETACH_SECONDS:g} s.")
+
+
+def _owner(one: Directory) -> int:
+    """The outer process of a lab."""
+    return int(one.lock.read_text() or 0)

@@ -1,0 +1,86 @@
+"""`podidentity mic`: upstream's flags and environment to MIC's settings."""
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import Mapping, Sequence
+
+from podidentity import __version__
+from podidentity.cli import flags
+from podidentity.cli.flags import Flag, Flags
+from podidentity.errors import ConfigurationError
+from podidentity.mic.settings import Settings
+from podidentity.serving import logs
+
+_log = logging.getLogger(__name__)
+
+TABLE = (
+    Flag("kubeconfig", "text", "", "Path of a kubeconfig; empty: the pod's service account."),
+    Flag("cloudconfig", "text", "", "Path of azure.json; empty: environment variables."),
+    Flag("forceNamespaced", "switch", "false", "Pods, bindings and identities must share a namespace."),
+    Flag("syncRetryDuration", "duration", "1h", "Plan everything again this often."),
+    Flag("leader-election-instance", "text", "", "Name of this candidate; empty: the host name."),
+    Flag("leader-election-namespace", "text", "default", "Namespace of the lock."),
+    Flag("leader-election-name", "text", "aad-pod-identity-mic", "Name of the lock."),
+    Flag("leader-election-duration", "duration", "15s", "How long a leader's promise lasts."),
+    Flag("http-probe-port", "number", "8080", "Port of /healthz and /readyz."),
+    Flag("prometheus-port", "number", "8888", "Port of /metrics."),
+    Flag("enableScaleFeatures", "switch", "true", "Accepted for existing manifests.", effect=False),
+    Flag("createDeleteBatch", "number", "20", "Accepted for existing manifests.", effect=False),
+    Flag("clientQps", "number", "0", "Requests a second to Kubernetes; 0: the server sets the pace."),
+    Flag("immutable-user-msis", "text", "", "Client IDs, comma-separated, that are never unassigned."),
+    Flag("config-map-name", "text", "aad-pod-identity-config", "ConfigMap in which MIC records what it assigned."),
+    Flag("type-upgrade-status-key", "text", "type-upgrade-status", "Accepted for existing manifests.", effect=False),
+    Flag("enable-type-upgrade", "switch", "true", "Accepted: both spellings are always read.", effect=False),
+    Flag("update-user-msi-max-retry", "number", "2", "Accepted: each identity is retried by itself.", effect=False),
+    Flag("update-user-msi-retry-interval", "duration", "1s", "Accepted for existing manifests.", effect=False),
+    Flag("identity-assignment-reconcile-interval", "duration", "3m", "Put back what Azure lost this often."),
+    *flags.COMMON,
+)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run MIC until it is told to stop."""
+    given = flags.parse("mic", TABLE, arguments)
+    if given.switch("help"):
+        summary = "The managed identity controller: assigns identities to pods, VMs and scale sets."
+        print(flags.render_help("podidentity mic", summary, TABLE, "mic --cloudconfig=/etc/kubernetes/azure.json"))
+        return 0
+    if given.switch("version"):
+        print(f"podidentity mic {__version__}")
+        return 0
+    settings = settings_of(given, os.environ)
+    logs.set_up(given.text("log-format"), given.number("v"))
+    if given.without_effect:
+        _log.warning("these flags are accepted and have no effect: %s", ", ".join(given.without_effect))
+    from podidentity.mic import daemon  # noqa: PLC0415  # --help needs none of it
+
+    asyncio.run(daemon.run(settings))
+    return 0
+
+
+def settings_of(given: Flags, environ: Mapping[str, str]) -> Settings:
+    """Check flags and environment. Raises ConfigurationError."""
+    namespace = environ.get("MIC_POD_NAMESPACE", "")
+    if not namespace:
+        raise ConfigurationError("MIC_POD_NAMESPACE is not set; set it to the namespace in which MIC runs")
+    agent = " ".join(filter(None, (f"podidentity-mic/{__version__}", given.text("custom-user-agent"))))
+    return Settings(
+        kubeconfig=given.text("kubeconfig"),
+        cloud_config=given.text("cloudconfig"),
+        force_namespaced=given.switch("forceNamespaced") or environ.get("FORCENAMESPACED", "").lower() == "true",
+        sync_seconds=given.seconds("syncRetryDuration"),
+        reconcile_seconds=given.seconds("identity-assignment-reconcile-interval"),
+        leader_instance=given.text("leader-election-instance") or socket.gethostname(),
+        leader_namespace=given.text("leader-election-namespace"),
+        leader_name=given.text("leader-election-name"),
+        leader_seconds=given.seconds("leader-election-duration"),
+        probe_port=given.number("http-probe-port"),
+        prometheus_port=given.number("prometheus-port"),
+        requests_per_second=float(given.number("clientQps")),
+        immutable_client_ids=frozenset(filter(None, map(str.strip, given.text("immutable-user-msis").split(",")))),
+        config_map=given.text("config-map-name"),
+        namespace=namespace,
+        user_agent=agent,
+    )

@@ -1,0 +1,143 @@
+"""The whole Azure of a lab: puts the services together and sends each request to the one its host name means."""
+
+import ssl
+import time
+from collections.abc import Awaitable, Callable
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from podidentity.lab.azure import answers, arm, entra, graph, keyvault
+from podidentity.lab.azure.faults import Faults
+from podidentity.lab.azure.imds import Imds
+from podidentity.lab.azure.log import Entry, Log
+from podidentity.lab.azure.roles import ROLES
+from podidentity.lab.azure.state import (
+    AzureSettings,
+    Machine,
+    Principal,
+    RoleAssignment,
+    ServicePrincipal,
+    State,
+    new_id,
+)
+from podidentity.lab.azure.tls import Authority
+
+Service = Callable[[Request], Awaitable[Response]]
+
+
+class Azure:
+    """One tenant with one subscription."""
+
+    def __init__(self, settings: AzureSettings, clock: Callable[[], float] = time.time) -> None:
+        self.settings = settings
+        self.faults = Faults()
+        self.log = Log()
+        self.state = State()
+        self._clock = clock
+        self._authority = Authority()
+        self._entra = entra.Entra(settings, self.state, clock)
+        management = arm.Arm(settings, self.state, self._entra, self.faults, clock)
+        self._services: dict[str, tuple[str, Service]] = {
+            entra.HOST: ("entra", self._entra.serve),
+            arm.HOST: ("arm", management.serve),
+            graph.HOST: ("graph", graph.Graph(self.state, self._entra).serve),
+        }
+        self._vaults = keyvault.KeyVault(settings, self.state, self._entra, clock)
+        self._found()
+
+    @property
+    def ca_pem(self) -> bytes:
+        """The lab's certificate authority."""
+        return self._authority.pem
+
+    @property
+    def app(self) -> ASGIApp:
+        """All public hosts."""
+        return self._application(self._by_host)
+
+    def tls_context(self) -> ssl.SSLContext:
+        """A server's context with a certificate for every name."""
+        return self._authority.context(arm.HOST)
+
+    def serves(self, name: str) -> bool:
+        """Say whether a DNS name is one of Azure's."""
+        plain = name.rstrip(".").lower()
+        return plain in self._services or plain.endswith(keyvault.SUFFIX)
+
+    def add_virtual_machine(self, name: str) -> str:
+        """Add a VM to the node resource group; its ARM ID."""
+        return self._add("virtualMachines", name).id
+
+    def add_scale_set(self, name: str, instances: int) -> tuple[str, ...]:
+        """Add a scale set to the node resource group; the ARM IDs of its instances."""
+        machine = self._add("virtualMachineScaleSets", name)
+        return tuple(f"{machine.id}/virtualMachines/{number}" for number in range(instances))
+
+    def imds(self, machine_id: str) -> ASGIApp:
+        """What a VM, or an instance of a scale set, sees as its metadata service."""
+        machine = self.state.machines["/".join(machine_id.lower().split("/")[:9])]
+        service = Imds(machine, self.state, self._entra, self.faults, self._clock)
+        return self._application(lambda _host: ("imds", service.serve))
+
+    def _add(self, kind: str, name: str) -> Machine:
+        machine = Machine(
+            f"{self._node_group}/providers/Microsoft.Compute/{kind}/{name}",
+            f"Microsoft.Compute/{kind}",
+            self.settings.location,
+        )
+        self.state.machines[machine.id.lower()] = machine
+        return machine
+
+    @property
+    def _node_group(self) -> str:
+        return f"/subscriptions/{self.settings.subscription_id}/resourceGroups/{self.settings.node_resource_group}"
+
+    def _found(self) -> None:
+        """The node resource group, the owner of the subscription, and the cluster's own principal."""
+        self.state.groups[self._node_group.lower()] = arm.group(self._node_group, self.settings.location)
+        subscription = f"/subscriptions/{self.settings.subscription_id}"
+        for principal, role, scope in (
+            (self.settings.owner, "Owner", subscription),
+            (self.settings.cluster, "Contributor", self._node_group),
+        ):
+            self._register(principal)
+            role_id = next(key for key, one in ROLES.items() if one.name == role)
+            path = f"{scope}/providers/Microsoft.Authorization/roleAssignments/{new_id()}"
+            self.state.roles[path.lower()] = RoleAssignment(path, scope, principal.object_id, role_id)
+
+    def _register(self, one: ServicePrincipal) -> None:
+        self.state.principals[one.object_id] = Principal(one.object_id, one.client_id, one.name, one.secret)
+
+    def _by_host(self, host: str) -> tuple[str, Service]:
+        name = host.split(":", maxsplit=1)[0].lower()
+        if name in self._services:
+            return self._services[name]
+        if name.endswith(keyvault.SUFFIX):
+            return "keyvault", self._vaults.serve
+        raise answers.arm(404, "HostNotFound", f"The lab's Azure has no host '{host}'.")
+
+    def _application(self, route: Callable[[str], tuple[str, Service]]) -> ASGIApp:
+        async def application(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] != "http":
+                return
+            response = await self._answer(Request(scope, receive), route)
+            await response(scope, receive, send)
+
+        return application
+
+    async def _answer(self, request: Request, route: Callable[[str], tuple[str, Service]]) -> Response:
+        request.state.who = ""
+        name = ""
+        try:
+            name, service = route(request.headers.get("host", ""))
+            response = await service(request)
+        except answers.Refusal as refusal:
+            response = refusal.response
+        except (ValueError, KeyError, TypeError) as error:  # a body that is not what the operation takes
+            message = f"The request content was invalid: {type(error).__name__} {error}"
+            response = JSONResponse({"error": {"code": "InvalidRequestContent", "message": message}}, 400)
+        what = f"{request.headers.get('host', '')}{request.url.path}"
+        self.log.add(Entry(self._clock(), name, request.state.who, request.method, what, response.status_code))
+        return response

@@ -1,0 +1,125 @@
+"""The Instance Metadata Service of one machine: tokens of the identities that this machine carries, and no others.
+
+As strict as the real one where it matters: `Metadata: true`, no X-Forwarded-For, no parameter twice, 20 token requests
+a second and 5 at once (learn.microsoft.com/entra/identity/managed-identities-azure-resources/how-to-use-vm-token).
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from podidentity.lab.azure import answers
+from podidentity.lab.azure.entra import MANAGED_LIFETIME_SECONDS, Entra
+from podidentity.lab.azure.faults import Faults
+from podidentity.lab.azure.state import Json, Machine, Principal, State
+
+REQUESTS_PER_SECOND = 20
+REQUESTS_AT_ONCE = 5
+MULTIPLE_IDENTITIES = (
+    "Multiple user assigned identities exist, please specify the clientId / resourceId of the identity in the token "
+    "request"
+)
+_SELECTORS = ("client_id", "object_id", "msi_res_id", "mi_res_id")
+
+
+class Imds:
+    """What one VM, or one instance of a scale set, sees at 169.254.169.254."""
+
+    def __init__(
+        self, machine: Machine, state: State, entra: Entra, faults: Faults, clock: Callable[[], float]
+    ) -> None:
+        self._machine = machine
+        self._state = state
+        self._entra = entra
+        self._faults = faults
+        self._clock = clock
+        self._recent: deque[float] = deque()
+        self._running = 0
+
+    async def serve(self, request: Request) -> Response:
+        """Answer one request."""
+        _check(request)
+        path = request.url.path.rstrip("/").lower()
+        if path == "/metadata/identity/oauth2/token":
+            return await self._token(request)
+        if path == "/metadata/versions":
+            return JSONResponse({"apiVersions": ["2018-02-01", "2021-02-01"]})
+        if path == "/metadata/instance":
+            name = self._machine.id.rsplit("/", 1)[1]
+            return JSONResponse(
+                {"compute": {"name": name, "location": self._machine.location, "azEnvironment": "AzurePublicCloud"}}
+            )
+        raise answers.imds(404, "Not found", "not_found")
+
+    async def _token(self, request: Request) -> Response:
+        if self._faults.imds_statuses:
+            raise answers.imds(self._faults.imds_statuses.pop(0), "As the lab was told.")
+        self._throttle()
+        self._running += 1
+        try:
+            await asyncio.sleep(self._faults.imds_seconds)
+            return JSONResponse(self._answer(request))
+        finally:
+            self._running -= 1
+
+    def _throttle(self) -> None:
+        now = self._clock()
+        while self._recent and self._recent[0] <= now - 1:
+            self._recent.popleft()
+        if len(self._recent) >= REQUESTS_PER_SECOND or self._running >= REQUESTS_AT_ONCE:
+            raise answers.imds(429, "Too many requests", "too_many_requests")
+        self._recent.append(now)
+
+    def _answer(self, request: Request) -> Json:
+        resource = request.query_params.get("resource", "")
+        if not resource:
+            raise answers.imds(400, "Required query variable 'resource' is missing")
+        principal = self._chosen(request)
+        now = int(self._clock())
+        request.state.who = principal.client_id
+        return {
+            "access_token": self._entra.issue(principal, resource, MANAGED_LIFETIME_SECONDS),
+            "client_id": principal.client_id,
+            "expires_in": str(MANAGED_LIFETIME_SECONDS),
+            "expires_on": str(now + MANAGED_LIFETIME_SECONDS),
+            "ext_expires_in": str(MANAGED_LIFETIME_SECONDS),
+            "not_before": str(now),
+            "resource": resource,
+            "token_type": "Bearer",
+        }
+
+    def _chosen(self, request: Request) -> Principal:
+        """The named identity; without a name the system-assigned one, else the only one there is."""
+        found = [one for text in self._machine.identities.values() if (one := self._state.identity_principal(text))]
+        asked = {name: value for name in _SELECTORS if (value := request.query_params.get(name))}
+        if len(asked) > 1:
+            raise answers.imds(400, "Only one identity can be named")
+        for name, value in asked.items():
+            field = {"client_id": "client_id", "object_id": "object_id"}.get(name, "resource_id")
+            found = [one for one in found if getattr(one, field).lower() == value.lower()]
+        system = self._state.principals.get(self._machine.system_principal)
+        if not asked and system is not None:
+            return system
+        if not asked and len(found) > 1:
+            raise answers.imds(
+                400,
+                MULTIPLE_IDENTITIES,
+            )
+        if not found:
+            raise answers.imds(400, "Identity not found")
+        return found[0]
+
+
+def _check(request: Request) -> None:
+    if request.method != "GET":
+        raise answers.imds(405, "Method not allowed", "method_not_allowed")
+    if request.headers.getlist("metadata") not in (["true"], ["True"]):
+        raise answers.imds(400, "Required metadata header not specified")
+    if "x-forwarded-for" in request.headers:
+        raise answers.imds(400, "X-Forwarded-For is not allowed")
+    names = [name for name, _ in request.query_params.multi_items()]
+    if len(names) != len(set(names)):
+        raise answers.imds(400, "A query parameter is given more than once")

@@ -1,0 +1,133 @@
+"""The lab's administrator: the requests that the walk-through's `az` commands make, sent to the lab's Azure.
+
+Each method stands for one command and sends what azure-cli 2.91 sends for it. It signs in as the service principal that
+owns the lab's subscription and goes through the lab's proxy, as `az` would.
+"""
+
+import ssl
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+import httpx2
+
+from podidentity.errors import LabError
+
+ARM = "https://management.azure.com"
+LOGIN = "https://login.microsoftonline.com"
+ROLES = {
+    "Reader": "acdd72a7-3385-48ef-bd42-f606fba81ae7",
+    "Managed Identity Operator": "f1a07417-d97a-45cb-824c-7a7467783830",
+}
+Json = dict[str, Any]
+
+
+class Admin:
+    """ARM, Graph and Key Vault, as the owner of the subscription."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._environment = environment
+        self.subscription = environment["LAB_SUBSCRIPTION_ID"]
+        trust = ssl.create_default_context(cafile=environment["SSL_CERT_FILE"])
+        self._http = httpx2.Client(proxy=environment["HTTPS_PROXY"], verify=trust, trust_env=False, timeout=30)
+        self._tokens: dict[str, str] = {}
+
+    def create_group(self, name: str, location: str) -> Json:
+        """`az group create`."""
+        return self._arm("PUT", self.group(name), "2024-11-01", {"location": location})
+
+    def create_vault(self, group: str, name: str, location: str) -> Json:
+        """`az keyvault create --enable-rbac-authorization false`: the creator may do everything, nobody else."""
+        permissions = {"keys": ["all"], "secrets": ["all"], "certificates": ["all"], "storage": ["all"]}
+        properties = {
+            "tenantId": self._environment["LAB_TENANT_ID"],
+            "sku": {"name": "standard", "family": "A"},
+            "accessPolicies": [self._policy(self._object_id(self._environment["LAB_OWNER_CLIENT_ID"]), permissions)],
+            "enableRbacAuthorization": False,
+        }
+        body = {"location": location, "properties": properties}
+        return self._arm("PUT", self.vault(group, name), "2026-02-01", body)
+
+    def set_secret(self, vault: str, name: str, value: str) -> Json:
+        """`az keyvault secret set`."""
+        url = f"https://{vault}.vault.azure.net/secrets/{name}?api-version=7.4"
+        return self._send("PUT", url, "https://vault.azure.net/.default", {"value": value})
+
+    def create_identity(self, group: str, name: str, location: str) -> Json:
+        """`az identity create`."""
+        return self._arm("PUT", self.identity(group, name), "2025-05-31-preview", {"location": location})
+
+    def assign_role(self, role: str, principal: str, scope: str) -> Json:
+        """`az role assignment create`; `principal` is an object ID."""
+        definition = f"{self._root}/providers/Microsoft.Authorization/roleDefinitions/{ROLES[role]}"
+        properties = {
+            "principalId": principal,
+            "principalType": "ServicePrincipal",
+            "roleDefinitionId": definition,
+        }
+        path = f"{scope}/providers/Microsoft.Authorization/roleAssignments/{uuid.uuid4()}"
+        return self._arm("PUT", path, "2022-04-01", {"properties": properties})
+
+    def set_policy(self, group: str, vault: str, client_id: str) -> Json:
+        """`az keyvault set-policy --secret-permissions get list --spn`."""
+        stored = self._arm("GET", self.vault(group, vault), "2026-02-01")
+        policy = self._policy(self._object_id(client_id), {"secrets": ["get", "list"]})
+        stored["properties"]["accessPolicies"].append(policy)
+        return self._arm("PUT", self.vault(group, vault), "2026-02-01", stored)
+
+    def cluster_principal(self) -> str:
+        """The object ID of the cluster's service principal, which MIC signs in as."""
+        return self._object_id(self._environment["LAB_CLUSTER_CLIENT_ID"])
+
+    def group(self, name: str) -> str:
+        """The path of a resource group."""
+        return f"{self._root}/resourceGroups/{name}"
+
+    def vault(self, group: str, name: str) -> str:
+        """The path of a vault."""
+        return f"{self.group(group)}/providers/Microsoft.KeyVault/vaults/{name}"
+
+    def identity(self, group: str, name: str) -> str:
+        """The path of a user-assigned identity."""
+        return f"{self.group(group)}/providers/Microsoft.ManagedIdentity/userAssignedIdentities/{name}"
+
+    @property
+    def _root(self) -> str:
+        return f"/subscriptions/{self.subscription}"
+
+    def _policy(self, object_id: str, permissions: Json) -> Json:
+        return {"tenantId": self._environment["LAB_TENANT_ID"], "objectId": object_id, "permissions": permissions}
+
+    def _object_id(self, client_id: str) -> str:
+        query = f"servicePrincipalNames/any(c:c eq '{client_id}')"
+        url = httpx2.URL("https://graph.microsoft.com/v1.0/servicePrincipals", params={"$filter": query})
+        found = self._send("GET", str(url), "https://graph.microsoft.com/.default")
+        return str(found["value"][0]["id"])
+
+    def _arm(self, method: str, path: str, version: str, body: Json | None = None) -> Json:
+        return self._send(method, f"{ARM}{path}?api-version={version}", f"{ARM}//.default", body)
+
+    def _send(self, method: str, url: str, scope: str, body: Json | None = None) -> Json:
+        headers = {"Authorization": f"Bearer {self._token(scope)}"}
+        answer = self._http.request(method, url, json=body, headers=headers)
+        if answer.is_error:
+            raise LabError(
+                f"{method} {url.split('?', maxsplit=1)[0]} answered {answer.status_code}: {answer.text[:300]}"
+            )
+        result: Json = answer.json()
+        return result
+
+    def _token(self, scope: str) -> str:
+        if scope not in self._tokens:
+            form = {
+                "grant_type": "client_credentials",
+                "client_id": self._environment["LAB_OWNER_CLIENT_ID"],
+                "client_secret": self._environment["LAB_OWNER_CLIENT_SECRET"],
+                "scope": scope,
+            }
+            url = f"{LOGIN}/{self._environment['LAB_TENANT_ID']}/oauth2/v2.0/token"
+            answer = self._http.post(url, data=form)
+            if answer.is_error:
+                raise LabError(f"signing in as the lab's owner was answered {answer.status_code}: {answer.text[:300]}")
+            self._tokens[scope] = str(answer.json()["access_token"])
+        return self._tokens[scope]

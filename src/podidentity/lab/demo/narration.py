@@ -1,0 +1,39 @@
+"""How the demo speaks: one line for each thing asked and answered; colours on a terminal, plain lines elsewhere."""
+
+from rich.console import Console
+from rich.text import Text
+
+
+class Narrator:
+    """Prints the story. Long answers are cut, never wrapped: a reader compares lines."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console(highlight=False, soft_wrap=True)
+
+    def step(self, number: int, total: int, title: str) -> None:
+        """Announce a step."""
+        self._line(f"\n[{number:2}/{total}] {title}", "bold")
+
+    def asked(self, command: str) -> None:
+        """Show a command, as a person would type it."""
+        self._line(f"    $ {command}", "cyan")
+
+    def answered(self, answer: str) -> None:
+        """Show what came back."""
+        for line in answer.strip().splitlines()[:6]:
+            self._line(f"      {line[:200]}", "dim")
+
+    def proved(self, sentence: str) -> None:
+        """Say what the step showed."""
+        self._line(f"    ok  {sentence}", "green")
+
+    def failed(self, sentence: str) -> None:
+        """Say what went wrong, what was expected and where to look."""
+        self._line(f"    FAILED  {sentence}", "bold red")
+
+    def say(self, sentence: str) -> None:
+        """Print a plain line."""
+        self._line(sentence, "")
+
+    def _line(self, text: str, style: str) -> None:
+        self._console.print(Text(text, style=style))

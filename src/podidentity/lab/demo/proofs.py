@@ -1,0 +1,105 @@
+"""What the demo proves after the walk-through: no pod gets what is not its own."""
+
+import base64
+import json
+from typing import Any
+
+from podidentity.lab.demo.stage import Stage, StepError, expect
+from podidentity.lab.demo.story import GROUP, IDENTITY, LOCATION, SECRET, VAULT
+
+OTHER = "other-identity"
+ASK = f"""
+import json, urllib.error, urllib.request
+
+def get(url, headers):
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=60) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as error:
+        return error.code, json.loads(error.read() or b"null")
+
+token_url = ("http://169.254.169.254/metadata/identity/oauth2/token"
+             "?api-version=2018-02-01&resource=https%3A%2F%2Fvault.azure.net")
+status, token = get(token_url, {{"Metadata": "true"}})
+result = {{"token": [status, token]}}
+if status == 200:
+    bearer = {{"Authorization": "Bearer " + token["access_token"]}}
+    result["vault"] = get("https://{VAULT}.vault.azure.net/secrets/{SECRET}?api-version=7.4", bearer)
+    result["token"] = [status, {{"claims": token["access_token"].split(".")[1]}}]
+print(json.dumps(result))
+"""
+
+
+def without_the_label(stage: Stage) -> None:
+    """A neighbour without the label gets no token: not the application's, and not the node's."""
+    result = _ask(stage, "neighbour", {})
+    expect("status of the neighbour's token request", expected=400, got=result["token"][0])
+    expect("reason", expected="Identity not found", got=result["token"][1]["error_description"])
+    stage.narrator.proved("the pod beside it gets IMDS's own refusal at once: no token, not even the node's")
+
+
+def second_identity(stage: Stage) -> None:
+    """A second application on the same node, with an identity of its own."""
+    answer = stage.admin.create_identity(GROUP, OTHER, LOCATION)
+    stage.az(f"identity create -n {OTHER} -g {GROUP}", answer, "clientId", "principalId")
+    scope = stage.admin.identity(GROUP, OTHER)
+    granted = stage.admin.assign_role("Managed Identity Operator", stage.admin.cluster_principal(), scope)
+    stage.az(f'role assignment create --role "Managed Identity Operator" ... --scope {scope}', granted, "scope")
+    properties = answer["properties"]
+    for kind, spec in (
+        ("AzureIdentity", {"type": 0, "resourceID": scope, "clientID": properties["clientId"]}),
+        ("AzureIdentityBinding", {"azureIdentity": OTHER, "selector": OTHER}),
+    ):
+        obj = {
+            "apiVersion": "aadpodidentity.k8s.io/v1",
+            "kind": kind,
+            "metadata": {"name": OTHER, "namespace": "default"},
+            "spec": spec,
+        }
+        stage.kubectl("apply", "-f", "-", stdin=json.dumps(obj), show=f"kubectl apply -f {OTHER}-{kind.lower()}.yaml")
+    result = _ask(stage, "second-app", {"aadpodidbinding": OTHER})
+    expect("status of the second application's token request", expected=200, got=result["token"][0])
+    claims = _claims(result["token"][1]["claims"])
+    stage.narrator.answered(json.dumps({name: claims.get(name) for name in ("appid", "oid", "aud", "iss")}))
+    expect("appid in the token", expected=properties["clientId"], got=claims["appid"])
+    expect("oid in the token", expected=properties["principalId"], got=claims["oid"])
+    if properties["clientId"] == stage.facts["client_id"]:
+        raise StepError(f"{OTHER} and {IDENTITY} have the same client ID: the proof is void")
+    stage.facts["vault_answer"] = json.dumps(result["vault"])
+    stage.narrator.proved("two applications on one node, two identities: each gets its own")
+
+
+def refused_by_the_vault(stage: Stage) -> None:
+    """The second application's token is good, and opens nothing."""
+    stage.narrator.asked(
+        f"GET https://{VAULT}.vault.azure.net/secrets/{SECRET}   # with the second application's token"
+    )
+    status, body = json.loads(stage.facts["vault_answer"])
+    stage.narrator.answered(f"{status} {json.dumps(body)}")
+    expect("the vault's answer to the second application", expected=403, got=status)
+    stage.narrator.proved("the first application's vault refuses the second's identity")
+
+
+def no_packet_reached_imds(stage: Stage) -> None:
+    """The node's own metadata service was asked by NMI only."""
+    stage.narrator.asked(
+        "podidentity lab status   # packets of pods that passed the node's uplink towards 169.254.169.254"
+    )
+    count = stage.packets()
+    stage.narrator.answered(json.dumps(count))
+    expect("packets of pods at the real metadata service", expected=0, got=sum(count.values()))
+    stage.narrator.proved("not one packet of any pod reached the metadata service of its node")
+
+
+def _ask(stage: Stage, name: str, labels: dict[str, str]) -> dict[str, Any]:
+    printed = stage.run_in_pod(name, ASK, labels)
+    try:
+        result: dict[str, Any] = json.loads(printed)
+    except ValueError:
+        raise StepError(f"pod {name} printed no answer but: {printed[:300]!r}") from None
+    return result
+
+
+def _claims(payload: str) -> dict[str, Any]:
+    claims: dict[str, Any] = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+    return claims

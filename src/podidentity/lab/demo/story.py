@@ -1,0 +1,134 @@
+"""The steps of the walk-through, in its order and with its names, from the vault to the secret at /keyvault."""
+
+import json
+
+from podidentity.lab.demo.stage import Stage, expect
+
+GROUP = "keyvault-aad-pod-identity-rg"
+VAULT = "keyvaultk8s"
+LOCATION = "westeurope"
+SECRET = "mySecret"  # noqa: S105  # the name that the walk-through gives its secret
+VALUE = "MySuperSecretThatIDontWantToShareWithYou!"
+IDENTITY = "keyvaultsampleidentity"
+APP = "keyvaultsample"
+EXAMPLE = "examples/keyvault-app"
+
+
+def create_group(stage: Stage) -> None:
+    """A resource group for the vault."""
+    answer = stage.admin.create_group(GROUP, LOCATION)
+    stage.az(f"group create -n {GROUP} -l {LOCATION}", answer, "id")
+    stage.narrator.proved("the resource group is there")
+
+
+def create_vault(stage: Stage) -> None:
+    """The vault, with access policies as in 2018; `az` makes RBAC vaults unless told."""
+    answer = stage.admin.create_vault(GROUP, VAULT, LOCATION)
+    command = f"keyvault create -n {VAULT} -g {GROUP} -l {LOCATION} --enable-rbac-authorization false"
+    stage.az(command, answer, "vaultUri")
+    stage.narrator.proved("the vault is there, and only its creator may read it")
+
+
+def set_secret(stage: Stage) -> None:
+    """The secret that the application is to show."""
+    answer = stage.admin.set_secret(VAULT, SECRET, VALUE)
+    stage.facts["version"] = answer["id"].rsplit("/", 1)[1]
+    stage.az(f"keyvault secret set -n {SECRET} --vault-name {VAULT} --value {VALUE}", answer, "id")
+    stage.narrator.proved("the secret is in the vault, and nowhere else")
+
+
+def install(stage: Stage) -> None:
+    """MIC and NMI, by the walk-through's one command."""
+    stage.kubectl("create", "-f", "deploy/infra/deployment-rbac.yaml")
+    stage.kubectl("rollout", "status", "deployment/mic", "--timeout=60s")
+    stage.kubectl("rollout", "status", "daemonset/nmi", "--timeout=60s")
+    stage.narrator.proved("MIC runs, and NMI runs on every node with its redirect verified")
+
+
+def create_identity(stage: Stage) -> None:
+    """The managed identity of the application."""
+    answer = stage.admin.create_identity(GROUP, IDENTITY, LOCATION)
+    stage.facts["client_id"] = answer["properties"]["clientId"]
+    stage.facts["principal_id"] = answer["properties"]["principalId"]
+    stage.az(f"identity create -n {IDENTITY} -g {GROUP}", answer, "clientId", "principalId")
+    stage.narrator.proved("the identity exists; no credential of it was ever shown")
+
+
+def grant_reader(stage: Stage) -> None:
+    """Reader on the vault."""
+    scope = stage.admin.vault(GROUP, VAULT)
+    answer = stage.admin.assign_role("Reader", stage.facts["principal_id"], scope)
+    command = f"role assignment create --role Reader --assignee {stage.facts['principal_id']} --scope {scope}"
+    stage.az(command, answer, "principalId", "scope")
+    stage.narrator.proved("the identity may see the vault, not yet its secrets")
+
+
+def set_policy(stage: Stage) -> None:
+    """The right to read secrets."""
+    answer = stage.admin.set_policy(GROUP, VAULT, stage.facts["client_id"])
+    command = f"keyvault set-policy -n {VAULT} --secret-permissions get list --spn {stage.facts['client_id']}"
+    stage.az(command, answer, "name")
+    stage.narrator.proved("the identity may get and list secrets")
+
+
+def let_the_cluster_use_it(stage: Stage) -> None:
+    """Managed Identity Operator for the cluster's service principal, which MIC signs in as."""
+    scope, principal = stage.admin.identity(GROUP, IDENTITY), stage.admin.cluster_principal()
+    answer = stage.admin.assign_role("Managed Identity Operator", principal, scope)
+    command = f'role assignment create --role "Managed Identity Operator" --assignee {principal} --scope {scope}'
+    stage.az(command, answer, "principalId", "scope")
+    stage.narrator.proved("MIC may put this identity on the cluster's machines, and no other identity")
+
+
+def create_azure_identity(stage: Stage) -> None:
+    """The post's AzureIdentity, in its capitalised spelling."""
+    text = (stage.repository / EXAMPLE / "azureidentity.yaml").read_text()
+    filled = text.replace("{YourSubscriptionID}", stage.admin.subscription)
+    filled = filled.replace("<clientid>", stage.facts["client_id"])
+    stage.kubectl("apply", "-f", "-", stdin=filled, show="kubectl apply -f azureidentity.yaml")
+    spec = stage.get("azureidentity", IDENTITY)["spec"]
+    expect("spec.ClientID of the stored AzureIdentity", expected=stage.facts["client_id"], got=spec.get("ClientID"))
+    stage.narrator.proved("the manifest of 2018 is accepted as it stands")
+
+
+def create_binding(stage: Stage) -> None:
+    """The post's AzureIdentityBinding."""
+    stage.kubectl("apply", "-f", f"{EXAMPLE}/azureidentitybinding.yaml")
+    stage.narrator.proved(f"pods labelled aadpodidbinding={IDENTITY} may use the identity")
+
+
+def deploy_app(stage: Stage) -> None:
+    """The sample application, without any credential."""
+    text = (stage.repository / EXAMPLE / "keyvaultsample.yaml").read_text()
+    filled = text.replace("a1b2456e4ffc45be9239611f357a4321", stage.facts["version"])
+    stage.kubectl("create", "-f", "-", stdin=filled, show="kubectl create -f keyvaultsample.yaml")
+    stage.kubectl("rollout", "status", f"deployment/{APP}", "--timeout=60s")
+    pod = stage.get("pods", "-l", f"app={APP}")["items"][0]
+    stage.facts["node"] = pod["spec"]["nodeName"]
+    stage.until("the identity of the pod to be Assigned", lambda: _states(stage) == ["Assigned"])
+    stage.narrator.proved(f"the pod runs on {stage.facts['node']} and MIC has assigned its identity")
+
+
+def _states(stage: Stage) -> list[str]:
+    items = stage.get("azureassignedidentities", "-A")["items"]
+    return [item.get("status", {}).get("status", "") for item in items]
+
+
+def fetch_secret(stage: Stage) -> None:
+    """What the walk-through promises: the secret in the browser."""
+    service = stage.get("service", APP)
+    address = service["status"]["loadBalancer"]["ingress"][0]["ip"]
+    url = f"http://{address}/keyvault"
+    stage.narrator.asked(f"curl {url}")
+    last: list[object] = []
+
+    def shown() -> bool:
+        last[:] = stage.fetch(url)
+        return last[0] == 200
+
+    try:
+        stage.until(f"{url} to answer 200", shown)
+    finally:
+        stage.narrator.answered(json.dumps(last))
+    expect(url, expected=VALUE, got=str(last[1]).strip())
+    stage.narrator.proved("the application read the secret with its own identity, and no secret of its own")

@@ -1,0 +1,203 @@
+"""Where a lab keeps its files, who owns them, and how what a crash left behind is found and removed.
+
+A lab's directory is alive while somebody holds the lock in it; the kernel releases it with the last process of the lab,
+however that ended. Every command first removes the directories that nobody holds. Called by `up` and the CLI.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import shutil
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from podidentity.errors import LabError
+
+DEFAULT_NAME = "lab"
+_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?")
+
+
+@dataclass(frozen=True, slots=True)
+class Directory:
+    """The files of one lab."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """The lab's name."""
+        return self.path.name
+
+    @property
+    def kubeconfig(self) -> Path:
+        """For the host's kubectl."""
+        return self.path / "kubeconfig"
+
+    @property
+    def ca(self) -> Path:
+        """The certificate of the lab's Azure."""
+        return self.path / "ca.pem"
+
+    @property
+    def facts_file(self) -> Path:
+        """Ports, IDs and the owner's secret; it is there once the lab is ready."""
+        return self.path / "lab.json"
+
+    @property
+    def logs(self) -> Path:
+        """What the lab and its containers say."""
+        return self.path / "logs"
+
+    @property
+    def nodes(self) -> Path:
+        """What each node has of its own: hostPath volumes lead here."""
+        return self.path / "nodes"
+
+    @property
+    def control(self) -> Path:
+        """The socket on which the lab tells its status and is stopped."""
+        return self.path / "control.sock"
+
+    @property
+    def lock(self) -> Path:
+        """Held while the lab lives; contains the process ID of its outer process."""
+        return self.path / "lock"
+
+    def facts(self) -> dict[str, Any] | None:
+        """What the lab wrote when it was ready; None before."""
+        try:
+            facts: dict[str, Any] = json.loads(self.facts_file.read_text())
+        except FileNotFoundError:
+            return None
+        return facts
+
+    def is_alive(self) -> bool:
+        """Say whether a process of the lab holds the lock."""
+        with contextlib.suppress(FileNotFoundError), self.lock.open("rb") as held:
+            return not _take(held.fileno())
+        return False
+
+    def write(self, path: Path, text: str) -> None:
+        """Write a file for its owner alone, whole or not at all."""
+        partial = path.with_name(f".{path.name}.partial")
+        with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:  # noqa: PTH123  # a mode
+            file.write(text)
+        partial.replace(path)
+
+
+def home() -> Path:
+    """The directory of all this user's labs; made when it is missing. Raises `LabError` when it is not ours alone."""
+    set_by_user = os.environ.get("PODIDENTITY_LAB_HOME")
+    base = os.environ.get("XDG_RUNTIME_DIR") or "/tmp"  # noqa: S108  # its owner and mode are checked below
+    path = Path(set_by_user or f"{base}/podidentity-lab-{os.getuid()}").absolute()
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        facts = path.lstat()
+    except OSError as error:
+        told = f"The lab's directory {path} cannot be made: {error.strerror}. Set PODIDENTITY_LAB_HOME to another one."
+        raise LabError(told) from None
+    # Anybody may have made this name in /tmp before us, and secrets will be in it.
+    if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.getuid() or facts.st_mode & 0o077:
+        told = f"{path} is not a directory of yours alone. Remove it, `chmod 700` it, or set PODIDENTITY_LAB_HOME."
+        raise LabError(told)
+    return path
+
+
+def check_name(name: str) -> str:
+    """Give the name of a lab back, or raise `LabError`."""
+    if not _NAME.fullmatch(name):
+        told = f"{name!r} is no name for a lab: use at most 32 lower-case letters, digits and dashes."
+        raise LabError(told)
+    return name
+
+
+def existing() -> tuple[Directory, ...]:
+    """All living labs of this user, by name; what dead ones left is removed."""
+    with _home_locked() as base:
+        return tuple(_living(base))
+
+
+def find(name: str) -> Directory:
+    """Find a living lab. Raises `LabError` when there is none of this name."""
+    check_name(name)
+    labs = existing()
+    for lab in labs:
+        if lab.name == name:
+            return lab
+    others = f"There are: {', '.join(lab.name for lab in labs)}." if labs else "No lab is up."
+    raise LabError(f"There is no lab named {name!r}. {others} Start one with `podidentity lab up --name {name}`.")
+
+
+@contextlib.contextmanager
+def claimed(name: str) -> Iterator[tuple[Directory, int]]:
+    """Make and own a lab's directory, and the descriptor of its lock; on leaving the directory goes.
+
+    Raises `LabError` when the name is in use or nothing can be written.
+    """
+    check_name(name)
+    with _home_locked() as base:
+        if any(lab.name == name for lab in _living(base)):
+            told = f"A lab named {name!r} is up already. Use it, stop it with `podidentity lab down --name {name}`"
+            raise LabError(f"{told}, or give another --name.")
+        lab = Directory(base / name)
+        descriptor = _make(lab)
+    try:
+        yield lab, descriptor
+    finally:
+        _remove(lab.path)
+        os.close(descriptor)
+
+
+def _make(lab: Directory) -> int:
+    try:
+        for path in (lab.path, lab.logs, lab.nodes):
+            path.mkdir(mode=0o700)
+        descriptor = os.open(lab.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        os.write(descriptor, str(os.getpid()).encode())
+    except OSError as error:
+        _remove(lab.path)
+        told = f"The lab cannot write below {lab.path}: {error.strerror}. Make room, or set PODIDENTITY_LAB_HOME."
+        raise LabError(told) from None
+    _take(descriptor)
+    return descriptor
+
+
+def _living(base: Path) -> Iterator[Directory]:
+    for path in sorted(base.iterdir()):
+        if path.name.startswith(".") or not path.is_dir():
+            continue
+        lab = Directory(path)
+        if lab.is_alive():
+            yield lab
+        else:
+            _remove(path)
+
+
+@contextlib.contextmanager
+def _home_locked() -> Iterator[Path]:
+    """No two commands make or remove labs at once."""
+    base = home()
+    with (base / ".lock").open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield base
+
+
+def _take(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _remove(path: Path) -> None:
+    """Remove a directory, also where a pod took the right to do so from it."""
+    for folder, _, _ in os.walk(path):
+        with contextlib.suppress(OSError):
+            Path(folder).chmod(0o700)
+    shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,80 @@
+"""Which program of this repository an image name means. The lab has no registry and unpacks no image.
+
+Called by the kubelets; `unknown` is the sentence of the event that a user sees for any other image.
+"""
+
+import os
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import podidentity
+from podidentity.lab.sandbox.root import CERTIFICATES
+
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_CHECKOUT = Path(podidentity.__file__).resolve().parents[2]
+KEYVAULT_APP = _CHECKOUT / "examples" / "keyvault-app"
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An image's entry point and environment; `directory` is shown to the container besides the usual ones."""
+
+    entry_point: tuple[str, ...] = ()
+    environment: dict[str, str] = field(default_factory=dict)
+    directory: Path | None = None
+
+
+KNOWN = {
+    "podidentity/nmi": ("nmi",),
+    "podidentity/mic": ("mic",),
+    "mcr.microsoft.com/oss/azure/aad-pod-identity/nmi": ("nmi",),
+    "mcr.microsoft.com/oss/azure/aad-pod-identity/mic": ("mic",),
+    "jcorioland/keyvault-aad-pod-identity": (),
+    "podidentity/lab-tools": (),
+}
+"""Repository to the command of `podidentity` that it runs, () for others."""
+
+
+def find(name: str) -> Image | None:
+    """The program behind an image name, whatever its tag or digest; None when the lab has none."""
+    repository = name.split("@", maxsplit=1)[0].removeprefix("docker.io/")
+    head, _, last = repository.rpartition("/")
+    repository = f"{head}/{last.partition(':')[0]}" if head else last.partition(":")[0]
+    if repository not in KNOWN:
+        return None
+    if KNOWN[repository]:
+        return Image((sys.executable, "-m", "podidentity", *KNOWN[repository]), _environment())
+    if repository == "podidentity/lab-tools":
+        return Image((), _environment())
+    if not KEYVAULT_APP.is_dir():
+        return None
+    program = (sys.executable, "-m", "keyvault_app")
+    return Image(program, {**_environment(), "PYTHONPATH": _python_path(str(KEYVAULT_APP))}, KEYVAULT_APP)
+
+
+def unknown(name: str) -> str:
+    """Why an image cannot be had, and what can."""
+    if "keyvault-aad-pod-identity" in name:
+        return f"the sample application is not installed at {KEYVAULT_APP}: use the lab from a checkout of podidentity"
+    return f"the lab has no registry; it knows {', '.join(f'{known}:*' for known in sorted(KNOWN))}"
+
+
+def _environment() -> dict[str, str]:
+    environment = {
+        "PATH": f"{Path(sys.executable).parent}:{_PATH}",
+        "HOME": "/root",
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",  # the programs are shown read-only
+        "SSL_CERT_FILE": CERTIFICATES,
+        "REQUESTS_CA_BUNDLE": CERTIFICATES,
+        "CURL_CA_BUNDLE": CERTIFICATES,
+        "NODE_EXTRA_CA_CERTS": CERTIFICATES,
+    }
+    own = _python_path()
+    return {**environment, "PYTHONPATH": own} if own else environment
+
+
+def _python_path(*more: str) -> str:
+    """A lab that was started with PYTHONPATH needs it for its programs as well."""
+    return ":".join(path for path in (*more, *os.environ.get("PYTHONPATH", "").split(":")) if path)

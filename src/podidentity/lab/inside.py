@@ -1,0 +1,204 @@
+"""The lab itself: first process of its namespaces, and the one event loop that everything in the lab hangs on.
+
+It builds the fabric, starts Azure and Kubernetes, serves them where the address plan says, runs a kubelet for each node
+and ends, with all that it started, when the outer process asks or is gone. Started by `up` only.
+"""
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+
+from podidentity.errors import PodIdentityError
+from podidentity.lab import control, dns, fabric, gateway, kubeconfig, nodes, reaping
+from podidentity.lab.azure import Azure, AzureSettings
+from podidentity.lab.directory import Directory
+from podidentity.lab.fabric import AZURE_ADDRESS, AZURE_NAMESPACE, FABRIC_ADDRESS, METADATA_ADDRESS, NodeNetwork
+from podidentity.lab.kubelet import Cluster, ContainerLogs, Kubelet, Node
+from podidentity.lab.kubernetes import ApiError, Kubernetes
+from podidentity.lab.services import KUBERNETES_ADDRESS, run_services
+from podidentity.lab.serving import serve
+from podidentity.lab.settings import Inherited, parse
+from podidentity.linux import mounts
+from podidentity.linux.namespaces import listener, open_listener
+
+STOP_SECONDS = 4.0
+KUBERNETES_PORT = 6443
+
+
+def main() -> None:
+    """Run the lab that the first argument describes; report readiness, or one sentence, to the outer process."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    inherited = parse(sys.argv[1])
+    with open(inherited.report, "w", buffering=1) as report:  # noqa: PTH123  # a descriptor
+        try:
+            _take_own_run(inherited)
+            asyncio.run(_Lab(inherited, lambda facts: print(json.dumps(facts), file=report)).run())
+        except* (PodIdentityError, OSError) as errors:
+            first = _first(errors)
+            logging.getLogger("podidentity.lab").critical("%s", first)
+            with contextlib.suppress(OSError):
+                print(json.dumps({"error": str(first)}), file=report)
+            sys.exit(1)
+
+
+def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
+    first = errors.exceptions[0]
+    return _first(first) if isinstance(first, BaseExceptionGroup) else first
+
+
+def _take_own_run(inherited: Inherited) -> None:
+    """Make a /run of the lab's own: `ip netns` and the kubelets write there. The lab's directory stays where it is."""
+    below = [path.resolve() for path in (inherited.directory, inherited.logs)]
+    kept = {path: os.open(path, os.O_PATH | os.O_DIRECTORY) for path in below if path.is_relative_to("/run")}
+    mounts.mount("run", "/run", "tmpfs", mounts.NOSUID | mounts.NODEV, "mode=755")
+    for path, held in kept.items():
+        path.mkdir(parents=True, exist_ok=True)
+        mounts.bind(f"/proc/self/fd/{held}", str(path), read_only=False)
+        os.close(held)
+
+
+class _Lab:
+    """Everything a lab consists of."""
+
+    def __init__(self, inherited: Inherited, report: reaping.Report) -> None:
+        settings = inherited.settings
+        self._inherited = inherited
+        self._report = report
+        self._directory = Directory(inherited.directory)
+        self._networks = nodes.plan(settings.nodes)
+        self._bridge = settings.network == "bridge"
+        self._azure = Azure(AzureSettings())
+        self._machines = nodes.machines(self._azure, self._networks, settings.virtual_machines)
+        self._logs = ContainerLogs(inherited.logs)
+        self._kubernetes = Kubernetes(self._logs)
+        self._kubelets = [Kubelet(node, self._logs) for node in self._nodes()]
+        self._logs.follow_while(lambda *container: any(one.runs(*container) for one in self._kubelets))
+        self._stop = asyncio.Event()
+
+    async def run(self) -> None:
+        """Run until told to stop. Raises `HostError` and `OSError`."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        # The outer process holds the other end: whatever becomes of it, this end becomes readable.
+        loop.add_reader(self._inherited.lifeline, self._stop.set)
+        await fabric.build(self._networks, bridge=self._bridge)
+        running = asyncio.create_task(self._run_parts())
+        stopping = asyncio.create_task(self._stop.wait())
+        await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        loop.remove_reader(self._inherited.lifeline)
+        stopping.cancel()
+        running.cancel()
+        with contextlib.suppress(TimeoutError, asyncio.CancelledError):
+            async with asyncio.timeout(STOP_SECONDS):  # what is left ends with this process, the first of its namespace
+                await running
+
+    async def _run_parts(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(reaping.run_reaper())
+            group.create_task(self._kubernetes.run())
+            names = dns.Names(self._azure.serves, self._cluster_ip)
+            self._serve(group, names)
+            for kubelet in self._kubelets:
+                group.create_task(kubelet.run())
+            group.create_task(run_services(self._kubernetes.storage))
+            await asyncio.sleep(0)  # what cannot begin at all raises here, before anybody is told that the lab is ready
+            self._write_facts()
+            self._report({"ready": True})
+
+    def _serve(self, group: asyncio.TaskGroup, names: dns.Names) -> None:
+        """Open every socket first: from here on connections wait instead of being refused."""
+        inherited = self._inherited
+        azure = open_listener(AZURE_NAMESPACE, AZURE_ADDRESS, 443)
+        group.create_task(serve(self._azure.app, [azure], self._azure.tls_context()))
+        kubernetes = [listener(FABRIC_ADDRESS, KUBERNETES_PORT), socket.socket(fileno=inherited.kubernetes_listener)]
+        group.create_task(serve(self._kubernetes.app, kubernetes, self._kubernetes.tls_context()))
+        for network in self._networks:
+            metadata = listener(METADATA_ADDRESS, 80, interface=network.uplink)
+            group.create_task(serve(self._azure.imds(self._machines[network.name]), [metadata]))
+        group.create_task(dns.serve(names, FABRIC_ADDRESS))
+        group.create_task(gateway.serve(socket.socket(fileno=inherited.gateway_listener), names))
+        asked = control.listener(self._directory.control)
+        group.create_task(serve(control.application(self._status, self._stop), [asked]))
+
+    def _nodes(self) -> list[Node]:
+        kubernetes = self._kubernetes
+        cluster = Cluster(
+            storage=kubernetes.storage,
+            token=kubernetes.service_account_token,
+            cluster_ca=kubernetes.ca_pem.decode(),
+            azure_ca=self._azure.ca_pem.decode(),
+            logs=self._inherited.logs,
+            bridge=self._bridge,
+            rootless=self._inherited.rootless,
+        )
+        return [self._node(network, cluster) for network in self._networks]
+
+    def _node(self, network: NodeNetwork, cluster: Cluster) -> Node:
+        files = self._directory.nodes / network.name
+        nodes.write_files(files, self._azure, bridge=self._bridge)
+        return Node(network, f"azure://{self._machines[network.name]}", files, cluster)
+
+    def _cluster_ip(self, namespace: str, name: str) -> str | None:
+        if (namespace, name) == ("default", "kubernetes"):
+            return KUBERNETES_ADDRESS
+        try:
+            address = self._kubernetes.storage.get("services", namespace, name)["spec"].get("clusterIP")
+        except ApiError:
+            return None
+        return None if address in {None, "", "None"} else str(address)
+
+    async def _status(self) -> control.Json:
+        pods = self._kubernetes.storage.list("pods")
+        return {
+            "name": self._directory.name,
+            "network": self._inherited.settings.network,
+            "rootless": self._inherited.rootless,
+            "nodes": [
+                {
+                    "name": network.name,
+                    "address": network.address,
+                    "machine": self._machines[network.name],
+                    "pods": sum(pod["spec"].get("nodeName") == network.name for pod in pods),
+                }
+                for network in self._networks
+            ],
+            "imds_packets": await fabric.metadata_packets(),
+            "memory_kib": reaping.memory_kib(),
+        }
+
+    def _write_facts(self) -> None:
+        lab, settings = self._directory, self._azure.settings
+        kubernetes_port = _port(self._inherited.kubernetes_listener)
+        lab.write(lab.ca, self._azure.ca_pem.decode())
+        facts: dict[str, str | int] = {
+            "name": lab.name,
+            "logs": str(self._inherited.logs),
+            "kubernetes_port": kubernetes_port,
+            "gateway_port": _port(self._inherited.gateway_listener),
+            "tenant_id": settings.tenant_id,
+            "subscription_id": settings.subscription_id,
+            "location": settings.location,
+            "node_resource_group": settings.node_resource_group,
+            "owner_client_id": settings.owner.client_id,
+            "owner_client_secret": settings.owner.secret,
+            "cluster_client_id": settings.cluster.client_id,
+        }
+        cluster = self._kubernetes
+        lab.write(lab.kubeconfig, kubeconfig.render(lab.name, kubernetes_port, cluster.ca_pem, cluster.admin_token))
+        lab.write(lab.facts_file, json.dumps(facts, indent=2))
+
+
+def _port(descriptor: int) -> int:
+    with socket.socket(fileno=os.dup(descriptor)) as opened:
+        return int(opened.getsockname()[1])
+
+
+if __name__ == "__main__":
+    main()

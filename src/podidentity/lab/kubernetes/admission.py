@@ -1,0 +1,78 @@
+"""What the server fills in when an object is created, as far as kubectl, controllers and kubelets rely on it."""
+
+from typing import Any
+
+from podidentity.lab.kubernetes.kinds import Kind
+from podidentity.lab.kubernetes.statuses import ApiError
+
+TOKEN_PATH = "/var/run/secrets/kubernetes.io/serviceaccount"  # noqa: S105  # a path
+TOKEN_VOLUME = "kube-api-access"  # noqa: S105  # a volume's name
+Json = dict[str, Any]
+
+
+def admit(kind: Kind, obj: Json) -> None:
+    """Fill in defaults, in place. Raises ApiError 422 for what the lab's own parts could not work with."""
+    fill = {"pods": _pod, "deployments": _deployment, "daemonsets": _daemon_set, "services": _service}.get(kind.plural)
+    if fill is not None and kind.group in {"", "apps"}:
+        if not isinstance(obj.get("spec"), dict):
+            raise ApiError(422, f'{kind.kind} "{obj["metadata"].get("name", "")}" is invalid: spec: Required value')
+        fill(obj)
+    if kind.plural == "secrets":
+        _secret(obj)
+    if kind.plural == "namespaces":
+        obj.setdefault("status", {"phase": "Active"})
+
+
+def _pod(obj: Json) -> None:
+    spec = obj["spec"]
+    if not spec.get("containers"):
+        raise ApiError(422, f'Pod "{obj["metadata"].get("name", "")}" is invalid: spec.containers: Required value')
+    defaults = {"restartPolicy": "Always", "terminationGracePeriodSeconds": 30, "dnsPolicy": "ClusterFirst"}
+    for name, value in defaults.items():
+        spec.setdefault(name, value)
+    spec.setdefault("serviceAccountName", "default")
+    obj.setdefault("status", {}).setdefault("phase", "Pending")
+    if spec.get("automountServiceAccountToken") is not False:
+        _mount_token(spec)
+
+
+def _mount_token(spec: Json) -> None:
+    containers = [*spec["containers"], *spec.get("initContainers", [])]
+    volumes = spec.setdefault("volumes", [])
+    if any(volume["name"].startswith(TOKEN_VOLUME) for volume in volumes):
+        return
+    sources = [{"serviceAccountToken": {"path": "token", "expirationSeconds": 3607}}]
+    volumes.append({"name": TOKEN_VOLUME, "projected": {"sources": sources}})
+    for container in containers:
+        mounts = container.setdefault("volumeMounts", [])
+        mounts.append({"name": TOKEN_VOLUME, "mountPath": TOKEN_PATH, "readOnly": True})
+
+
+def _deployment(obj: Json) -> None:
+    spec = obj["spec"]
+    spec.setdefault("replicas", 1)
+    spec.setdefault(
+        "strategy", {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": "25%", "maxUnavailable": "25%"}}
+    )
+    spec.setdefault("revisionHistoryLimit", 10)
+    spec.setdefault("progressDeadlineSeconds", 600)
+
+
+def _daemon_set(obj: Json) -> None:
+    obj["spec"].setdefault("updateStrategy", {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 1}})
+
+
+def _service(obj: Json) -> None:
+    spec = obj["spec"]
+    spec.setdefault("type", "ClusterIP")
+    for port in spec.get("ports") or ():
+        port.setdefault("protocol", "TCP")
+        port.setdefault("targetPort", port["port"])
+
+
+def _secret(obj: Json) -> None:
+    import base64  # noqa: PLC0415  # the one place
+
+    for name, value in (obj.pop("stringData", None) or {}).items():
+        obj.setdefault("data", {})[name] = base64.b64encode(value.encode()).decode()
+    obj.setdefault("type", "Opaque")

@@ -1,0 +1,35 @@
+"""Deletes what has lost its owner or its namespace."""
+
+from typing import Any
+
+from podidentity.lab.kubernetes.kinds import Kinds
+from podidentity.lab.kubernetes.storage import Storage
+
+RESOURCES = ("deployments.apps", "replicasets.apps", "daemonsets.apps", "pods", "services", "namespaces")
+Json = dict[str, Any]
+
+
+def reconcile(storage: Storage, kinds: Kinds) -> None:
+    """Delete orphans: the owner was known by its UID and is no more."""
+    everything = [(kind, obj) for kind in kinds for obj in storage.list(kind.resource)]
+    alive = {obj["metadata"]["uid"] for _, obj in everything}
+    namespaces = {obj["metadata"]["name"] for kind, obj in everything if kind.plural == "namespaces"}
+    for kind, obj in everything:
+        metadata = obj["metadata"]
+        owners = metadata.get("ownerReferences") or ()
+        orphaned = bool(owners) and not any(owner["uid"] in alive for owner in owners)
+        homeless = kind.namespaced and metadata.get("namespace") not in namespaces
+        if (orphaned or homeless) and "deletionTimestamp" not in metadata:
+            storage.delete(kind.resource, metadata.get("namespace"), metadata["name"])
+    for service in [one["metadata"] for kind, one in everything if kind.plural == "endpoints"]:
+        if (
+            not any(
+                one["metadata"]["name"] == service["name"] for one in storage.list("services", service["namespace"])
+            )
+            and service["name"] not in _LOCKS
+        ):
+            storage.delete("endpoints", service["namespace"], service["name"])
+
+
+_LOCKS = {"aad-pod-identity-mic"}
+"""Endpoints objects that are locks and belong to no Service."""

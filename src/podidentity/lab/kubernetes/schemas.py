@@ -1,0 +1,88 @@
+"""Custom resources against their structural schemas: unknown fields, pruning, validation.
+
+Follows what a real server does: strict validation names every unknown field, otherwise unknown fields are pruned; then
+types, enums and patterns are checked.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import jsonschema
+
+from podidentity.lab.kubernetes.kinds import Kind
+from podidentity.lab.kubernetes.statuses import ApiError
+
+Json = dict[str, Any]
+_METADATA = frozenset({"apiVersion", "kind", "metadata"})
+
+
+def admit(kind: Kind, obj: Json, *, strict: bool) -> Json:
+    """Check a custom resource and drop what its schema does not know. Raises ApiError 400 or 422."""
+    if kind.schema is None:
+        return obj
+    unknown = list(_unknown(obj, kind.schema, "", root=True))
+    if unknown and strict:
+        fields = ", ".join(f'unknown field "{path}"' for path in unknown)
+        what = f'{kind.kind} in version "{kind.version}" cannot be handled as a {kind.kind}'
+        message = f"{what}: strict decoding error: {fields}"
+        raise ApiError(400, message)
+    pruned: Json = _pruned(obj, kind.schema, root=True)
+    errors = sorted(jsonschema.Draft7Validator(_plain(kind.schema)).iter_errors(pruned), key=lambda one: list(one.path))
+    if errors:
+        place = ".".join(str(part) for part in errors[0].path)
+        name = obj.get("metadata", {}).get("name", "")
+        raise ApiError(422, f'{kind.kind}.{kind.group} "{name}" is invalid: {place}: {errors[0].message}')
+    return pruned
+
+
+def _plain(schema: Any) -> Any:
+    """The schema as a JSON schema: `nullable` means that null is fine."""
+    if isinstance(schema, list):
+        return [_plain(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    plain = {name: _plain(value) for name, value in schema.items() if not name.startswith("x-")}
+    if plain.get("nullable") is True and isinstance(plain.get("type"), str):
+        plain["type"] = [plain["type"], "null"]
+    return plain
+
+
+def _known(schema: Json, *, root: bool) -> frozenset[str]:
+    embedded = root or schema.get("x-kubernetes-embedded-resource")
+    return frozenset(schema.get("properties") or ()) | (_METADATA if embedded else frozenset())
+
+
+def _children(value: Any, schema: Json) -> Iterator[tuple[str, Any, Json]]:
+    """Each part of a value that has a schema of its own."""
+    if isinstance(value, list):
+        for index, item in enumerate(value):
+            yield f"[{index}]", item, schema.get("items") or {}
+    elif isinstance(value, dict):
+        properties, others = schema.get("properties") or {}, schema.get("additionalProperties")
+        for name, item in value.items():
+            found = properties.get(name, others)
+            if isinstance(found, dict) and name != "metadata":
+                yield f".{name}", item, found
+
+
+def _open(schema: Json) -> bool:
+    return bool(schema.get("x-kubernetes-preserve-unknown-fields")) or "additionalProperties" in schema
+
+
+def _unknown(value: Any, schema: Json, path: str, *, root: bool = False) -> Iterator[str]:
+    if isinstance(value, dict) and not _open(schema) and (root or schema.get("type") == "object"):
+        for name in value:
+            if name not in _known(schema, root=root):
+                yield f"{path}.{name}".lstrip(".")
+    for step, item, child in _children(value, schema):
+        yield from _unknown(item, child, path + step)
+
+
+def _pruned(value: Any, schema: Json, *, root: bool = False) -> Any:
+    if isinstance(value, list):
+        return [_pruned(item, schema.get("items") or {}) for item in value]
+    if not isinstance(value, dict):
+        return value
+    keep_all = _open(schema) or not (root or schema.get("type") == "object")
+    kept = {name: item for name, item in value.items() if keep_all or name in _known(schema, root=root)}
+    return kept | {step[1:]: _pruned(item, child) for step, item, child in _children(kept, schema)}

@@ -1,0 +1,60 @@
+"""What a lab is asked to be, and how its two processes tell each other. Values only. Called by `up` and `inside`."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from podidentity.errors import UsageError
+from podidentity.lab.fabric import MOST_NODES
+
+PodNetwork = Literal["bridge", "routed"]
+
+
+@dataclass(frozen=True, slots=True)
+class LabSettings:
+    """A lab as the user asks for it.
+
+    `virtual_machines` of the `nodes` are VMs of their own, the others share a scale set. `logs` is a directory that
+    outlives the lab; None: they are in the lab's own and go with it.
+    """
+
+    name: str
+    nodes: int = 2
+    virtual_machines: int = 0
+    network: PodNetwork = "routed"
+    logs: Path | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.nodes <= MOST_NODES:
+            raise UsageError(f"--nodes {self.nodes}: a lab has 1 to {MOST_NODES} nodes.")
+        if not 0 <= self.virtual_machines <= self.nodes:
+            told = f"--virtual-machines {self.virtual_machines}: at most as many as there are nodes, {self.nodes}."
+            raise UsageError(told)
+
+
+@dataclass(frozen=True, slots=True)
+class Inherited:
+    """What the outer process hands to the inner one: descriptors, and where to work."""
+
+    settings: LabSettings
+    directory: Path
+    logs: Path
+    kubernetes_listener: int
+    gateway_listener: int
+    lifeline: int
+    report: int
+    rootless: bool
+
+    def render(self) -> str:
+        """As one argument of a command line; nothing in it is secret."""
+        return json.dumps(asdict(self), default=str)
+
+
+def parse(text: str) -> Inherited:
+    """Read what `Inherited.render` wrote."""
+    values = json.loads(text)
+    asked = values.pop("settings")
+    asked["logs"] = Path(asked["logs"]) if asked["logs"] else None
+    directory, logs = Path(values.pop("directory")), Path(values.pop("logs"))
+    return Inherited(settings=LabSettings(**asked), directory=directory, logs=logs, **values)

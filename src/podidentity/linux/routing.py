@@ -1,0 +1,86 @@
+"""This host's routes: the second guard (two `ip rule`s), the uplinks, the node's own address.
+
+Called by NMI's redirect.
+
+The rules do not depend on netfilter: while somebody flushes the whole ruleset, they alone keep pods from IMDS.
+"""
+
+import json
+import socket
+from typing import Any
+
+from podidentity.errors import HostError
+from podidentity.linux.commands import run
+
+_OWN_PREFERENCE = 90  # before anything a network plugin uses for pods, after `local`
+_OTHERS_PREFERENCE = 91
+
+
+async def missing_rules(address: str) -> tuple[str, ...]:
+    """Name those of the two rules for `address` that are missing, as arguments of `ip rule add`. Raises `HostError`."""
+    held: list[dict[str, Any]] = json.loads(await run("ip", "-j", "-4", "rule", "show"))
+    return tuple(text for text, facts in _wanted(address).items() if not any(_holds(rule, facts) for rule in held))
+
+
+async def ensure_rules(address: str) -> bool:
+    """Let this host itself reach `address`, and nobody whose packets it forwards. True when a rule had to be added."""
+    missing = await missing_rules(address)
+    if missing:
+        # The node's own way first: the other one alone would cut the daemon off.
+        await run("ip", "-4", "-batch", "-", text="".join(f"rule add {rule}\n" for rule in missing))
+    return bool(missing)
+
+
+async def remove_rules(address: str) -> None:
+    """Take away what `ensure_rules` added. Raises `HostError`."""
+    missing = await missing_rules(address)
+    there = [rule for rule in reversed(tuple(_wanted(address))) if rule not in missing]
+    if there:
+        await run("ip", "-4", "-batch", "-", text="".join(f"rule del {rule}\n" for rule in there))
+
+
+async def uplinks(address: str) -> tuple[str, ...]:
+    """Name the interfaces through which this host reaches `address` and the world, sorted. Raises `HostError`."""
+    routes: list[dict[str, Any]] = json.loads(await run("ip", "-j", "-4", "route", "show", "table", "main") or "[]")
+    names = {hop["dev"] for route in routes if route.get("dst") in {"default", address} for hop in _hops(route)}
+    return tuple(sorted(names - {"lo"}))
+
+
+def node_address(metadata_address: str) -> str:
+    """Find the address from which this host reaches `metadata_address`. Raises `HostError` when it has no way."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((metadata_address, 80))  # sends nothing: a UDP socket only looks the route up
+        except OSError:
+            told = f"This host has no route to {metadata_address}. Set HOST_IP to the node's address."
+            raise HostError(told) from None
+        address: str = probe.getsockname()[0]
+        return address
+
+
+def _wanted(address: str) -> dict[str, dict[str, Any]]:
+    return {
+        f"pref {_OWN_PREFERENCE} to {address} iif lo lookup main": {
+            "priority": _OWN_PREFERENCE,
+            "dst": address,
+            "iif": "lo",
+            "table": "main",
+        },
+        f"pref {_OTHERS_PREFERENCE} to {address} prohibit": {
+            "priority": _OTHERS_PREFERENCE,
+            "dst": address,
+            "action": "prohibit",
+        },
+    }
+
+
+def _holds(rule: dict[str, Any], facts: dict[str, Any]) -> bool:
+    narrowed = {"fwmark", "srclen", "oif", "ipproto", "sport", "dport", "not"}  # a rule with one of these covers less
+    if narrowed & rule.keys() or rule.get("src") != "all" or rule.get("iif") != facts.get("iif"):
+        return False
+    return all(rule.get(key) == value for key, value in facts.items())
+
+
+def _hops(route: dict[str, Any]) -> list[dict[str, Any]]:
+    hops: list[dict[str, Any]] = route.get("nexthops") or [route]
+    return [hop for hop in hops if "dev" in hop]

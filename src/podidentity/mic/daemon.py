@@ -1,0 +1,130 @@
+"""Puts MIC together and runs it: the one place where its real parts are constructed."""
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+
+import httpx2
+from prometheus_client import CollectorRegistry, Counter
+
+from podidentity.azure.cloud_config import CloudConfig, load_cloud_config
+from podidentity.azure.compute import Machines
+from podidentity.azure.credentials import ArmCredential
+from podidentity.core.assigning import Policy
+from podidentity.core.identities import ObjectKey
+from podidentity.kube.api import Api, Pace
+from podidentity.kube.connection import find_cluster, open_client
+from podidentity.kube.election import Candidate, Election
+from podidentity.kube.events import Recorder
+from podidentity.mic.cluster import AssignedObjects, BindingEvents, ConfigMapRecords, WatchedCluster
+from podidentity.mic.settings import Settings
+from podidentity.mic.sync import Sync, first_record
+from podidentity.mic.targets import Book, Tools, Workers
+from podidentity.serving import metrics, probes
+
+_AZURE_TIMEOUT_SECONDS = 60.0
+_log = logging.getLogger(__name__)
+
+
+async def run(settings: Settings) -> None:
+    """Run MIC until SIGTERM or SIGINT. Raises PodIdentityError when it cannot start."""
+    config = load_cloud_config(settings.cloud_config, os.environ)
+    where = find_cluster(settings.kubeconfig)
+    this = asyncio.current_task()
+    assert this is not None  # noqa: S101  # a coroutine runs in a task
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, this.cancel)
+    try:
+        # The lock has a client of its own: its renewal must never wait behind a busy sync.
+        async with (
+            open_client(where, settings.user_agent) as http,
+            open_client(where, settings.user_agent) as lock_http,
+            httpx2.AsyncClient(timeout=_AZURE_TIMEOUT_SECONDS, headers={"User-Agent": settings.user_agent}) as azure,
+        ):
+            mic = Mic(settings, config, Api(http, pace=Pace(settings.requests_per_second)), Api(lock_http))
+            await mic.run(azure)
+    except asyncio.CancelledError:
+        _log.info("MIC was told to stop")
+
+
+class Mic:
+    """One MIC."""
+
+    def __init__(self, settings: Settings, config: CloudConfig, api: Api, lock_api: Api) -> None:
+        self._settings = settings
+        self._config = config
+        self._policy = policy_of(settings, config)
+        self._api = api
+        self._cluster = WatchedCluster(api)
+        self._recorder = Recorder(api)
+        instance = settings.leader_instance or socket.gethostname()
+        candidate = Candidate(instance, settings.leader_name, settings.leader_namespace, settings.leader_seconds)
+        self._election = Election(lock_api, candidate)
+        self._changed = asyncio.Event()
+        self._registry, self._elections, self._cycles = _registry()
+        for store in self._cluster.stores:
+            store.subscribe(lambda _change: self._changed.set())
+
+    async def run(self, azure: httpx2.AsyncClient) -> None:
+        """Serve the probes, follow the cluster, and lead when elected."""
+        pages = {"/healthz": self._health, "/readyz": self._ready}
+        registry_pages = {"/metrics": lambda: probes.Page(200, metrics.render(self._registry), probes.METRICS_TYPE)}
+        async with (
+            probes.serve_pages(self._settings.probe_port, pages),
+            probes.serve_pages(self._settings.prometheus_port, registry_pages),
+            asyncio.TaskGroup() as group,
+        ):
+            for reflector in self._cluster.reflectors:
+                group.create_task(reflector.run())
+            group.create_task(self._recorder.run())
+            for store in self._cluster.stores:
+                await store.wait_until_synced()
+            _log.info("MIC follows the cluster: %d pods with the label", len(self._cluster.pods))
+            machines = Machines(self._config.cloud, ArmCredential(self._config, azure), azure)
+            group.create_task(self._election.run(lambda: self._lead(machines)))
+
+    async def _lead(self, machines: Machines) -> None:
+        """Be the leader, until cancelled."""
+        self._elections.inc()
+        key = ObjectKey(self._settings.namespace, self._settings.config_map)
+        records = ConfigMapRecords(self._api, key, self._policy)
+        put = await first_record(records, self._cluster, self._policy)
+        story = BindingEvents(self._recorder, self._cluster)
+        tools = Tools(
+            machines, Book(records, put), story, self._policy, self._changed.set, self._settings.reconcile_seconds
+        )
+        sync = Sync(self._cluster, AssignedObjects(self._api, self._cluster), self._policy, self._changed)
+        async with asyncio.TaskGroup() as group:
+            await sync.run(Workers(tools, group), self._settings.sync_seconds)
+
+    def _health(self) -> probes.Page:
+        """Answer 200 always; only the leader says Active, as upstream does."""
+        return probes.Page(200, b"Active" if self._election.leading else b"Not Active")
+
+    def _ready(self) -> probes.Page:
+        waiting = [str(one.kind) for one in self._cluster.reflectors if not one.store.synced]
+        if waiting:
+            return probes.Page(503, f"not yet listed: {', '.join(waiting)}\n".encode())
+        return probes.Page(200, b"ok\n")
+
+
+def policy_of(settings: Settings, config: CloudConfig) -> Policy:
+    """Make the policy that decisions depend on."""
+    return Policy(
+        force_namespaced=settings.force_namespaced,
+        immutable_client_ids=frozenset(one.lower() for one in settings.immutable_client_ids),
+        cluster_client_id=config.user_assigned_client_id.lower(),
+        subscription=config.subscription_id,
+        group=config.resource_group,
+    )
+
+
+def _registry() -> tuple[CollectorRegistry, Counter, Counter]:
+    registry = metrics.make_registry()
+    prefix = metrics.PREFIX
+    elections = Counter(f"{prefix}mic_new_leader_election_count", "Terms of this MIC as leader.", registry=registry)
+    cycles = Counter(f"{prefix}mic_cycle_count", "Plans made and carried out.", registry=registry)
+    return registry, elections, cycles

@@ -1,0 +1,79 @@
+"""What MIC's parts need of the world, and no more. `daemon` gives the real things, tests give fakes."""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from podidentity.core.arm import IdentityId, Target, TargetState
+from podidentity.core.cluster import Snapshot
+from podidentity.core.drift import Change
+from podidentity.core.identities import AzureAssignedIdentity
+
+Put = Mapping[Target, frozenset[IdentityId]]
+
+
+class Machines(Protocol):
+    """The Azure side."""
+
+    async def get(self, target: Target) -> TargetState:
+        """Read what a target carries. Raises AzureError."""
+        ...
+
+    async def patch(self, target: Target, change: Change, state: TargetState) -> None:
+        """Change it and return when done. Raises AzureError."""
+        ...
+
+
+class Objects(Protocol):
+    """Assigned identities in Kubernetes. Each raises KubernetesError."""
+
+    async def create(self, assigned: AzureAssignedIdentity) -> None:
+        """Create one."""
+        ...
+
+    async def replace(self, assigned: AzureAssignedIdentity) -> None:
+        """Replace one."""
+        ...
+
+    async def mark(self, assigned: AzureAssignedIdentity) -> None:
+        """Write its state and nothing else."""
+        ...
+
+    async def delete(self, assigned: AzureAssignedIdentity) -> None:
+        """Release its finalizer and delete it; gone already is fine."""
+        ...
+
+
+class Records(Protocol):
+    """What MIC itself put on each target, kept where the next leader finds it."""
+
+    async def load(self) -> Put | None:
+        """Read the record; None when there is none yet. Raises KubernetesError."""
+        ...
+
+    async def store(self, put: Put) -> None:
+        """Write it. Raises KubernetesError."""
+        ...
+
+
+class Cluster(Protocol):
+    """The cluster as the watches know it."""
+
+    def snapshot(self, targets: Mapping[Target, TargetState], put: Put) -> Snapshot:
+        """Freeze what is known now."""
+        ...
+
+
+class Storyteller(Protocol):
+    """Tells users what happened to a binding."""
+
+    def assigned(self, identity: IdentityId, target: Target) -> None:
+        """An identity is on a target."""
+        ...
+
+    def removed(self, identity: IdentityId, target: Target) -> None:
+        """An identity left a target."""
+        ...
+
+    def failed(self, identity: IdentityId, target: Target, why: str) -> None:
+        """An identity cannot be put on a target."""
+        ...

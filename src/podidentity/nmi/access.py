@@ -1,0 +1,93 @@
+"""Whose token a pod's request is answered with: asks `core`, remembers its answers while nothing changes.
+
+Excepted pods and MIC itself are answered as IMDS would; all others by their assigned identities (standard mode) or
+their bindings (managed mode). A remembered choice holds for exactly one pod object and one revision of the identities.
+Called by `token`.
+"""
+
+from typing import NamedTuple
+
+from podidentity.core import choosing, rules
+from podidentity.core.choosing import Chosen, Refused, Wait
+from podidentity.core.cluster import Pod
+from podidentity.core.identities import AzureIdentity, ObjectKey
+from podidentity.core.imds import Refusal, TokenRequest
+from podidentity.core.sources import Source, own_source, source_of
+from podidentity.nmi.ports import WATCH_TRUSTED_SECONDS, Clock, Grants
+
+_REQUESTS_PER_POD = 64
+_PODS = 4096
+_UIDS = 8192
+
+
+class Allowed(NamedTuple):
+    """The pod may have a token of `source`. `identity` and `binding` are None for an excepted pod."""
+
+    source: Source
+    identity: AzureIdentity | None
+    binding: ObjectKey | None
+
+
+Choice = Allowed | Wait | Refusal
+
+
+class Access:
+    """Choices for the pods of this node."""
+
+    def __init__(self, grants: Grants, clock: Clock, *, managed_mode: bool, mic_namespace: str) -> None:
+        self._grants = grants
+        self._clock = clock
+        self._managed_mode = managed_mode
+        self._mic_namespace = mic_namespace
+        self._revision = -1
+        self._remembered: dict[str, tuple[Pod, dict[TokenRequest, Choice]]] = {}
+        self._had: dict[str, None] = {}
+
+    def choice(self, pod: Pod, asked: TokenRequest) -> Choice:
+        """Say what `pod` is answered with when it asks `asked`."""
+        if self._clock.steady() - self._grants.granted_as_of() > WATCH_TRUSTED_SECONDS:
+            return Refusal(503, "what the identities of this node are has not been confirmed; ask again in a moment")
+        revision = self._grants.revision()
+        if revision != self._revision or len(self._remembered) > _PODS:
+            self._remembered.clear()
+            self._revision = revision
+        remembered = self._remembered.get(pod.uid)
+        if remembered is None or remembered[0] is not pod or len(remembered[1]) > _REQUESTS_PER_POD:
+            remembered = self._remembered[pod.uid] = (pod, {})
+        choice = remembered[1].get(asked)
+        if choice is None:
+            choice = remembered[1][asked] = self._decide(pod, asked)
+        return choice
+
+    def note_assigned(self, uid: str) -> None:
+        """Remember that this very pod had an identity: when it is taken away, there is nothing to wait for."""
+        self._had[uid] = None
+        while len(self._had) > _UIDS:
+            del self._had[next(iter(self._had))]
+
+    def forget(self, uid: str) -> None:
+        """Drop what is remembered of a pod that is gone."""
+        self._remembered.pop(uid, None)
+        self._had.pop(uid, None)
+
+    def _decide(self, pod: Pod, asked: TokenRequest) -> Choice:
+        exceptions = self._grants.exceptions_in(pod.key.namespace)
+        if rules.is_excepted(pod, exceptions) or rules.is_mic(pod, self._mic_namespace):
+            return Allowed(own_source(asked), None, None)
+        match self._choose(pod, asked):
+            case Chosen(identity, binding):
+                source = source_of(identity)
+                if isinstance(source, Refusal):
+                    return source
+                self.note_assigned(pod.uid)
+                return Allowed(source, identity, binding)
+            case Refused(status, why):
+                return Refusal(status, why)
+            case wait:
+                return wait
+
+    def _choose(self, pod: Pod, asked: TokenRequest) -> Chosen | Wait | Refused:
+        if self._managed_mode:
+            return choosing.choose_bound(pod, asked, self._grants.bound_to(pod))
+        assigned = self._grants.assigned_to(pod.key)
+        return choosing.choose(pod, asked, assigned, was_assigned=pod.uid in self._had)

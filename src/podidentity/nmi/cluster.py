@@ -1,0 +1,174 @@
+"""Kubernetes as NMI sees it: this node's pods and what they are assigned, in stores that reflectors keep true.
+
+Adapts `kube` to the Protocols of `ports`, and turns each change into what it means here: somebody to wake, a
+connection to reset, a token to forget. Constructed by `daemon`.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from podidentity.core import matching
+from podidentity.core.cluster import Pod
+from podidentity.core.identities import (
+    AzureAssignedIdentity,
+    AzureIdentity,
+    AzureIdentityBinding,
+    AzurePodIdentityException,
+    ObjectKey,
+)
+from podidentity.core.matching import Match
+from podidentity.core.sources import Source, source_of
+from podidentity.errors import UnreachableError
+from podidentity.kube import resources
+from podidentity.kube.api import Api, Selection
+from podidentity.kube.reflector import Reflector, describe
+from podidentity.kube.store import Change, Store, addresses, pod_of, selector_in_namespace
+from podidentity.nmi.ports import WATCH_TRUSTED_SECONDS
+
+_LOOK_SECONDS = 5.0  # a client of an unknown pod waits for it
+_LABEL_LIMIT = 63  # longer names are no label values: then the objects of all nodes are watched
+
+
+class Follower(Protocol):
+    """Who wants to hear of changes; `daemon` gives the listener, the cache and those who wait."""
+
+    def pod_changed(self, pod: ObjectKey) -> None:
+        """Something about this pod is new: look again."""
+
+    def pod_gone(self, uid: str) -> None:
+        """This pod no longer exists, has ended, or has lost its addresses."""
+
+    def source_unused(self, source: Source) -> None:
+        """No assigned identity of this node rests on `source` any more."""
+
+    def anything_changed(self) -> None:
+        """Something changed that may concern every pod."""
+
+
+class _Stores(NamedTuple):
+    pods: Store[Pod]
+    assigned: Store[AzureAssignedIdentity]
+    exceptions: Store[AzurePodIdentityException]
+    identities: Store[AzureIdentity]
+    bindings: Store[AzureIdentityBinding]
+
+
+class Cluster:
+    """Pods, grants and pods by name, for one node. In managed mode bindings count, else assigned identities."""
+
+    def __init__(self, api: Api, node: str, *, managed_mode: bool, on_synced: Callable[[], None]) -> None:
+        self._api = api
+        self._node = Selection(fields=f"spec.nodeName={node}")
+        self._stores = stores = _Stores(Store(), Store(), Store(), Store(), Store())
+        self._by_address = stores.pods.index(addresses)
+        self._by_pod = stores.assigned.index(pod_of)
+        self._by_selector = stores.bindings.index(selector_in_namespace)
+        self._by_namespace = stores.exceptions.index(_namespace_of)
+        self._pods = Reflector(api, resources.PODS, stores.pods, where=self._node, on_first_list=on_synced)
+        self._reflectors: tuple[Reflector[Any], ...] = (
+            self._pods,
+            Reflector(api, resources.EXCEPTIONS, stores.exceptions),
+        )
+        if managed_mode:
+            self._reflectors += (
+                Reflector(api, resources.IDENTITIES, stores.identities),
+                Reflector(api, resources.BINDINGS, stores.bindings),
+            )
+        else:
+            labels = f"nodename={node}" if len(node) <= _LABEL_LIMIT else ""
+            where = Selection(labels=labels)
+            self._reflectors += (Reflector(api, resources.ASSIGNED_IDENTITIES, stores.assigned, where=where),)
+
+    async def run(self) -> None:
+        """Follow the cluster until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            for reflector in self._reflectors:
+                tasks.create_task(reflector.run())
+
+    def behind(self) -> tuple[str, ...]:
+        """Say what is not in step with the cluster, one sentence each."""
+        return describe(self._reflectors, WATCH_TRUSTED_SECONDS)
+
+    def tell(self, follower: Follower) -> None:
+        """Tell `follower` of each change from now on."""
+        stores = self._stores
+        stores.pods.subscribe(lambda change: _tell_pod(follower, change))
+        stores.assigned.subscribe(lambda change: self._tell_assigned(follower, change))
+        for store in (stores.exceptions, stores.identities, stores.bindings):
+            store.subscribe(lambda _: follower.anything_changed())
+
+    # Pods
+
+    def at(self, address: str) -> Sequence[Pod]:
+        """Return the live pods that claim `address`."""
+        return self._by_address.of(address)
+
+    def confirmed(self) -> float:
+        """Say when the watch of pods was last known to be true."""
+        confirmed_at = self._pods.confirmed_at
+        return -float("inf") if confirmed_at is None else confirmed_at
+
+    async def look(self, address: str) -> Sequence[Pod]:
+        """List this node's pods directly: an address may also be a pod's second one, which no selector knows."""
+        try:
+            async with asyncio.timeout(_LOOK_SECONDS):
+                listed = await self._api.list(resources.PODS, self._node)
+        except TimeoutError:
+            raise UnreachableError(f"list pods: no answer within {_LOOK_SECONDS:g} s") from None
+        return tuple(pod for pod in listed.values if address in addresses(pod))
+
+    def named(self, key: ObjectKey) -> Pod | None:
+        """Return a live pod of this node by name."""
+        pod = self._stores.pods.get(key)
+        return pod if pod is not None and pod.live else None
+
+    # Grants
+
+    def revision(self) -> int:
+        """Grow with each change of anything that a choice depends on."""
+        _, assigned, exceptions, identities, bindings = self._stores
+        return assigned.revision + exceptions.revision + identities.revision + bindings.revision
+
+    def granted_as_of(self) -> float:
+        """Say when every watch of what choices depend on was last known to be true."""
+        moments = [reflector.confirmed_at for reflector in self._reflectors]
+        return min((-float("inf") if moment is None else moment for moment in moments), default=-float("inf"))
+
+    def assigned_to(self, pod: ObjectKey) -> Sequence[AzureAssignedIdentity]:
+        """Return the assigned identities that name the pod."""
+        return self._by_pod.of(pod)
+
+    def bound_to(self, pod: Pod) -> Sequence[Match]:
+        """Return what the bindings of the pod's own namespace give it, in binding order."""
+        found = matching.by_selector(self._by_selector.of((pod.key.namespace, pod.selector)))
+        named = (ObjectKey(one.key.namespace, one.azure_identity) for many in found.values() for one in many)
+        identities = {key: identity for key in named if (identity := self._stores.identities.get(key)) is not None}
+        results = matching.matches(pod, found, identities, force_namespaced=True)
+        return tuple(result for result in results if isinstance(result, Match))
+
+    def exceptions_in(self, namespace: str) -> Sequence[AzurePodIdentityException]:
+        """Return the exceptions of a namespace."""
+        return self._by_namespace.of(namespace)
+
+    def _tell_assigned(self, follower: Follower, change: Change[AzureAssignedIdentity]) -> None:
+        for assigned in (change.before, change.after):
+            if assigned is not None:
+                follower.pod_changed(assigned.pod)
+        before = change.before
+        if before is None or (change.after is not None and change.after.identity == before.identity):
+            return
+        source = source_of(before.identity)
+        if isinstance(source, tuple) and not any(source_of(one.identity) == source for one in self._stores.assigned):
+            follower.source_unused(source)
+
+
+def _tell_pod(follower: Follower, change: Change[Pod]) -> None:
+    before, after = change.before, change.after
+    follower.pod_changed(change.key)
+    if before is not None and (after is None or not after.live or after.ips != before.ips):
+        follower.pod_gone(before.uid)
+
+
+def _namespace_of(exception: AzurePodIdentityException) -> tuple[str]:
+    return (exception.key.namespace,)

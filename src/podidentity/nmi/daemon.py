@@ -1,0 +1,274 @@
+"""NMI put together and run: the only place that constructs what the others use. Called by `cli.nmi`.
+
+Order at the start: guard, ip rules, listen, nat, conntrack. At the end (SIGTERM): new connections are held back, what
+is in flight is finished; everything else stays as it is, closed to pods until the next NMI listens.
+"""
+
+import asyncio
+import contextlib
+import functools
+import gc
+import logging
+import signal
+import socket
+import time
+from collections.abc import Coroutine
+from typing import Any, NamedTuple, NoReturn, Protocol
+
+from podidentity.core.identities import ObjectKey
+from podidentity.core.imds import Rules
+from podidentity.core.sources import Source
+from podidentity.errors import HostError
+from podidentity.kube.api import Api
+from podidentity.kube.connection import find_cluster, open_client
+from podidentity.linux import routing
+from podidentity.linux.original_destination import original_destination
+from podidentity.linux.peer_owner import owner_uid
+from podidentity.nmi.access import Access
+from podidentity.nmi.app import App
+from podidentity.nmi.cache import Cached
+from podidentity.nmi.cluster import Cluster, Follower
+from podidentity.nmi.finding import Finding
+from podidentity.nmi.heads import Heads
+from podidentity.nmi.host_token import HostTokens, PodsByName
+from podidentity.nmi.http import Listener, Site
+from podidentity.nmi.observe import Metrics, Observer
+from podidentity.nmi.ports import Clock, Grants, Peer, Pods, Tokens
+from podidentity.nmi.proxy import Proxy
+from podidentity.nmi.redirect import Redirect, RedirectSettings
+from podidentity.nmi.settings import Settings
+from podidentity.nmi.sources import Imds, Limited, Measured, Retrying, open_imds_client
+from podidentity.nmi.token import TokenFlow
+from podidentity.nmi.waiting import Waiting
+from podidentity.serving.logs import Lines
+from podidentity.serving.metrics import make_registry, render
+from podidentity.serving.probes import METRICS_TYPE, Page, Pages, serve_pages
+
+_log = logging.getLogger(__name__)
+
+LOOPBACK = "127.0.0.1"
+DRAIN_SECONDS = 10.0
+IMDS_PER_SECOND = 20.0
+IMDS_AT_ONCE = 5
+
+
+class SystemClock:
+    """The machine's clocks. Boot time, as `kube` uses: it goes on while the machine is suspended."""
+
+    @staticmethod
+    def wall() -> float:
+        """Seconds since 1970."""
+        return time.time()
+
+    @staticmethod
+    def steady() -> float:
+        """Seconds since boot."""
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+    @staticmethod
+    async def sleep(seconds: float) -> None:
+        """Return after `seconds`."""
+        await asyncio.sleep(seconds)
+
+
+def redirect_settings(settings: Settings) -> RedirectSettings:
+    """Say what is intercepted on this host. Raises `HostError` when the node's address cannot be found."""
+    return RedirectSettings(
+        settings.metadata_address,
+        settings.metadata_port,
+        settings.listen_address or routing.node_address(settings.metadata_address),
+        settings.port,
+        settings.redirect_check_seconds,
+        settings.anti_spoof,
+    )
+
+
+async def uninstall(settings: Settings) -> None:
+    """Take the interception away. Raises `HostError`."""
+    await Redirect(redirect_settings(settings), lambda _: None).uninstall()
+
+
+async def run(settings: Settings) -> None:
+    """Run until SIGTERM or SIGINT. Raises `PodIdentityError` when it cannot start or go on."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    daemon = Daemon(settings)
+    await daemon.close_off()
+    async with contextlib.AsyncExitStack() as opened:
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                await _serve_until(stop, daemon, opened, tasks)
+        except* _Stopped:
+            pass
+
+
+async def _serve_until(
+    stop: asyncio.Event, daemon: "Daemon", opened: contextlib.AsyncExitStack, tasks: asyncio.TaskGroup
+) -> NoReturn:
+    await daemon.serve(opened, tasks)
+    await stop.wait()
+    _log.info("stopping: new connections are held back until the next NMI listens")
+    await daemon.stop()
+    raise _Stopped  # which ends every task of the group
+
+
+class _Stopped(Exception):  # noqa: N818  # no error: the way out of a task group
+    """The daemon was asked to stop and has."""
+
+
+class View(Pods, Grants, PodsByName, Protocol):
+    """All that NMI asks of Kubernetes."""
+
+
+class Parts(NamedTuple):
+    """What `assemble` made: connections go to the one, changes in the cluster to the other."""
+
+    listener: Listener
+    follower: Follower
+
+
+def assemble(
+    settings: Settings, cluster: View, http: Any, clock: Clock, metrics: Metrics, tasks: asyncio.TaskGroup
+) -> Parts:
+    """Connect the parts of a token's way. `http` is the client for IMDS."""
+    base = f"http://{settings.metadata_address}:{settings.metadata_port}"
+    limited = Limited(
+        Measured(Imds(http, base, clock), metrics), clock, per_second=IMDS_PER_SECOND, at_once=IMDS_AT_ONCE
+    )
+    tokens: Tokens = Retrying(limited, clock)
+    if settings.token_cache:
+        tokens = Cached(tokens, clock, tasks.create_task)
+    access = Access(cluster, clock, managed_mode=settings.managed_mode, mic_namespace=settings.mic_namespace)
+    finding, waiting = Finding(cluster, clock), Waiting()
+    flow = TokenFlow(finding, access, waiting, tokens, clock, settings)
+    owner_of = functools.partial(_owner_of, settings.port)
+    host_tokens = HostTokens(flow, cluster, owner_of, clock, enabled=settings.host_token)
+    observer = Observer(metrics, Lines(settings.log_format, "audit"))
+    app = App(flow, host_tokens, Proxy(http, base), observer)
+    heads = Heads(Rules(settings.metadata_header_required, settings.block_instance_metadata))
+    listener = Listener(app, heads, functools.partial(_create_task, tasks))
+    metrics.connections.set_function(lambda: len(listener.connections))
+    metrics.waiting.set_function(lambda: len(waiting))
+    return Parts(listener, _Follower(waiting, finding, access, tokens, listener))
+
+
+class Daemon:
+    """The parts, from the outside in."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._clock = SystemClock()
+        self._registry = make_registry()
+        self._metrics = Metrics(self._registry)
+        self._where = redirect_settings(settings)
+        self._redirect = Redirect(self._where, self._repaired) if settings.redirect else None
+        self._cluster: Cluster | None = None
+        self._listener: Listener | None = None
+
+    async def close_off(self) -> None:
+        """Cut pods off from the real IMDS: first of all, before anything can fail."""
+        if self._redirect is not None:
+            await self._redirect.put_up_guard()
+
+    async def serve(self, opened: contextlib.AsyncExitStack, tasks: asyncio.TaskGroup) -> None:
+        """Start everything; returns when pods are being answered."""
+        settings, where = self._settings, self._where
+        await self._open_pages(opened)
+        found = find_cluster(settings.kubeconfig)
+        api = Api(await opened.enter_async_context(open_client(found, settings.user_agent)))
+        cluster = Cluster(api, settings.node, managed_mode=settings.managed_mode, on_synced=gc.freeze)
+        http = await opened.enter_async_context(open_imds_client(settings.user_agent))
+        listener, follower = assemble(settings, cluster, http, self._clock, self._metrics, tasks)
+        cluster.tell(follower)
+        await listener.listen(where.listen_address, where.listen_port, Site(listener.app.answer, self._admit))
+        if where.listen_address != LOOPBACK:
+            node_site = Site(listener.app.answer_node, lambda _, client: Peer(client[0], port=client[1]))
+            await listener.listen(LOOPBACK, where.listen_port, node_site)
+        self._cluster, self._listener = cluster, listener
+        tasks.create_task(cluster.run())
+        tasks.create_task(listener.run())
+        if self._redirect is not None:
+            await self._redirect.send_pods_here()
+            tasks.create_task(self._redirect.run())
+        _log.info("answering the pods of node %s on %s:%d", settings.node, where.listen_address, where.listen_port)
+
+    async def stop(self) -> None:
+        """Finish what is in flight and leave the interception standing."""
+        if self._redirect is not None:
+            try:
+                await self._redirect.hold_new_connections()
+            except HostError as error:
+                _log.warning("new connections will be refused until the next NMI listens: %s", error)
+        if self._listener is not None:
+            await self._listener.drain(DRAIN_SECONDS)
+
+    async def _open_pages(self, opened: contextlib.AsyncExitStack) -> None:
+        settings = self._settings
+        pages: Pages = {"/healthz": self._health, "/readyz": self._readiness}
+        metrics: Pages = {"/metrics": lambda: Page(200, render(self._registry), METRICS_TYPE)}
+        if settings.probe_port == settings.prometheus_port:
+            await opened.enter_async_context(serve_pages(settings.probe_port, {**pages, **metrics}))
+            return
+        await opened.enter_async_context(serve_pages(settings.probe_port, pages))
+        await opened.enter_async_context(serve_pages(settings.prometheus_port, metrics))
+
+    def _health(self) -> Page:
+        """Upstream's probe: always 200, the body says whether pods are intercepted."""
+        return Page(200, b"Active" if self._intercepting() else b"Not Active")
+
+    def _readiness(self) -> Page:
+        behind = self._cluster.behind() if self._cluster else ("not connected to the cluster yet",)
+        if not self._intercepting():
+            behind = ("the redirect does not stand", *behind)
+        return Page(503, "\n".join((*behind, "")).encode()) if behind else Page(200, b"ok\n")
+
+    def _intercepting(self) -> bool:
+        return self._listener is not None and (self._redirect is None or self._redirect.stands)
+
+    def _admit(self, connection: socket.socket, client: tuple[str, int]) -> Peer | None:
+        """Only a connection that the redirect brought here speaks for a pod."""
+        wanted = (self._where.metadata_address, self._where.metadata_port)
+        if self._redirect is not None and original_destination(connection) != wanted:
+            self._metrics.direct.inc()
+            return None
+        return Peer(client[0], port=client[1])
+
+    def _repaired(self, wrong: tuple[str, ...]) -> None:
+        self._metrics.repairs.inc()
+        for sentence in wrong:
+            _log.warning("the redirect was changed by somebody and has been put right: %s", sentence)
+
+
+class _Follower:
+    """What each change in the cluster means for the parts."""
+
+    def __init__(self, waiting: Waiting, finding: Finding, access: Access, tokens: Tokens, listener: Listener) -> None:
+        self._waiting = waiting
+        self._finding = finding
+        self._access = access
+        self._tokens = tokens
+        self._listener = listener
+
+    def pod_changed(self, pod: ObjectKey) -> None:
+        self._waiting.wake(pod)
+
+    def pod_gone(self, uid: str) -> None:
+        self._finding.forget(uid)
+        self._access.forget(uid)
+        self._listener.reset_pod(uid)
+
+    def source_unused(self, source: Source) -> None:
+        if isinstance(self._tokens, Cached):
+            self._tokens.forget(source)
+
+    def anything_changed(self) -> None:
+        self._waiting.wake_all()
+
+
+def _owner_of(port: int, peer: Peer) -> int | None:
+    return owner_uid((peer.address, peer.port), (LOOPBACK, port))
+
+
+def _create_task(tasks: asyncio.TaskGroup, work: Coroutine[None, None, None]) -> "asyncio.Task[None]":
+    return tasks.create_task(work)

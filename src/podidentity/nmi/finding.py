@@ -1,0 +1,119 @@
+"""Finds the pod behind a connection, or says why nobody can be sure: never a guess, never a default.
+
+The address must belong to one live pod of this node, the watch must be fresh, and the packets must come in where that
+pod's came in before: addresses are reused before the API server says so. Called by `token` on each request, again
+after every wait.
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from podidentity.core.cluster import Pod
+from podidentity.core.imds import Refusal
+from podidentity.errors import KubernetesError, NotFoundError
+from podidentity.nmi.ports import WATCH_TRUSTED_SECONDS, Clock, Peer, Pods
+
+_REMEMBERED_LINKS = 4096
+_LOOK_KEPT_SECONDS = 1.0
+_LOOKS_AT_ONCE = 4
+_LOOK_QUEUE = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Only the API server itself can say: ask it once, then look again."""
+
+    why: str
+
+
+class Looked(tuple[Pod, ...]):
+    """What the API server itself just said of an address."""
+
+    __slots__ = ()
+
+
+class Finding:
+    """Pods by connection. `looked` in its methods is what a direct look just returned, None when there was none."""
+
+    def __init__(self, pods: Pods, clock: Clock) -> None:
+        self._pods = pods
+        self._clock = clock
+        self._links: OrderedDict[str, tuple[int, bytes]] = OrderedDict()
+        self._looks: OrderedDict[str, tuple[float, Sequence[Pod] | KubernetesError]] = OrderedDict()
+        self._under_way: dict[str, asyncio.Future[None]] = {}
+        self._slots = asyncio.Semaphore(_LOOKS_AT_ONCE)
+
+    def pod_of(self, peer: Peer, looked: Looked | None = None) -> Pod | Look | Refusal:
+        """Say which pod `peer` is. Remembers the connection's pod, and where that pod's packets come in."""
+        if looked is None:
+            confirmed = self._pods.confirmed()
+            if confirmed == -float("inf"):
+                return Refusal(503, "the pods of this node are not known yet; ask again in a moment")
+            if self._clock.steady() - confirmed > WATCH_TRUSTED_SECONDS:
+                return Look("the watch of pods has been silent for too long")
+        found = self._pods.at(peer.address) if looked is None else looked
+        if not found and looked is None:
+            return Look(f"no pod is known at {peer.address}")
+        return self._judge(peer, found, directly=looked is not None)
+
+    async def look(self, peer: Peer) -> Looked | Refusal:
+        """Ask the API server who has the address; one question for all who ask within a second."""
+        if len(self._under_way) >= _LOOK_QUEUE:
+            return Refusal(503, "too many unknown addresses ask at once; ask again in a moment")
+        outcome = await self._look_once(peer.address)
+        if isinstance(outcome, NotFoundError):
+            return Looked()
+        if isinstance(outcome, KubernetesError):
+            return Refusal(503, f"the API server cannot say who has {peer.address}: {outcome}")
+        return Looked(outcome)
+
+    def forget(self, uid: str) -> None:
+        """Drop what is remembered of a pod that is gone."""
+        self._links.pop(uid, None)
+
+    def _judge(self, peer: Peer, found: Sequence[Pod], *, directly: bool) -> Pod | Look | Refusal:
+        if not found:
+            return Refusal(404, f"no pod of this node has the address {peer.address}")
+        if len(found) > 1:
+            names = " and ".join(sorted(str(pod.key) for pod in found))
+            return Refusal(503, f"{names} both claim the address {peer.address}; ask again when one of them is gone")
+        pod = found[0]
+        if peer.uid not in {"", pod.uid}:
+            if not directly:
+                return Look(f"the pod at {peer.address} is another one")
+            return Refusal(503, "this connection began as another pod's; open a new one")
+        if peer.link is not None and self._links.setdefault(pod.uid, peer.link) != peer.link:
+            if not directly:
+                return Look(f"{peer.address} is now somewhere else on this node")
+            return Refusal(503, f"the address {peer.address} has moved but still belongs to pod {pod.key}; ask again")
+        while len(self._links) > _REMEMBERED_LINKS:
+            self._links.popitem(last=False)
+        peer.uid = pod.uid
+        return pod
+
+    async def _look_once(self, address: str) -> Sequence[Pod] | KubernetesError:
+        while address in self._under_way:
+            await asyncio.shield(self._under_way[address])
+        kept = self._looks.get(address)
+        if kept is not None and self._clock.steady() - kept[0] < _LOOK_KEPT_SECONDS:
+            return kept[1]
+        done = self._under_way[address] = asyncio.get_running_loop().create_future()
+        try:
+            outcome = await self._ask(address)
+            self._looks[address] = (self._clock.steady(), outcome)
+            self._looks.move_to_end(address)
+            while len(self._looks) > _LOOK_QUEUE:
+                self._looks.popitem(last=False)
+            return outcome
+        finally:
+            del self._under_way[address]
+            done.set_result(None)
+
+    async def _ask(self, address: str) -> Sequence[Pod] | KubernetesError:
+        async with self._slots:
+            try:
+                return await self._pods.look(address)
+            except KubernetesError as error:
+                return error

@@ -1,0 +1,157 @@
+"""From the bytes of a request head to what it asks: llhttp cuts it, `core.imds` decides, and the outcome is remembered.
+
+What a head means depends on its bytes alone, never on who sent it, so that the same bytes need not be understood
+twice. Two memories, both bounded: one for whole heads, one for the few parts that matter (a head with a unique request
+ID is new, what it asks is not). Called by `http`.
+"""
+
+from typing import Generic, NamedTuple, TypeVar
+
+import httptools
+
+from podidentity.core.imds import HEADERS_READ, Head, Parsed, Refusal, Rules, parse
+
+HEAD_LIMIT_BYTES = 16 * 1024
+HEADER_LIMIT = 64
+_REMEMBERED = 512  # of each generation; SDKs send a handful of different heads
+_REMEMBERED_HEAD_BYTES = 2048  # a flood of long heads must not hold memory
+
+_OTHER_LINES = len(("request line", "empty line"))
+_KEPT = HEADERS_READ | {b"host"}
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+Headers = tuple[tuple[bytes, bytes], ...]
+
+
+class Understood(NamedTuple):
+    """What a head asks, and whether the connection may go on after the answer."""
+
+    parsed: Parsed
+    keep_open: bool
+
+
+class Memory(Generic[K, V]):
+    """A mapping that forgets: when it is full, what was not used since it was last full goes."""
+
+    __slots__ = ("_limit", "_newer", "_older")
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._newer: dict[K, V] = {}
+        self._older: dict[K, V] = {}
+
+    def __len__(self) -> int:
+        return len(self._newer) + len(self._older)
+
+    def recall(self, key: K) -> V | None:
+        """Return what is remembered, or None."""
+        found = self._newer.get(key)
+        if found is None:
+            found = self._older.get(key)
+            if found is not None:
+                self.remember(key, found)
+        return found
+
+    def remember(self, key: K, value: V) -> None:
+        """Remember, at the price of what was not used for longest."""
+        if len(self._newer) >= self._limit:
+            self._older, self._newer = self._newer, {}
+        self._newer[key] = value
+
+
+class Heads:
+    """Understands request heads under fixed `rules`."""
+
+    def __init__(self, rules: Rules) -> None:
+        self._rules = rules
+        self._whole: Memory[bytes, Understood] = Memory(_REMEMBERED)
+        self._parts: Memory[Head, Parsed] = Memory(_REMEMBERED)
+        self.known = self._whole.recall
+        """Return what exactly these bytes were understood as before, or None."""
+
+    def understand(self, head: bytes) -> Understood:
+        """Understand a head: everything up to and including the empty line."""
+        understood = self._whole.recall(head)
+        if understood is None:
+            understood = self._read(head)
+            if len(head) <= _REMEMBERED_HEAD_BYTES:
+                self._whole.remember(head, understood)
+        return understood
+
+    def _read(self, head: bytes) -> Understood:
+        lines = head.count(b"\r\n")
+        # llhttp forgives a bare LF; somebody else between the client and us may not have.
+        if not head.count(b"\n") == head.count(b"\r") == lines:
+            return Understood(Refusal(400, "lines must end with CR LF"), keep_open=False)
+        cut = _Cut()
+        parser = httptools.HttpRequestParser(cut)
+        try:
+            parser.feed_data(head)
+            headers = tuple(cut.headers.items())
+            if len(headers) != lines - _OTHER_LINES:
+                headers = _every_header(head)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            return Understood(Refusal(400, "this is not an HTTP/1.1 request"), keep_open=False)
+        if len(headers) != lines - _OTHER_LINES:
+            return Understood(Refusal(400, "a header must stand on one line"), keep_open=False)
+        return self._judge(headers, cut, parser)
+
+    def _judge(self, headers: Headers, cut: "_Cut", parser: httptools.HttpRequestParser) -> Understood:
+        if len(headers) > HEADER_LIMIT:
+            return Understood(Refusal(431, f"more than {HEADER_LIMIT} headers"), keep_open=False)
+        version = parser.get_http_version()
+        named = [(lower, value) for name, value in headers if (lower := name.lower()) in _KEPT]
+        hosts = sum(name == b"host" for name, _ in named)
+        if version not in {"1.0", "1.1"} or hosts > 1 or (hosts == 0 and version == "1.1"):
+            told = "HTTP/1.1 is spoken here, with exactly one Host header"
+            return Understood(Refusal(400, told), keep_open=False)
+        parts = tuple(header for header in named if header[0] != b"host")
+        parsed = self._ask(Head(parser.get_method(), cut.target, parts))
+        # Without the end of the message a body is announced, which is never read.
+        return Understood(parsed, cut.ended and version == "1.1" and parser.should_keep_alive())
+
+    def _ask(self, head: Head) -> Parsed:
+        parsed = self._parts.recall(head)
+        if parsed is None:
+            parsed = parse(head, self._rules)
+            if len(head.target) <= _REMEMBERED_HEAD_BYTES:
+                self._parts.remember(head, parsed)
+        return parsed
+
+
+class _Cut:
+    """Takes what llhttp finds. Of headers with exactly the same name only the last is here: their number tells."""
+
+    __slots__ = ("ended", "headers", "on_header", "target")
+
+    def __init__(self) -> None:
+        self.target = b""
+        self.ended = False
+        self.headers: dict[bytes, bytes] = {}
+        self.on_header = self.headers.__setitem__  # no Python call for each header
+
+    def on_url(self, url: bytes) -> None:
+        self.target += url
+
+    def on_message_complete(self) -> None:
+        self.ended = True
+
+
+class _CutAll:
+    """Takes every header."""
+
+    def __init__(self) -> None:
+        self.headers: list[tuple[bytes, bytes]] = []
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers.append((name, value))
+
+
+def _every_header(head: bytes) -> Headers:
+    """Cut once more, for the rare head in which a name is repeated."""
+    cut = _CutAll()
+    httptools.HttpRequestParser(cut).feed_data(head)
+    return tuple(cut.headers)

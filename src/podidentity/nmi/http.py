@@ -1,0 +1,234 @@
+"""The HTTP/1.1 listener: connections in, whole heads to `heads`, answers out. A security boundary; small on purpose.
+
+An answer that needs no waiting is written in the call that brought the bytes; only a `Pending` starts a task. Nothing
+here knows of tokens. Everything a client can use up is bounded: head size, headers, time, connections, bytes unread.
+Constructed by `daemon`.
+"""
+
+import asyncio
+import contextlib
+import logging
+import socket
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from typing import NamedTuple, cast
+
+from podidentity.core.imds import Parsed, Refusal
+from podidentity.errors import HostError
+from podidentity.nmi.app import App, Pending
+from podidentity.nmi.heads import HEAD_LIMIT_BYTES, Heads, Understood
+from podidentity.nmi.ports import Peer
+from podidentity.nmi.token import Answer, refuse
+
+_log = logging.getLogger(__name__)
+
+Spawn = Callable[[Coroutine[None, None, None]], "asyncio.Task[None]"]
+
+HEAD_SECONDS = 10  # from the first byte of a head to its end: clients send it in one packet
+IDLE_SECONDS = 120  # longer than SDKs keep an idle connection
+BACKLOG = 1024
+_BACKLOG_GRACE_SECONDS = 0.1  # what is in the kernel's queue when no more is let in
+
+
+class Limits(NamedTuple):
+    """How many connections there may be."""
+
+    per_address: int = 256
+    in_all: int = 4096
+
+
+class Site(NamedTuple):
+    """What one listening socket serves, and whom: `admit` names the peer, or gives None to refuse the connection."""
+
+    answer: Callable[[Parsed, Peer], Answer | Pending]
+    admit: Callable[[socket.socket, tuple[str, int]], Peer | None]
+
+
+class Listener:
+    """All connections of the daemon. `spawn` starts a task in its task group."""
+
+    def __init__(self, app: App, heads: Heads, spawn: Spawn, limits: Limits | None = None) -> None:
+        self.app = app
+        self.heads = heads
+        self.spawn = spawn
+        self.limits = limits or Limits()
+        self.second = 0
+        self.draining = False
+        self.emptied = asyncio.Event()
+        self.connections: set[Connection] = set()
+        self.per_address: Counter[str] = Counter()
+        self._servers: list[asyncio.Server] = []
+
+    async def listen(self, address: str, port: int, site: Site) -> int:
+        """Listen, and return the port. Raises `HostError` when it is taken."""
+        listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        try:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listening.bind((address, port))
+        except OSError as error:
+            listening.close()
+            told = f"Cannot listen on {address}:{port}: {error.strerror}. Is another NMI running on this node?"
+            raise HostError(told) from None
+        listening.setblocking(False)
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(lambda: Connection(self, site), sock=listening, backlog=BACKLOG)
+        self._servers.append(server)
+        bound: int = listening.getsockname()[1]
+        return bound
+
+    async def run(self) -> None:
+        """End connections that idle or dawdle, until cancelled."""
+        while True:
+            await asyncio.sleep(1)
+            self.second += 1
+            for connection in tuple(self.connections):
+                connection.check_time()
+
+    def reset_pod(self, uid: str) -> None:
+        """Reset the connections of a pod that is gone: its address may be another's in a moment."""
+        for connection in tuple(self.connections):
+            if connection.peer.uid == uid:
+                connection.abort()
+
+    async def drain(self, seconds: float) -> None:
+        """Finish what is in flight, at most `seconds`, then close everything."""
+        await asyncio.sleep(_BACKLOG_GRACE_SECONDS)
+        self.draining = True
+        for connection in tuple(self.connections):
+            connection.close_if_idle()
+        if self.connections:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self.emptied.wait()
+        self.close()
+
+    def close(self) -> None:
+        """Close everything now."""
+        for server in self._servers:
+            server.close()
+        for connection in tuple(self.connections):
+            connection.abort()
+
+
+class Connection(asyncio.Protocol):
+    """One client. Requests on it are answered one after the other."""
+
+    def __init__(self, listener: Listener, site: Site) -> None:
+        self._listener = listener
+        self._site = site
+        self._buffer = b""
+        self._task: asyncio.Task[None] | None = None
+        self._full = False
+        self._seen = listener.second
+        self.peer = Peer("")
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Admit the client or end the connection at once."""
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's are transports without being called so
+        address, port = transport.get_extra_info("peername")[:2]
+        peer = self._site.admit(transport.get_extra_info("socket"), (address, port))
+        listener = self._listener
+        crowded = (
+            listener.per_address[address] >= listener.limits.per_address
+            or len(listener.connections) >= listener.limits.in_all
+        )
+        if peer is None or crowded:
+            self._transport.abort()
+            return
+        self.peer = peer
+        listener.connections.add(self)
+        listener.per_address[address] += 1
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # asyncio's signature
+        """End what the client no longer waits for."""
+        if self._task is not None:
+            self._task.cancel()
+        listener = self._listener
+        if self in listener.connections:
+            listener.connections.remove(self)
+            listener.per_address[self.peer.address] -= 1
+            if not listener.per_address[self.peer.address]:
+                del listener.per_address[self.peer.address]
+            if listener.draining and not listener.connections:
+                listener.emptied.set()
+
+    def data_received(self, data: bytes) -> None:
+        """Answer a head that is known at once; all else goes the longer way."""
+        self._seen = self._listener.second
+        if not self._buffer and self._task is None and not self._full:
+            understood = self._listener.heads.known(data)
+            if understood is not None:
+                self._serve(understood)
+                return
+        self._buffer += data
+        self._go_on()
+
+    def pause_writing(self) -> None:
+        """Stop answering a client that does not read."""
+        self._full = True
+
+    def resume_writing(self) -> None:
+        """Go on where we stopped."""
+        self._full = False
+        self._go_on()
+
+    def check_time(self) -> None:
+        """End the connection if it idles or if a head has been under way for too long; called once a second."""
+        waited = self._listener.second - self._seen
+        if self._task is not None:
+            return
+        if self._buffer and waited > HEAD_SECONDS:
+            self._write(refuse(Refusal(408, "the request did not arrive in time")), keep_open=False)
+        elif waited > IDLE_SECONDS:
+            self._transport.close()
+
+    def close_if_idle(self) -> None:
+        """Close unless a request is being answered or arriving."""
+        if self._task is None and not self._buffer:
+            self._transport.close()
+
+    def abort(self) -> None:
+        """Reset the connection."""
+        self._transport.abort()
+
+    def _go_on(self) -> None:
+        while self._buffer and self._task is None and not self._full and not self._transport.is_closing():
+            head, end, rest = self._buffer.partition(b"\r\n\r\n")
+            if len(head) > HEAD_LIMIT_BYTES:
+                self._write(refuse(Refusal(431, f"the head is over {HEAD_LIMIT_BYTES} bytes")), keep_open=False)
+            elif not end:
+                return
+            else:
+                self._buffer = rest
+                self._serve(self._listener.heads.understand(head + end))
+        if len(self._buffer) > HEAD_LIMIT_BYTES:
+            self._transport.abort()  # sends on and on without waiting for an answer
+
+    def _serve(self, understood: Understood) -> None:
+        parsed, keep_open = understood
+        try:
+            answer = self._site.answer(parsed, self.peer)
+        except Exception:  # noqa: BLE001  # the outermost loop of requests: one that breaks us must not end the others
+            answer = self._listener.app.failed(parsed, self.peer)
+        if isinstance(answer, Pending):
+            self._task = self._listener.spawn(self._wait(answer, keep_open=keep_open))
+        else:
+            self._write(answer, keep_open=keep_open)
+
+    async def _wait(self, pending: Pending, *, keep_open: bool) -> None:
+        try:
+            answer = await self._listener.app.wait(pending)
+        except Exception:  # noqa: BLE001  # as in `_serve`
+            answer = self._listener.app.failed(pending.parsed, self.peer)
+        self._task = None
+        self._seen = self._listener.second
+        self._write(answer, keep_open=keep_open)
+        self._go_on()
+
+    def _write(self, answer: Answer, *, keep_open: bool) -> None:
+        if keep_open and answer.status < 500 and not self._listener.draining:  # noqa: PLR2004  # server errors
+            self._transport.write(answer.body)
+            return
+        head, end, body = answer.body.partition(b"\r\n\r\n")
+        self._transport.write(head + b"\r\nConnection: close" + end + body)
+        self._transport.close()

@@ -1,0 +1,162 @@
+"""What NMI tells of its work: metrics under upstream's names, and one audit line for each token request.
+
+Labels come from fixed sets or from the cluster's own namespaces, never from what a client wrote. Called by `app`, the
+token sources and the redirect.
+"""
+
+from time import perf_counter
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from podidentity.core import redact
+from podidentity.core.imds import Forward, HostTokenRequest, Parsed, TokenRequest
+from podidentity.core.sources import ManagedIdentity, Source
+from podidentity.nmi.token import Answer
+from podidentity.serving.logs import Lines
+from podidentity.serving.metrics import PREFIX, REQUEST_BUCKETS_SECONDS, SHORT_BUCKETS_SECONDS
+
+now = perf_counter
+"""Seconds of a clock that measures durations."""
+
+TOKEN_PATH = "/metadata/identity/oauth2/token"  # noqa: S105  # a path
+HOST_PATH = "/host/token"
+_OTHER = "other"
+_HOSTS = 64
+_NOTES = 4096
+
+
+class Metrics:
+    """Everything NMI counts, in `registry`."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.operations = Histogram(
+            f"{PREFIX}nmi_operations_duration_seconds",
+            "Time from a request to its answer.",
+            ("operation_type", "status_code", "namespace", "resource"),
+            buckets=REQUEST_BUCKETS_SECONDS,
+            registry=registry,
+        )
+        self.source_seconds = Histogram(
+            f"{PREFIX}imds_operations_duration_seconds",
+            "Time of a call to IMDS or Entra ID.",
+            ("operation_type",),
+            buckets=SHORT_BUCKETS_SECONDS,
+            registry=registry,
+        )
+        self.source_errors = Counter(
+            f"{PREFIX}imds_operations_errors_count",
+            "Calls to IMDS or Entra ID that gave no token.",
+            ("operation_type",),
+            registry=registry,
+        )
+        self.api_errors = Counter(
+            f"{PREFIX}kubernetes_api_operations_errors_count",
+            "Calls to the Kubernetes API that failed.",
+            ("operation_type",),
+            registry=registry,
+        )
+        self.repairs = Counter(
+            f"{PREFIX}nmi_redirect_repairs_count", "How often the redirect was found changed.", registry=registry
+        )
+        self.direct = Counter(
+            f"{PREFIX}nmi_direct_connections_count",
+            "Connections refused because they were dialled directly.",
+            registry=registry,
+        )
+        self.bugs = Counter(
+            f"{PREFIX}nmi_internal_errors_count", "Requests answered 500 because of a bug.", registry=registry
+        )
+        self.connections = Gauge(f"{PREFIX}nmi_connections", "Open connections of pods.", registry=registry)
+        self.waiting = Gauge(f"{PREFIX}nmi_waiting_requests", "Requests waiting for an identity.", registry=registry)
+
+
+class _Note(NamedTuple):
+    """What is the same for every answer of one kind: where it is counted, and its line but for the time it took."""
+
+    counted: Histogram
+    line: bytes | None
+
+
+class Observer:
+    """Counts and writes down each answer. What it says of equal answers is made once and remembered."""
+
+    def __init__(self, metrics: Metrics, lines: Lines) -> None:
+        self.metrics = metrics
+        self._lines = lines
+        self._notes: dict[tuple[object, ...], _Note] = {}
+        self._hosts: dict[str, str] = {}
+
+    def answered(self, parsed: Parsed, address: str, answer: Answer, seconds: float) -> None:
+        """Note one answer, `seconds` after its request."""
+        status, _, why, pod, _, _, source, cached = answer
+        resource = parsed.resource if isinstance(parsed, TokenRequest) else parsed
+        key = (status, pod.uid if pod else address, source, resource, cached, why)
+        note = self._notes.get(key)
+        if note is None:
+            note = self._note(parsed, address, answer)
+            if len(self._notes) >= _NOTES:
+                self._notes.clear()
+            self._notes[key] = note
+        note.counted.observe(seconds)
+        if note.line is not None:
+            self._lines.write(note.line, seconds * 1000)
+
+    def _note(self, parsed: Parsed, address: str, answer: Answer) -> _Note:
+        asked = parsed.asked if isinstance(parsed, HostTokenRequest) else parsed
+        namespace = answer.pod.key.namespace if answer.pod else ""
+        if not isinstance(asked, TokenRequest):
+            return _Note(self.metrics.operations.labels(_operation(parsed), str(answer.status), namespace, ""), None)
+        host = self._host(asked.resource, answer.status)
+        counted = self.metrics.operations.labels(_operation(parsed), str(answer.status), namespace, host)
+        return _Note(counted, self._lines.prepare(_audit(host, address, answer)))
+
+    def _host(self, resource: str, status: int) -> str:
+        """Shorten a resource to its host. Only those for which there was a token get a name of their own."""
+        host = self._hosts.get(resource)
+        if host is not None:
+            return host
+        if status != 200 or len(self._hosts) >= _HOSTS:  # noqa: PLR2004  # OK
+            return _OTHER
+        host = self._hosts[resource] = (urlsplit(resource).hostname or _OTHER) if "//" in resource else _OTHER
+        return host
+
+
+def source_kind(source: Source) -> str:
+    """Name a source as upstream's metrics do."""
+    if not isinstance(source, ManagedIdentity):
+        return "adal_token"
+    return "adal_token_msi_userassignedid" if any(source) else "adal_token_msi"
+
+
+def _operation(parsed: Parsed) -> str:
+    if isinstance(parsed, TokenRequest):
+        return TOKEN_PATH
+    if isinstance(parsed, HostTokenRequest):
+        return HOST_PATH
+    if isinstance(parsed, Forward):
+        return "/metadata/" + parsed.target.split("/", 3)[2].partition("?")[0]
+    return _OTHER
+
+
+def _audit(host: str, address: str, answer: Answer) -> dict[str, str | int]:
+    pod, identity = answer.pod, answer.identity
+    line: dict[str, str | int] = {
+        "msg": "token",
+        "status": answer.status,
+        "pod": pod.key.name if pod else "",
+        "namespace": pod.key.namespace if pod else "",
+        "uid": pod.uid if pod else "",
+        "address": address,
+        "resource": host,
+        "cached": "true" if answer.cached else "false",
+    }
+    if identity is not None:
+        line["identity"] = f"{identity.key.namespace}/{identity.key.name}"
+        line["client_id"] = redact.client_id(identity.client_id)
+    if answer.source is not None:
+        line["source"] = source_kind(answer.source)
+    if answer.why:
+        line["why"] = answer.why
+    return line

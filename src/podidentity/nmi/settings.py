@@ -1,0 +1,54 @@
+"""What NMI can be told, once, at its start. Made from flags and environment by `cli.nmi`; read by `daemon`."""
+
+from dataclasses import dataclass
+
+STANDARD = "standard"
+MANAGED = "managed"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Checked settings; names follow upstream's flags where there is one."""
+
+    node: str
+    """The Kubernetes node this daemon runs on; only its pods are answered."""
+
+    listen_address: str = ""
+    """IPv4 address that pods are sent to; empty: the address from which the node reaches IMDS."""
+
+    port: int = 2579
+    metadata_address: str = "169.254.169.254"
+    metadata_port: int = 80
+    probe_port: int = 8080
+    prometheus_port: int = 9090
+
+    redirect: bool = True
+    """Whether this daemon intercepts. Without, something else must, and direct connections are answered."""
+
+    redirect_check_seconds: float = 60.0
+    anti_spoof: bool = True
+
+    managed_mode: bool = False
+    """Identities come from bindings directly, without MIC; needs `force_namespaced`."""
+
+    force_namespaced: bool = False
+    mic_namespace: str = "default"
+    block_instance_metadata: bool = False
+    metadata_header_required: bool = True
+
+    wait_created_seconds: float = 80.0
+    """How long a request waits for an assigned identity to appear (upstream: 16 attempts of 5 s)."""
+
+    wait_assigned_seconds: float = 20.0
+    """How much longer, once it has appeared, until it is on the node (upstream: 4 attempts of 5 s)."""
+
+    retry_after_header: bool = False
+    """Answer 503 with Retry-After in place of 404 when the wait was in vain."""
+
+    token_cache: bool = True
+    host_token: bool = True
+    secret_namespaces: frozenset[str] = frozenset()
+    user_agent: str = "podidentity-nmi"
+    log_format: str = "text"
+    kubeconfig: str = ""
+    """Path of a kubeconfig; empty: the service account of the pod this runs in."""

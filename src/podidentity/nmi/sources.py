@@ -1,0 +1,174 @@
+"""Tokens from IMDS, and the wrappers that keep us within its limits. Constructed and stacked by `daemon`.
+
+IMDS answers at most 20 token requests a second and 5 at once for a machine (learn.microsoft.com/entra/identity/
+managed-identities-azure-resources/how-to-use-vm-token, managed-identities-faq); it asks clients to try again on 404,
+410, 429 and 5xx, a 410 lasting up to 70 s.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Mapping
+from typing import Any
+
+import httpx2
+
+from podidentity.core.imds import Token
+from podidentity.core.sources import ManagedIdentity, Source
+from podidentity.errors import AzureError
+from podidentity.nmi.observe import Metrics, now, source_kind
+from podidentity.nmi.ports import Clock, Grant, Tokens
+
+API_VERSION = "2018-02-01"
+_TOKEN_PATH = "/metadata/identity/oauth2/token"  # noqa: S105  # a path
+_ANSWER_SECONDS = 15.0
+_ANSWER_LIMIT_BYTES = 256 * 1024
+_TOLD_CHARACTERS = 400
+
+_GONE, _THROTTLED, _SERVER_ERROR = 410, 429, 500
+_GONE_SECONDS = 70.0  # IMDS is being updated: that long, says its documentation
+_PAUSES_SECONDS = (0.2, 0.6, 1.8)  # for no answer and 5xx
+_THROTTLED_TIMES = 5
+_LONGEST_PAUSE_SECONDS = 30.0
+
+
+class Imds:
+    """Tokens of managed identities, one GET each. `base` is `http://address:port`."""
+
+    def __init__(self, http: httpx2.AsyncClient, base: str, clock: Clock) -> None:
+        self._http = http
+        self._url = base + _TOKEN_PATH
+        self._clock = clock
+
+    async def acquire(self, source: Source, resource: str) -> Token:
+        """Ask IMDS. Raises `AzureError` with IMDS's own words."""
+        if not isinstance(source, ManagedIdentity):
+            raise AzureError(f"IMDS has no tokens for service principal {source.client_id}", status=0)
+        chosen = {"msi_res_id": source.resource_id, "client_id": source.client_id, "object_id": source.object_id}
+        query = {"api-version": API_VERSION, "resource": resource} | {k: v for k, v in chosen.items() if v}
+        try:
+            async with asyncio.timeout(_ANSWER_SECONDS):
+                answer = await self._http.get(self._url, params=query, headers={"Metadata": "true"})
+        except (httpx2.HTTPError, TimeoutError) as error:
+            told = "no answer in time" if isinstance(error, TimeoutError | httpx2.TimeoutException) else str(error)
+            raise AzureError(f"IMDS does not answer ({told}); is it reachable from this node?") from None
+        if answer.status_code != httpx2.codes.OK:
+            raise _refused(answer)
+        return _token(_body(answer), resource, self._clock.wall())
+
+
+class Limited:
+    """At most `per_second` calls a second and `at_once` at a time; the rest wait their turn in order."""
+
+    def __init__(self, source: Tokens, clock: Clock, *, per_second: float, at_once: int) -> None:
+        self._source = source
+        self._clock = clock
+        self._every = 1.0 / per_second
+        self._slots = asyncio.Semaphore(at_once)
+        self._next = -float("inf")
+
+    async def acquire(self, source: Source, resource: str) -> Grant:
+        """Ask when it is our turn."""
+        async with self._slots:
+            moment = max(self._next, self._clock.steady())
+            self._next = moment + self._every
+            await self._clock.sleep(moment - self._clock.steady())
+            return await self._source.acquire(source, resource)
+
+
+class Retrying:
+    """Tries again what may succeed in a moment: no answer, 410, 429, 5xx. Obeys Retry-After."""
+
+    def __init__(self, source: Tokens, clock: Clock) -> None:
+        self._source = source
+        self._clock = clock
+
+    async def acquire(self, source: Source, resource: str) -> Grant:
+        """Ask until there is an answer or no hope."""
+        started = self._clock.steady()
+        attempt = 0
+        while True:
+            try:
+                return await self._source.acquire(source, resource)
+            except AzureError as error:
+                pause = _pause(error, attempt, self._clock.steady() - started)
+                if pause is None:
+                    raise
+            attempt += 1
+            await self._clock.sleep(pause)
+
+
+class Measured:
+    """Counts calls and how long they take."""
+
+    def __init__(self, source: Tokens, metrics: Metrics) -> None:
+        self._source = source
+        self._metrics = metrics
+
+    async def acquire(self, source: Source, resource: str) -> Grant:
+        """Ask, and note how it went."""
+        kind = source_kind(source)
+        started = now()
+        try:
+            return await self._source.acquire(source, resource)
+        except AzureError:
+            self._metrics.source_errors.labels(kind).inc()
+            raise
+        finally:
+            self._metrics.source_seconds.labels(kind).observe(now() - started)
+
+
+def open_imds_client(user_agent: str) -> httpx2.AsyncClient:
+    """Open the HTTP client for IMDS: no proxy, no redirects, few connections."""
+    limits = httpx2.Limits(max_connections=16, max_keepalive_connections=4, keepalive_expiry=30)
+    return httpx2.AsyncClient(
+        headers={"User-Agent": user_agent}, limits=limits, trust_env=False, timeout=_ANSWER_SECONDS
+    )
+
+
+def _pause(error: AzureError, attempt: int, since_seconds: float) -> float | None:
+    """Say how long to wait before trying again; None when it is no use."""
+    if error.status == _GONE and since_seconds < _GONE_SECONDS:
+        return min(error.retry_after_seconds or 1.0 + attempt, 10.0)
+    if error.status == _THROTTLED and attempt < _THROTTLED_TIMES:
+        return min(error.retry_after_seconds or 1.0 * 2**attempt, _LONGEST_PAUSE_SECONDS)
+    passing = error.status == 0 or error.status >= _SERVER_ERROR
+    if passing and attempt < len(_PAUSES_SECONDS):
+        return min(error.retry_after_seconds or _PAUSES_SECONDS[attempt], _LONGEST_PAUSE_SECONDS)
+    return None
+
+
+def _refused(answer: httpx2.Response) -> AzureError:
+    body = _body(answer)
+    told = body.get("error_description") or body.get("error") or answer.text or answer.reason_phrase
+    pause = None
+    with contextlib.suppress(ValueError):
+        pause = float(answer.headers.get("Retry-After", ""))
+    return AzureError(
+        str(told)[:_TOLD_CHARACTERS],
+        status=answer.status_code,
+        code=str(body.get("error", "")),
+        retry_after_seconds=pause,
+    )
+
+
+def _body(answer: httpx2.Response) -> Mapping[str, Any]:
+    try:
+        body = answer.json() if len(answer.content) <= _ANSWER_LIMIT_BYTES else None
+    except ValueError:
+        body = None
+    return body if isinstance(body, dict) else {}
+
+
+def _token(body: Mapping[str, Any], resource: str, wall: float) -> Token:
+    """Read IMDS's answer: numbers come as texts. `expires_in` serves when `expires_on` is none."""
+    try:
+        access_token = str(body["access_token"])
+        expires_on = int(body.get("expires_on") or wall + int(body["expires_in"]))
+        not_before = int(body.get("not_before") or wall)
+    except (KeyError, ValueError, TypeError):
+        raise AzureError(
+            "IMDS answered 200 with something that is no token; is something else answering there?"
+        ) from None
+    if not access_token:
+        raise AzureError("IMDS answered with an empty token")
+    return Token(access_token, expires_on, not_before, str(body.get("resource") or resource))

@@ -1,0 +1,143 @@
+"""Log lines as text or JSON, on standard error, with client IDs shortened.
+
+Messages go through the standard library's logging; what belongs to a line beside its sentence is given as
+`extra=fields(pod=..., status=...)`. Frequent lines (one per token) go through `Lines`, which costs less than a
+microsecond. Set up once by each daemon's command.
+"""
+
+import asyncio
+import logging
+import os
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any, TextIO
+
+import msgspec
+
+from podidentity.core import redact
+
+_REDACTED = frozenset({"client_id"})
+_DETAILS_FROM = 5  # klog's convention: -v=5 and more is for finding faults
+_PENDING_LIMIT = 4096
+_encode = msgspec.json.Encoder().encode
+
+
+def fields(**values: object) -> dict[str, Any]:
+    """Make the `extra` argument of a logging call: what the line carries beside its sentence."""
+    return {"fields": values}
+
+
+def set_up(log_format: str, verbosity: int) -> None:
+    """Send all log lines to standard error, as `log_format` ("text" or "json") says. Called once, by the command."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines() if log_format == "json" else TextLines())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.INFO)
+    logging.getLogger("podidentity").setLevel(logging.DEBUG if verbosity >= _DETAILS_FROM else logging.INFO)
+    for chatty in ("httpx2", "httpcore2", "asyncio", "lightkube", "msal"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
+class TextLines(logging.Formatter):
+    """`2026-11-24T01:54:32.123Z INFO nmi.redirect: sentence key=value`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Write one line; a traceback, which only a bug has, follows on more."""
+        told = "".join(f" {name}={_plain(value)}" for name, value in _fields(record).items())
+        name = record.name.removeprefix("podidentity.")
+        line = f"{_moment(record.created)} {record.levelname} {name}: {record.getMessage()}{told}"
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object a line: `ts`, `level`, `logger`, `msg` and the fields."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Write one line; a traceback, which only a bug has, is in `traceback`."""
+        told: dict[str, object] = {
+            "ts": _moment(record.created),
+            "level": record.levelname.lower(),
+            "logger": record.name.removeprefix("podidentity."),
+            "msg": record.getMessage(),
+            **{name: _simple(value) for name, value in _fields(record).items()},
+        }
+        if record.exc_info:
+            told["traceback"] = self.formatException(record.exc_info)
+        return _encode(told).decode()
+
+
+class Lines:
+    """Writes frequent lines of one kind, collected while the event loop turns once, then written in one go.
+
+    Each is a part that the caller may keep, made by `prepare` from strings and numbers already fit for a log, and the
+    milliseconds it is about. Lines that cannot be written are dropped and counted rather than held for ever.
+    """
+
+    def __init__(self, log_format: str, kind: str, stream: TextIO | None = None) -> None:
+        self._json = log_format == "json"
+        self._kind = kind
+        self._stream = stream or sys.stderr
+        self._start, self._end = (b'{"ts":"', b"}\n") if self._json else (b"", b"\n")
+        self._waiting: list[bytes] = []
+        self.dropped = 0
+
+    def prepare(self, line: Mapping[str, str | int]) -> bytes:
+        """Make the part of a line that stays the same whenever it is written, for `write`."""
+        if self._json:
+            head = _encode({"level": "info", "logger": self._kind, **line})
+            return b'Z",' + head[1:-1] + b',"ms":'
+        told = " ".join([f"{name}={_plain(value)}" for name, value in line.items()])
+        return f"Z INFO {self._kind}: {told} ms=".encode()
+
+    def write(self, prepared: bytes, milliseconds: float) -> None:
+        """Take one line; it is written before the event loop waits again."""
+        if len(self._waiting) >= _PENDING_LIMIT:
+            self.dropped += 1
+            return
+        if not self._waiting:
+            asyncio.get_running_loop().call_soon(self.flush)
+        self._waiting.append(b"%b%b%b%.3f%b" % (self._start, _moment_bytes(), prepared, milliseconds, self._end))
+
+    def flush(self) -> None:
+        """Write what is waiting."""
+        waiting, self._waiting = self._waiting, []
+        try:
+            os.write(self._stream.fileno(), b"".join(waiting))
+        except OSError:
+            self.dropped += len(waiting)
+
+
+class _Second:
+    """The text of the second we are in: formatting it for each line would cost more than the line."""
+
+    number = -1
+    text = b""
+
+
+def _moment(seconds: float) -> str:
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{int(seconds % 1 * 1000):03d}Z"
+
+
+def _moment_bytes() -> bytes:
+    seconds = time.time()
+    whole = int(seconds)
+    if whole != _Second.number:
+        _Second.number = whole
+        _Second.text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole)).encode()
+    return b"%b.%03d" % (_Second.text, int((seconds - whole) * 1000))
+
+
+def _fields(record: logging.LogRecord) -> dict[str, object]:
+    given: Mapping[str, object] = getattr(record, "fields", {})
+    return {name: redact.client_id(str(value)) if name in _REDACTED else value for name, value in given.items()}
+
+
+def _simple(value: object) -> object:
+    return value if isinstance(value, str | int | float | bool) or value is None else str(value)
+
+
+def _plain(value: object) -> str:
+    text = str(value)
+    return text if text and text.isprintable() and not set(text) & set(' "=') else _encode(text).decode()

@@ -1,0 +1,59 @@
+"""Metrics under upstream's exact names, as Prometheus' text format.
+
+Metrics are ordinary objects of prometheus-client, in a registry of the daemon's own. Only the writing differs: that
+library puts `_total` behind every counter's name and a `_created` sample beside it, and dashboards made for
+aad-pod-identity know neither. Each daemon defines its metrics; `probes` serves the page.
+"""
+
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+from prometheus_client.metrics_core import Metric
+from prometheus_client.samples import Sample
+from prometheus_client.utils import floatToGoString
+
+PREFIX = "aadpodidentity_"
+
+CYCLE_BUCKETS_SECONDS = (0.5, 1, 5, 10, 30, 60, 120, 300, 600, 900, 1200)
+"""Upstream's buckets of what takes MIC and the cloud provider long (`pkg/metrics`)."""
+SHORT_BUCKETS_SECONDS = (0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2, 3, 4, 5, 6, 8, 10)
+"""For additions, deletions and IMDS: contains upstream's ends 0.01 and 10."""
+REQUEST_BUCKETS_SECONDS = (0.0005, 0.005, 0.05, 0.5, 1, 5, 10, 30, 60, 100)
+"""For NMI's operations: upstream's 0.5 to 100, and finer steps below, where cached answers are."""
+
+
+def make_registry() -> CollectorRegistry:
+    """Make a registry with what every process tells of itself."""
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    PlatformCollector(registry=registry)
+    GCCollector(registry=registry)
+    return registry
+
+
+def render(registry: CollectorRegistry) -> bytes:
+    """Write every metric of `registry` in the text format, version 0.0.4, under exactly the names it was given."""
+    return "".join(line for metric in registry.collect() for line in _lines(metric)).encode()
+
+
+def _lines(metric: Metric) -> Iterator[str]:
+    kind = {"unknown": "untyped"}.get(metric.type, metric.type)
+    text = metric.documentation.replace("\\", r"\\").replace("\n", r"\n")
+    counter = metric.type == "counter"
+    name = metric.name if metric.name.startswith(PREFIX) or not counter else f"{metric.name}_total"
+    yield f"# HELP {name} {text}\n# TYPE {name} {kind}\n"
+    for sample in metric.samples:
+        if not sample.name.endswith("_created"):
+            value = floatToGoString(sample.value)  # type: ignore[no-untyped-call]
+            yield f"{name if counter else sample.name}{_labels(sample)} {value}\n"
+
+
+def _labels(sample: Sample) -> str:
+    if not sample.labels:
+        return ""
+    told = ",".join(f'{name}="{_escape(value)}"' for name, value in sorted(sample.labels.items()))
+    return "{" + told + "}"
+
+
+def _escape(value: str) -> str:
+    return value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")

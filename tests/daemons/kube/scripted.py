@@ -1,0 +1,308 @@
+"""A small API server on a real socket that does what a test tells it: refuse, hang up, fall silent, send garbage.
+
+It keeps objects as JSON and serves get, list, create, replace, merge patch, delete and watch well enough for a client;
+everything that the real server checks besides is left out.
+"""
+
+import asyncio
+import heapq
+import itertools
+import json
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+Json = dict[str, Any]
+
+
+class JumpingClock:
+    """Time that stands still, unless a test moves it; with `hasty`, each sleep moves it by itself."""
+
+    def __init__(self, *, hasty: bool = True) -> None:
+        self.hasty = hasty
+        self.slept: list[float] = []
+        self._now = 1000.0
+        self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
+        self._order = itertools.count()
+
+    def now(self) -> float:
+        """Return the time."""
+        return self._now
+
+    @property
+    def waiting(self) -> int:
+        """How many sleep at this moment: when it is everybody, nothing more happens until time passes."""
+        return sum(1 for _, _, woken in self._sleepers if not woken.done())
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait for the time to come, or bring it."""
+        self.slept.append(seconds)
+        if self.hasty or seconds <= 0:
+            self._now += max(seconds, 0)
+            await asyncio.sleep(0)
+            return
+        woken = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._sleepers, (self._now + seconds, next(self._order), woken))
+        await woken
+
+    def jump(self, seconds: float) -> None:
+        """Let time pass, and wake who waited for it."""
+        self._now += seconds
+        while self._sleepers and self._sleepers[0][0] <= self._now:
+            _, _, woken = heapq.heappop(self._sleepers)
+            if not woken.done():
+                woken.set_result(None)
+
+
+async def eventually(condition: Callable[[], object], what: str) -> None:
+    """Return as soon as `condition` holds; fail after 10 s of real time."""
+    try:
+        async with asyncio.timeout(10):
+            while not condition():  # noqa: ASYNC110 - the condition is on the far side of a socket
+                await asyncio.sleep(0.001)
+    except TimeoutError:
+        raise AssertionError(f"never happened: {what}") from None
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a client sent."""
+
+    method: str
+    path: str
+    query: Mapping[str, str]
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def is_watch(self) -> bool:
+        """Whether it asks for a watch."""
+        return self.query.get("watch") == "true"
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer of the script's."""
+
+    status: int
+    body: Any
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def refusal(cls, status: int, message: str = "no", **headers: str) -> "Reply":
+        """Make a Status as the API server does."""
+        body = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": message, "code": status}
+        return cls(status, body, {name.replace("_", "-"): value for name, value in headers.items()})
+
+
+class Watch:
+    """One open watch, on the server's side."""
+
+    def __init__(self, request: Request, writer: asyncio.StreamWriter) -> None:
+        self.request = request
+        self._writer = writer
+        self.ended = asyncio.Event()
+
+    def send_bytes(self, sent: bytes) -> None:
+        """Send bytes as one chunk, whatever they are."""
+        self._writer.write(b"%x\r\n%s\r\n" % (len(sent), sent))
+
+    def send(self, kind: str, obj: Any) -> None:
+        """Send one event."""
+        self.send_bytes(json.dumps({"type": kind, "object": obj}).encode() + b"\n")
+
+    def end(self) -> None:
+        """End the stream in order, as the server does when its time is up."""
+        self._writer.write(b"0\r\n\r\n")
+        self.ended.set()
+
+    def cut(self) -> None:
+        """Break the connection in the middle."""
+        self._writer.transport.abort()
+        self.ended.set()
+
+
+class ScriptedServer:
+    """The server: objects by path, open watches, and what was asked."""
+
+    def __init__(self) -> None:
+        self.objects: dict[str, Any] = {}
+        self.version = 100
+        self.requests: list[Request] = []
+        self.watches: list[Watch] = []
+        self.unwatched: deque[Callable[[Watch], None]] = deque()
+        self._script: deque[tuple[Callable[[Request], bool], Reply | None]] = deque()
+        self._connections: set[asyncio.Task[None]] = set()
+        self.port = 0
+        self.reachable = True
+
+    @classmethod
+    @asynccontextmanager
+    async def listening(cls) -> AsyncIterator["ScriptedServer"]:
+        """Serve on a free loopback port."""
+        server = cls()
+        listener = await asyncio.start_server(server._accept, "127.0.0.1", 0)
+        server.port = listener.sockets[0].getsockname()[1]
+        try:
+            yield server
+        finally:
+            listener.close()
+            for task in tuple(server._connections):
+                task.cancel()
+            await asyncio.gather(*server._connections, return_exceptions=True)
+
+    def write_kubeconfig(self, directory: Path) -> Path:
+        """Write a kubeconfig for this server."""
+        path = directory / "kubeconfig"
+        path.write_text(json.dumps(kubeconfig(f"http://127.0.0.1:{self.port}")))
+        return path
+
+    # What tests say.
+
+    def put(self, path: str, obj: Any) -> Any:
+        """Store an object at its path, under a new version; bytes are stored as they are."""
+        if isinstance(obj, dict):
+            self.version += 1
+            obj.setdefault("metadata", {})["resourceVersion"] = str(self.version)
+        self.objects[path] = obj
+        return obj
+
+    def answer_next(self, reply: Reply | None, *, to: Callable[[Request], bool] = lambda _: True) -> None:
+        """Answer the next request that fits with `reply` instead; None: never answer it."""
+        self._script.append((to, reply))
+
+    def on_next_watch(self, act: Callable[[Watch], None]) -> None:
+        """Do something to the next watch as soon as it is open."""
+        self.unwatched.append(act)
+
+    def count(self, method: str, *, watch: bool = False) -> int:
+        """Count requests."""
+        return sum(1 for request in self.requests if request.method == method and request.is_watch == watch)
+
+    # How it serves.
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._connections.add(task)
+        try:
+            while self.reachable and (request := await _read(reader)):
+                self.requests.append(request)
+                if not await self._serve(request, writer):
+                    break
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            self._connections.discard(task)
+            writer.transport.abort()
+
+    async def _serve(self, request: Request, writer: asyncio.StreamWriter) -> bool:
+        scripted = next((entry for entry in self._script if entry[0](request)), None)
+        if scripted is not None:
+            self._script.remove(scripted)
+            if scripted[1] is None:
+                await asyncio.Event().wait()
+            assert scripted[1] is not None
+            _write(writer, scripted[1])
+            return True
+        if request.is_watch:
+            await self._watch(request, writer)
+            return False
+        _write(writer, self._answer(request))
+        return True
+
+    async def _watch(self, request: Request, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n")
+        watch = Watch(request, writer)
+        self.watches.append(watch)
+        if self.unwatched:
+            self.unwatched.popleft()(watch)
+        await watch.ended.wait()
+        await writer.drain()
+
+    def _answer(self, request: Request) -> Reply:
+        found = self.objects.get(request.path)
+        if request.method == "POST":
+            return self._create(request)
+        if request.method == "GET" and found is None:
+            return self._list(request)
+        if found is None:
+            return Reply.refusal(404, f'"{request.path}" not found')
+        if request.method == "GET":
+            return Reply(200, found)
+        return self._change(request, found)
+
+    def _change(self, request: Request, found: Json) -> Reply:
+        body: Json = json.loads(request.body or b"{}")
+        if request.method == "DELETE":
+            wanted = body.get("preconditions", {})
+            if any(found["metadata"].get(name) != value for name, value in wanted.items()):
+                return Reply.refusal(409, "the object is another one")
+            return Reply(200, self.objects.pop(request.path))
+        if request.method == "PATCH":
+            return Reply(200, self.put(request.path, {**found, **body}))
+        if body["metadata"].get("resourceVersion") not in (None, found["metadata"]["resourceVersion"]):
+            return Reply.refusal(409, "the object has been modified")
+        return Reply(200, self.put(request.path, body))
+
+    def _create(self, request: Request) -> Reply:
+        body: Json = json.loads(request.body)
+        path = f"{request.path}/{body['metadata']['name']}"
+        if path in self.objects:
+            return Reply.refusal(409, f'"{path}" already exists')
+        return Reply(201, self.put(path, body))
+
+    def _list(self, request: Request) -> Reply:
+        plural = request.path.rsplit("/", 1)[-1]
+        listed = [obj for path, obj in self.objects.items() if path.rsplit("/", 2)[-2] == plural]
+        if not listed and "/namespaces/" in request.path:
+            return Reply.refusal(404, f'"{request.path}" not found')
+        start, limit = int(request.query.get("continue", 0)), int(request.query.get("limit", len(listed)))
+        following = {"continue": str(start + limit)} if start + limit < len(listed) else {}
+        items = b",".join(_json(obj) for obj in listed[start : start + limit])
+        metadata = _json({"resourceVersion": str(self.version), **following})
+        return Reply(200, b'{"metadata":' + metadata + b',"items":[' + items + b"]}")
+
+
+def kubeconfig(server: str) -> Json:
+    """Make a kubeconfig for a server without authentication."""
+    return {
+        "current-context": "test",
+        "contexts": [{"name": "test", "context": {"cluster": "test"}}],
+        "clusters": [{"name": "test", "cluster": {"server": server}}],
+    }
+
+
+def pod(name: str, ip: str = "", **metadata: Any) -> Json:
+    """Make a pod as the API server stores it."""
+    return {
+        "metadata": {"namespace": "team", "name": name, "uid": f"uid-{name}", **metadata},
+        "spec": {"nodeName": "n1", "containers": []},
+        "status": {"phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}] if ip else []},
+    }
+
+
+def _json(obj: Any) -> bytes:
+    return obj if isinstance(obj, bytes) else json.dumps(obj).encode()
+
+
+async def _read(reader: asyncio.StreamReader) -> Request | None:
+    head = await reader.readuntil(b"\r\n\r\n")
+    first, *rest = head.decode().split("\r\n")
+    method, target, _ = first.split(" ")
+    headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in rest if line)}
+    body = await reader.readexactly(int(headers.get("content-length", 0)))
+    url = urlsplit(target)
+    query = {name: values[0] for name, values in parse_qs(url.query).items()}
+    return Request(method, url.path, query, headers, body)
+
+
+def _write(writer: asyncio.StreamWriter, reply: Reply) -> None:
+    body = _json(reply.body)
+    headers = {"Content-Type": "application/json", "Content-Length": str(len(body)), **reply.headers}
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    writer.write(f"HTTP/1.1 {reply.status} Scripted\r\n{lines}\r\n".encode() + body)

@@ -1,0 +1,139 @@
+"""Finding the cluster: which file wins, what a bad one says, and tokens that are renewed under a running client."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from daemons.kube.scripted import JumpingClock, Reply, ScriptedServer, kubeconfig
+from podidentity.errors import ConfigurationError
+from podidentity.kube.connection import RotatingToken, find_cluster, open_client
+
+pytestmark = pytest.mark.anyio
+
+
+def _write(path: Path, server: str) -> str:
+    path.write_text(json.dumps(kubeconfig(server)))
+    return str(path)
+
+
+def test_the_flag_wins_over_the_environment(tmp_path: Path) -> None:
+    """A path given on the command line is meant."""
+    flag, variable = _write(tmp_path / "flag", "http://flag:1"), _write(tmp_path / "env", "http://env:1")
+    assert find_cluster(flag, {"KUBECONFIG": variable}).server == "http://flag:1"
+    assert find_cluster("", {"KUBECONFIG": variable}).server == "http://env:1"
+
+
+def test_a_pod_uses_its_service_account(tmp_path: Path) -> None:
+    """Without a kubeconfig, a daemon in a pod finds the API server through its environment, IPv6 included."""
+    (tmp_path / "token").write_text("t")
+    (tmp_path / "namespace").write_text("kube-system")
+    environ = {"KUBERNETES_SERVICE_HOST": "fd00::1", "KUBERNETES_SERVICE_PORT": "443"}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environ.items():
+            patch.setenv(name, value)
+        assert find_cluster("", environ, service_account=tmp_path).server == "https://[fd00::1]:443"
+
+
+def test_a_person_has_a_kubeconfig_at_home(tmp_path: Path) -> None:
+    """Commands for people fall back to ~/.kube/config; daemons, which pass no home, never do."""
+    (tmp_path / ".kube").mkdir()
+    _write(tmp_path / ".kube" / "config", "http://home:1")
+    assert find_cluster("", {}, home=tmp_path).server == "http://home:1"
+    with pytest.raises(ConfigurationError, match="set KUBECONFIG"):
+        find_cluster("", {})
+
+
+def _drop(name: str) -> Callable[[Path], None]:
+    def spoil(path: Path) -> None:
+        config = json.loads(path.read_text())
+        del config[name]
+        path.write_text(json.dumps(config))
+
+    return spoil
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda path: path.unlink(), "not found"),
+        (lambda path: path.write_text("a: [b"), "not YAML"),
+        (lambda path: path.write_text(""), "correct the file"),
+        (lambda path: path.write_text("[]"), "correct the file"),
+        (lambda path: path.write_bytes(b"\xff\xfe\x00"), "kubeconfig"),
+        (_drop("clusters"), "'clusters' is missing"),
+        (_drop("contexts"), "'contexts' is missing"),
+        (_drop("current-context"), "No current context"),
+        (lambda path: path.write_text(json.dumps({**kubeconfig("http://x"), "clusters": []})), "'test' is missing"),
+        (lambda path: path.write_text(json.dumps({**kubeconfig("http://x"), "clusters": 5})), "correct the file"),
+    ],
+)
+def test_a_bad_kubeconfig_is_one_sentence_that_names_it(
+    spoil: Callable[[Path], None], said: str, tmp_path: Path
+) -> None:
+    """Whatever is wrong with the file, the user reads which file and what to do, on one line."""
+    path = tmp_path / "kubeconfig"
+    _write(path, "http://x")
+    spoil(path)
+    with pytest.raises(ConfigurationError) as caught:
+        find_cluster(str(path))
+    assert said in str(caught.value)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "cluster",
+    [
+        {"certificate-authority": "/nowhere/ca.pem"},
+        {"certificate-authority-data": "!!!"},
+        {"certificate-authority-data": "bm90IGEgY2VydGlmaWNhdGU="},
+    ],
+)
+def test_a_bad_certificate_is_one_sentence(cluster: dict[str, str], tmp_path: Path) -> None:
+    """A CA that is missing, no base64 or no certificate is found when the client is opened."""
+    config = kubeconfig("https://127.0.0.1:1")
+    config["clusters"][0]["cluster"] |= cluster
+    path = tmp_path / "kubeconfig"
+    path.write_text(json.dumps(config))
+    with pytest.raises(ConfigurationError, match="kubeconfig"):
+        open_client(find_cluster(str(path)))
+
+
+async def test_a_renewed_token_is_used_within_a_minute(tmp_path: Path, server: ScriptedServer) -> None:
+    """The kubelet rotates the service account's token; the client follows without being refused first."""
+    clock, file = JumpingClock(), tmp_path / "token"
+    file.write_text("first\n")
+    async with httpx2.AsyncClient(auth=RotatingToken(file, clock)) as http:
+        await http.get(f"http://127.0.0.1:{server.port}/")
+        file.write_text("second\n")
+        await http.get(f"http://127.0.0.1:{server.port}/")
+        clock.jump(60)
+        await http.get(f"http://127.0.0.1:{server.port}/")
+    assert [request.headers["authorization"] for request in server.requests] == [
+        "Bearer first",
+        "Bearer first",
+        "Bearer second",
+    ]
+
+
+async def test_a_refused_token_is_read_again_at_once(tmp_path: Path, server: ScriptedServer) -> None:
+    """A 401 costs one further request, not a failure, when the file holds a newer token."""
+    clock, file = JumpingClock(), tmp_path / "token"
+    file.write_text("old")
+    async with httpx2.AsyncClient(auth=RotatingToken(file, clock)) as http:
+        await http.get(f"http://127.0.0.1:{server.port}/")
+        file.write_text("new")
+        server.answer_next(Reply.refusal(401))
+        answer = await http.get(f"http://127.0.0.1:{server.port}/")
+        assert answer.status_code != 401
+        # Unchanged, it is not sent twice: that would double the load of every daemon with a dead token.
+        server.answer_next(Reply.refusal(401))
+        assert (await http.get(f"http://127.0.0.1:{server.port}/")).status_code == 401
+        file.unlink()
+        clock.jump(60)
+        await http.get(f"http://127.0.0.1:{server.port}/")
+    assert server.requests[-1].headers["authorization"] == "Bearer new"
+    assert len(server.requests) == 5

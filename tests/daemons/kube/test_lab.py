@@ -1,0 +1,187 @@
+"""The same client against the lab's Kubernetes, over real TLS, with a service account's token."""
+
+import asyncio
+import base64
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+
+from daemons.kube.scripted import eventually
+from podidentity import errors
+from podidentity.core import crd
+from podidentity.core.cluster import Pod
+from podidentity.core.identities import AzureAssignedIdentity, AzureIdentity, AzureIdentityBinding, ObjectKey
+from podidentity.kube.api import Api, Selection
+from podidentity.kube.connection import find_cluster, open_client
+from podidentity.kube.election import Candidate, Election
+from podidentity.kube.events import Recorder, Subject
+from podidentity.kube.reflector import Reflector
+from podidentity.kube.resources import ASSIGNED_IDENTITIES, BINDINGS, CRDS, ENDPOINTS, LEASES, NODES, PODS
+from podidentity.kube.store import Store, addresses, pod_of
+from podidentity.lab.kubernetes import Kubernetes
+
+pytestmark = pytest.mark.anyio
+
+WEB = ObjectKey("default", "web")
+IDENTITY = AzureIdentity(ObjectKey("default", "id"), client_id="c")
+BINDING = AzureIdentityBinding(ObjectKey("default", "b"), "id", "sel")
+ASSIGNED = AzureAssignedIdentity(ObjectKey("default", "web-default-id"), IDENTITY, BINDING, WEB, "n1")
+
+
+class _NoLogs:
+    async def read(self, *_: object, **__: object) -> AsyncIterator[bytes]:
+        """Return nothing: no containers here."""
+        yield b""
+
+
+@pytest.fixture
+async def lab() -> AsyncIterator[tuple[Kubernetes, int]]:
+    """Return the lab's Kubernetes and the port on which it is served."""
+    kubernetes = Kubernetes(_NoLogs())
+    config = uvicorn.Config(
+        kubernetes.app, port=0, log_level="error", lifespan="off", ws="none", timeout_graceful_shutdown=1
+    )
+    config.load()
+    config.ssl = kubernetes.tls_context()
+    server = uvicorn.Server(config)
+    task = asyncio.create_task(server.serve())
+    await eventually(lambda: server.started, "listening")
+    yield kubernetes, server.servers[0].sockets[0].getsockname()[1]
+    server.should_exit = True
+    await task
+
+
+@pytest.fixture
+async def api(lab: tuple[Kubernetes, int], tmp_path: Path) -> AsyncIterator[Api]:
+    """Return an Api with the lab admin's token."""
+    kubernetes, port = lab
+    path = tmp_path / "kubeconfig"
+    path.write_text(json.dumps(_kubeconfig(kubernetes.ca_pem, port, kubernetes.admin_token)))
+    path.chmod(0o600)
+    async with open_client(find_cluster(str(path))) as http:
+        made = Api(http)
+        await made.create(CRDS, _definition("azureassignedidentities", "AzureAssignedIdentity"))
+        yield made
+
+
+def _kubeconfig(ca_pem: bytes, port: int, token: str) -> dict[str, Any]:
+    cluster = {
+        "server": f"https://127.0.0.1:{port}",
+        "certificate-authority-data": base64.b64encode(ca_pem).decode(),
+    }
+    return {
+        "current-context": "lab",
+        "contexts": [{"name": "lab", "context": {"cluster": "lab", "user": "admin"}}],
+        "clusters": [{"name": "lab", "cluster": cluster}],
+        "users": [{"name": "admin", "user": {"token": token}}],
+    }
+
+
+def _definition(plural: str, kind: str) -> dict[str, Any]:
+    schema = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+    names = {"plural": plural, "kind": kind, "singular": kind.lower(), "listKind": f"{kind}List"}
+    version = {"name": crd.VERSION, "served": True, "storage": True, "schema": {"openAPIV3Schema": schema}}
+    return {
+        "metadata": {"name": f"{plural}.{crd.GROUP}"},
+        "spec": {"group": crd.GROUP, "scope": "Namespaced", "names": names, "versions": [version]},
+    }
+
+
+def _pod(name: str = "web") -> dict[str, Any]:
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"namespace": "default", "name": name, "labels": {"aadpodidbinding": "sel"}},
+        "spec": {"nodeName": "n1", "containers": [{"name": "c", "image": "i"}]},
+        "status": {"phase": "Running", "podIP": "10.244.1.2", "podIPs": [{"ip": "10.244.1.2"}]},
+    }
+
+
+async def test_reflectors_follow_the_lab(api: Api, lab: tuple[Kubernetes, int]) -> None:
+    """What NMI needs: pods of its node by address, assigned identities by pod, followed through changes."""
+    storage = lab[0].storage
+    pods, assigned = Store[Pod](), Store[AzureAssignedIdentity]()
+    by_address, by_pod = pods.index(addresses), assigned.index(pod_of)
+    reflectors = (
+        Reflector(api, PODS, pods, where=Selection(fields="spec.nodeName=n1")),
+        Reflector(api, ASSIGNED_IDENTITIES, assigned),
+    )
+    tasks = [asyncio.create_task(reflector.run()) for reflector in reflectors]
+    await asyncio.gather(pods.wait_until_synced(), assigned.wait_until_synced())
+    storage.create("pods", _pod())
+    await eventually(lambda: by_address.of("10.244.1.2"), "the pod")
+    assert by_address.of("10.244.1.2")[0].selector == "sel"
+
+    made = await api.create(ASSIGNED_IDENTITIES, crd.render_assigned(ASSIGNED))
+    await eventually(lambda: by_pod.of(WEB), "the assigned identity")
+    await api.patch(ASSIGNED_IDENTITIES, made.key, [{"op": "replace", "path": "/status/status", "value": "Assigned"}])
+    await eventually(lambda: by_pod.of(WEB)[0].state == "Assigned", "the new state")
+    await api.patch(ASSIGNED_IDENTITIES, made.key, {"metadata": {"finalizers": None}})
+    await api.delete(ASSIGNED_IDENTITIES, made.key)
+    await eventually(lambda: not by_pod.of(WEB), "the deletion")
+    assert [reflector.lists for reflector in reflectors] == [1, 1]
+    for task in tasks:
+        task.cancel()
+
+
+async def test_a_direct_look_by_address(api: Api, lab: tuple[Kubernetes, int]) -> None:
+    """NMI's one look on a miss finds the pod that the watch has not told yet."""
+    lab[0].storage.create("pods", _pod())
+    listed = await api.list(PODS, Selection(fields="status.podIP=10.244.1.2"))
+    assert [found.key for found in listed.values] == [WEB]
+    assert (await api.list(PODS, Selection(fields="status.podIP=10.244.1.9"))).values == ()
+
+
+async def test_errors_of_the_lab_are_typed(api: Api, lab: tuple[Kubernetes, int], tmp_path: Path) -> None:
+    """404, 409 and 401 of another server than our script's mean the same."""
+    with pytest.raises(errors.NotFoundError, match='"nobody" not found'):
+        await api.get(PODS, ObjectKey("default", "nobody"))
+    with pytest.raises(errors.NotFoundError, match="CustomResourceDefinition"):
+        await api.list(BINDINGS)
+    await api.create(NODES, {"metadata": {"name": "n1"}})
+    with pytest.raises(errors.ConflictError):
+        await api.create(NODES, {"metadata": {"name": "n1"}})
+    path = tmp_path / "stranger"
+    path.write_text(json.dumps(_kubeconfig(lab[0].ca_pem, lab[1], "stranger")))
+    async with open_client(find_cluster(str(path))) as http:
+        with pytest.raises(errors.ForbiddenError):
+            await Api(http).list(PODS)
+
+
+async def test_a_server_with_another_ca_is_not_trusted(lab: tuple[Kubernetes, int], tmp_path: Path) -> None:
+    """Tokens go to nobody but the cluster."""
+    path = tmp_path / "kubeconfig"
+    path.write_text(json.dumps(_kubeconfig(Kubernetes(_NoLogs()).ca_pem, lab[1], "t")))
+    async with open_client(find_cluster(str(path))) as http:
+        with pytest.raises(errors.UnreachableError, match="certificate"):
+            await Api(http).list(PODS)
+
+
+async def test_election_and_events_on_the_lab(api: Api, lab: tuple[Kubernetes, int]) -> None:
+    """Both locks and an event are accepted by a server that checks what it stores."""
+    election = Election(api, Candidate("mic-0"))
+    led = asyncio.Event()
+
+    async def lead() -> None:
+        led.set()
+        await asyncio.Event().wait()
+
+    recorder = Recorder(api)
+    tasks = [asyncio.create_task(election.run(lead)), asyncio.create_task(recorder.run())]
+    await led.wait()
+    key = ObjectKey("default", "aad-pod-identity-mic")
+    assert (await api.get(LEASES, key))["spec"]["holderIdentity"] == "mic-0"
+    assert "annotations" in (await api.get(ENDPOINTS, key))["metadata"]
+    subject = Subject.of(ASSIGNED_IDENTITIES, ASSIGNED.key)
+    recorder.record(subject, "Warning", "status update error", "m")
+    await eventually(lambda: lab[0].storage.list("events"), "the event")
+    (event,) = lab[0].storage.list("events", "default")
+    assert event["involvedObject"]["name"] == "web-default-id"
+    tasks[0].cancel()
+    await asyncio.gather(tasks[0], return_exceptions=True)
+    assert (await api.get(LEASES, key))["spec"]["holderIdentity"] == ""
+    tasks[1].cancel()

@@ -1,0 +1,86 @@
+"""MIC from pod to Assigned and back, through a real HTTP API."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+
+import make
+
+Run = Callable[..., None]
+
+
+def test_a_pod_gets_its_identity_and_gives_it_back(run_in_world: Run) -> None:
+    """Created, put on the scale set, Assigned; with its last pod the identity leaves and the object goes."""
+
+    async def story(world: Any) -> None:
+        pod = make.pod()
+        world.add(make.node(), make.identity(), make.binding(), pod)
+        await world.until(lambda: world.states() == {"web-default-reader": "Assigned"}, "Assigned")
+        assert world.machines.carries[make.target()] == {make.identity_id("reader")}
+        world.remove_pod(pod)
+        await world.until(lambda: not world.states() and not world.machines.carries[make.target()], "removal")
+        await world.until(lambda: ("Normal", "binding removed") in world.events(), "the event")
+        assert ("Normal", "binding applied") in world.events()
+
+    run_in_world(story)
+
+
+def test_what_mic_puts_is_recorded_before_it_is_put(run_in_world: Run) -> None:
+    """A leader that dies in the middle of a PATCH leaves a record to its successor."""
+
+    async def story(world: Any) -> None:
+        world.machines.slow[make.target()] = asyncio.Event()
+        world.add(make.node(), make.identity(), make.binding(), make.pod())
+        await world.until(lambda: world.machines.patches, "the PATCH")
+        stored = world.kubernetes.storage.get("configmaps", "default", "aad-pod-identity-config")
+        record = json.loads(stored["data"]["assigned-by-mic"])
+        assert record == {make.target().path: [make.resource_id("reader")]}
+
+    run_in_world(story)
+
+
+def test_an_identity_that_somebody_else_put_there_stays(run_in_world: Run) -> None:
+    """MIC removes only what it put."""
+
+    async def story(world: Any) -> None:
+        world.machines.carries[make.target()] = {make.identity_id("foreign"), make.identity_id("reader")}
+        pod = make.pod()
+        world.add(make.node(), make.identity(), make.binding(), pod)
+        await world.until(lambda: world.states() == {"web-default-reader": "Assigned"}, "Assigned")
+        world.remove_pod(pod)
+        await world.until(lambda: not world.states(), "removal of the object")
+        assert world.machines.patches == []
+
+    run_in_world(story)
+
+
+def test_a_slow_scale_set_delays_nobody_else(run_in_world: Run) -> None:
+    """The other scale set's pod is Assigned while the first one's PATCH hangs."""
+
+    async def story(world: Any) -> None:
+        world.machines.slow[make.target("slow")] = asyncio.Event()
+        world.add(make.node("n1", "slow"), make.node("n2", "quick"), make.identity(), make.binding())
+        world.add(make.pod("first", node="n1"))
+        await world.until(lambda: world.machines.patches, "the hanging PATCH")
+        world.add(make.pod("second", node="n2"))
+        await world.until(lambda: world.states().get("second-default-reader") == "Assigned", "Assigned")
+        assert world.states()["first-default-reader"] == "Created"
+
+    run_in_world(story)
+
+
+def test_one_bad_identity_does_not_hold_up_the_others(run_in_world: Run) -> None:
+    """Named in the error or not, it alone stays Created, and its binding says why."""
+
+    async def story(world: Any) -> None:
+        world.machines.names_the_culprit = False
+        world.machines.refused = {make.identity_id("bad")}
+        names = ["a", "bad", "c"]
+        world.add(make.node(), *(make.identity(name) for name in names))
+        world.add(*(make.binding(name, azure_identity=name, selector="reader") for name in names), make.pod())
+        wanted = {f"web-default-{name}": "Created" if name == "bad" else "Assigned" for name in names}
+        await world.until(lambda: world.states() == wanted, "the good ones Assigned")
+        await world.until(lambda: ("Warning", "binding apply error") in world.events(), "the event")
+
+    run_in_world(story)

@@ -1,0 +1,124 @@
+"""A stand-in for IMDS on a real socket: gives tokens named after identities, and whatever else a test asks for."""
+
+import asyncio
+import json
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import NamedTuple
+from urllib.parse import parse_qs, urlsplit
+
+NOT_FOUND = {"error": "invalid_request", "error_description": "Identity not found"}
+
+
+class Asked(NamedTuple):
+    """A request that arrived."""
+
+    target: str
+    headers: dict[str, str]
+
+    @property
+    def query(self) -> dict[str, str]:
+        """The parameters, each once."""
+        return {name: values[0] for name, values in parse_qs(urlsplit(self.target).query).items()}
+
+
+class Reply(NamedTuple):
+    """An answer of a test's; `None` as status hangs up without one."""
+
+    status: int | None
+    body: bytes = b"{}"
+    headers: str = ""
+
+
+class StandInImds:
+    """Answers each token request with a token named after its identity. `script` holds answers that come first."""
+
+    def __init__(self, life_seconds: int = 86400) -> None:
+        self.life_seconds = life_seconds
+        self.asked: list[Asked] = []
+        self.script: deque[Reply | Callable[[Asked], Reply]] = deque()
+        self.held: asyncio.Event | None = None
+        self.at_once = 0
+        self.most_at_once = 0
+        self.issued = 0
+        self.port = 0
+        self.clock: Callable[[], float] = time.time
+
+    @asynccontextmanager
+    async def listening(self, address: str = "127.0.0.1", port: int = 0) -> AsyncIterator["StandInImds"]:
+        """Serve until the body ends."""
+        tasks: set[asyncio.Task[None]] = set()
+
+        async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            task = asyncio.current_task()
+            assert task is not None
+            tasks.add(task)
+            try:
+                await self._serve(reader, writer)
+            except (asyncio.IncompleteReadError, ConnectionError):
+                pass
+            finally:
+                tasks.discard(task)
+                writer.close()
+
+        server = await asyncio.start_server(connected, address, port)
+        self.port = server.sockets[0].getsockname()[1]
+        try:
+            yield self
+        finally:
+            server.close()
+            for task in tuple(tasks):
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+            line, *rest = head.split("\r\n")
+            headers = {name.lower(): value.strip() for name, _, value in (item.partition(":") for item in rest if item)}
+            asked = Asked(line.split(" ")[1], headers)
+            self.asked.append(asked)
+            self.at_once += 1
+            self.most_at_once = max(self.most_at_once, self.at_once)
+            try:
+                if self.held is not None:
+                    await self.held.wait()
+                reply = self._reply(asked)
+            finally:
+                self.at_once -= 1
+            if reply.status is None:
+                writer.transport.abort()
+                return
+            writer.write(
+                f"HTTP/1.1 {reply.status} Whatever\r\nContent-Type: application/json\r\n{reply.headers}"
+                f"Content-Length: {len(reply.body)}\r\n\r\n".encode()
+                + reply.body
+            )
+            await writer.drain()
+
+    def _reply(self, asked: Asked) -> Reply:
+        if self.script:
+            scripted = self.script.popleft()
+            return scripted if isinstance(scripted, Reply) else scripted(asked)
+        if not asked.target.startswith("/metadata/identity/oauth2/token?"):
+            return Reply(200, json.dumps({"asked": asked.target}).encode())
+        return self.token(asked)
+
+    def token(self, asked: Asked) -> Reply:
+        """Make the token that the request asks for."""
+        self.issued += 1
+        query = asked.query
+        named = query.get("msi_res_id", query.get("client_id", query.get("object_id", "the-machine")))
+        now = int(self.clock())
+        body = {
+            "access_token": f"token of {named.rpartition('/')[2]} for {query['resource']} no {self.issued}",
+            "refresh_token": "",
+            "expires_in": str(self.life_seconds),
+            "expires_on": str(now + self.life_seconds),
+            "not_before": str(now - 5),
+            "resource": query["resource"],
+            "token_type": "Bearer",
+        }
+        return Reply(200, json.dumps(body).encode())

@@ -1,0 +1,188 @@
+"""A node with the real NMI on it: IMDS behind the uplink, an API server on the node, the daemon as a process."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self
+
+import make
+from daemons.kube.scripted import ScriptedServer, kubeconfig
+from daemons.nmi.imds import StandInImds
+from podidentity.core import crd
+from podidentity.core.cluster import Pod
+from podidentity.core.identities import AssignedState, AzureAssignedIdentity, AzureIdentity, ObjectKey
+from system.redirect.background import Background
+from system.redirect.network import IMDS, PODS, Network
+
+ASSIGNED = f"/apis/{crd.API_VERSION}/namespaces/default/azureassignedidentities"
+RESOURCE = "https://vault.azure.net"
+TARGET = f"/metadata/identity/oauth2/token?api-version=2018-02-01&resource={RESOURCE}"
+HEAD = "GET {target} HTTP/1.1\r\nHost: 169.254.169.254\r\nMetadata: true\r\n\r\n"
+
+
+def until(holds: Callable[[], object], what: str, seconds: float = 15.0) -> None:
+    """Return as soon as `holds`; fail when it does not."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, f"never happened: {what}"
+        time.sleep(0.005)
+
+
+def exchange(connection: socket.socket, target: str = TARGET) -> tuple[int, dict[str, Any]]:
+    """Send one request and read its whole answer: status and body. Raises when the connection ends."""
+    connection.sendall(HEAD.format(target=target).encode())
+    received = b""
+    while True:
+        head, end, body = received.partition(b"\r\n\r\n")
+        if end:
+            length = int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
+            if len(body) >= length:
+                return int(head.split(b" ")[1]), json.loads(body)
+        piece = connection.recv(65536)
+        if not piece:
+            raise ConnectionResetError(f"the connection ended after {received!r}")
+        received += piece
+
+
+class Node:
+    """The daemon and everything around it. `network` has IMDS's namespace free."""
+
+    def __init__(self, network: Network, directory: Path) -> None:
+        self.network = network
+        self._log = directory / "nmi.log"
+        self._kubeconfig = directory / "kubeconfig"
+        self._opened = contextlib.ExitStack()
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        imds = StandInImds()
+        self.imds = self._opened.enter_context(Background(self.network.azure, lambda: imds.listening(IMDS, 80)))
+        self.api = self._opened.enter_context(Background(self.network.node, ScriptedServer.listening))
+        self._kubeconfig.write_text(json.dumps(kubeconfig(f"http://127.0.0.1:{self.api.served.port}")))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process is not None:
+            self.kill()
+        self._opened.close()
+
+    # The cluster.
+
+    def add_pod(self, number: int, name: str, *, selector: str = "reader") -> Pod:
+        """Tell the API server of a running pod at the address of the network's pod `number`."""
+        pod = make.pod(name, selector=selector)
+        obj = {
+            "metadata": {
+                "name": name,
+                "namespace": pod.key.namespace,
+                "uid": pod.uid,
+                "labels": dict(pod.labels),
+            },
+            "spec": {"nodeName": "n1"},
+            "status": {"phase": "Running", "podIP": PODS[number], "podIPs": [{"ip": PODS[number]}]},
+        }
+        self._tell(f"/api/v1/namespaces/default/pods/{name}", "ADDED", obj)
+        return pod
+
+    def assign(
+        self, pod: str, identity: AzureIdentity, state: AssignedState = AssignedState.ASSIGNED
+    ) -> AzureAssignedIdentity:
+        """Do what MIC does."""
+        key = ObjectKey("default", f"{pod}-{identity.key.name}")
+        binding = make.binding(azure_identity=identity.key.name)
+        assigned = AzureAssignedIdentity(key, identity, binding, ObjectKey("default", pod), "n1", state)
+        self._tell(f"{ASSIGNED}/{key.name}", "ADDED", crd.render_assigned(assigned))
+        return assigned
+
+    def remove(self, path: str) -> None:
+        """Delete an object."""
+
+        def act() -> None:
+            server = self.api.served
+            obj = server.objects.pop(path)
+            server.version += 1
+            obj["metadata"]["resourceVersion"] = str(server.version)
+            self._send(path, "DELETED", obj)
+
+        self.api.call(act)
+
+    def _tell(self, path: str, kind: str, obj: Any) -> None:
+        def act() -> None:
+            self._send(path, kind, self.api.served.put(path, obj))
+
+        self.api.call(act)
+
+    def _send(self, path: str, kind: str, obj: Any) -> None:
+        plural = path.split("/")[-2]
+        for watch in self.api.served.watches:
+            if watch.request.path.endswith(plural) and not watch.ended.is_set():
+                watch.send(kind, obj)
+
+    # The daemon.
+
+    def start(self, *flags: str) -> None:
+        """Start NMI and wait until it says that it is ready."""
+        command = [sys.executable, "-m", "podidentity", "nmi", "--node=n1", "--http-probe-port=8085", *flags]
+        environ = {"KUBECONFIG": str(self._kubeconfig), "PATH": os.environ["PATH"]}
+        with self._log.open("ab") as log:
+            self.process = self.network.node.popen(
+                *command, stdin=subprocess.DEVNULL, stderr=log, stdout=log, env=environ
+            )
+        until(self._is_ready, f"NMI is ready; its log:\n{self.log()}")
+
+    def _is_ready(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, self.log()
+        return self.page("/readyz")[0] == 200
+
+    def page(self, path: str, port: int = 8085) -> tuple[int, str]:
+        """Fetch one of the daemon's own pages; status 0 when nobody answers."""
+
+        def fetch() -> tuple[int, str]:
+            try:
+                with socket.create_connection(("127.0.0.1", port), 2) as connection:
+                    connection.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+                    received = b"".join(iter(lambda: connection.recv(65536), b""))
+            except OSError:
+                return 0, ""
+            head, _, body = received.partition(b"\r\n\r\n")
+            return int(head.split(b" ")[1]), body.decode()
+
+        return self.network.node.call(fetch)
+
+    def kill(self) -> None:
+        """End the daemon as the kernel does when memory is short."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait(10)
+        self.process = None
+
+    def terminate(self) -> int:
+        """Ask the daemon to stop, and wait for it: its exit status."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGTERM)
+        status = self.process.wait(15)
+        self.process = None
+        return status
+
+    def log(self) -> str:
+        """What the daemon wrote."""
+        return self._log.read_text() if self._log.exists() else ""
+
+    # Pods.
+
+    def connect(self, number: int, timeout_seconds: float = 5.0) -> socket.socket:
+        """Open a connection from a pod to where it believes IMDS to be."""
+        return self.network.pods[number].call(lambda: socket.create_connection((IMDS, 80), timeout_seconds))
+
+    def ask(self, number: int, target: str = TARGET) -> tuple[int, dict[str, Any]]:
+        """Ask once, on a connection of its own."""
+        with self.connect(number) as connection:
+            return exchange(connection, target)

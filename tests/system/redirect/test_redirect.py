@@ -1,0 +1,295 @@
+"""The redirect and its guards with the kernel's own netfilter: no packet of a pod may ever reach IMDS."""
+
+import asyncio
+import functools
+import socket
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any
+
+import pytest
+
+from podidentity.linux import interception, nftables
+from podidentity.linux.original_destination import original_destination
+from podidentity.nmi.redirect import Redirect, RedirectSettings
+from system.redirect.network import IMDS, NODE, PODS, Namespace, Network
+from system.redirect.traffic import FIN, RST, SYN, Server, ask, fetch, hammering, raw_socket, send_segment
+
+PORT = 2579
+SETTINGS = RedirectSettings(IMDS, 80, NODE, PORT, check_seconds=60.0)
+
+
+@pytest.fixture(params=["bridge", "routed"])
+def network(request: pytest.FixtureRequest) -> Iterator[Network]:
+    """A node, its pods, and IMDS behind the uplink, which answers on 80 and 443."""
+    with Network(request.param) as made:
+        servers = [Server(made.azure, IMDS, 80, "imds"), Server(made.azure, IMDS, 443, "imds")]
+        yield made
+        for server in servers:
+            server.close()
+
+
+@pytest.fixture
+def nmi(network: Network) -> Iterator[Server]:
+    """Something in NMI's place that listens on the node."""
+    server = Server(network.node, NODE, PORT, "nmi")
+    yield server
+    server.close()
+
+
+def within(namespace: Namespace, act: Callable[[Redirect], Coroutine[Any, Any, Any]]) -> Any:
+    """Run what a daemon would do, inside its namespace."""
+    return namespace.call(lambda: asyncio.run(act(Redirect(SETTINGS, lambda _: None))))
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    """Let the event loop turn until `holds`; the test's own time limit ends it."""
+    while not holds():  # noqa: ASYNC110  # the condition is the kernel's, nobody can set an event for it
+        await asyncio.sleep(0.01)
+
+
+async def install(redirect: Redirect) -> None:
+    """Do what the daemon does at its start, with something listening already."""
+    await redirect.put_up_guard()
+    await redirect.send_pods_here()
+
+
+def test_without_interception_the_counter_counts(network: Network) -> None:
+    """The control: were nothing in the way, these tests would see it."""
+    assert fetch(network.pods[0]) == "imds"
+    assert network.leaked() > 0
+
+
+@pytest.mark.usefixtures("nmi")
+def test_pods_reach_nmi_and_the_node_reaches_imds(network: Network) -> None:
+    """Pods are sent to the daemon with the self-test content; the node itself still has its own IMDS."""
+    within(network.node, install)
+    assert [fetch(pod) for pod in network.pods] == ["nmi", "nmi"]
+    assert fetch(network.node) == "imds"
+    assert network.leaked() == 0
+    assert within(network.node, Redirect.differences) == ()
+
+
+def test_peer_and_original_destination_tell_who_asked_and_what(network: Network) -> None:
+    """The daemon sees the pod's own address, and can tell a redirected connection from a direct one."""
+    within(network.node, install)
+    with network.node.listen(NODE, PORT) as listener:
+        for port, address in ((80, IMDS), (PORT, NODE)):
+            with network.pods[0].call(functools.partial(socket.create_connection, (address, port), 5)):
+                accepted, peer = listener.accept()
+                with accepted:
+                    assert peer[0] == PODS[0]
+                    assert (original_destination(accepted) == (IMDS, 80)) == (port == 80)
+
+
+@pytest.mark.usefixtures("nmi")
+def test_guard_alone_refuses_other_ports_and_invalid_packets(network: Network) -> None:
+    """The redirect skips what connection tracking calls invalid, and any port but 80: the guard stops those."""
+    within(network.node, install)
+
+    def odd_packets() -> None:
+        with raw_socket() as sender:
+            for port in range(30000, 30050):
+                send_segment(sender, port, 80, RST)
+                send_segment(sender, port, 80, SYN | FIN)
+                send_segment(sender, port, 443, SYN)
+
+    network.pods[0].call(odd_packets)
+    assert fetch(network.pods[0], 443) != "imds"
+    assert network.leaked() == 0
+
+
+@pytest.mark.usefixtures("nmi")
+def test_established_connections_to_imds_are_cut(network: Network) -> None:
+    """A connection from before the redirect must not go on reaching IMDS; the next one reaches NMI."""
+    connection = network.pods[0].call(lambda: socket.create_connection((IMDS, 80), 2))
+    with connection:
+        assert ask(connection) == "imds"
+        within(network.node, install)
+        before = network.leaked()
+        with pytest.raises(OSError, match=r"timed out|reset|unreachable"):
+            ask(connection)
+        assert network.leaked() == before
+    assert fetch(network.pods[0]) == "nmi"
+
+
+def replaced_100_times(network: Network) -> None:
+    """Replace nat and guard together."""
+    what = interception.Interception(IMDS, 80, NODE, PORT, uplinks=("eth0",))
+
+    async def act(_: Redirect) -> None:
+        for _time in range(100):
+            await nftables.replace(interception.guard(what), interception.redirect(what))
+
+    within(network.node, act)
+
+
+def nat_removed_and_added_30_times(network: Network) -> None:
+    """Do what aad-pod-identity does on SIGTERM."""
+
+    async def act(redirect: Redirect) -> None:
+        for _ in range(30):
+            network.node.run("nft delete table ip podidentity")
+            await redirect.send_pods_here()
+
+    within(network.node, act)
+
+
+def ruleset_flushed_5_times(network: Network) -> None:
+    """Do what another program on the node might."""
+
+    async def act(redirect: Redirect) -> None:
+        for _ in range(5):
+            network.node.run("nft flush ruleset")
+            await asyncio.sleep(0.05)
+            await install(redirect)
+
+    within(network.node, act)
+
+
+def held_and_lifted_5_times(network: Network) -> None:
+    """Do what planned restarts do."""
+
+    async def act(redirect: Redirect) -> None:
+        for _ in range(5):
+            await redirect.hold_new_connections()
+            await redirect.send_pods_here()
+
+    within(network.node, act)
+
+
+@pytest.mark.usefixtures("nmi")
+@pytest.mark.parametrize(
+    "disturb",
+    [replaced_100_times, nat_removed_and_added_30_times, ruleset_flushed_5_times, held_and_lifted_5_times],
+    ids=lambda function: function.__name__,
+)
+def test_nothing_leaks_while(network: Network, disturb: Callable[[Network], None]) -> None:
+    """Clients and a flood of SYNs in both pods, rules changing under them: the stand-in for IMDS sees no packet."""
+    within(network.node, install)
+    with hammering(network.pods) as seen:
+        disturb(network)
+    assert network.leaked() == 0
+    assert seen["imds"] == 0
+    assert seen["nmi"] > 0
+
+
+def test_nothing_leaks_while_the_daemon_is_killed_and_restarted(network: Network) -> None:
+    """Rules outlive the daemon: pods are refused in between, never let through."""
+    server = Server(network.node, NODE, PORT, "nmi")
+    within(network.node, install)
+    with hammering(network.pods) as seen:
+        for _ in range(10):
+            server.close()
+            assert fetch(network.pods[0]) not in {"imds", "nmi"}
+            server = Server(network.node, NODE, PORT, "nmi")
+            within(network.node, install)
+            assert fetch(network.pods[0], timeout_seconds=8) == "nmi"
+    server.close()
+    assert network.leaked() == 0
+    assert seen["imds"] == 0
+
+
+def test_a_planned_restart_refuses_nobody(network: Network) -> None:
+    """While held, a new client waits for its retransmission and is answered by the successor."""
+    server = Server(network.node, NODE, PORT, "nmi")
+    within(network.node, install)
+    within(network.node, Redirect.hold_new_connections)
+    server.close()
+    answers: list[str] = []
+    waiting = network.pods[0].call(lambda: _start_asking(answers))
+    successor = Server(network.node, NODE, PORT, "successor")
+    within(network.node, install)
+    waiting.join(10)
+    successor.close()
+    assert answers == ["successor"]
+    assert network.leaked() == 0
+
+
+def _start_asking(answers: list[str]) -> threading.Thread:
+    def once() -> None:
+        with socket.create_connection((IMDS, 80), 8) as connection:
+            answers.append(ask(connection))
+
+    thread = threading.Thread(target=once, daemon=True)
+    thread.start()
+    return thread
+
+
+@pytest.mark.usefixtures("nmi")
+def test_what_others_change_is_seen_and_repaired(network: Network) -> None:
+    """Netlink tells of a flush or a removed rule; the daemon puts it back without waiting for its next check."""
+    repaired: list[tuple[str, ...]] = []
+
+    async def act() -> None:
+        redirect = Redirect(SETTINGS, repaired.append)
+
+        def put_right(before: int) -> bool:
+            return len(repaired) > before and redirect.stands
+
+        await install(redirect)
+        assert redirect.stands
+        async with asyncio.timeout(20):
+            keeping = asyncio.create_task(redirect.run())
+            for damage in ("nft flush ruleset", "ip rule del pref 91", "nft flush chain ip podidentity prerouting"):
+                before = len(repaired)
+                await asyncio.sleep(0.3)  # the watch must be listening before the damage is done
+                network.node.run(damage)
+                await until(functools.partial(put_right, before))
+            keeping.cancel()
+            await asyncio.gather(keeping, return_exceptions=True)
+
+    network.node.call(lambda: asyncio.run(act()))
+    assert len(repaired) >= 3
+    assert fetch(network.pods[0]) == "nmi"
+    assert network.leaked() == 0
+
+
+@pytest.mark.usefixtures("nmi")
+def test_uninstall_leaves_nothing(network: Network) -> None:
+    """Only the explicit uninstall opens the way to IMDS again, and it removes every trace."""
+    before = network.node.run("nft list ruleset; ip rule")
+    within(network.node, install)
+    within(network.node, Redirect.hold_new_connections)
+    within(network.node, Redirect.uninstall)
+    assert network.node.run("nft list ruleset; ip rule") == before
+    assert fetch(network.pods[0]) == "imds"
+    within(network.node, Redirect.uninstall)
+
+
+@pytest.mark.usefixtures("nmi")
+@pytest.mark.parametrize("program", ["iptables-nft", "iptables-legacy"])
+def test_upstreams_chain_is_retired(network: Network, program: str) -> None:
+    """aad-pod-identity's chain goes once ours stands, from both of iptables' back-ends; the rest of nat stays."""
+    network.node.run(
+        f"{program} -t nat -N aad-metadata\n"
+        f"{program} -t nat -A aad-metadata ! -s 127.0.0.1/32 -d {IMDS}/32 -p tcp --dport 80"
+        " -j DNAT --to 127.0.0.1:2579\n"
+        f"{program} -t nat -A aad-metadata -j RETURN\n"
+        f"{program} -t nat -I PREROUTING 1 -j aad-metadata\n"
+        f"{program} -t nat -A PREROUTING -d 10.96.0.1 -p tcp -j DNAT --to {NODE}"
+    )
+    within(network.node, install)
+    left = network.node.run(f"{program}-save -t nat")
+    assert "aad-metadata" not in left
+    assert "10.96.0.1" in left
+    assert fetch(network.pods[0]) == "nmi"
+
+
+@pytest.mark.usefixtures("nmi")
+def test_a_neighbours_address_is_dropped_on_routed_veths(network: Network) -> None:
+    """A pod that takes its neighbour's address gets no answer as that neighbour; on a bridge this cannot be told."""
+    if network.kind == "bridge":
+        pytest.skip("a bridge does not tell its ports apart by address; see docs/concepts/spoofing.md")
+    within(network.node, install)
+    network.pods[0].run(f"ip addr add {PODS[1]}/32 dev eth0")
+
+    def as_neighbour() -> str:
+        try:
+            with socket.create_connection((IMDS, 80), 1, source_address=(PODS[1], 0)) as connection:
+                return ask(connection)
+        except OSError as error:
+            return type(error).__name__
+
+    assert network.pods[0].call(as_neighbour) == "TimeoutError"
+    assert fetch(network.pods[1]) == "nmi"

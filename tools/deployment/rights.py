@@ -1,0 +1,88 @@
+"""Service accounts and roles: for each right, the code that uses it. A right without a user does not stand here.
+
+What must be read in every namespace is a ClusterRole; what is written in one namespace alone is a Role there.
+Upstream's own roles are enough for all that upstream does; see docs/compatibility.md. Called by `files`.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from deployment.settings import GROUP, MIC_ACCOUNT, NMI_ACCOUNT, Installation, Json
+
+RBAC = "rbac.authorization.k8s.io"
+FOLLOW = ("list", "watch")
+
+CHOICES = ("azureidentities", "azureidentitybindings", "azurepodidentityexceptions")
+
+
+def nmi_rights(installation: Installation) -> list[Json]:
+    """NMI's account and role: it follows what choices depend on, and writes nothing."""
+    resources = CHOICES if installation.managed else (*CHOICES, "azureassignedidentities")
+    rules = [_rule("", ["pods"], FOLLOW), _rule(GROUP, resources, FOLLOW)]
+    return [_account(NMI_ACCOUNT, installation), *_cluster_wide("nmi", NMI_ACCOUNT, rules, installation)]
+
+
+def mic_rights(installation: Installation) -> list[Json]:
+    """MIC's account and roles."""
+    everywhere = [
+        _rule("", ["pods", "nodes"], FOLLOW),
+        _rule("", ["events"], ["create", "patch"]),
+        _rule(GROUP, ["azureidentities", "azureidentitybindings"], FOLLOW),
+        _rule(GROUP, ["azureassignedidentities"], [*FOLLOW, "create", "patch", "delete"]),
+    ]
+    at_home = [
+        _rule("", ["configmaps"], ["get", "create", "update"]),  # the record of what MIC assigned
+        _rule("", ["endpoints"], ["get", "create", "update"]),  # upstream's lock, so that both never lead at once
+        _rule("coordination.k8s.io", ["leases"], ["get", "create", "update"]),  # our lock
+    ]
+    return [
+        _account(MIC_ACCOUNT, installation),
+        *_cluster_wide("mic", MIC_ACCOUNT, everywhere, installation),
+        *_namespaced("mic", MIC_ACCOUNT, at_home, installation),
+    ]
+
+
+def _account(name: str, installation: Installation) -> Json:
+    return {
+        "apiVersion": "v1",
+        "kind": "ServiceAccount",
+        "metadata": {"name": name, "namespace": installation.namespace},
+    }
+
+
+def _cluster_wide(part: str, account: str, rules: Iterable[Json], installation: Installation) -> list[Json]:
+    name = f"aad-pod-id-{part}-role"
+    binding = f"aad-pod-id-{part}-binding"
+    labels = {"k8s-app": binding}
+    return [
+        {"apiVersion": f"{RBAC}/v1", "kind": "ClusterRole", "metadata": {"name": name}, "rules": list(rules)},
+        {
+            "apiVersion": f"{RBAC}/v1",
+            "kind": "ClusterRoleBinding",
+            "metadata": {"name": binding, "labels": labels},
+            "subjects": [_subject(account, installation)],
+            "roleRef": {"apiGroup": RBAC, "kind": "ClusterRole", "name": name},
+        },
+    ]
+
+
+def _namespaced(part: str, account: str, rules: Iterable[Json], installation: Installation) -> list[Json]:
+    name, binding = f"aad-pod-id-{part}-role", f"aad-pod-id-{part}-binding"
+    home = {"namespace": installation.namespace}
+    return [
+        {"apiVersion": f"{RBAC}/v1", "kind": "Role", "metadata": {"name": name, **home}, "rules": list(rules)},
+        {
+            "apiVersion": f"{RBAC}/v1",
+            "kind": "RoleBinding",
+            "metadata": {"name": binding, **home},
+            "subjects": [_subject(account, installation)],
+            "roleRef": {"apiGroup": RBAC, "kind": "Role", "name": name},
+        },
+    ]
+
+
+def _subject(account: str, installation: Installation) -> Json:
+    return {"kind": "ServiceAccount", "name": account, "namespace": installation.namespace}
+
+
+def _rule(group: str, resources: Sequence[str], verbs: Sequence[str]) -> Json:
+    return {"apiGroups": [group], "resources": list(resources), "verbs": list(verbs)}
