@@ -1,0 +1,68 @@
+"""Where the token of an identity comes from."""
+
+from dataclasses import replace
+
+import pytest
+
+import make
+from podidentity.core import sources
+from podidentity.core.identities import SecretReference
+from podidentity.core.imds import Refusal, TokenRequest
+from podidentity.core.sources import ManagedIdentity, ServicePrincipal
+
+SECRET = SecretReference("default", "s")
+PRINCIPAL = make.identity(type=1, tenant_id="t", client_password=SECRET)
+
+
+def test_a_user_assigned_identity_is_asked_for_by_its_resource_id() -> None:
+    """An allowed resource ID beside a neighbour's client ID must not yield the neighbour's token."""
+    identity = make.identity(client_id="client-of-neighbour")
+    assert sources.source_of(identity) == ManagedIdentity(resource_id=make.resource_id("reader"))
+
+
+def test_without_a_resource_id_the_client_id_is_asked_for() -> None:
+    """Managed mode allows identities that have only a client ID."""
+    assert sources.source_of(make.identity(resource_id="")) == ManagedIdentity(client_id="client-of-reader")
+
+
+def test_without_any_id_nothing_is_asked() -> None:
+    """IMDS would answer with the machine's own identity."""
+    refused = sources.source_of(make.identity(resource_id="", client_id=""))
+    assert isinstance(refused, Refusal)
+    assert "neither a well-formed resourceID nor a clientID" in refused.why
+
+
+@pytest.mark.parametrize(("number", "certificate"), [(1, False), (2, True)])
+def test_a_service_principal_is_asked_for_with_its_secret(number: int, certificate: bool) -> None:  # noqa: FBT001  # a table's column
+    """Type 1 has a secret, type 2 a certificate."""
+    found = sources.source_of(replace(PRINCIPAL, type=number, ad_endpoint="e", auxiliary_tenant_ids=("t2",)))
+    assert found == ServicePrincipal("t", "client-of-reader", "e", SECRET, certificate, ("t2",))
+
+
+@pytest.mark.parametrize(
+    ("identity", "missing"),
+    [
+        (replace(PRINCIPAL, tenant_id=""), "tenantID"),
+        (replace(PRINCIPAL, client_id=""), "clientID"),
+        (replace(PRINCIPAL, client_password=None), "clientPassword"),
+        (replace(PRINCIPAL, tenant_id="", client_password=None), "tenantID and clientPassword"),
+    ],
+)
+def test_what_a_service_principal_lacks_is_named(identity: sources.AzureIdentity, missing: str) -> None:
+    """The sentence says what to fill in."""
+    refused = sources.source_of(identity)
+    assert isinstance(refused, Refusal)
+    assert f"lacks {missing};" in refused.why
+
+
+def test_an_unknown_type_is_refused() -> None:
+    """Any number can be stored."""
+    refused = sources.source_of(make.identity(type=7))
+    assert isinstance(refused, Refusal)
+    assert "type 7" in refused.why
+
+
+def test_an_excepted_pod_is_answered_with_what_it_asks_for() -> None:
+    """As if podidentity were not there."""
+    asked = TokenRequest("r", resource_id="x")
+    assert sources.own_source(asked) == ManagedIdentity(resource_id="x")
