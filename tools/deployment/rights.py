@@ -27,7 +27,7 @@ def mic_rights(installation: Installation) -> list[Json]:
         _rule("", ["pods", "nodes"], FOLLOW),
         _rule("", ["events"], ["create", "patch"]),
         _rule(GROUP, ["azureidentities", "azureidentitybindings"], FOLLOW),
-        _rule(GROUP, ["azureassignedidentities"], [*FOLLOW, "create", "patch", "delete"]),
+        _rule(GROUP, ["azureassignedidentities"], [*FOLLOW, "create", "update", "patch", "delete"]),
     ]
     at_home = [
         _rule("", ["configmaps"], ["get", "create", "update"]),  # the record of what MIC assigned

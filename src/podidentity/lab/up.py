@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from podidentity.errors import HostError, LabError
 from podidentity.lab.directory import Directory, claimed
@@ -53,8 +53,8 @@ def run(settings: LabSettings, ready: Callable[[Directory], None]) -> None:
     rootless = _needs_user_namespace()
     with _signals_interrupt(), claimed(settings.name) as (directory, lock):
         logs = _logs(settings, directory)
-        with contextlib.ExitStack() as sockets:
-            inner = _start(sockets, _Asked(settings, directory, logs, lock, rootless))
+        with contextlib.ExitStack() as opened:
+            inner = _start(opened, _Asked(settings, directory, logs, lock, rootless))
             try:
                 _wait_until_ready(inner, logs)
                 ready(directory)
@@ -83,14 +83,14 @@ class _Asked:
 class _Inner:
     """The inner process as seen from outside. The lab ends when `lifeline` is closed."""
 
-    def __init__(self, process: subprocess.Popen[bytes], report: int, lifeline: int) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], report: int, lifeline: BinaryIO) -> None:
         self.process = process
         self.report = report
         self.lifeline = lifeline
 
 
-def _start(sockets: contextlib.ExitStack, asked: _Asked) -> _Inner:
-    kubernetes, gateway = (sockets.enter_context(_loopback_listener()) for _ in range(2))
+def _start(opened: contextlib.ExitStack, asked: _Asked) -> _Inner:
+    kubernetes, gateway = (opened.enter_context(_loopback_listener()) for _ in range(2))
     lifeline_read, lifeline_write = os.pipe()
     report_read, report_write = os.pipe()
     inherited = Inherited(
@@ -120,9 +120,8 @@ def _start(sockets: contextlib.ExitStack, asked: _Asked) -> _Inner:
         )
     for descriptor in (lifeline_read, report_write):
         os.close(descriptor)
-    for descriptor in (lifeline_write, report_read):
-        sockets.callback(os.close, descriptor)
-    return _Inner(process, report_read, os.dup(lifeline_write))
+    opened.callback(os.close, report_read)
+    return _Inner(process, report_read, opened.enter_context(os.fdopen(lifeline_write, "wb")))
 
 
 def _wait_until_ready(inner: _Inner, logs: Path) -> None:
@@ -143,7 +142,7 @@ def _wait_until_ready(inner: _Inner, logs: Path) -> None:
 
 def _stop(inner: _Inner) -> None:
     """Ask the lab to end, and end it when it takes too long or the user is in a hurry."""
-    os.close(inner.lifeline)
+    inner.lifeline.close()
     with contextlib.suppress(subprocess.TimeoutExpired, KeyboardInterrupt):
         inner.process.wait(STOP_SECONDS)
 

@@ -22,6 +22,7 @@ from podidentity.errors import HostError
 from podidentity.kube.api import Api
 from podidentity.kube.connection import find_cluster, open_client
 from podidentity.linux import routing
+from podidentity.linux.link import link_of
 from podidentity.linux.original_destination import original_destination
 from podidentity.linux.peer_owner import owner_uid
 from podidentity.nmi.access import Access
@@ -232,7 +233,7 @@ class Daemon:
         if self._redirect is not None and original_destination(connection) != wanted:
             self._metrics.direct.inc()
             return None
-        return Peer(client[0], port=client[1])
+        return Peer(client[0], link_of(connection), port=client[1])
 
     def _repaired(self, wrong: tuple[str, ...]) -> None:
         self._metrics.repairs.inc()

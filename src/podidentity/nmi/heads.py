@@ -97,6 +97,9 @@ class Heads:
             return Understood(Refusal(400, "this is not an HTTP/1.1 request"), keep_open=False)
         if len(headers) != lines - _OTHER_LINES:
             return Understood(Refusal(400, "a header must stand on one line"), keep_open=False)
+        # llhttp forgives spaces before and between; what it cut must be what stands there.
+        if not head.startswith(b"%b %b HTTP/1." % (parser.get_method(), cut.target)):
+            return Understood(Refusal(400, "the request line has spaces where none belong"), keep_open=False)
         return self._judge(headers, cut, parser)
 
     def _judge(self, headers: Headers, cut: "_Cut", parser: httptools.HttpRequestParser) -> Understood:

@@ -9,12 +9,14 @@ import asyncio
 import contextlib
 import logging
 import socket
+import struct
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from typing import NamedTuple, cast
 
 from podidentity.core.imds import Parsed, Refusal
 from podidentity.errors import HostError
+from podidentity.linux.link import record_links
 from podidentity.nmi.app import App, Pending
 from podidentity.nmi.heads import HEAD_LIMIT_BYTES, Heads, Understood
 from podidentity.nmi.ports import Peer
@@ -27,6 +29,7 @@ Spawn = Callable[[Coroutine[None, None, None]], "asyncio.Task[None]"]
 HEAD_SECONDS = 10  # from the first byte of a head to its end: clients send it in one packet
 IDLE_SECONDS = 120  # longer than SDKs keep an idle connection
 BACKLOG = 1024
+_RESET = struct.pack("ii", 1, 0)  # linger for 0 s: closing sends RST and forgets what is unsent
 _BACKLOG_GRACE_SECONDS = 0.1  # what is in the kernel's queue when no more is let in
 
 
@@ -69,6 +72,7 @@ class Listener:
             listening.close()
             told = f"Cannot listen on {address}:{port}: {error.strerror}. Is another NMI running on this node?"
             raise HostError(told) from None
+        record_links(listening)
         listening.setblocking(False)
         loop = asyncio.get_running_loop()
         server = await loop.create_server(lambda: Connection(self, site), sock=listening, backlog=BACKLOG)
@@ -188,7 +192,13 @@ class Connection(asyncio.Protocol):
             self._transport.close()
 
     def abort(self) -> None:
-        """Reset the connection."""
+        """Reset the connection, and drop what was sent but not received.
+
+        The kernel would go on retransmitting it to the address, which may be another pod's by then.
+        """
+        connection = self._transport.get_extra_info("socket")
+        with contextlib.suppress(OSError):
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         self._transport.abort()
 
     def _go_on(self) -> None:

@@ -11,6 +11,7 @@ import pytest
 import make
 from daemons.nmi.harness import Client, Serving, pod, serving
 from podidentity.nmi.heads import HEAD_LIMIT_BYTES
+from podidentity.nmi.http import Limits
 from podidentity.nmi.settings import Settings
 
 GOOD = "/metadata/identity/oauth2/token"
@@ -55,6 +56,8 @@ def spellings() -> list[str]:
         "/metadata/identity",
         "/metadata/identity/",
     ]
+    for at, extra in itertools.product(range(1, len(GOOD) + 1, 2), ("%00", "\\", "\x80", "|", "\t")):
+        found.append(GOOD[:at] + extra + GOOD[at:])
     found += ["/metadata/identity/info", "/metadata/identity/oauth2/authorize", "/metadata/identity/tokens"]
     return found
 
@@ -161,7 +164,6 @@ QUERIES = [
         "resource=a\x7f",
         "resource=a\xe9",
         "resource=a b",
-        'resource=a"b',
         "resource=a&&x=y&=z&resource=b",
     )
 ]
@@ -198,8 +200,10 @@ def test_no_hostile_request_is_answered_or_passed_on() -> None:
     async def test() -> list[tuple[bytes, int]]:
         async with serving() as nmi:
             nmi.cluster.add(pod(), make.identity())
+            # The token is in the cache: whatever passes for a token request is answered 200 at once.
+            assert (await nmi.ask()).status == 200
             answers = [(sent, await status_of(nmi, sent)) for sent in CORPUS]
-            assert nmi.imds.asked == []
+            assert len(nmi.imds.asked) == 1
             return answers
 
     wrong = [(sent, status) for sent, status in asyncio.run(test()) if not 400 <= status < 500]
@@ -325,8 +329,10 @@ def test_slow_and_idle_connections_end() -> None:
         async with serving() as nmi:
             slow, idle = await nmi.connect(), await nmi.connect()
             slow.writer.write(b"GET /metadata")
-            while not (len(nmi.listener.connections) == 2 and any(one._buffer for one in nmi.listener.connections)):
-                await asyncio.sleep(0)
+            await slow.writer.drain()
+            async with asyncio.timeout(5):
+                while sum(bool(one._buffer) for one in nmi.listener.connections) != 1:  # noqa: ASYNC110
+                    await asyncio.sleep(0)
             nmi.listener.second += 11
             check_all(nmi)
             assert (await slow.read()).status == 408
@@ -358,7 +364,6 @@ def test_a_client_that_sends_on_while_it_waits_is_cut_off() -> None:
 
 def test_one_pod_cannot_take_every_connection() -> None:
     """Connections of one address are bounded; what is over is refused, the others go on."""
-    from podidentity.nmi.http import Limits
 
     async def test() -> None:
         async with serving(limits=Limits(per_address=3)) as nmi:

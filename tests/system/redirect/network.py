@@ -142,6 +142,21 @@ class Network:
     def _veth(one: Namespace, name: str, other: Namespace, other_name: str) -> None:
         one.run(f"ip link add {name} type veth peer name {other_name} netns {other.path}")
 
+    def move_address(self, source: int, target: int) -> None:
+        """Give pod `source`'s address to pod `target`, as a network plugin does when the first is gone."""
+        address = PODS[source]
+        length = 24 if self.kind == "bridge" else 32
+        self.pods[source].run("ip link set eth0 down")
+        self.pods[target].run(f"ip addr add {address}/{length} dev eth0; ip route replace default {self._way(address)}")
+        if self.kind == "routed":
+            self.node.run(f"ip route replace {address}/32 dev veth{target}")
+        else:
+            self.node.run(f"ip neigh flush to {address}")
+
+    def _way(self, address: str) -> str:
+        gateway = "10.244.7.1" if self.kind == "bridge" else "169.254.1.1 dev eth0"
+        return f"via {gateway} src {address}"
+
     def leaked(self) -> int:
         """Count the packets of pods that arrived at the stand-in for IMDS."""
         listed = self.azure.run("nft list table ip count")

@@ -93,6 +93,25 @@ def test_connections_are_reset_with_their_pod(node: Node) -> None:
     assert node.ask(0)[0] == 404
 
 
+def test_a_reused_address_gets_nothing_of_the_old_pod(node: Node) -> None:
+    """An address moves to another pod before the API says so: 503 until it does, then that pod's own token."""
+    node.add_pod(0, "old")
+    node.assign("old", make.identity("old"))
+    node.start()
+    kept = node.connect(0)
+    assert exchange(kept)[1]["access_token"].startswith("token of old ")
+    node.network.move_address(0, 1)
+    status, body = node.ask(1)
+    assert (status, "moved" in body["error_description"]) == (503, True)
+    node.remove("/api/v1/namespaces/default/pods/old")
+    node.add_pod(0, "new")
+    node.assign("new", make.identity("new"))
+    until(lambda: node.ask(1)[0] == 200, "the new pod is known")
+    assert node.ask(1)[1]["access_token"].startswith("token of new ")
+    kept.close()
+    assert node.network.leaked() == 0
+
+
 def test_nothing_leaks_while_the_daemon_is_killed_and_restarted(node: Node) -> None:
     """SIGKILL under load, three times: pods are refused meanwhile and served afterwards."""
     node.add_pod(0, "one")

@@ -6,7 +6,7 @@ import pytest
 
 import make
 from podidentity.core import sources
-from podidentity.core.identities import SecretReference
+from podidentity.core.identities import AzureIdentity, SecretReference
 from podidentity.core.imds import Refusal, TokenRequest
 from podidentity.core.sources import ManagedIdentity, ServicePrincipal
 
@@ -48,7 +48,7 @@ def test_a_service_principal_is_asked_for_with_its_secret(number: int, certifica
         (replace(PRINCIPAL, tenant_id="", client_password=None), "tenantID and clientPassword"),
     ],
 )
-def test_what_a_service_principal_lacks_is_named(identity: sources.AzureIdentity, missing: str) -> None:
+def test_what_a_service_principal_lacks_is_named(identity: AzureIdentity, missing: str) -> None:
     """The sentence says what to fill in."""
     refused = sources.source_of(identity)
     assert isinstance(refused, Refusal)

@@ -1,0 +1,220 @@
+"""A lab as its users have it: started by the command, used with kubectl, in a directory of the test's own."""
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import podidentity
+
+Json = dict[str, Any]
+WAIT_SECONDS = 30.0
+POLL_SECONDS = 0.05
+NOBODY = 65534
+
+
+@dataclass
+class User:
+    """Who runs the lab: a Python, and what stands before it to become that user."""
+
+    python: tuple[str, ...] = (sys.executable,)
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def command(self, *words: str) -> list[str]:
+        """The `podidentity lab` command of this user."""
+        return [*self.python, "-m", "podidentity", "lab", *words]
+
+
+def nobody() -> User | str:
+    """A user without rights, or why there is none: it needs a Python and packages that everybody may read."""
+    if os.geteuid() != 0:
+        return User()
+    python = f"/usr/bin/python{sys.version_info.major}.{sys.version_info.minor}"
+    if not Path(python).exists():
+        return f"{python} is missing: root's own Python cannot be run by another user"
+    packages = [
+        str(Path(podidentity.__file__).parents[1]),
+        *(path for path in sys.path if path.endswith("site-packages")),
+    ]
+    become = ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--")
+    variables = {"PYTHONPATH": ":".join(packages), "PYTHONDONTWRITEBYTECODE": "1"}
+    probe = [*become, python, "-c", "import podidentity, dnslib, uvicorn, cryptography.x509, click"]
+    told = subprocess.run(probe, env=variables, capture_output=True, text=True, check=False, timeout=30)
+    if told.returncode:
+        return f"another user cannot import the project: {told.stderr.strip().splitlines()[-1]}"
+    return User((*become, python), variables)
+
+
+@dataclass
+class Lab:
+    """A lab below `home`."""
+
+    home: Path
+    name: str
+    user: User = field(default_factory=User)
+    variables: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def directory(self) -> Path:
+        """Its files."""
+        return self.home / self.name
+
+    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run a `podidentity lab` command to its end."""
+        command = self.user.command(*words)
+        return subprocess.run(
+            command, env=self.environment(), capture_output=True, text=True, check=False, timeout=WAIT_SECONDS * 2
+        )
+
+    @contextlib.contextmanager
+    def started(self, *words: str) -> Iterator[subprocess.Popen[str]]:
+        """A `lab up` that stays; it is killed when the test leaves it."""
+        process = subprocess.Popen(
+            self.user.command("up", "--name", self.name, *words),
+            env=self.environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        with process:
+            try:
+                yield process
+            finally:
+                process.kill()
+
+    def environment(self) -> dict[str, str]:
+        """What a shell of the user has."""
+        return {
+            "PATH": os.environ["PATH"],
+            "PODIDENTITY_LAB_HOME": str(self.home),
+            "HOME": "/",
+            **self.user.environment,
+        }
+
+    def enter(self) -> None:
+        """Read what `lab env` prints, as a shell would."""
+        script = self.run("env", "--name", self.name)
+        assert script.returncode == 0, script.stderr
+        told = subprocess.run(
+            ["/bin/sh", "-c", f"{script.stdout}\nenv -0"],
+            env={"PATH": os.environ["PATH"], "HOME": "/"},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        self.variables = dict(item.split("=", 1) for item in told.stdout.split("\0") if "=" in item)
+
+    def kubectl(self, *words: str, stdin: str | None = None) -> str:
+        """Run kubectl in the lab's environment."""
+        program = shutil.which("kubectl") or str(Path(sys.executable).with_name("kubectl"))
+        done = subprocess.run(
+            [program, *words], env=self.variables, input=stdin, capture_output=True, text=True, check=False, timeout=60
+        )
+        assert done.returncode == 0, f"kubectl {' '.join(words)}: {done.stderr}"
+        return done.stdout
+
+    def curl(self, url: str) -> tuple[int, str]:
+        """GET with the lab's environment, as a user's shell would; status 0 when there was no answer."""
+        command = ["curl", "-sS", "-m", "10", "-w", "\n%{http_code}", url]
+        done = subprocess.run(command, env=self.variables, capture_output=True, text=True, check=False, timeout=30)
+        body, _, status = done.stdout.rpartition("\n")
+        return int(status or 0), body or done.stderr
+
+    def create(self, *objects: Json) -> None:
+        """`kubectl create`."""
+        self.kubectl("create", "-f", "-", stdin="\n---\n".join(map(json.dumps, objects)))
+
+    def get(self, *words: str) -> Json:
+        """`kubectl get ... -o json`."""
+        told: Json = json.loads(self.kubectl("get", *words, "-o", "json"))
+        return told
+
+    def finished(self, name: str) -> str:
+        """Wait for a pod's end; what its first container wrote."""
+        until(lambda: self.phase(name) in {"Succeeded", "Failed"}, f"pod {name} to end")
+        return self.kubectl("logs", name)
+
+    def phase(self, name: str) -> str:
+        """A pod's phase."""
+        return str(self.get("pod", name)["status"].get("phase"))
+
+    def is_ready(self, name: str) -> bool:
+        """Whether a pod is Ready."""
+        conditions = self.get("pod", name)["status"].get("conditions") or ()
+        return any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
+
+    def container(self, name: str) -> Json:
+        """The status of a pod's first container."""
+        listed = self.get("pod", name)["status"].get("containerStatuses") or [{}]
+        first: Json = listed[0]
+        return first
+
+    def events(self, name: str) -> list[str]:
+        """Reason and message of each event about a pod."""
+        items = self.get("events")["items"]
+        return [f"{one['reason']}: {one['message']}" for one in items if one["involvedObject"]["name"] == name]
+
+    def run_pod(self, pod: Json) -> str:
+        """Create a pod and wait for its end; what it wrote."""
+        self.create(pod)
+        return self.finished(pod["metadata"]["name"])
+
+
+@contextlib.contextmanager
+def lab(home: Path, name: str, *words: str, user: User | None = None) -> Iterator[Lab]:
+    """A lab that is up, and its environment."""
+    one = Lab(home, name, user or User())
+    told = one.run("up", "--detach", "--name", name, *words)
+    assert told.returncode == 0, told.stderr
+    try:
+        one.enter()
+        yield one
+    finally:
+        stopped = one.run("down", "--name", name)
+        assert stopped.returncode == 0, stopped.stderr
+
+
+def pod(name: str, script: str = "", **container: Any) -> Json:
+    """A pod that runs a shell script once."""
+    spec: Json = {"name": "main", "image": "podidentity/lab-tools:1"}
+    if script:
+        spec["command"] = ["/bin/sh", "-c", script]
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "namespace": "default", "labels": {"app": name}},
+        "spec": {"restartPolicy": "Never", "containers": [{**spec, **container}]},
+    }
+
+
+def object_of(kind: str, name: str, content: Mapping[str, str]) -> Json:
+    """A Secret (`stringData`) or ConfigMap (`data`)."""
+    key = "stringData" if kind == "Secret" else "data"
+    metadata = {"name": name, "namespace": "default"}
+    return {"apiVersion": "v1", "kind": kind, "metadata": metadata, key: dict(content)}
+
+
+def until(condition: Callable[[], object], what: str, seconds: float = WAIT_SECONDS) -> None:
+    """Wait for a condition."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {seconds:g} s for {what}"
+        time.sleep(POLL_SECONDS)
+
+
+def processes_of(home: Path) -> list[str]:
+    """Command lines of living processes that name this directory."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            line = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            if str(home) in line and path.parent.name != str(os.getpid()):
+                found.append(line)
+    return found

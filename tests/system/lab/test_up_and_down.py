@@ -1,0 +1,250 @@
+"""A lab's coming and going: as root or not, side by side, by command, by signal and by SIGKILL."""
+
+import json
+import os
+import random
+import signal
+import stat
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from system.lab.running import NOBODY, Lab, User, lab, nobody, pod, processes_of, until
+
+pytestmark = pytest.mark.root
+METADATA = "http://169.254.169.254/metadata/instance?api-version=2021-02-01"
+CONTROL = f"curl -sS -m 5 -H Metadata:true '{METADATA}'"
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A directory for labs."""
+    place = tmp_path / "labs"
+    place.mkdir(mode=0o700)
+    return place
+
+
+@pytest.fixture
+def other_user() -> Iterator[Lab]:
+    """A lab of somebody who is not root, in a directory of theirs that pytest's own does not hide."""
+    user = nobody()
+    if isinstance(user, str):
+        pytest.skip(user)
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        place = Path(folder) / "labs"
+        place.mkdir(mode=0o700)
+        if os.geteuid() == 0:
+            Path(folder).chmod(0o755)
+            os.chown(place, NOBODY, NOBODY)
+        yield Lab(place, "one", user)
+        assert not processes_of(place)
+
+
+def host_network() -> list[str]:
+    """All that the lab could have changed of the machine's own network."""
+    commands = ("nft list ruleset", "ip rule", "ip route show table all", "ip link", "ip netns list")
+    told = [subprocess.run(one.split(), capture_output=True, text=True, check=False).stdout for one in commands]
+    return [*told, Path("/etc/hosts").read_text(), Path("/proc/sys/net/ipv4/ip_forward").read_text()]
+
+
+def test_a_lab_comes_up_and_goes_without_a_trace(home: Path) -> None:
+    """A lab is ready within 10 s, touches nothing of the machine's network, and `down` leaves nothing of it."""
+    before = host_network()
+    began = time.monotonic()
+    with lab(home, "one") as up:
+        assert time.monotonic() - began < 10
+        assert {node["metadata"]["name"] for node in up.get("nodes")["items"]} == {"node-0", "node-1"}
+        assert host_network() == before
+    assert not up.directory.exists()
+    assert not processes_of(home)
+    assert host_network() == before
+
+
+def test_another_user_has_a_lab_too(other_user: Lab) -> None:
+    """The path is the same without root: pods run, and ask the metadata service of their node."""
+    with lab(other_user.home, "one", "--nodes", "1", user=other_user.user) as up:
+        told = json.loads(up.run("status", "--name", "one", "--json").stdout)
+        assert told["rootless"] is True
+        assert "aks-nodepool1-vmss" in up.run_pod(pod("asker", CONTROL))
+
+
+@pytest.mark.parametrize("network", ["routed", "bridge"])
+def test_without_interception_the_counter_counts(home: Path, network: str) -> None:
+    """A pod reaches the metadata service of its own node, and only that node's counter says so."""
+    with lab(home, "one", "--virtual-machines", "1", "--network", network) as up:
+        asker = pod("asker", CONTROL)
+        asker["spec"]["nodeName"] = "node-1"
+        assert json.loads(up.run_pod(asker))["compute"]["name"] == "node-1"
+        counts = json.loads(up.run("status", "--name", "one", "--json").stdout)["imds_packets"]
+        assert counts["node-0"] == 0
+        assert counts["node-1"] > 0
+
+
+def test_two_labs_side_by_side(home: Path) -> None:
+    """Two labs have the same addresses and nothing in common."""
+    with lab(home, "one", "--nodes", "1") as one, lab(home, "two", "--nodes", "3") as two:
+        one.create(pod("only-here", "true"))
+        assert len(two.get("nodes")["items"]) == 3
+        assert not two.get("pods")["items"]
+        assert one.variables["LAB_TENANT_ID"] != two.variables["LAB_TENANT_ID"]
+        listed = one.run("list").stdout
+        assert [line.split("\t")[:2] for line in listed.splitlines()] == [["one", "ready"], ["two", "ready"]]
+
+
+def test_secrets_are_the_owner_s_alone(home: Path) -> None:
+    """What holds a secret can be read by nobody else."""
+    with lab(home, "one", "--nodes", "1") as up:
+        secret = [up.directory, up.directory / "lab.json", up.directory / "kubeconfig", up.directory / "control.sock"]
+        secret += [up.directory / "nodes/node-0/etc/kubernetes/azure.json"]
+        assert not [path for path in secret if stat.S_IMODE(path.stat().st_mode) & 0o077]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_a_lab_in_order(home: Path, number: signal.Signals) -> None:
+    """Ctrl-C, kill and the terminal's end: exit status 0, and nothing is left."""
+    one = Lab(home, "one")
+    with one.started("--nodes", "1") as process:
+        until((one.directory / "lab.json").exists, "the lab")
+        until(lambda: one.run("env", "--name", "one").returncode == 0, "the lab")
+        process.send_signal(number)
+        _, said = process.communicate(timeout=20)
+    assert (process.returncode, "is down" in said) == (0, True)
+    assert not one.directory.exists()
+    assert not processes_of(home)
+
+
+@pytest.mark.parametrize("attempt", range(6))
+def test_sigkill_at_any_moment_leaves_nothing(home: Path, attempt: int) -> None:
+    """Whenever the outer process dies, the kernel ends the lab with it; the next command removes its directory."""
+    delay = random.Random(attempt).uniform(0.05, 2.5)  # noqa: S311  # moments, not secrets
+    one = Lab(home, "one")
+    with one.started("--nodes", "1") as process:
+        try:
+            process.wait(delay)
+        except subprocess.TimeoutExpired:
+            process.kill()
+    until(lambda: not processes_of(home), "the lab's processes to end", 5)
+    assert one.run("list").stdout == ""
+    assert not one.directory.exists()
+
+
+def test_the_inner_process_s_death_ends_the_lab(home: Path) -> None:
+    """When the lab itself crashes, the command says so with status 1, and pods do not outlive it."""
+    one = Lab(home, "one")
+    with one.started("--nodes", "1") as process:
+        until((one.directory / "lab.json").exists, "the lab")
+        one.enter()
+        one.create(pod("sleeper", "exec sleep 4321"))
+        until(lambda: one.phase("sleeper") == "Running", "the pod")
+        inner = next(
+            int(path.parent.name)
+            for path in Path("/proc").glob("[0-9]*/cmdline")
+            if path.read_bytes().split(b"\0")[1:3] == [b"-m", b"podidentity.lab.inside"]
+            and str(home).encode() in path.read_bytes()
+        )
+        os.kill(inner, signal.SIGKILL)
+        _, said = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert "error: The lab stopped by itself." in said
+    assert not processes_of(home)
+
+
+def test_logs_can_outlive_the_lab(home: Path, tmp_path: Path) -> None:
+    """With --logs, what containers wrote is there when the lab is gone."""
+    with lab(home, "one", "--nodes", "1", "--logs", str(tmp_path / "logs")) as up:
+        up.run_pod(pod("talker", "echo hello from the pod"))
+    assert (tmp_path / "logs/default_talker_main.log").read_text() == "hello from the pod\n"
+
+
+def test_a_directory_below_run_works(home: Path) -> None:
+    """XDG_RUNTIME_DIR is below /run, of which the lab has one of its own."""
+    place = Path("/run") / f"podidentity-test-{os.getpid()}"
+    place.mkdir(mode=0o700)
+    try:
+        with lab(place / "labs", "one", "--nodes", "1") as up:
+            assert up.run_pod(pod("talker", "echo hello")) == "hello\n"
+    finally:
+        subprocess.run(["rm", "-rf", place], check=True)
+    assert home.exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("up", "--name", "../x"), "is no name for a lab"),
+        (("up", "--nodes", "0"), "a lab has 1 to 100 nodes"),
+        (("up", "--nodes", "2", "--virtual-machines", "3"), "at most as many as there are nodes, 2"),
+        (("up", "--network", "tube"), "'tube' is not one of 'routed', 'bridge'"),
+        (("down", "--name", "nope"), "There is no lab named 'nope'. No lab is up."),
+        (("env", "--name", "nope"), "Start one with `podidentity lab up --name nope`"),
+        (("status", "--name", "nope"), "There is no lab named 'nope'"),
+        (("up", "--logs", "/proc/nowhere"), "--logs /proc/nowhere"),
+    ],
+)
+def test_bad_input_gets_one_sentence(home: Path, words: tuple[str, ...], said: str) -> None:
+    """Whatever is wrong with a command, one sentence says what, the status is not 0, and nothing is left."""
+    told = Lab(home, "x").run(*words)
+    assert told.returncode != 0
+    assert said in told.stderr
+    assert "Traceback" not in told.stderr
+    assert not [path for path in home.iterdir() if path.name != ".lock"]
+
+
+def test_a_name_in_use_is_refused(home: Path) -> None:
+    """A second lab of the same name is refused, and the first one lives on."""
+    with lab(home, "one", "--nodes", "1") as up:
+        told = up.run("up", "--name", "one")
+        assert (told.returncode, "A lab named 'one' is up already" in told.stderr) == (1, True)
+        assert up.get("nodes")["items"]
+
+
+def test_a_full_disk_is_said(tmp_path: Path) -> None:
+    """A lab that cannot write says where, and leaves nothing."""
+    place = tmp_path / "full"
+    place.mkdir()
+    script = (
+        f"mount -t tmpfs -o size=4k,mode=700 full {place} && exec {' '.join(User().command('up', '--name', 'one'))}"
+    )
+    told = subprocess.run(
+        ["unshare", "--mount", "--map-root-user", "--user", "sh", "-c", script],
+        env=Lab(place, "one").environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert told.returncode == 1
+    assert "No space left on device" in told.stderr
+    assert "Traceback" not in told.stderr
+
+
+def test_a_directory_of_somebody_else_is_refused(tmp_path: Path) -> None:
+    """Anybody can make a directory of that name in /tmp: one that others may enter is not used."""
+    place = tmp_path / "open"
+    place.mkdir()
+    place.chmod(0o755)
+    told = Lab(place, "one").run("list")
+    assert (told.returncode, "is not a directory of yours alone" in told.stderr) == (1, True)
+
+
+def test_forbidden_user_namespaces_are_explained(other_user: Lab) -> None:
+    """Where the kernel forbids user namespaces, one sentence says so and how to allow them."""
+    # A namespace in which there may be no further ones; in it we are not root, or a plain one would do.
+    words = " ".join(other_user.user.command("up", "--name", "one")[-7:])
+    forbid = "echo 0 > /proc/sys/user/max_user_namespaces; exec setpriv --bounding-set=-all"
+    become = other_user.user.command()[:-4]
+    told = subprocess.run(
+        [*become, "unshare", "--user", "--map-root-user", "sh", "-c", f"{forbid} {words}"],
+        env=other_user.environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert told.returncode == 3, told.stderr
+    assert "does not let you make the lab's namespaces" in told.stderr
+    assert "sysctl" in told.stderr

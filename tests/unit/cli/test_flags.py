@@ -1,0 +1,184 @@
+"""Command lines as Go's flag and pflag read them, and what a wrong one says."""
+
+import pytest
+
+from podidentity.cli.flags import COMMON, Flag, parse, parse_duration, render_help
+from podidentity.cli.nmi import EXAMPLE, PROGRAM, SUMMARY, TABLE, settings_of
+from podidentity.errors import UsageError
+from podidentity.nmi.settings import Settings
+
+WORDS = (
+    Flag("name", "text", "x", "A text."),
+    Flag("count", "number", "3", "A number."),
+    Flag("loud", "switch", "false", "A switch."),
+    Flag("every", "duration", "1h30m", "A duration."),
+    *COMMON,
+)
+
+
+@pytest.mark.parametrize("dashes", ["-", "--"])
+@pytest.mark.parametrize(
+    ("words", "name", "value"),
+    [
+        (["name=y"], "name", "y"),
+        (["name", "y"], "name", "y"),
+        (["name="], "name", ""),
+        (["name", "-odd"], "name", "-odd"),
+        (["name=a=b"], "name", "a=b"),
+        (["count=0x10"], "count", 16),
+        (["loud"], "loud", True),
+        (["loud=false"], "loud", False),
+        (["loud=T"], "loud", True),
+        (["every=90s"], "every", 90.0),
+        (["v=5"], "v", 5),
+        (["v", "5"], "v", 5),
+        (["log-dir=/x"], "log_dir", "/x"),
+    ],
+)
+def test_every_way_to_write_a_flag(dashes: str, words: list[str], name: str, value: object) -> None:
+    """One dash or two, value behind `=` or in the next word."""
+    flags = parse("p", WORDS, [dashes + words[0], *words[1:]])
+    assert flags.values[name] == value
+    assert flags.given == {name}
+
+
+def test_the_short_form_of_verbosity() -> None:
+    """Pflag's -v5."""
+    assert parse("p", WORDS, ["-v5"]).number("v") == 5
+
+
+def test_defaults_are_read_like_values() -> None:
+    """What the table says is what an empty command line gives."""
+    flags = parse("p", WORDS, [])
+    assert (flags.text("name"), flags.number("count"), flags.switch("loud"), flags.seconds("every")) == (
+        "x",
+        3,
+        False,
+        5400.0,
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--nam=x"], r"unknown flag --nam; did you mean --name\?"),
+        (["--zzzzzz"], r"unknown flag --zzzzzz; see `p --help`"),
+        (["--count=many"], r'flag --count: "many" is not a whole number'),
+        (["--loud=perhaps"], r'flag --loud: "perhaps" is neither true nor false'),
+        (["--every=90"], r'flag --every: "90" is not a duration'),
+        (["--name"], r"flag --name needs a value"),
+        (["--loud", "false"], r'unexpected argument "false"'),
+        (["---name=x"], r"unexpected argument"),
+        (["--"], r"unexpected argument"),
+    ],
+)
+def test_a_wrong_word_is_one_sentence(words: list[str], told: str) -> None:
+    """It names the word and says what to do; exit status 2."""
+    with pytest.raises(UsageError, match=told) as raised:
+        parse("p", WORDS, words)
+    assert "\n" not in str(raised.value)
+    assert raised.value.exit_status == 2
+
+
+def test_flags_without_effect_are_reported() -> None:
+    """Accepted for the sake of manifests, told once."""
+    assert parse("p", WORDS, ["--logtostderr", "--name=y", "--vmodule=a=1"]).without_effect == (
+        "logtostderr",
+        "vmodule",
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("0", 0.0),
+        ("1h30m", 5400.0),
+        ("1.5s", 1.5),
+        ("100ms", 0.1),
+        (".5m", 30.0),
+        ("-2s", -2.0),
+        ("5", None),
+        ("", None),
+        ("1h x", None),
+    ],
+)
+def test_durations(text: str, seconds: float | None) -> None:
+    """As Go's ParseDuration has it."""
+    assert parse_duration(text) == pytest.approx(seconds) if seconds is not None else parse_duration(text) is None
+
+
+def test_help_shows_every_flag_that_matters() -> None:
+    """Generated from the table; fits the width; has an example."""
+    text = render_help(PROGRAM, SUMMARY, TABLE, EXAMPLE)
+    assert all(f"--{flag.name}" in text for flag in TABLE if not flag.hidden)
+    assert max(len(line) for line in text.splitlines()) <= 100
+    assert EXAMPLE in text
+
+
+UPSTREAM = {
+    "nmi-listen-address": "127.0.0.1",
+    "nmi-port": "2579",
+    "metadata-ip": "169.254.169.254",
+    "metadata-port": "80",
+    "node": "",
+    "ipt-update-interval-sec": "60",
+    "forceNamespaced": "false",
+    "MICNamespace": "default",
+    "http-probe-port": "8080",
+    "prometheus-port": "9090",
+    "retry-attempts-for-created": "16",
+    "retry-attempts-for-assigned": "4",
+    "find-identity-retry-interval": "5",
+    "enableScaleFeatures": "true",
+    "block-instance-metadata": "false",
+    "metadata-header-required": "true",
+    "operation-mode": "standard",
+    "allow-network-plugin-kubenet": "false",
+    "kubelet-config": "/etc/default/kubelet",
+    "set-retry-after-header": "false",
+    "enableProfile": "false",
+    "version": "false",
+    "log-format": "text",
+    "custom-user-agent": "",
+}
+
+
+def test_nmi_keeps_upstreams_flags_and_defaults() -> None:
+    """A manifest written for aad-pod-identity starts ours unchanged."""
+    ours = {flag.name: flag.default for flag in TABLE}
+    assert {name: ours.get(name) for name in UPSTREAM} == UPSTREAM
+
+
+def settings(*words: str, **environ: str) -> Settings:
+    """Read a command line of NMI."""
+    return settings_of(parse(PROGRAM, TABLE, words), environ)
+
+
+def test_settings_of_the_usual_manifest() -> None:
+    """Flags of upstream's DaemonSet, with NODE_NAME and HOST_IP of the downward API."""
+    made = settings("--node=n1", "--http-probe-port=8085", "--enableScaleFeatures=true", HOST_IP="10.0.0.4")
+    assert (made.node, made.probe_port, made.listen_address, made.port) == ("n1", 8085, "10.0.0.4", 2579)
+    assert (made.wait_created_seconds, made.wait_assigned_seconds) == (80.0, 20.0)
+    assert settings(NODE_NAME="n2").node == "n2"
+    assert settings("--nmi-listen-address=10.0.0.9", HOST_IP="10.0.0.4").listen_address == "10.0.0.9"
+    assert settings("--nmi-listen-address=0.0.0.0").listen_address == ""
+    assert settings("--operation-mode=managed", FORCENAMESPACED="true").managed_mode
+    assert settings("--secret-namespaces=a,b").secret_namespaces == {"a", "b"}
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--operation-mode=managed"], "needs --forceNamespaced"),
+        (["--operation-mode=other"], "give standard or managed"),
+        (["--metadata-ip=fe80::1"], "is not an IPv4 address"),
+        (["--metadata-ip=1.2.3.4; drop"], "is not an IPv4 address"),
+        (["--nmi-port=0"], "is not a port"),
+        (["--nmi-port=70000"], "is not a port"),
+        (["--redirect=iptables"], "give nft or none"),
+    ],
+)
+def test_wrong_settings_are_one_sentence(words: list[str], told: str) -> None:
+    """Each names the flag."""
+    with pytest.raises(UsageError, match=told):
+        settings(*words)

@@ -1,0 +1,78 @@
+"""Log lines: text and JSON, client IDs shortened, frequent lines in one go."""
+
+import asyncio
+import json
+import logging
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from podidentity.serving.logs import JsonLines, Lines, TextLines, fields
+
+CLIENT_ID = "aaaabbbb-cccc-dddd-eeee-ffff00001111"
+
+
+def record(**values: object) -> logging.LogRecord:
+    """Make what a logging call makes."""
+    made = logging.LogRecord("podidentity.nmi.x", logging.INFO, "f", 1, "pod %s has it", ("a/b",), None)
+    made.__dict__.update(fields(**values))
+    return made
+
+
+def test_text() -> None:
+    """A moment, the level, where, the sentence, the fields; odd values quoted."""
+    line = TextLines().format(record(status=200, why="two words", client_id=CLIENT_ID))
+    assert re.fullmatch(
+        r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z INFO nmi\.x: pod a/b has it "
+        r'status=200 why="two words" client_id="aaaa##### REDACTED #####1111"',
+        line,
+    )
+
+
+def test_json() -> None:
+    """One object with the same content."""
+    told = json.loads(JsonLines().format(record(status=200, client_id=CLIENT_ID)))
+    assert told["msg"] == "pod a/b has it"
+    assert (told["level"], told["logger"], told["status"]) == ("info", "nmi.x", 200)
+    assert CLIENT_ID not in json.dumps(told)
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_frequent_lines_come_out_whole(tmp_path: Path, log_format: str) -> None:
+    """Everything written while the loop turns once comes out in one write, in order."""
+    path = tmp_path / "log"
+
+    async def act() -> None:
+        with path.open("w") as stream:
+            lines = Lines(log_format, "audit", stream)
+            prepared = lines.prepare({"pod": "web", "why": "a=b", "n": 1})
+            for number in range(3):
+                lines.write(prepared, number / 8)
+            assert path.read_text() == ""
+            await asyncio.sleep(0)
+
+    asyncio.run(act())
+    written = path.read_text().splitlines()
+    assert len(written) == 3
+    if log_format == "json":
+        assert [json.loads(line)["ms"] for line in written] == [0.0, 0.125, 0.25]
+        assert json.loads(written[0]).items() >= {"logger": "audit", "pod": "web", "why": "a=b", "n": 1}.items()
+    else:
+        assert written[1].endswith(' INFO audit: pod=web why="a=b" n=1 ms=0.125')
+
+
+def test_lines_that_cannot_be_written_are_counted() -> None:
+    """A closed or full standard error costs lines, not the daemon."""
+    read, write = os.pipe()
+    os.close(read)
+
+    async def act() -> int:
+        with os.fdopen(write, "w") as stream:
+            lines = Lines("text", "audit", stream)
+            lines.write(lines.prepare({}), 1.0)
+            lines.flush()
+            return lines.dropped
+
+    assert asyncio.run(act()) == 1

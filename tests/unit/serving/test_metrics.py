@@ -1,0 +1,44 @@
+"""Metrics under exactly the names they were given."""
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.parser import text_string_to_metric_families
+
+from podidentity.nmi.observe import Metrics
+from podidentity.serving.metrics import make_registry, render
+
+
+def test_counters_carry_no_suffix() -> None:
+    """No _total, no _created: dashboards made for aad-pod-identity know neither."""
+    registry = CollectorRegistry()
+    counter = Counter("aadpodidentity_x_count", "Something.", ("operation_type",), registry=registry)
+    counter.labels('a"b\\c\nd').inc()
+    assert render(registry).decode().splitlines() == [
+        "# HELP aadpodidentity_x_count Something.",
+        "# TYPE aadpodidentity_x_count counter",
+        'aadpodidentity_x_count{operation_type="a\\"b\\\\c\\nd"} 1.0',
+    ]
+
+
+def test_histograms_are_complete() -> None:
+    """Buckets, sum and count, readable by Prometheus' own parser."""
+    registry = CollectorRegistry()
+    Histogram("aadpodidentity_y_seconds", "Time.", registry=registry, buckets=(0.5, 1)).observe(0.7)
+    (family,) = text_string_to_metric_families(render(registry).decode())
+    assert {(sample.name, sample.labels.get("le")): sample.value for sample in family.samples} == {
+        ("aadpodidentity_y_seconds_bucket", "0.5"): 0.0,
+        ("aadpodidentity_y_seconds_bucket", "1.0"): 1.0,
+        ("aadpodidentity_y_seconds_bucket", "+Inf"): 1.0,
+        ("aadpodidentity_y_seconds_sum", None): 0.7,
+        ("aadpodidentity_y_seconds_count", None): 1.0,
+    }
+
+
+def test_nmi_has_upstreams_names() -> None:
+    """The names of aad-pod-identity's NMI are all there; the process's own keep theirs."""
+    registry = make_registry()
+    Metrics(registry)
+    text = render(registry).decode()
+    for name in ("nmi_operations_duration_seconds", "imds_operations_errors_count", "imds_operations_duration_seconds"):
+        assert f"# TYPE aadpodidentity_{name} " in text
+    assert "# TYPE aadpodidentity_kubernetes_api_operations_errors_count counter" in text
+    assert "\nprocess_cpu_seconds_total " in text
