@@ -12,9 +12,10 @@ from typing import Any
 
 import httpx2
 
+from podidentity.core import redact
 from podidentity.core.imds import Token
 from podidentity.core.sources import ManagedIdentity, Source
-from podidentity.errors import AzureError
+from podidentity.errors import AzureError, ConfigurationError
 from podidentity.nmi.observe import Metrics, now, source_kind
 from podidentity.nmi.ports import Clock, Grant, Tokens
 
@@ -42,7 +43,8 @@ class Imds:
     async def acquire(self, source: Source, resource: str) -> Token:
         """Ask IMDS. Raises `AzureError` with IMDS's own words."""
         if not isinstance(source, ManagedIdentity):
-            raise AzureError(f"IMDS has no tokens for service principal {source.client_id}", status=0)
+            told = f"service principal {redact.client_id(source.client_id)} cannot be served yet; use a type 0 identity"
+            raise ConfigurationError(told)
         chosen = {"msi_res_id": source.resource_id, "client_id": source.client_id, "object_id": source.object_id}
         query = {"api-version": API_VERSION, "resource": resource} | {k: v for k, v in chosen.items() if v}
         try:

@@ -76,8 +76,9 @@ class Lab:
     @contextlib.contextmanager
     def started(self, *words: str) -> Iterator[subprocess.Popen[str]]:
         """A `lab up` that stays; it is killed when the test leaves it."""
+        # Whatever becomes of the tests: no lab outlives them.
         process = subprocess.Popen(
-            self.user.command("up", "--name", self.name, *words),
+            ["setpriv", "--pdeathsig=KILL", "--", *self.user.command("up", "--name", self.name, *words)],
             env=self.environment(),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -171,14 +172,16 @@ class Lab:
 def lab(home: Path, name: str, *words: str, user: User | None = None) -> Iterator[Lab]:
     """A lab that is up, and its environment."""
     one = Lab(home, name, user or User())
-    told = one.run("up", "--detach", "--name", name, *words)
-    assert told.returncode == 0, told.stderr
-    try:
+    with one.started(*words) as process:
+        until(lambda: (one.directory / "lab.json").exists() or process.poll() is not None, "the lab")
+        assert process.poll() is None, process.communicate()
         one.enter()
-        yield one
-    finally:
-        stopped = one.run("down", "--name", name)
-        assert stopped.returncode == 0, stopped.stderr
+        try:
+            yield one
+        finally:
+            stopped = one.run("down", "--name", name)
+        process.wait(20)
+        assert (stopped.returncode, process.returncode) == (0, 0), stopped.stderr
 
 
 def pod(name: str, script: str = "", **container: Any) -> Json:

@@ -95,6 +95,19 @@ def test_two_labs_side_by_side(home: Path) -> None:
         assert [line.split("\t")[:2] for line in listed.splitlines()] == [["one", "ready"], ["two", "ready"]]
 
 
+def test_a_detached_lab_stays(home: Path) -> None:
+    """With --detach the command returns once the lab is ready, and the lab lives on until `down`."""
+    one = Lab(home, "one")
+    told = one.run("up", "--detach", "--name", "one", "--nodes", "1")
+    try:
+        assert (told.returncode, "is ready" in told.stdout) == (0, True)
+        one.enter()
+        assert one.get("nodes")["items"]
+    finally:
+        assert one.run("down", "--name", "one").returncode == 0
+    assert not processes_of(home)
+
+
 def test_secrets_are_the_owner_s_alone(home: Path) -> None:
     """What holds a secret can be read by nobody else."""
     with lab(home, "one", "--nodes", "1") as up:

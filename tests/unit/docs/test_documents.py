@@ -1,0 +1,80 @@
+"""Documents stay in step with the code: links lead somewhere, named tests exist, the flag reference is fresh."""
+
+import ast
+import functools
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[3]
+PAGES = sorted(
+    [*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").rglob("*.md"), *(REPOSITORY / "examples").rglob("*.md")]
+)
+LINK = re.compile(r"\]\(([^)#\s]+)\)")
+NAMED_TEST = re.compile(r"`(tests/[\w/]+\.py)?::(\w+)`")
+NAMED_PAGE = re.compile(r"docs/[\w/-]+\.md")
+
+
+@functools.cache
+def functions_of(path: Path) -> frozenset[str]:
+    """The names of the test functions of a file."""
+    tree = ast.parse(path.read_text()) if path.is_file() else ast.Module([], [])
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
+    return frozenset(node.name for node in ast.walk(tree) if isinstance(node, kinds))
+
+
+def named_tests(text: str) -> Iterator[tuple[str, str]]:
+    """Each `file::test` of a page; one without a file belongs to the file before it."""
+    file = ""
+    for found in NAMED_TEST.finditer(text):
+        file = found[1] or file
+        yield file, found[2]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))
+def test_links_lead_somewhere(page: Path) -> None:
+    """A relative link names a file that exists."""
+    links = [link for link in LINK.findall(page.read_text()) if "://" not in link]
+    assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))
+def test_tests_that_a_page_names_exist(page: Path) -> None:
+    """A claim that rests on a test rests on one that is there."""
+    named = named_tests(page.read_text())
+    assert [(file, test) for file, test in named if test not in functions_of(REPOSITORY / file)] == []
+
+
+def test_every_row_of_the_threat_model_names_a_test() -> None:
+    """No row without a test."""
+    rows = [line for line in (REPOSITORY / "THREAT_MODEL.md").read_text().splitlines() if line.startswith("| ")]
+    assert len(rows) > 1
+    assert [row for row in rows[1:] if "`tests/" not in row] == []
+
+
+def test_pages_that_the_program_names_exist() -> None:
+    """An error that sends its reader to a page must not send them nowhere."""
+    sources = [*(REPOSITORY / "src").rglob("*.py"), *(REPOSITORY / "tools").rglob("*.py")]
+    named = {page for source in sources for page in NAMED_PAGE.findall(source.read_text())}
+    assert named
+    assert {page for page in named if not (REPOSITORY / page).is_file()} == set()
+
+
+def test_the_flag_reference_is_fresh() -> None:
+    """What the page says is what the daemons read."""
+    command = [sys.executable, str(REPOSITORY / "tools" / "reference.py"), "--check"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_every_field_of_azure_json_is_documented() -> None:
+    """Each field and each variable that MIC reads has a row."""
+    page = (REPOSITORY / "docs" / "configure" / "azure-json.md").read_text()
+    source = (REPOSITORY / "src" / "podidentity" / "azure" / "cloud_config.py").read_text()
+    named = dict(re.findall(r'^    "(\w+)": "([A-Z_]+)",$', source, re.MULTILINE))
+    assert len(named) >= 9
+    assert {word for pair in named.items() for word in pair if f"`{word}`" not in page} == set()
