@@ -95,9 +95,11 @@ class _Lab:
         loop.remove_reader(self._inherited.lifeline)
         stopping.cancel()
         running.cancel()
-        with contextlib.suppress(TimeoutError, asyncio.CancelledError):
-            async with asyncio.timeout(STOP_SECONDS):  # what is left ends with this process, the first of its namespace
-                await running
+        _, late = await asyncio.wait({running}, timeout=STOP_SECONDS)
+        if late:
+            os._exit(0)  # the first process of its namespace: the kernel ends whatever is left with it
+        with contextlib.suppress(asyncio.CancelledError):
+            running.result()
 
     async def _run_parts(self) -> None:
         async with asyncio.TaskGroup() as group:

@@ -130,7 +130,7 @@ class Lab:
 
     def create(self, *objects: Json) -> None:
         """`kubectl create`."""
-        self.kubectl("create", "-f", "-", stdin="\n---\n".join(map(json.dumps, objects)))
+        self.kubectl("create", "-f", "-", stdin="\n".join(map(json.dumps, objects)))
 
     def get(self, *words: str) -> Json:
         """`kubectl get ... -o json`."""

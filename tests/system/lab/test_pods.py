@@ -112,7 +112,7 @@ def test_a_crashing_container_is_started_again(up: Lab) -> None:
 
 def test_the_status_follows_the_exit_code(up: Lab) -> None:
     """Succeeded and Failed, with the code that the program ended with; a signal is 128 and its number."""
-    up.create(pod("well", "exit 0"), pod("badly", "exit 5"), pod("killed", "sh -c 'kill -9 $$'; exit $?"))
+    up.create(pod("well", "exit 0"), pod("badly", "exit 5"), pod("killed", "sh -c 'kill -9 $$$$'; exit $?"))
     for name, phase, code in (("well", "Succeeded", 0), ("badly", "Failed", 5), ("killed", "Failed", 137)):
         up.finished(name)
         assert (up.phase(name), up.container(name)["state"]["terminated"]["exitCode"]) == (phase, code)
@@ -265,9 +265,8 @@ def test_an_unknown_capability_is_explained(up: Lab) -> None:
 def test_a_container_runs_as_the_user_it_asks_for(up: Lab) -> None:
     """`runAsUser`, `runAsGroup` and `fsGroup` are the process's."""
     context = {"runAsUser": 1234, "runAsGroup": 2345, "fsGroup": 3456}
-    assert (
-        up.run_pod(with_spec(pod("user", "id -u; id -g; id -G"), securityContext=context)) == "1234\n2345\n2345 3456\n"
-    )
+    said = up.run_pod(with_spec(pod("user", "id -u; id -g; id -G"), securityContext=context))
+    assert said == "1234\n2345\n2345 3456\n"
 
 
 def test_a_host_network_pod_is_the_node(up: Lab) -> None:

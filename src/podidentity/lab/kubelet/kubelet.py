@@ -22,14 +22,14 @@ class Kubelet:
     async def run(self) -> None:
         """Run until cancelled; then the containers are ended at once."""
         self._node.cluster.storage.create("nodes", self._registration())
-        try:
-            async with asyncio.TaskGroup() as group:
+        async with asyncio.TaskGroup() as group:
+            try:
                 async for event in self._node.cluster.storage.watch("pods"):
                     if (event.object["spec"] or {}).get("nodeName") == self._node.name:
                         self._take_up(group, event.type, event.object)
-        finally:
-            for pod in self._pods.values():
-                pod.stop(0)
+            finally:
+                for pod in self._pods.values():
+                    pod.stop(0)
 
     def runs(self, namespace: str, name: str, container: str) -> bool:
         """Say whether a container of a pod here is running, or will be: a follower of its log waits."""
