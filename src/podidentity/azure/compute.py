@@ -47,7 +47,7 @@ class Machines:
             if error.status == httpx2.codes.NOT_FOUND:
                 return TargetState(gone=True)
             raise
-        return read_state(answer.json())
+        return read_state(_document(answer))
 
     async def patch(self, target: Target, change: Change, state: TargetState) -> None:
         """Change what a target carries and return when ARM has done it. Raises AzureError."""
@@ -61,11 +61,11 @@ class Machines:
         while True:
             await self._sleep(POLL_SECONDS if pause is None else pause)
             answer = await self._send("GET", operation)
-            found = answer.json()
+            found = _document(answer)
             if str(found.get("status", "")).lower() in _ENDED:
                 break
             pause = _retry_after(answer)
-        if found["status"].lower() != "succeeded":
+        if str(found["status"]).lower() != "succeeded":
             raise _refusal("the change", answer, found.get("error") or {})
 
     async def _send(self, method: str, url: str, body: Json | None = None) -> httpx2.Response:
@@ -109,6 +109,16 @@ def render_identity(change: Change, state: TargetState) -> Json:
 def _retry_after(answer: httpx2.Response) -> float | None:
     text = answer.headers.get("Retry-After", "")
     return float(text) if text.isdigit() else None
+
+
+def _document(answer: httpx2.Response) -> Json:
+    try:
+        found = answer.json()
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise AzureError(f"ARM answered {answer.status_code} without a JSON object; is that ARM?")
+    return found
 
 
 def _error(answer: httpx2.Response) -> Json:

@@ -34,8 +34,11 @@ class ArmCredential:
         now = self._wall_clock()
         if now > self._expires_at - RENEW_SECONDS:
             found = await (self._from_imds() if self._config.managed_identity else self._from_entra())
-            self._token = str(found["access_token"])
-            self._expires_at = now + float(found["expires_in"])
+            try:
+                self._token, lifetime = str(found["access_token"]), float(found["expires_in"])
+            except (KeyError, TypeError, ValueError):
+                raise AzureError("the answer to the request for an ARM token holds no token; is that Azure?") from None
+            self._expires_at = now + lifetime
         return self._token
 
     async def _from_entra(self) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from podidentity.core.identities import (
     AzureIdentityBinding,
     ObjectKey,
 )
-from podidentity.errors import NotFoundError
+from podidentity.errors import ConfigurationError, NotFoundError
 from podidentity.kube.api import Api, Selection
 from podidentity.kube.events import Recorder, Subject
 from podidentity.kube.reflector import Reflector
@@ -139,11 +139,16 @@ class ConfigMapRecords:
         await self._api.replace(CONFIG_MAPS, {**found, "data": data})
 
     def _read(self, text: str) -> Put:
-        """Read what an earlier leader wrote; a line that cannot be read is one that nothing will be removed for."""
+        """Read what an earlier leader wrote. Raises ConfigurationError: a guess could take identities from pods."""
+        try:
+            written = {str(path): [str(one) for one in identities] for path, identities in json.loads(text).items()}
+        except (ValueError, AttributeError, TypeError) as error:
+            told = f'ConfigMap {self._key}: "{RECORD}" cannot be read ({error}); restore it, or delete that key'
+            raise ConfigurationError(told) from None
         put: dict[Target, frozenset[IdentityId]] = {}
-        for path, written in dict(json.loads(text)).items():
+        for path, identities in written.items():
             target = arm.target_of("", f"azure://{path}", self._policy.subscription, self._policy.group)
-            put[target] = frozenset(found for one in written if (found := arm.parse_identity_id(one)))
+            put[target] = frozenset(found for one in identities if (found := arm.parse_identity_id(one)))
         return put
 
 

@@ -7,7 +7,7 @@ from podidentity.core import assigning, planning
 from podidentity.core.assigning import Policy
 from podidentity.core.matching import Skipped  # noqa: TC001  # one style of import for values
 from podidentity.core.planning import Plan
-from podidentity.errors import KubernetesError
+from podidentity.errors import ConfigurationError, ForbiddenError, KubernetesError
 from podidentity.mic import apply
 from podidentity.mic.ports import Cluster, Objects, Put, Records
 from podidentity.mic.targets import Workers
@@ -63,14 +63,22 @@ class Sync:
 
 
 async def first_record(records: Records, cluster: Cluster, policy: Policy) -> Put:
-    """Read what MIC put where; when nothing was ever recorded, take over what upstream assigned, and record that."""
-    try:
-        found = await records.load()
-        if found is not None:
-            return found
-        taken = planning.taken_over(cluster.snapshot({}, {}), policy)
-        await records.store(taken)
-    except KubernetesError as error:
-        _log.warning("what MIC assigns cannot be recorded, so nothing of a former leader is ever removed: %s", error)
-        return {}
-    return taken
+    """Read what MIC put where; when nothing was ever recorded, take over what upstream assigned, and record that.
+
+    Tries until it knows: an empty guess would overwrite what a former leader put. Raises ConfigurationError when the
+    role lacks the right or the record cannot be read.
+    """
+    while True:
+        try:
+            found = await records.load()
+            if found is not None:
+                return found
+            taken = planning.taken_over(cluster.snapshot({}, {}), policy)
+            await records.store(taken)
+        except ForbiddenError as error:
+            raise ConfigurationError(f"MIC must read and write its ConfigMap: {error}; correct its role") from error
+        except KubernetesError as error:
+            _log.warning("the record of what MIC assigned is not there yet, trying again: %s", error)
+            await asyncio.sleep(RETRY_SECONDS)
+        else:
+            return taken
