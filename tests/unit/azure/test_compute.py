@@ -1,0 +1,46 @@
+"""A VM's identities: what ARM's document says, and what a PATCH asks for."""
+
+import make
+from podidentity.azure.compute import read_state, render_identity
+from podidentity.core.arm import TargetState
+from podidentity.core.drift import Change
+
+READER, WRITER = make.identity_id("reader"), make.identity_id("writer")
+
+
+def test_every_field_of_a_document_may_be_missing() -> None:
+    """Nil pointers crashed upstream."""
+    assert read_state({}) == TargetState()
+    assert read_state({"identity": None, "properties": None}) == TargetState()
+
+
+def test_identities_and_their_client_ids_are_read() -> None:
+    """And what is no identity is left alone."""
+    given = {READER.text.upper(): {"clientId": "ABC"}, "/odd": {}}
+    state = read_state({"identity": {"type": "SystemAssigned, UserAssigned", "userAssignedIdentities": given}})
+    assert state.identities == {READER}
+    assert state.client_ids == ((READER, "abc"),)
+    assert state.system_assigned
+
+
+def test_a_scale_set_under_deletion_is_gone() -> None:
+    """It gets no PATCH."""
+    assert read_state({"properties": {"provisioningState": "Deleting"}}).gone
+
+
+def test_only_what_changes_is_named() -> None:
+    """Others' identities stay: they are not in the request at all."""
+    asked = render_identity(Change(assign=(WRITER,)), TargetState(frozenset({READER})))
+    assert asked == {"type": "UserAssigned", "userAssignedIdentities": {WRITER.text: {}}}
+    removed = render_identity(Change(unassign=(WRITER,)), TargetState(frozenset({READER, WRITER})))
+    assert removed == {"type": "UserAssigned", "userAssignedIdentities": {WRITER.text: None}}
+
+
+def test_the_last_identity_leaves_and_the_system_assigned_one_stays() -> None:
+    """UserAssigned goes to None, SystemAssigned stays SystemAssigned."""
+    last = Change(unassign=(READER,))
+    assert render_identity(last, TargetState(frozenset({READER}))) == {"type": "None", "userAssignedIdentities": None}
+    system = TargetState(frozenset({READER}), system_assigned=True)
+    assert render_identity(last, system) == {"type": "SystemAssigned", "userAssignedIdentities": None}
+    added = render_identity(Change(assign=(READER,)), TargetState(system_assigned=True))
+    assert added["type"] == "SystemAssigned, UserAssigned"
