@@ -35,6 +35,7 @@ def all_files(images: Images) -> tuple[File, ...]:
         File("deploy/demo/aadpodidentitybinding.yaml", _BINDING, (demo.binding(),)),
         File("deploy/demo/deployment.yaml", _DEMO, (demo.deployment(images),)),
         File("charts/aad-pod-identity/crds/crd.yaml", _CHART, crds.all_definitions()),
+        File("charts/aad-pod-identity/files/rights.yaml", _CHART_RIGHTS, (rights.chart_rules(),)),
     )
 
 
@@ -85,3 +86,4 @@ _IDENTITY = "An AzureIdentity to fill in: replace the words in capitals."
 _BINDING = "Binds pods with the label aadpodidbinding=demo to the AzureIdentity demo-aad1."
 _DEMO = "A pod that asks for a token of its identity: replace the words in capitals."
 _CHART = "The custom resource definitions. Helm installs them once and never upgrades them; kubectl apply does."
+_CHART_RIGHTS = "The rules of the chart's roles, read by templates/rbac.yaml: the same as in deploy/."

@@ -14,29 +14,58 @@ FOLLOW = ("list", "watch")
 CHOICES = ("azureidentities", "azureidentitybindings", "azurepodidentityexceptions")
 
 
-def nmi_rights(installation: Installation) -> list[Json]:
-    """NMI's account and role: it follows what choices depend on, and writes nothing."""
-    resources = CHOICES if installation.managed else (*CHOICES, "azureassignedidentities")
-    rules = [_rule("", ["pods"], FOLLOW), _rule(GROUP, resources, FOLLOW)]
-    return [_account(NMI_ACCOUNT, installation), *_cluster_wide("nmi", NMI_ACCOUNT, rules, installation)]
+def nmi_rules(*, managed: bool) -> list[Json]:
+    """What NMI may do everywhere: it follows what choices depend on, and writes nothing."""
+    resources = CHOICES if managed else (*CHOICES, "azureassignedidentities")
+    return [_rule("", ["pods"], FOLLOW), _rule(GROUP, resources, FOLLOW)]
 
 
-def mic_rights(installation: Installation) -> list[Json]:
-    """MIC's account and roles."""
-    everywhere = [
+def mic_rules() -> list[Json]:
+    """What MIC may do everywhere."""
+    return [
         _rule("", ["pods", "nodes"], FOLLOW),
         _rule("", ["events"], ["create", "patch"]),
         _rule(GROUP, ["azureidentities", "azureidentitybindings"], FOLLOW),
         _rule(GROUP, ["azureassignedidentities"], [*FOLLOW, "create", "update", "patch", "delete"]),
     ]
-    at_home = [
-        _rule("", ["configmaps"], ["get", "create", "update"]),  # the record of what MIC assigned
-        _rule("", ["endpoints"], ["get", "create", "update"]),  # upstream's lock, so that both never lead at once
-        _rule("coordination.k8s.io", ["leases"], ["get", "create", "update"]),  # our lock
+
+
+def record_rules() -> list[Json]:
+    """What MIC may do where it runs: keep the record of what it assigned."""
+    return [_rule("", ["configmaps"], ["get", "create", "update"])]
+
+
+def lock_rules() -> list[Json]:
+    """What MIC may do where its locks live: upstream's, so that both never lead at once, and ours."""
+    return [
+        _rule("", ["endpoints"], ["get", "create", "update"]),
+        _rule("coordination.k8s.io", ["leases"], ["get", "create", "update"]),
     ]
+
+
+def chart_rules() -> Json:
+    """All of the above, as the chart's templates read it."""
+    return {
+        "nmi": nmi_rules(managed=False),
+        "nmiManaged": nmi_rules(managed=True),
+        "mic": mic_rules(),
+        "micRecord": record_rules(),
+        "micLocks": lock_rules(),
+    }
+
+
+def nmi_rights(installation: Installation) -> list[Json]:
+    """NMI's account and role."""
+    rules = nmi_rules(managed=installation.managed)
+    return [_account(NMI_ACCOUNT, installation), *_cluster_wide("nmi", NMI_ACCOUNT, rules, installation)]
+
+
+def mic_rights(installation: Installation) -> list[Json]:
+    """MIC's account and roles. In the manifests its locks live where it runs."""
+    at_home = [*record_rules(), *lock_rules()]
     return [
         _account(MIC_ACCOUNT, installation),
-        *_cluster_wide("mic", MIC_ACCOUNT, everywhere, installation),
+        *_cluster_wide("mic", MIC_ACCOUNT, mic_rules(), installation),
         *_namespaced("mic", MIC_ACCOUNT, at_home, installation),
     ]
 

@@ -11,7 +11,10 @@ import yaml
 REPOSITORY = Path(__file__).parents[3]
 INFRA = REPOSITORY / "deploy" / "infra"
 INSTALLATIONS = sorted(path for path in INFRA.rglob("*.yaml") if "deployment" in path.name)
-GENERATED = sorted([*(REPOSITORY / "deploy").rglob("*.yaml"), REPOSITORY / "charts/aad-pod-identity/crds/crd.yaml"])
+CHART = REPOSITORY / "charts" / "aad-pod-identity"
+GENERATED = sorted(
+    [*(REPOSITORY / "deploy").rglob("*.yaml"), CHART / "crds" / "crd.yaml", CHART / "files" / "rights.yaml"]
+)
 
 Json = dict[str, Any]
 

@@ -1,0 +1,82 @@
+{{/* The chart's name: what objects are named after, whatever the release. */}}
+{{- define "aad-pod-identity.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" -}}
+{{- end -}}
+
+{{/* Release and chart: what the user-facing roles are named after. */}}
+{{- define "aad-pod-identity.fullname" -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 63 | trimSuffix "-" -}}
+{{- else -}}
+{{- $name := include "aad-pod-identity.name" . -}}
+{{- if contains $name .Release.Name -}}
+{{- .Release.Name | trunc 63 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name $name | trunc 63 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "aad-pod-identity.mic" -}}
+{{- printf "%s-mic" (include "aad-pod-identity.name" .) -}}
+{{- end -}}
+
+{{- define "aad-pod-identity.nmi" -}}
+{{- printf "%s-nmi" (include "aad-pod-identity.name" .) -}}
+{{- end -}}
+
+{{/* What a Deployment or DaemonSet selects by. It cannot be changed once installed. */}}
+{{- define "aad-pod-identity.selectors" -}}
+app.kubernetes.io/name: {{ include "aad-pod-identity.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{- define "aad-pod-identity.labels" -}}
+{{ include "aad-pod-identity.selectors" . }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- end -}}
+
+{{- define "aad-pod-identity.managed" -}}
+{{- if eq (.Values.operationMode | toString) "managed" -}}true{{- end -}}
+{{- end -}}
+
+{{/* "true" when pods may use identities of their own namespace only. */}}
+{{- define "aad-pod-identity.namespaced" -}}
+{{- $asked := or .Values.forceNamespaced .Values.forceNameSpaced | toString | lower -}}
+{{- if or (include "aad-pod-identity.managed" .) (eq $asked "true") -}}true{{- else -}}false{{- end -}}
+{{- end -}}
+
+{{/* A list entry for a flag, unless its value is "": (list "flag-name" value). false and 0 are values. */}}
+{{- define "aad-pod-identity.flag" -}}
+{{- $value := index . 1 -}}
+{{- if not (or (kindIs "invalid" $value) (eq ($value | toString) "")) }}
+{{- if kindIs "float64" $value }}{{ $value = int64 $value }}{{ end }}
+- {{ printf "--%s=%v" (index . 0) $value | quote }}
+{{- end -}}
+{{- end -}}
+
+{{/* A port as a number: (list value default). */}}
+{{- define "aad-pod-identity.port" -}}
+{{- index . 0 | default (index . 1) | int -}}
+{{- end -}}
+
+{{/* A container's security context: uid 0, nothing writable, and the capabilities that are listed. */}}
+{{- define "aad-pod-identity.locked" -}}
+allowPrivilegeEscalation: false
+capabilities:
+  drop:
+    - ALL
+  {{- with .capabilities }}
+  add:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+readOnlyRootFilesystem: true
+runAsUser: {{ .user }}
+{{- if ne (int .user) 0 }}
+runAsNonRoot: true
+{{- end }}
+seccompProfile:
+  type: RuntimeDefault
+{{- end -}}
