@@ -6,6 +6,7 @@ text as it was written, which is what goes back to ARM.
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 _SEGMENT = r"[^/?#%\\\s]+"
@@ -98,6 +99,11 @@ class TargetState:
     client_ids: tuple[tuple[IdentityId, str], ...] = ()
     system_assigned: bool = False
     gone: bool = False
+
+
+def client_ids(states: Iterable[TargetState]) -> dict[IdentityId, str]:
+    """Say which client ID (lower case) each identity has, as ARM tells it; absent: ARM has not said."""
+    return {identity: told for state in states for identity, told in state.client_ids if told}
 
 
 def virtual_machine(subscription: str, group: str, name: str) -> VirtualMachine:

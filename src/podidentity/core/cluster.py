@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from podidentity.core.arm import IdentityId, Target, TargetState
+from podidentity.core.failing import Failing
 from podidentity.core.identities import (
     POD_LABEL,
     AzureAssignedIdentity,
@@ -65,7 +66,7 @@ class Snapshot:
     """Everything a plan is made from, at one moment.
 
     `targets` holds what ARM last said of each VM and scale set (absent: never asked); `put` holds the identities that
-    MIC itself put on each target, as recorded in its ConfigMap.
+    MIC itself put on each target, as recorded in its ConfigMap; `failing` is what Azure refuses.
     """
 
     pods: tuple[Pod, ...] = ()
@@ -75,3 +76,4 @@ class Snapshot:
     assigned: tuple[AzureAssignedIdentity, ...] = ()
     targets: Mapping[Target, TargetState] = field(default_factory=dict)
     put: Mapping[Target, frozenset[IdentityId]] = field(default_factory=dict)
+    failing: tuple[Failing, ...] = ()

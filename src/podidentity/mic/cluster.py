@@ -8,6 +8,7 @@ from podidentity.core import arm, crd
 from podidentity.core.arm import IdentityId, Target, TargetState
 from podidentity.core.assigning import Policy
 from podidentity.core.cluster import Node, Pod, Snapshot
+from podidentity.core.failing import Failing
 from podidentity.core.identities import (
     POD_LABEL,
     AzureAssignedIdentity,
@@ -51,7 +52,7 @@ class WatchedCluster:
         """All stores, for subscriptions and for waiting."""
         return (self.pods, self.nodes, self.identities, self.bindings, self.assigned)
 
-    def snapshot(self, targets: Mapping[Target, TargetState], put: Put) -> Snapshot:
+    def snapshot(self, targets: Mapping[Target, TargetState], put: Put, failing: tuple[Failing, ...] = ()) -> Snapshot:
         """Freeze what is known now."""
         assigned: dict[ObjectKey, AzureAssignedIdentity | None] = {**self.assigned.as_mapping(), **self._ahead}
         return Snapshot(
@@ -62,6 +63,7 @@ class WatchedCluster:
             assigned=tuple(one for one in assigned.values() if one is not None),
             targets=dict(targets),
             put=dict(put),
+            failing=failing,
         )
 
     def wrote(self, key: ObjectKey, assigned: AzureAssignedIdentity | None) -> None:

@@ -6,6 +6,7 @@ from typing import Protocol
 from podidentity.core.arm import IdentityId, Target, TargetState
 from podidentity.core.cluster import Snapshot
 from podidentity.core.drift import Change
+from podidentity.core.failing import Failing
 from podidentity.core.identities import AzureAssignedIdentity
 
 Put = Mapping[Target, frozenset[IdentityId]]
@@ -58,7 +59,7 @@ class Records(Protocol):
 class Cluster(Protocol):
     """The cluster as the watches know it."""
 
-    def snapshot(self, targets: Mapping[Target, TargetState], put: Put) -> Snapshot:
+    def snapshot(self, targets: Mapping[Target, TargetState], put: Put, failing: tuple[Failing, ...] = ()) -> Snapshot:
         """Freeze what is known now."""
         ...
 

@@ -42,7 +42,7 @@ class Sync:
 
     async def once(self, workers: Workers) -> apply.Report:
         """Plan once and carry it out."""
-        snapshot = self._cluster.snapshot(workers.states, workers.put)
+        snapshot = self._cluster.snapshot(workers.states, workers.put, workers.failing)
         wanted = assigning.wanted(snapshot, self._policy)
         plan = planning.plan(wanted, snapshot, self._policy)
         self.cycles += 1

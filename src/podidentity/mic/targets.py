@@ -14,6 +14,7 @@ from podidentity.core import drift
 from podidentity.core.arm import IdentityId, Target, TargetState
 from podidentity.core.assigning import Policy
 from podidentity.core.drift import Change
+from podidentity.core.failing import Failing
 from podidentity.errors import AzureError, KubernetesError
 from podidentity.mic.ports import Machines, Put, Records, Storyteller
 
@@ -34,6 +35,7 @@ class _Aside:
 
     until: float
     pause_seconds: float
+    code: str
     why: str
 
 
@@ -88,6 +90,11 @@ class Worker:
         if in_use != self._in_use or self.state is None:
             self._in_use = in_use
             self._wake.set()
+
+    @property
+    def failing(self) -> tuple[Failing, ...]:
+        """What ARM refuses to put here."""
+        return tuple(Failing(one, self.target, aside.code, aside.why) for one, aside in self._aside.items())
 
     async def run(self) -> None:
         """Work until cancelled."""
@@ -155,15 +162,17 @@ class Worker:
             await self._send(Change(change.assign[half:]), now)
             return
         for identity in named or change.assign:
-            self._set_aside(identity, str(error), now)
+            self._set_aside(identity, error, now)
         await self._tools.book.change(self.target, drop=named or change.assign)
 
-    def _set_aside(self, identity: IdentityId, why: str, now: float) -> None:
+    def _set_aside(self, identity: IdentityId, error: AzureError, now: float) -> None:
+        why = str(error)
         before = self._aside.get(identity)
         pause = min(before.pause_seconds * 2, LONGEST_RETRY_SECONDS) if before else SET_ASIDE_SECONDS
-        self._aside[identity] = _Aside(now + pause, pause, why)
+        self._aside[identity] = _Aside(now + pause, pause, error.code, why)
         _log.warning("%s: %s is set aside for %g s: %s", self.target, identity.name, pause, why)
         self._tools.story.failed(identity, self.target, why)
+        self._tools.changed()
 
     def _tell(self, change: Change) -> None:
         for identity in change.assign:
@@ -200,6 +209,11 @@ class Workers:
     def put(self) -> Put:
         """What MIC put where."""
         return self._tools.book.put
+
+    @property
+    def failing(self) -> tuple[Failing, ...]:
+        """What ARM refuses to put where."""
+        return tuple(one for worker in self._workers.values() for one in worker.failing)
 
     def want(self, target: Target, in_use: frozenset[IdentityId]) -> None:
         """Say what must be on a target. Never waits."""

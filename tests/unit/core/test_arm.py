@@ -61,3 +61,9 @@ def test_a_node_that_is_a_vm_is_the_vm() -> None:
 def test_a_foreign_provider_id_means_a_vm_named_like_the_node(provider_id: str) -> None:
     """As upstream always did."""
     assert arm.target_of("Node-1", provider_id, "S", "G") == arm.virtual_machine("s", "g", "node-1")
+
+
+def test_arm_tells_client_ids() -> None:
+    """An identity that was deleted in Azure still stands on a target, without one."""
+    silent = arm.TargetState(client_ids=((make.identity_id("gone"), ""),))
+    assert arm.client_ids([make.state("reader"), silent]) == {make.identity_id("reader"): "client-of-reader"}
