@@ -230,8 +230,8 @@ def _parameters(query: bytes) -> dict[str, str] | Refusal:
     parameters = dict(pairs)
     if len(parameters) != len(pairs):
         return Refusal(400, "a query parameter is given more than once")
-    if not all(value.isprintable() for value in parameters.values()):
-        return Refusal(400, "a query parameter holds control characters")
+    if not all(name and name.isprintable() and value.isprintable() for name, value in pairs):
+        return Refusal(400, "a query parameter has no name, or holds control characters")
     return parameters
 
 
