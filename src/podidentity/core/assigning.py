@@ -33,6 +33,8 @@ class Policy:
     cluster_client_id: str = ""
     subscription: str = ""
     group: str = ""
+    allow_list: bool = False
+    """Whether namespaces must be allowed the identities that they name (`Snapshot.allowed`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,13 +102,19 @@ def _of_pod(
     """One assignment for each object name; the first in binding order wins."""
     results: list[Assignment | Skipped] = []
     by_object: dict[ObjectKey, Match] = {}
-    for found in matching.matches(pod, bindings, snapshot.identities, force_namespaced=policy.force_namespaced):
+    for found in matching.matches(
+        pod,
+        bindings,
+        snapshot.identities,
+        force_namespaced=policy.force_namespaced,
+        allowed=snapshot.allowed if policy.allow_list else None,
+    ):
         if isinstance(found, Skipped):
             results.append(found)
             continue
         why = matching.identity_refusal(found.identity)
         if why is not None:
-            results.append(Skipped(f"binding {found.binding.key} for pod {pod.key}", why))
+            results.append(Skipped(pod.key, found.binding.key, "MalformedResourceID", why))
             continue
         name = ObjectKey(object_namespace(found.identity, policy), plain_name(pod.key, found.identity))
         first = by_object.setdefault(name, found)
@@ -119,6 +127,8 @@ def _of_pod(
 
 def _shadowed(found: Match, first: Match) -> Skipped:
     return Skipped(
-        f"binding {found.binding.key} for pod {found.pod.key}",
+        found.pod.key,
+        found.binding.key,
+        "NameTaken",
         f"AzureIdentity {found.identity.key} has the name of {first.identity.key}, which comes first; rename one",
     )

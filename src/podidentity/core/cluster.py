@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from podidentity.core.allowing import AllowList
 from podidentity.core.arm import IdentityId, Target, TargetState
 from podidentity.core.failing import Failing
 from podidentity.core.identities import (
@@ -77,3 +78,5 @@ class Snapshot:
     targets: Mapping[Target, TargetState] = field(default_factory=dict)
     put: Mapping[Target, frozenset[IdentityId]] = field(default_factory=dict)
     failing: tuple[Failing, ...] = ()
+    allowed: AllowList = field(default_factory=dict)
+    """What namespaces are allowed; counts only with `Policy.allow_list`."""

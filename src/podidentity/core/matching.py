@@ -7,7 +7,10 @@ as upstream has it (`pkg/pod`, `pkg/mic`): the first match is the pod's default 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
+from podidentity.core import allowing
+from podidentity.core.allowing import AllowList
 from podidentity.core.cluster import Pod
 from podidentity.core.identities import AzureIdentity, AzureIdentityBinding, IdentityType, ObjectKey
 
@@ -23,10 +26,20 @@ class Match:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """Something that looks as if it should take effect and does not; `why` is shown unchanged everywhere."""
+    """A binding that selects a pod and has no effect on it.
 
-    about: str
+    `code` is one CamelCase word for conditions, `why` a sentence that is shown unchanged everywhere.
+    """
+
+    pod: ObjectKey
+    binding: ObjectKey
+    code: str
     why: str
+
+    @property
+    def about(self) -> str:
+        """What the sentence is about."""
+        return f"binding {self.binding} for pod {self.pod}"
 
 
 BindingsBySelector = Mapping[str, Sequence[AzureIdentityBinding]]
@@ -47,34 +60,52 @@ def matches(
     identities: Mapping[ObjectKey, AzureIdentity],
     *,
     force_namespaced: bool,
+    allowed: AllowList | None = None,
 ) -> Iterable[Match | Skipped]:
     """Yield what each binding that selects `pod` comes to, in the order that decides the default identity.
 
     The identity is looked up in the *binding's* namespace. With `force_namespaced`, or when the identity says so, pod,
-    binding and identity must share one namespace.
+    binding and identity must share one namespace. With `allowed` (`--namespace-allow-list`) that namespace must be
+    allowed the identity; None asks for no permission.
     """
     for binding in bindings.get(pod.selector, ()) if pod.selector else ():
-        identity = identities.get(ObjectKey(binding.key.namespace, binding.azure_identity))
-        why = _refusal(pod, binding, identity, force_namespaced=force_namespaced)
-        if identity is None or why is not None:
-            yield Skipped(f"binding {binding.key} for pod {pod.key}", why or "")
+        if force_namespaced and pod.key.namespace != binding.key.namespace:
+            yield Skipped(pod.key, binding.key, "OtherNamespace", _other_namespace(pod, binding))
+            continue
+        found = usable(binding, identities, allowed)
+        if isinstance(found, Unusable):
+            yield Skipped(pod.key, binding.key, found.code, found.why)
+        elif found.namespaced and pod.key.namespace != found.key.namespace:
+            why = f"AzureIdentity {found.key} is namespaced: only pods of {found.key.namespace} may use it"
+            yield Skipped(pod.key, binding.key, "OtherNamespace", why)
         else:
-            yield Match(pod, binding, identity)
+            yield Match(pod, binding, found)
 
 
-def _refusal(
-    pod: Pod, binding: AzureIdentityBinding, identity: AzureIdentity | None, *, force_namespaced: bool
-) -> str | None:
-    if force_namespaced and pod.key.namespace != binding.key.namespace:
-        return f"it belongs to namespace {binding.key.namespace} and namespaced mode is on; bind in {pod.key.namespace}"
+class Unusable(NamedTuple):
+    """Why a binding has no effect on any pod."""
+
+    code: str
+    why: str
+
+
+def usable(
+    binding: AzureIdentityBinding, identities: Mapping[ObjectKey, AzureIdentity], allowed: AllowList | None
+) -> AzureIdentity | Unusable:
+    """Find a binding's identity, whatever the pod."""
+    identity = identities.get(ObjectKey(binding.key.namespace, binding.azure_identity))
     if identity is None:
-        return (
+        return Unusable(
+            "IdentityNotFound",
             f'AzureIdentity "{binding.azure_identity}" not found in namespace {binding.key.namespace}; '
-            f"create it there or correct azureIdentity"
+            f"create it there or correct azureIdentity",
         )
-    if identity.namespaced and pod.key.namespace != identity.key.namespace:
-        return f"AzureIdentity {identity.key} is namespaced: only pods of {identity.key.namespace} may use it"
-    return None
+    why = None if allowed is None else allowing.refusal(identity, allowed)
+    return identity if why is None else Unusable("NotAllowed", why)
+
+
+def _other_namespace(pod: Pod, binding: AzureIdentityBinding) -> str:
+    return f"it belongs to namespace {binding.key.namespace} and namespaced mode is on; bind in {pod.key.namespace}"
 
 
 def identity_refusal(identity: AzureIdentity) -> str | None:
