@@ -1,7 +1,7 @@
 """The lab itself: first process of its namespaces, and the one event loop that everything in the lab hangs on.
 
-It builds the fabric, starts Azure and Kubernetes, serves them where the address plan says, runs a kubelet for each node
-and ends, with all that it started, when the outer process asks or is gone. Started by `up` only.
+It builds the fabric, serves Azure where the address plan says, runs the Kubernetes that was asked for and ends, with
+all that it started, when the outer process asks or is gone. Started by `up` only.
 """
 
 import asyncio
@@ -17,17 +17,15 @@ from podidentity.errors import PodIdentityError
 from podidentity.lab import control, dns, fabric, gateway, kubeconfig, nodes, reaping
 from podidentity.lab.azure import Azure, AzureSettings
 from podidentity.lab.directory import Directory
-from podidentity.lab.fabric import AZURE_ADDRESS, AZURE_NAMESPACE, FABRIC_ADDRESS, METADATA_ADDRESS, NodeNetwork
-from podidentity.lab.kubelet import Cluster, ContainerLogs, Kubelet, Node
-from podidentity.lab.kubernetes import ApiError, Kubernetes
-from podidentity.lab.services import KUBERNETES_ADDRESS, run_services
+from podidentity.lab.embedded import Embedded
+from podidentity.lab.fabric import AZURE_ADDRESS, AZURE_NAMESPACE, FABRIC_ADDRESS, METADATA_ADDRESS
+from podidentity.lab.orchestrator import NodePlan, Orchestrator, Place
 from podidentity.lab.serving import serve
 from podidentity.lab.settings import Inherited, parse
 from podidentity.linux import mounts
 from podidentity.linux.namespaces import listener, open_listener
 
 STOP_SECONDS = 4.0
-KUBERNETES_PORT = 6443
 
 
 def main() -> None:
@@ -75,10 +73,7 @@ class _Lab:
         self._bridge = settings.network == "bridge"
         self._azure = Azure(AzureSettings())
         self._machines = nodes.machines(self._azure, self._networks, settings.virtual_machines)
-        self._logs = ContainerLogs(inherited.logs)
-        self._kubernetes = Kubernetes(self._logs)
-        self._kubelets = [Kubelet(node, self._logs) for node in self._nodes()]
-        self._logs.follow_while(lambda *container: any(one.runs(*container) for one in self._kubelets))
+        self._kubernetes = self._orchestrator()
         self._stop = asyncio.Event()
 
     async def run(self) -> None:
@@ -104,60 +99,41 @@ class _Lab:
     async def _run_parts(self) -> None:
         async with asyncio.TaskGroup() as group:
             group.create_task(reaping.run_reaper())
-            group.create_task(self._kubernetes.run())
-            names = dns.Names(self._azure.serves, self._cluster_ip)
+            names = dns.Names(self._azure.serves, self._kubernetes.cluster_ip)
             self._serve(group, names)
-            for kubelet in self._kubelets:
-                group.create_task(kubelet.run())
-            group.create_task(run_services(self._kubernetes.storage))
-            await asyncio.sleep(0)  # what cannot begin at all raises here, before anybody is told that the lab is ready
-            self._write_facts()
-            self._report({"ready": True})
+            group.create_task(self._kubernetes.run(self._ready))
 
     def _serve(self, group: asyncio.TaskGroup, names: dns.Names) -> None:
         """Open every socket first: from here on connections wait instead of being refused."""
-        inherited = self._inherited
         azure = open_listener(AZURE_NAMESPACE, AZURE_ADDRESS, 443)
         group.create_task(serve(self._azure.app, [azure], self._azure.tls_context()))
-        kubernetes = [listener(FABRIC_ADDRESS, KUBERNETES_PORT), socket.socket(fileno=inherited.kubernetes_listener)]
-        group.create_task(serve(self._kubernetes.app, kubernetes, self._kubernetes.tls_context()))
         for network in self._networks:
             metadata = listener(METADATA_ADDRESS, 80, interface=network.uplink)
             group.create_task(serve(self._azure.imds(self._machines[network.name]), [metadata]))
         group.create_task(dns.serve(names, FABRIC_ADDRESS))
-        group.create_task(gateway.serve(socket.socket(fileno=inherited.gateway_listener), names))
+        group.create_task(gateway.serve(socket.socket(fileno=self._inherited.gateway_listener), names))
         asked = control.listener(self._directory.control)
         group.create_task(serve(control.application(self._status, self._stop), [asked]))
 
-    def _nodes(self) -> list[Node]:
-        kubernetes = self._kubernetes
-        cluster = Cluster(
-            storage=kubernetes.storage,
-            token=kubernetes.service_account_token,
-            cluster_ca=kubernetes.ca_pem.decode(),
+    def _orchestrator(self) -> Orchestrator:
+        inherited = self._inherited
+        place = Place(
             azure_ca=self._azure.ca_pem.decode(),
-            logs=self._inherited.logs,
+            logs=inherited.logs,
+            listener=socket.socket(fileno=os.dup(inherited.kubernetes_listener)),
             bridge=self._bridge,
-            rootless=self._inherited.rootless,
         )
-        return [self._node(network, cluster) for network in self._networks]
+        plans = [NodePlan(network, f"azure://{self._machines[network.name]}") for network in self._networks]
+        for plan in plans:
+            nodes.write_files(self._directory.nodes / plan.network.name, self._azure, bridge=self._bridge)
+        return Embedded(place, plans, self._directory.nodes, rootless=inherited.rootless)
 
-    def _node(self, network: NodeNetwork, cluster: Cluster) -> Node:
-        files = self._directory.nodes / network.name
-        nodes.write_files(files, self._azure, bridge=self._bridge)
-        return Node(network, f"azure://{self._machines[network.name]}", files, cluster)
-
-    def _cluster_ip(self, namespace: str, name: str) -> str | None:
-        if (namespace, name) == ("default", "kubernetes"):
-            return KUBERNETES_ADDRESS
-        try:
-            address = self._kubernetes.storage.get("services", namespace, name)["spec"].get("clusterIP")
-        except ApiError:
-            return None
-        return None if address in {None, "", "None"} else str(address)
+    def _ready(self) -> None:
+        self._write_facts()
+        self._report({"ready": True})
 
     async def _status(self) -> control.Json:
-        pods = self._kubernetes.storage.list("pods")
+        pods = await self._kubernetes.pods()
         return {
             "name": self._directory.name,
             "network": self._inherited.settings.network,
@@ -167,7 +143,7 @@ class _Lab:
                     "name": network.name,
                     "address": network.address,
                     "machine": self._machines[network.name],
-                    "pods": sum(pod["spec"].get("nodeName") == network.name for pod in pods),
+                    "pods": pods.get(network.name, 0),
                 }
                 for network in self._networks
             ],

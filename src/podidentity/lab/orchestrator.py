@@ -1,0 +1,59 @@
+"""What the lab needs of its Kubernetes, whichever it is: `embedded`, which is part of the lab, or `real`.
+
+A port only. Called by `inside`.
+"""
+
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from podidentity.lab.fabric import NodeNetwork
+
+KUBERNETES_PORT = 6443
+"""Of the API, on the fabric's address."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodePlan:
+    """A node to be: its network, and which Azure machine it is."""
+
+    network: NodeNetwork
+    provider_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What any Kubernetes of the lab is given: the pods' trust in Azure, logs, and the way in from the host."""
+
+    azure_ca: str
+    logs: Path
+    listener: socket.socket
+    bridge: bool
+
+
+class Orchestrator(Protocol):
+    """A Kubernetes with its nodes."""
+
+    @property
+    def ca_pem(self) -> bytes:
+        """The certificate of its API."""
+        ...
+
+    @property
+    def admin_token(self) -> str:
+        """It may do everything."""
+        ...
+
+    async def run(self, ready: Callable[[], None]) -> None:
+        """Run until cancelled; call `ready` once pods can be created. Raises `HostError`, `LabError`, `OSError`."""
+        ...
+
+    def cluster_ip(self, namespace: str, name: str) -> str | None:
+        """The address of a Service."""
+        ...
+
+    async def pods(self) -> Mapping[str, int]:
+        """How many pods each node has, by node."""
+        ...
