@@ -26,6 +26,12 @@ $(STAMP): pyproject.toml constraints.txt
 	  --editable '.[lab]' --group dev --group examples
 	@touch $(STAMP)
 
+# Helm as a library is large, and only the chart's tests need it.
+HELM := .venv/.helm
+$(HELM): $(STAMP)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --group chart
+	@touch $(HELM)
+
 debian:
 	@tools/debian-packages nftables:nft iproute2:ip conntrack:conntrack util-linux:unshare
 
@@ -43,10 +49,11 @@ check: install build ## format, lint, types, layers, generated files in step, un
 	$(BIN)/python tools/manifests.py --check
 	$(BIN)/pytest tests/unit tests/test_house.py -q --cov --cov-fail-under=100 --cov-report=term:skip-covered
 
-test: install debian ## all tests
+test: install $(HELM) debian ## all tests
 	$(BIN)/pytest -q
 
-fix: install ## format, autofix, regenerate
+fix: install $(HELM) ## format, autofix, regenerate
 	$(BIN)/ruff format --quiet .
 	$(BIN)/ruff check --fix --quiet . || true
 	$(BIN)/python tools/manifests.py
+	$(BIN)/python tools/chart.py

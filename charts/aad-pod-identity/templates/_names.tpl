@@ -48,13 +48,14 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- if or (include "aad-pod-identity.managed" .) (eq $asked "true") -}}true{{- else -}}false{{- end -}}
 {{- end -}}
 
-{{/* A list entry for a flag, unless its value is "": (list "flag-name" value). false and 0 are values. */}}
-{{- define "aad-pod-identity.flag" -}}
-{{- $value := index . 1 -}}
+{{/* A list entry for each flag of a dict, unless its value is "". false and 0 are values. */}}
+{{- define "aad-pod-identity.flags" -}}
+{{- range $name, $value := . }}
 {{- if not (or (kindIs "invalid" $value) (eq ($value | toString) "")) }}
 {{- if kindIs "float64" $value }}{{ $value = int64 $value }}{{ end }}
-- {{ printf "--%s=%v" (index . 0) $value | quote }}
-{{- end -}}
+- {{ printf "--%s=%v" $name $value | quote }}
+{{- end }}
+{{- end }}
 {{- end -}}
 
 {{/* A port as a number: (list value default). */}}
