@@ -15,9 +15,12 @@ CHOICES = ("azureidentities", "azureidentitybindings", "azurepodidentityexceptio
 
 
 def nmi_rules(*, managed: bool) -> list[Json]:
-    """What NMI may do everywhere: it follows what choices depend on, and writes nothing."""
+    """What NMI may do everywhere: it follows what choices depend on, and writes nothing.
+
+    Of Secrets it may get one by name (service principals' own); it cannot list them.
+    """
     resources = CHOICES if managed else (*CHOICES, "azureassignedidentities")
-    return [_rule("", ["pods"], FOLLOW), _rule(GROUP, resources, FOLLOW)]
+    return [_rule("", ["pods"], FOLLOW), _rule("", ["secrets"], ["get"]), _rule(GROUP, resources, FOLLOW)]
 
 
 def mic_rules() -> list[Json]:

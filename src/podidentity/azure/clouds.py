@@ -56,6 +56,19 @@ _BY_NAME = {
 }
 _CUSTOM = "azurestackcloud"
 
+KNOWN_LOGINS = frozenset(cloud.login for cloud in _BY_NAME.values()) | {
+    "https://login.microsoft.com",
+    "https://login.windows.net",
+    "https://sts.windows.net",
+    "https://login-us.microsoftonline.com",
+    "https://login.usgovcloudapi.net",
+    "https://login.partner.microsoftonline.cn",
+    "https://login.sovcloud-identity.fr",
+    "https://login.sovcloud-identity.de",
+    "https://login.sovcloud-identity.sg",
+}
+"""Where Entra ID answers in all clouds of Microsoft's, under every name (msal: `WELL_KNOWN_AUTHORITY_HOSTS`)."""
+
 
 def find_cloud(name: str, environment_file: str = "") -> Cloud:
     """Find a cloud by name; `environment_file` (AZURE_ENVIRONMENT_FILEPATH) describes a custom one.
@@ -73,6 +86,15 @@ def find_cloud(name: str, environment_file: str = "") -> Cloud:
             "cloud AzureStackCloud needs its endpoints; set AZURE_ENVIRONMENT_FILEPATH to their file"
         )
     return _custom(Path(environment_file))
+
+
+def logins(environment_file: str = "") -> frozenset[str]:
+    """Return the addresses, lower-case, to which a secret may be sent: known clouds' and the described one's.
+
+    Raises ConfigurationError for an unreadable file.
+    """
+    own = {_custom(Path(environment_file)).login.lower()} if environment_file else set()
+    return KNOWN_LOGINS | own
 
 
 def _custom(path: Path) -> Cloud:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from podidentity import __version__
+from podidentity.azure import clouds
 from podidentity.cli.flags import COMMON, Flag, Flags, parse, render_help
 from podidentity.errors import ConfigurationError, PodIdentityError, UsageError
 from podidentity.nmi.settings import MANAGED, STANDARD, Settings
@@ -120,6 +121,7 @@ def settings_of(flags: Flags, environ: Mapping[str, str]) -> Settings:
         retry_after_header=flags.switch("set-retry-after-header"),
         token_cache=flags.switch("token-cache"),
         host_token=flags.switch("host-token-endpoint"),
+        logins=clouds.logins(environ.get("AZURE_ENVIRONMENT_FILEPATH", "")),
         secret_namespaces=frozenset(filter(None, flags.text("secret-namespaces").split(","))),
         user_agent=agent,
         log_format=flags.text("log-format"),

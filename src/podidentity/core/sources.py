@@ -3,10 +3,17 @@
 Two identities with one source share its tokens: a source is the key of NMI's token cache. Called by NMI and `explain`.
 """
 
+import re
 from typing import NamedTuple
 
+from podidentity.core import rules
 from podidentity.core.identities import AzureIdentity, IdentityType, SecretReference
 from podidentity.core.imds import Refusal, TokenRequest
+
+PUBLIC_LOGIN = "https://login.microsoftonline.com"
+"""Where a service principal's token is asked for when its AzureIdentity has no `adEndpoint`, as upstream has it."""
+
+_TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*")  # a GUID or a domain: it becomes part of a path
 
 
 class ManagedIdentity(NamedTuple):
@@ -20,8 +27,8 @@ class ManagedIdentity(NamedTuple):
 class ServicePrincipal(NamedTuple):
     """Entra ID, asked with a secret or certificate read from `secret`.
 
-    `endpoint` is what the AzureIdentity says, empty for the cloud's own. With auxiliary tenants there is one token for
-    each tenant, the primary one's first.
+    `endpoint` has no slash at its end. With auxiliary tenants there is one token for each tenant, the primary one's
+    first.
     """
 
     tenant_id: str
@@ -33,6 +40,34 @@ class ServicePrincipal(NamedTuple):
 
 
 Source = ManagedIdentity | ServicePrincipal
+
+
+class SourceRules(NamedTuple):
+    """Settings that say which sources may be used.
+
+    `secret_namespaces` are those from which every AzureIdentity may name a Secret, besides its own. `logins` are the
+    addresses of known clouds and of the configured one, lower-case: a Secret is sent nowhere else.
+    """
+
+    secret_namespaces: frozenset[str] = frozenset()
+    logins: frozenset[str] = frozenset({PUBLIC_LOGIN})
+
+
+def allowed_source(identity: AzureIdentity, allowed: SourceRules) -> Source | Refusal:
+    """Say where the token of `identity` comes from, or why it may not come from there.
+
+    Asked before any cache: otherwise whoever names somebody else's Secret would be given the token made with it.
+    """
+    source = source_of(identity)
+    if not isinstance(source, ServicePrincipal):
+        return source
+    why = rules.secret_refusal(identity, allowed.secret_namespaces)
+    if why is None and source.endpoint.lower() not in allowed.logins:
+        why = (
+            f"AzureIdentity {identity.key} has adEndpoint {identity.ad_endpoint}, which is no known cloud's; "
+            "correct it, or describe your cloud in the file that AZURE_ENVIRONMENT_FILEPATH names"
+        )
+    return source if why is None else Refusal(503, why)
 
 
 def source_of(identity: AzureIdentity) -> Source | Refusal:
@@ -73,10 +108,15 @@ def _principal(identity: AzureIdentity) -> ServicePrincipal | Refusal:
     if missing or identity.client_password is None:
         named = " and ".join([*missing, *(["clientPassword"] if identity.client_password is None else [])])
         return Refusal(503, f"AzureIdentity {identity.key} lacks {named}; a service principal needs it")
+    for tenant in (identity.tenant_id, *identity.auxiliary_tenant_ids):
+        if _TENANT.fullmatch(tenant) is None:
+            return Refusal(
+                503, f'AzureIdentity {identity.key}: tenant "{tenant}" is neither an ID nor a domain; correct it'
+            )
     return ServicePrincipal(
         identity.tenant_id,
         identity.client_id,
-        identity.ad_endpoint,
+        identity.ad_endpoint.rstrip("/") or PUBLIC_LOGIN,
         identity.client_password,
         identity.type == IdentityType.SERVICE_PRINCIPAL_CERTIFICATE,
         identity.auxiliary_tenant_ids,

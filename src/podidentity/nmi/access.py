@@ -12,8 +12,9 @@ from podidentity.core.choosing import Chosen, Refused, Wait
 from podidentity.core.cluster import Pod
 from podidentity.core.identities import AzureIdentity, ObjectKey
 from podidentity.core.imds import Refusal, TokenRequest
-from podidentity.core.sources import Source, own_source, source_of
+from podidentity.core.sources import Source, SourceRules, allowed_source, own_source
 from podidentity.nmi.ports import WATCH_TRUSTED_SECONDS, Clock, Grants
+from podidentity.nmi.settings import Settings
 
 _REQUESTS_PER_POD = 64
 _PODS = 4096
@@ -34,11 +35,12 @@ Choice = Allowed | Wait | Refusal
 class Access:
     """Choices for the pods of this node."""
 
-    def __init__(self, grants: Grants, clock: Clock, *, managed_mode: bool, mic_namespace: str) -> None:
+    def __init__(self, grants: Grants, clock: Clock, settings: Settings) -> None:
         self._grants = grants
         self._clock = clock
-        self._managed_mode = managed_mode
-        self._mic_namespace = mic_namespace
+        self._managed_mode = settings.managed_mode
+        self._mic_namespace = settings.mic_namespace
+        self._allowed = SourceRules(settings.secret_namespaces, settings.logins)
         self._revision = -1
         self._remembered: dict[str, tuple[Pod, dict[TokenRequest, Choice]]] = {}
         self._had: dict[str, None] = {}
@@ -76,7 +78,7 @@ class Access:
             return Allowed(own_source(asked), None, None)
         match self._choose(pod, asked):
             case Chosen(identity, binding):
-                source = source_of(identity)
+                source = allowed_source(identity, self._allowed)
                 if isinstance(source, Refusal):
                     return source
                 self.note_assigned(pod.uid)

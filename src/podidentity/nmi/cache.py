@@ -9,9 +9,11 @@ import random
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from typing import Protocol
 
+from podidentity.core.identities import SecretReference
 from podidentity.core.imds import Token, render_token, render_tokens
-from podidentity.core.sources import Source
+from podidentity.core.sources import ServicePrincipal, Source
 from podidentity.errors import AzureError, PodIdentityError
 from podidentity.nmi.ports import Clock, Grant, Tokens
 
@@ -25,6 +27,16 @@ JITTER_SECONDS = 5 * 60
 SAME_TOKEN_PAUSE_SECONDS = 60
 FAILURE_KEPT_SECONDS = 3.0
 LAST_SECONDS = 5  # a token that expires on its way to the client is no use
+
+
+class Standing(Protocol):
+    """Whether what a token was made with is still the same."""
+
+    def stands(self, source: Source) -> bool:
+        """Say whether a token of `source` may be given without another look."""
+
+    async def check(self, source: Source) -> None:
+        """Take that look; whoever must drop tokens is told before this returns."""
 
 
 class Kept:
@@ -60,8 +72,11 @@ class _Failed:
 class Cached:
     """Tokens from a cache in front of `source`. `spawn` starts a task in the daemon's task group.
 
-    `spread` gives numbers from 0 to 1 that keep nodes from refreshing in step.
+    `spread` gives numbers from 0 to 1 that keep nodes from refreshing in step. `standing`, when set, is asked before
+    each answer.
     """
+
+    standing: Standing | None = None
 
     def __init__(
         self, source: Tokens, clock: Clock, spawn: Spawn, *, spread: Callable[[], float] = random.random
@@ -78,7 +93,7 @@ class Cached:
         """Return a valid token without waiting, or None. Starts a refresh when it is time for one."""
         key = (source, resource)
         kept = self._kept.get(key)
-        if kept is None:
+        if kept is None or (self.standing is not None and not self.standing.stands(source)):
             return None
         steady = self._clock.steady()
         if steady >= kept.steady_end or self._clock.wall() >= kept.ends:
@@ -98,6 +113,11 @@ class Cached:
         if found is not None:
             return found
         key = (source, resource)
+        if self.standing is not None and key in self._kept:
+            await self.standing.check(source)
+            found = self.cached(source, resource)
+            if found is not None:
+                return found
         failed = self._failed_lately(key, self._clock.steady())
         if failed is not None:
             raise failed.error
@@ -109,10 +129,17 @@ class Cached:
 
     def forget(self, source: Source) -> None:
         """Drop every token and failure of `source`, because what it rests on changed."""
+        self._forget(lambda one: one == source)
+
+    def forget_secret(self, secret: SecretReference) -> None:
+        """Drop everything that was made with a Secret."""
+        self._forget(lambda one: isinstance(one, ServicePrincipal) and one.secret == secret)
+
+    def _forget(self, concerned: Callable[[Source], bool]) -> None:
         for store in (self._kept, self._failed):
-            for key in [key for key in store if key[0] == source]:
+            for key in [key for key in store if concerned(key[0])]:
                 del store[key]
-        for key in [key for key in self._flights if key[0] == source]:
+        for key in [key for key in self._flights if concerned(key[0])]:
             del self._flights[key]  # whoever waits is answered; what arrives is not kept
 
     def __len__(self) -> int:

@@ -16,6 +16,7 @@ from podidentity.core.identities import (
     AzureIdentityBinding,
     AzurePodIdentityException,
     ObjectKey,
+    SecretReference,
 )
 from podidentity.core.matching import Match
 from podidentity.core.sources import Source, source_of
@@ -24,7 +25,7 @@ from podidentity.kube import resources
 from podidentity.kube.api import Api, Selection
 from podidentity.kube.reflector import Reflector, describe
 from podidentity.kube.store import Change, Store, addresses, pod_of, selector_in_namespace
-from podidentity.nmi.ports import WATCH_TRUSTED_SECONDS
+from podidentity.nmi.ports import WATCH_TRUSTED_SECONDS, SecretContents
 
 _LOOK_SECONDS = 5.0  # a client of an unknown pod waits for it
 _LABEL_LIMIT = 63  # longer names are no label values: then the objects of all nodes are watched
@@ -122,6 +123,10 @@ class Cluster:
         """Return a live pod of this node by name."""
         pod = self._stores.pods.get(key)
         return pod if pod is not None and pod.live else None
+
+    async def read_secret(self, secret: SecretReference) -> SecretContents:
+        """Get one Secret."""
+        return (await self._api.get(resources.SECRETS, ObjectKey(*secret))).values
 
     # Grants
 

@@ -15,7 +15,8 @@ import time
 from collections.abc import Coroutine
 from typing import Any, NamedTuple, NoReturn, Protocol
 
-from podidentity.core.identities import ObjectKey
+from podidentity.azure.entra import Entra
+from podidentity.core.identities import ObjectKey, SecretReference
 from podidentity.core.imds import Rules
 from podidentity.core.sources import Source
 from podidentity.errors import HostError
@@ -29,12 +30,14 @@ from podidentity.nmi.access import Access
 from podidentity.nmi.app import App
 from podidentity.nmi.cache import Cached
 from podidentity.nmi.cluster import Cluster, Follower
+from podidentity.nmi.credentials import Credentials
 from podidentity.nmi.finding import Finding
 from podidentity.nmi.heads import Heads
 from podidentity.nmi.host_token import HostTokens, PodsByName
 from podidentity.nmi.http import Listener, Site
 from podidentity.nmi.observe import Metrics, Observer
-from podidentity.nmi.ports import Clock, Grants, Peer, Pods, Tokens
+from podidentity.nmi.ports import Clock, Grants, Peer, Pods, Secrets, Tokens
+from podidentity.nmi.principals import ByKind, Principals
 from podidentity.nmi.proxy import Proxy
 from podidentity.nmi.redirect import Redirect, RedirectSettings
 from podidentity.nmi.settings import Settings
@@ -51,6 +54,8 @@ LOOPBACK = "127.0.0.1"
 DRAIN_SECONDS = 10.0
 IMDS_PER_SECOND = 20.0
 IMDS_AT_ONCE = 5
+ENTRA_PER_SECOND = 20.0
+ENTRA_AT_ONCE = 8  # each holds a thread; Entra ID has no limit of its own that would be reached
 
 
 class SystemClock:
@@ -118,7 +123,7 @@ class _Stopped(Exception):  # noqa: N818  # no error: the way out of a task grou
     """The daemon was asked to stop and has."""
 
 
-class View(Pods, Grants, PodsByName, Protocol):
+class View(Pods, Grants, PodsByName, Secrets, Protocol):
     """All that NMI asks of Kubernetes."""
 
 
@@ -134,13 +139,8 @@ def assemble(
 ) -> Parts:
     """Connect the parts of a token's way. `http` is the client for IMDS."""
     base = f"http://{settings.metadata_address}:{settings.metadata_port}"
-    limited = Limited(
-        Measured(Imds(http, base, clock), metrics), clock, per_second=IMDS_PER_SECOND, at_once=IMDS_AT_ONCE
-    )
-    tokens: Tokens = Retrying(limited, clock)
-    if settings.token_cache:
-        tokens = Cached(tokens, clock, tasks.create_task)
-    access = Access(cluster, clock, managed_mode=settings.managed_mode, mic_namespace=settings.mic_namespace)
+    tokens = _tokens(settings, cluster, Imds(http, base, clock), clock, metrics, tasks)
+    access = Access(cluster, clock, settings)
     finding, waiting = Finding(cluster, clock), Waiting()
     flow = TokenFlow(finding, access, waiting, tokens, clock, settings)
     owner_of = functools.partial(_owner_of, settings.port)
@@ -152,6 +152,31 @@ def assemble(
     metrics.connections.set_function(lambda: len(listener.connections))
     metrics.waiting.set_function(lambda: len(waiting))
     return Parts(listener, _Follower(waiting, finding, access, tokens, listener))
+
+
+def _tokens(
+    settings: Settings, secrets: Secrets, imds: Tokens, clock: Clock, metrics: Metrics, tasks: asyncio.TaskGroup
+) -> Tokens:
+    """Stack the sources of tokens: limits and retries of each, and the cache in front of both."""
+    cache: Cached | None = None
+
+    def changed(secret: SecretReference) -> None:
+        if cache is not None:
+            cache.forget_secret(secret)
+
+    credentials = Credentials(secrets, clock, changed)
+    principals = Principals(credentials, Entra(), clock)
+    sources = ByKind(
+        Retrying(Limited(Measured(imds, metrics), clock, per_second=IMDS_PER_SECOND, at_once=IMDS_AT_ONCE), clock),
+        Retrying(
+            Limited(Measured(principals, metrics), clock, per_second=ENTRA_PER_SECOND, at_once=ENTRA_AT_ONCE), clock
+        ),
+    )
+    if not settings.token_cache:
+        return sources
+    cache = Cached(sources, clock, tasks.create_task)
+    cache.standing = credentials
+    return cache
 
 
 class Daemon:

@@ -130,6 +130,12 @@ def source_kind(source: Source) -> str:
     return "adal_token_msi_userassignedid" if any(source) else "adal_token_msi"
 
 
+def _shortened(why: str, source: Source | None) -> str:
+    """Shorten the client ID also where IMDS or Entra ID repeats it."""
+    client_id = source.client_id if source is not None else ""
+    return why.replace(client_id, redact.client_id(client_id)) if client_id else why
+
+
 def _operation(parsed: Parsed) -> str:
     if isinstance(parsed, TokenRequest):
         return TOKEN_PATH
@@ -158,5 +164,5 @@ def _audit(host: str, address: str, answer: Answer) -> dict[str, str | int]:
     if answer.source is not None:
         line["source"] = source_kind(answer.source)
     if answer.why:
-        line["why"] = answer.why
+        line["why"] = _shortened(answer.why, answer.source)
     return line

@@ -4,12 +4,12 @@
 `Tokens` themselves.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from podidentity.core.cluster import Pod
-from podidentity.core.identities import AzureAssignedIdentity, AzurePodIdentityException, ObjectKey
+from podidentity.core.identities import AzureAssignedIdentity, AzurePodIdentityException, ObjectKey, SecretReference
 from podidentity.core.imds import Token
 from podidentity.core.matching import Match
 from podidentity.core.sources import Source
@@ -17,6 +17,8 @@ from podidentity.core.sources import Source
 Grant = Token | tuple[Token, ...]
 """What a source gives: one token, or for a service principal with auxiliary tenants one for each tenant."""
 
+SecretContents = Mapping[str, bytes]
+"""The keys of a Secret and what they hold."""
 
 WATCH_TRUSTED_SECONDS = 120.0
 """A watch is confirmed by bookmarks about once a minute; one that has been silent for twice that may be dead."""
@@ -40,6 +42,13 @@ class Tokens(Protocol):
 
     async def acquire(self, source: Source, resource: str) -> Grant:
         """Return a valid token. Raises `AzureError`, or another `PodIdentityError` that says what to set right."""
+
+
+class Secrets(Protocol):
+    """Kubernetes Secrets, one at a time."""
+
+    async def read_secret(self, secret: SecretReference) -> SecretContents:
+        """Ask the API server itself. Raises `KubernetesError`."""
 
 
 class Pods(Protocol):

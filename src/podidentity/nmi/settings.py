@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from podidentity.core.sources import PUBLIC_LOGIN
+
 STANDARD = "standard"
 MANAGED = "managed"
 
@@ -48,6 +50,9 @@ class Settings:
     token_cache: bool = True
     host_token: bool = True
     secret_namespaces: frozenset[str] = frozenset()
+    logins: frozenset[str] = frozenset({PUBLIC_LOGIN})
+    """Where service principals' tokens may be asked for: known clouds, and the one that is configured."""
+
     user_agent: str = "podidentity-nmi"
     log_format: str = "text"
     kubeconfig: str = ""

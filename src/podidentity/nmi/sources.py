@@ -12,7 +12,6 @@ from typing import Any
 
 import httpx2
 
-from podidentity.core import redact
 from podidentity.core.imds import Token
 from podidentity.core.sources import ManagedIdentity, Source
 from podidentity.errors import AzureError, ConfigurationError
@@ -43,8 +42,7 @@ class Imds:
     async def acquire(self, source: Source, resource: str) -> Token:
         """Ask IMDS. Raises `AzureError` with IMDS's own words."""
         if not isinstance(source, ManagedIdentity):
-            told = f"service principal {redact.client_id(source.client_id)} cannot be served yet; use a type 0 identity"
-            raise ConfigurationError(told)
+            raise ConfigurationError("only managed identities are asked for at IMDS")
         chosen = {"msi_res_id": source.resource_id, "client_id": source.client_id, "object_id": source.object_id}
         query = {"api-version": API_VERSION, "resource": resource} | {k: v for k, v in chosen.items() if v}
         try:

@@ -36,8 +36,9 @@ def set_up(log_format: str, verbosity: int) -> None:
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO)
     logging.getLogger("podidentity").setLevel(logging.DEBUG if verbosity >= _DETAILS_FROM else logging.INFO)
-    for chatty in ("httpx2", "httpcore2", "asyncio", "lightkube", "msal"):
+    for chatty in ("httpx2", "httpcore2", "asyncio", "lightkube"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+    logging.getLogger("msal").setLevel(logging.CRITICAL)  # it writes whole answers; its failures are errors of ours
 
 
 class TextLines(logging.Formatter):

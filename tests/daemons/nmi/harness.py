@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -18,8 +18,10 @@ from podidentity.core.identities import (
     AzureIdentity,
     AzurePodIdentityException,
     ObjectKey,
+    SecretReference,
 )
 from podidentity.core.matching import Match
+from podidentity.errors import NotFoundError
 from podidentity.nmi.daemon import assemble
 from podidentity.nmi.http import Limits, Listener, Site
 from podidentity.nmi.observe import Metrics
@@ -72,6 +74,8 @@ class FakeCluster:
         self.assigned: list[AzureAssignedIdentity] = []
         self.matches: list[Match] = []
         self.exceptions: list[AzurePodIdentityException] = []
+        self.secrets: dict[SecretReference, dict[str, bytes] | Exception] = {}
+        self.secret_reads = 0
         self.looks = 0
         self.silent_since: float | None = None
         self.synced = True
@@ -132,6 +136,15 @@ class FakeCluster:
             raise self.api
         pods = self.pods if self.api is None else self.api
         return tuple(pod for pod in pods if address in pod.ips)
+
+    async def read_secret(self, secret: SecretReference) -> Mapping[str, bytes]:
+        """Get a Secret from the API server."""
+        self.secret_reads += 1
+        await asyncio.sleep(0)
+        found = self.secrets.get(secret, NotFoundError(f"get secrets {secret}: not found", status=404))
+        if isinstance(found, Exception):
+            raise found
+        return found
 
     def named(self, key: ObjectKey) -> Pod | None:
         """Return a pod by name."""

@@ -10,7 +10,7 @@ import pytest
 import make
 from daemons.nmi.harness import ADDRESS, TARGET, Client, Serving, pod, serving
 from daemons.nmi.imds import NOT_FOUND, Reply, StandInImds
-from podidentity.core.identities import AssignedState, AzurePodIdentityException, ObjectKey, SecretReference
+from podidentity.core.identities import AssignedState, AzurePodIdentityException, ObjectKey
 from podidentity.core.matching import Match
 from podidentity.errors import UnreachableError
 from podidentity.nmi.settings import Settings
@@ -526,20 +526,6 @@ def test_a_recreated_pod_does_not_inherit() -> None:
         assert len(nmi.imds.asked) == 1
 
     run(test, Settings("n1", wait_created_seconds=0.05))
-
-
-def test_a_service_principal_is_told_that_it_cannot_be_served() -> None:
-    """One sentence, at once, and IMDS is not asked for somebody else's token instead."""
-
-    async def test(nmi: Serving) -> None:
-        secret = SecretReference("default", "s")
-        nmi.cluster.add(pod(), make.identity(type=1, tenant_id="t", client_password=secret))
-        answer = await nmi.ask()
-        assert answer.status == 503
-        assert "cannot be served yet" in answer.json["error_description"]
-        assert nmi.imds.asked == []
-
-    run(test)
 
 
 @pytest.mark.parametrize("excepted", [True, False])

@@ -8,7 +8,7 @@ import make
 from podidentity.core import sources
 from podidentity.core.identities import AzureIdentity, SecretReference
 from podidentity.core.imds import Refusal, TokenRequest
-from podidentity.core.sources import ManagedIdentity, ServicePrincipal
+from podidentity.core.sources import PUBLIC_LOGIN, ManagedIdentity, ServicePrincipal, SourceRules
 
 SECRET = SecretReference("default", "s")
 PRINCIPAL = make.identity(type=1, tenant_id="t", client_password=SECRET)
@@ -35,8 +35,47 @@ def test_without_any_id_nothing_is_asked() -> None:
 @pytest.mark.parametrize(("number", "certificate"), [(1, False), (2, True)])
 def test_a_service_principal_is_asked_for_with_its_secret(number: int, certificate: bool) -> None:  # noqa: FBT001  # a table's column
     """Type 1 has a secret, type 2 a certificate."""
-    found = sources.source_of(replace(PRINCIPAL, type=number, ad_endpoint="e", auxiliary_tenant_ids=("t2",)))
+    found = sources.source_of(replace(PRINCIPAL, type=number, ad_endpoint="e/", auxiliary_tenant_ids=("t2",)))
     assert found == ServicePrincipal("t", "client-of-reader", "e", SECRET, certificate, ("t2",))
+
+
+def test_without_an_endpoint_the_public_cloud_is_asked() -> None:
+    """As upstream does."""
+    found = sources.source_of(PRINCIPAL)
+    assert isinstance(found, ServicePrincipal)
+    assert found.endpoint == PUBLIC_LOGIN == "https://login.microsoftonline.com"
+
+
+@pytest.mark.parametrize("fields", [{"tenant_id": "a/../b"}, {"auxiliary_tenant_ids": ("t2", "?x")}])
+def test_a_tenant_is_an_id_or_a_domain(fields: dict[str, object]) -> None:
+    """It becomes part of a path."""
+    refused = sources.source_of(replace(PRINCIPAL, **fields))  # type: ignore[arg-type]  # any field
+    assert isinstance(refused, Refusal)
+    assert "neither an ID nor a domain" in refused.why
+
+
+@pytest.mark.parametrize(
+    ("fields", "allowed"),
+    [
+        ({}, True),
+        ({"ad_endpoint": "https://login.microsoftonline.com/"}, True),
+        ({"ad_endpoint": "https://LOGIN.microsoftonline.com"}, True),
+        ({"ad_endpoint": "https://login.own.cloud"}, True),
+        ({"ad_endpoint": "http://login.microsoftonline.com"}, False),
+        ({"ad_endpoint": "https://login.microsoftonline.com@evil.example"}, False),
+        ({"ad_endpoint": "https://login.microsoftonline.com/evil"}, False),
+        ({"ad_endpoint": "https://evil.example"}, False),
+        ({"client_password": SecretReference("shared", "s")}, True),
+        ({"client_password": SecretReference("kube-system", "s")}, False),
+    ],
+)
+def test_a_secret_goes_to_known_clouds_only(fields: dict[str, object], allowed: bool) -> None:  # noqa: FBT001  # a table's column
+    """`adEndpoint` with a foreign Secret would be a tool to carry it out of the cluster."""
+    rules = SourceRules(frozenset({"shared"}), frozenset({PUBLIC_LOGIN, "https://login.own.cloud"}))
+    identity = replace(PRINCIPAL, **fields)  # type: ignore[arg-type]  # any field
+    found = sources.allowed_source(identity, rules)
+    assert isinstance(found, Refusal) != allowed
+    assert sources.allowed_source(make.identity(), rules) == sources.source_of(make.identity())
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,359 @@
+"""Service principals: tokens from Entra ID with Secrets and certificates, through NMI's own sockets."""
+
+import asyncio
+import datetime as dt
+import ipaddress
+import json
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import pkcs12
+
+import make
+from daemons.nmi.entra import Reply, StandInEntra
+from daemons.nmi.harness import TARGET, Serving, pod, serving
+from podidentity.core.identities import AzureIdentity, SecretReference
+from podidentity.errors import ForbiddenError, UnreachableError
+from podidentity.nmi.settings import Settings
+
+SECRET = SecretReference("default", "sp")
+PASSWORD = "correct horse"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A key and its certificate."""
+
+    key: rsa.RSAPrivateKey
+    certificate: x509.Certificate
+
+    def archive(self, password: str = "") -> bytes:
+        """Write PKCS#12."""
+        lock = serialization.BestAvailableEncryption(password.encode()) if password else serialization.NoEncryption()
+        return pkcs12.serialize_key_and_certificates(b"sp", self.key, self.certificate, None, lock)
+
+    def pem(self) -> bytes:
+        """Write both as PEM."""
+        form = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        key = self.key.private_bytes(serialization.Encoding.PEM, *form)
+        return key + self.certificate.public_bytes(serialization.Encoding.PEM)
+
+
+@pytest.fixture(scope="module")
+def pair() -> Pair:
+    """A self-signed certificate: Entra's for localhost, and the application's own."""
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = dt.datetime.now(dt.UTC)
+    names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - dt.timedelta(hours=1))
+        .not_valid_after(now + dt.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    return Pair(key, certificate)
+
+
+@pytest.fixture
+def entra(pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandInEntra]:
+    """A running Entra ID that the daemon's TLS trusts, as a custom cloud's is trusted."""
+    file = tmp_path / "entra.pem"
+    file.write_bytes(pair.pem())
+    monkeypatch.setenv("SSL_CERT_FILE", str(file))
+    for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    with StandInEntra().listening(file) as listening:
+        listening.applications["app"] = PASSWORD
+        yield listening
+
+
+def principal(entra: StandInEntra, **fields: object) -> AzureIdentity:
+    """Build an AzureIdentity of type 1 that lives at the stand-in."""
+    given: dict[str, object] = {
+        "type": 1,
+        "resource_id": "",
+        "client_id": "app",
+        "tenant_id": "tenant-1",
+        "client_password": SECRET,
+        "ad_endpoint": entra.login + "/",
+    }
+    return make.identity(**given | fields)  # type: ignore[arg-type]  # any field
+
+
+def run(entra: StandInEntra, test: Callable[[Serving], Awaitable[None]], **fields: object) -> None:
+    """Run one test against a fresh NMI that knows the stand-in as its custom cloud."""
+
+    async def act() -> None:
+        given = {"logins": frozenset({entra.login}), **fields}
+        async with serving(Settings("n1", **given)) as nmi:  # type: ignore[arg-type]  # any setting
+            nmi.cluster.secrets[SECRET] = {"clientSecret": PASSWORD.encode()}
+            await test(nmi)
+
+    asyncio.run(act())
+
+
+def test_a_secret_gets_a_token(entra: StandInEntra) -> None:
+    """Type 1: the tenant's configuration, then one POST; the scope keeps the resource as it was asked."""
+
+    async def test(nmi: Serving) -> None:
+        nmi.cluster.add(pod(), principal(entra))
+        answer = await nmi.ask(TARGET.replace("vault.azure.net", "management.azure.com/"))
+        assert answer.status == 200
+        assert answer.token == "token of app in tenant-1 for https://management.azure.com//.default no 1"
+        now = int(nmi.clock.wall())
+        assert answer.json == {
+            "access_token": answer.token,
+            "refresh_token": "",
+            "expires_in": "3599",
+            "expires_on": str(now + 3599),
+            "not_before": str(now),
+            "resource": "https://management.azure.com/",
+            "token_type": "Bearer",
+        }
+        assert entra.asked == [
+            "GET /tenant-1/v2.0/.well-known/openid-configuration",
+            "POST /tenant-1/oauth2/v2.0/token",
+        ]
+        assert nmi.imds.asked == []
+
+    run(entra, test)
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [{"anything": PASSWORD.encode()}, {"b": b"no", "a": PASSWORD.encode()}, {"x": PASSWORD.encode() + b"\n"}],
+    ids=["any-key", "first-of-several", "line-end"],
+)
+def test_any_one_key_of_the_secret_holds_it(entra: StandInEntra, keys: dict[str, bytes]) -> None:
+    """Upstream takes whichever key comes; of several, ours takes the first by name."""
+
+    async def test(nmi: Serving) -> None:
+        nmi.cluster.secrets[SECRET] = keys
+        nmi.cluster.add(pod(), principal(entra))
+        assert (await nmi.ask()).status == 200
+
+    run(entra, test)
+
+
+@pytest.mark.parametrize("password", ["", "open sesame"], ids=["unlocked", "locked"])
+def test_a_certificate_gets_a_token(entra: StandInEntra, pair: Pair, password: str) -> None:
+    """Type 2: the assertion is signed with the archive's key, and Entra checks it."""
+
+    async def test(nmi: Serving) -> None:
+        entra.applications["app"] = pair.certificate
+        nmi.cluster.secrets[SECRET] = {"certificate": pair.archive(password), "password": password.encode()}
+        nmi.cluster.add(pod(), principal(entra, type=2))
+        answer = await nmi.ask()
+        assert (answer.status, answer.token[:24]) == (200, "token of app in tenant-1")
+        assert "client_secret" not in entra.forms[0]
+
+    run(entra, test)
+
+
+def test_auxiliary_tenants_make_an_array(entra: StandInEntra) -> None:
+    """One token for each tenant, the primary one's first; from the cache the second time."""
+
+    async def test(nmi: Serving) -> None:
+        nmi.cluster.add(pod(), principal(entra, auxiliary_tenant_ids=("tenant-3", "tenant-2")))
+        for _ in range(2):
+            tokens = (await nmi.ask()).json
+            assert [token["access_token"].split(" ")[4] for token in tokens] == ["tenant-1", "tenant-3", "tenant-2"]
+        assert entra.issued == 3
+
+    run(entra, test)
+
+
+def test_tenants_do_not_share_tokens(entra: StandInEntra) -> None:
+    """The same application in two tenants: the cache tells them apart."""
+
+    async def test(nmi: Serving) -> None:
+        nmi.cluster.add(web := pod(), principal(entra))
+        assert " in tenant-1 " in (await nmi.ask()).token
+        nmi.cluster.assign(web, principal(entra, tenant_id="tenant-2"))
+        assert " in tenant-2 " in (await nmi.ask()).token
+
+    run(entra, test)
+
+
+@pytest.mark.parametrize(
+    ("fields", "status", "told"),
+    [
+        ({"client_id": "other"}, 403, "AADSTS7000215: Invalid client secret provided."),
+        ({"tenant_id": "unknown"}, 403, "AADSTS90002: Tenant not found. Trace ID: 1"),
+        ({"client_password": SecretReference("default", "none")}, 503, "get secrets default/none: not found"),
+        ({"client_password": None}, 503, "lacks clientPassword"),
+        ({"type": 2}, 503, 'Secret default/sp has no key "certificate"'),
+        ({"type": 5}, 503, "has type 5; 0, 1 and 2 are known"),
+        ({"tenant_id": "../x"}, 503, 'tenant "../x" is neither an ID nor a domain'),
+        ({"ad_endpoint": "https://login.microsoftonline.com.evil.example/"}, 503, "is no known cloud's"),
+        ({"client_password": SecretReference("kube-system", "sp")}, 503, "of another namespace"),
+    ],
+)
+def test_what_is_wrong_is_told(entra: StandInEntra, fields: dict[str, object], status: int, told: str) -> None:
+    """403 with Entra's words when it refused; 503 with a sentence when something must be set right here."""
+
+    async def test(nmi: Serving) -> None:
+        nmi.cluster.secrets[SecretReference("kube-system", "sp")] = {"x": PASSWORD.encode()}
+        nmi.cluster.add(pod(), principal(entra, **fields))
+        answer = await nmi.ask()
+        assert answer.status == status
+        assert told in answer.json["error_description"]
+        assert PASSWORD not in answer.body.decode()
+
+    run(entra, test)
+
+
+@pytest.mark.parametrize("password", ["wrong", ""])
+def test_a_locked_archive_is_a_sentence(entra: StandInEntra, pair: Pair, password: str) -> None:
+    """A bad password, and garbage: 503, and Entra is not asked."""
+
+    async def test(nmi: Serving) -> None:
+        archive = pair.archive("right") if password else b"garbage"
+        nmi.cluster.secrets[SECRET] = {"certificate": archive, "password": password.encode()}
+        nmi.cluster.add(pod(), principal(entra, type=2))
+        answer = await nmi.ask()
+        assert answer.status == 503
+        assert "Secret default/sp: it is no PKCS#12 archive, or its password" in answer.json["error_description"]
+        assert entra.asked == []
+
+    run(entra, test)
+
+
+def test_a_foreign_secret_is_refused_before_the_cache(entra: StandInEntra) -> None:
+    """An identity of another namespace that names this one's Secret gets nothing, cached or not."""
+
+    async def test(nmi: Serving) -> None:
+        nmi.cluster.add(web := pod(), principal(entra))
+        assert (await nmi.ask()).status == 200
+        nmi.cluster.assigned.clear()
+        nmi.cluster.assign(web, replace(principal(entra), key=make.identity("thief", "team-b").key))
+        answer = await nmi.ask()
+        assert answer.status == 503
+        assert "--secret-namespaces=default" in answer.json["error_description"]
+
+    run(entra, test)
+
+
+def test_secret_namespaces_allow_it(entra: StandInEntra) -> None:
+    """--secret-namespaces names where Secrets may lie besides."""
+
+    async def test(nmi: Serving) -> None:
+        nmi.cluster.add(pod(), replace(principal(entra), key=make.identity("sharer", "team-b").key))
+        assert (await nmi.ask()).status == 200
+
+    run(entra, test, secret_namespaces=frozenset({"default"}))
+
+
+@pytest.mark.parametrize(
+    ("replies", "status", "posts"),
+    [
+        ([Reply(503), Reply(500)], 200, 3),
+        ([Reply(429, headers={"Retry-After": "3"})], 200, 2),
+        ([Reply(500)] * 4, 503, 4),
+        ([Reply(200, b"{}")] * 4, 503, 4),
+        ([Reply(200, b"<html>")] * 4, 503, 4),
+        ([Reply(400, b'{"error":"invalid_scope","error_description":"AADSTS70011"}')], 403, 1),
+    ],
+    ids=["5xx", "429", "5xx-for-good", "no-token", "no-json", "400"],
+)
+def test_entras_failures(entra: StandInEntra, replies: list[Reply], status: int, posts: int) -> None:
+    """What may pass is tried again, with Retry-After; what will not is told at once."""
+
+    async def test(nmi: Serving) -> None:
+        nmi.cluster.add(pod(), principal(entra))
+        entra.script.extend(replies)
+        assert (await nmi.ask()).status == status
+        assert len(entra.forms) == posts
+
+    run(entra, test)
+
+
+def test_a_changed_secret_drops_its_tokens(entra: StandInEntra) -> None:
+    """Within seconds: the Secret is read again before its cached token is given, and a new one is fetched."""
+
+    async def test(nmi: Serving) -> None:
+        nmi.cluster.add(pod(), principal(entra))
+        assert (await nmi.ask()).token.endswith("no 1")
+        nmi.clock.pass_time(6)
+        assert (await nmi.ask()).token.endswith("no 1")
+        assert nmi.cluster.secret_reads == 2
+        entra.applications["app"] = "rotated"
+        nmi.cluster.secrets[SECRET] = {"clientSecret": b"rotated"}
+        nmi.clock.pass_time(6)
+        assert (await nmi.ask()).token.endswith("no 2")
+
+    run(entra, test)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "status"),
+    [(None, 503), (ForbiddenError("get secrets default/sp: forbidden", status=403), 503), (UnreachableError("x"), 200)],
+    ids=["gone", "forbidden", "api-away"],
+)
+def test_a_secret_that_goes_takes_its_tokens_along(entra: StandInEntra, outcome: Exception | None, status: int) -> None:
+    """Gone or not to be read: nothing from the cache. Only while the API server is away, the token it has is given."""
+
+    async def test(nmi: Serving) -> None:
+        nmi.cluster.add(pod(), principal(entra))
+        assert (await nmi.ask()).status == 200
+        if outcome is None:
+            del nmi.cluster.secrets[SECRET]
+        else:
+            nmi.cluster.secrets[SECRET] = outcome
+        nmi.clock.pass_time(6)
+        assert [(await nmi.ask()).status for _ in range(3)] == [status] * 3
+        assert nmi.cluster.secret_reads <= 3
+
+    run(entra, test)
+
+
+def test_many_first_requests_are_one_call(entra: StandInEntra) -> None:
+    """Single flight holds for Entra too, and the Secret is read once."""
+
+    async def test(nmi: Serving) -> None:
+        nmi.cluster.add(pod(), principal(entra))
+        answers = await asyncio.gather(*(nmi.ask() for _ in range(50)))
+        assert {answer.token for answer in answers} == {answers[0].token}
+        assert (entra.issued, nmi.cluster.secret_reads) == (1, 1)
+
+    run(entra, test)
+
+
+def test_without_the_cache_each_request_is_a_call(entra: StandInEntra) -> None:
+    """--token-cache=false: the Secret is read for each."""
+
+    async def test(nmi: Serving) -> None:
+        nmi.cluster.add(pod(), principal(entra))
+        assert len({(await nmi.ask()).token for _ in range(2)}) == 2
+        assert nmi.cluster.secret_reads == 2
+
+    run(entra, test, token_cache=False)
+
+
+def test_a_secret_never_shows(entra: StandInEntra, capfd: pytest.CaptureFixture[str]) -> None:
+    """Not in the audit line, and the client ID is shortened there even inside Entra's own words."""
+
+    async def test(nmi: Serving) -> None:
+        client_id = "f9fa6eeb-4fc7-4dea-841e-c8559a502d26"
+        told = {"error": "invalid_client", "error_description": f"AADSTS700016: '{client_id}' is unknown"}
+        entra.script.append(Reply(400, json.dumps(told).encode()))
+        nmi.cluster.add(pod(), principal(entra, client_id=client_id))
+        assert client_id in (await nmi.ask()).json["error_description"]
+
+    run(entra, test)
+    said = capfd.readouterr().err
+    assert "AADSTS700016" in said
+    assert "f9fa6eeb-4fc7" not in said
+    assert PASSWORD not in said
