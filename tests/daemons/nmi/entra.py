@@ -1,4 +1,4 @@
-"""A stand-in for Entra ID on a real TLS socket: checks secrets and signed assertions, gives tokens with telling names."""
+"""A stand-in for Entra ID on a real TLS socket: checks secrets and assertions, and gives tokens with telling names."""
 
 import hashlib
 import json
