@@ -34,12 +34,16 @@ def main(arguments: Sequence[str]) -> int:
     return 1 if stale and "--check" in arguments else 0
 
 
-def render(values: Mapping[str, Any], *, name: str = "podidentity", namespace: str = "identity") -> str:
+def render(values: Mapping[str, Any]) -> str:
     """Render as `helm template` does: the files in order, each with its origin. Raises helm_python.HelmError."""
+    return "".join(f"---\n# {path}\n{text.strip()}\n" for path, text in templates(values).items() if text.strip())
+
+
+def templates(values: Mapping[str, Any], *, name: str = "podidentity", namespace: str = "identity") -> dict[str, str]:
+    """Render each template, NOTES.txt among them, in order. Raises helm_python.HelmError."""
     with helm_python.Chart.load(CHART) as chart:
         chart.validate_schema(dict(values))
-        rendered = chart.render(dict(values), name=name, namespace=namespace)
-    return "".join(f"---\n# {path}\n{text.strip()}\n" for path, text in sorted(rendered.items()) if text.strip())
+        return dict(sorted(chart.render(dict(values), name=name, namespace=namespace).items()))
 
 
 if __name__ == "__main__":

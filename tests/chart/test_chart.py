@@ -1,7 +1,6 @@
 """The Helm chart: what it renders, what it refuses, and that upstream's values mean what they meant."""
 
 import copy
-import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,9 +20,8 @@ TOOL = chart.REPOSITORY / "tools" / "chart.py"
 
 def objects(values: Json) -> list[Json]:
     """All objects that these values come to."""
-    rendered = chart.render(values)
-    without_notes = "".join(part for part in re.split(r"(?m)^---\n# ", rendered) if "NOTES.txt" not in part)
-    return [one for one in yaml.safe_load_all(re.sub(r"(?m)^aad-pod-identity/.*$", "---", without_notes)) if one]
+    texts = [text for path, text in chart.templates(values).items() if path.endswith(".yaml")]
+    return [each for text in texts for each in yaml.safe_load_all(text) if each]
 
 
 def one(found: list[Json], kind: str, name: str) -> Json:

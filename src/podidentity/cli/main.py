@@ -58,6 +58,7 @@ class _Commands(click.Group):
         "lab": "An Azure and a Kubernetes on this machine, to try everything in.",
         "mic": "The managed identity controller (a Deployment runs it).",
         "nmi": "The node managed identity daemon (a DaemonSet runs it).",
+        "rollout": "Wait until a DaemonSet is ready on every node.",
     }
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  # click's signature
@@ -69,6 +70,10 @@ class _Commands(click.Group):
 
             found: click.Command = lab
             return found
+        if cmd_name == "rollout":
+            from podidentity.cli.rollout import rollout  # noqa: PLC0415  # needs the Kubernetes client
+
+            return rollout
         if cmd_name in self.summaries:  # their own parsers answer; this is for the list in --help
             return click.Command(cmd_name, short_help=self.summaries[cmd_name])
         return None

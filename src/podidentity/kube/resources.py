@@ -281,6 +281,7 @@ EXCEPTIONS = Kind(
 )
 
 # Read, changed and written back whole.
+DAEMON_SETS = Kind("apps", "v1", "daemonsets", "DaemonSet", _read_whole)
 CONFIG_MAPS = Kind("", "v1", "configmaps", "ConfigMap", _read_whole)
 ENDPOINTS = Kind("", "v1", "endpoints", "Endpoints", _read_whole)
 EVENTS = Kind("", "v1", "events", "Event", _read_whole)
