@@ -16,6 +16,7 @@ from rich.table import Table
 from podidentity.errors import LabError
 from podidentity.lab import control, directory, up
 from podidentity.lab.directory import DEFAULT_NAME, Directory
+from podidentity.lab.environment import variables
 from podidentity.lab.settings import LabSettings
 
 DOWN_SECONDS = 15.0
@@ -66,7 +67,7 @@ def environment(name: str) -> None:
 
     Example: eval "$(podidentity lab env)"
     """
-    for variable, value in _environment(_ready(name)).items():
+    for variable, value in variables(_ready(name)).items():
         click.echo(f"export {variable}={shlex.quote(value)}")
 
 
@@ -117,7 +118,7 @@ def demo() -> None:
     """Run the walk-through in a fresh lab: from an empty vault to a pod that reads its secret."""
     from podidentity.lab.demo import running  # noqa: PLC0415  # it alone needs an HTTP client
 
-    sys.exit(running.run(Path.cwd()))
+    sys.exit(running.run(Path()))
 
 
 def _ready(name: str) -> Directory:
@@ -125,20 +126,6 @@ def _ready(name: str) -> Directory:
     if one.facts() is None:
         raise LabError(f"The lab {name!r} is still starting; ask again in a moment.")
     return one
-
-
-def _environment(one: Directory) -> dict[str, str]:
-    facts = one.facts() or {}
-    proxy, direct = f"http://127.0.0.1:{facts['gateway_port']}", "127.0.0.1,localhost"
-    variables = {"KUBECONFIG": str(one.kubeconfig)}
-    for variable, value in (("HTTPS_PROXY", proxy), ("HTTP_PROXY", proxy), ("NO_PROXY", direct)):
-        variables |= {variable: value, variable.lower(): value}  # curl reads only http_proxy, others only HTTP_PROXY
-    for variable in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NODE_EXTRA_CA_CERTS"):
-        variables[variable] = str(one.ca)
-    names = ["tenant_id", "subscription_id", "location", "node_resource_group"]
-    names += ["owner_client_id", "owner_client_secret", "cluster_client_id", "logs", "name"]
-    variables |= {f"LAB_{name.upper()}": str(facts[name]) for name in names}
-    return {**variables, "LAB_DIRECTORY": str(one.path)}
 
 
 def _say_ready(one: Directory) -> None:

@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except PodIdentityError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_status)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, click.Abort):  # click makes one of the other
         sys.exit(INTERRUPTED_STATUS)
 
 

@@ -49,24 +49,39 @@ def run(settings: LabSettings, ready: Callable[[Directory], None]) -> None:
 
     Raises `HostError` when this machine cannot, `LabError` when the name is taken or the lab fails.
     """
+    with contextlib.suppress(KeyboardInterrupt), running(settings) as lab:
+        ready(lab.directory)
+        lab.wait()
+
+
+@contextlib.contextmanager
+def running(settings: LabSettings) -> Iterator["Lab"]:
+    """Have a lab for as long as the body runs; SIGTERM and SIGHUP interrupt it as Ctrl-C does. Raises as `run` does."""
     _check_programs()
     rootless = _needs_user_namespace()
-    with _signals_interrupt(), claimed(settings.name) as (directory, lock):
+    with signals_interrupt(), claimed(settings.name) as (directory, lock):
         logs = _logs(settings, directory)
         with contextlib.ExitStack() as opened:
             inner = _start(opened, _Asked(settings, directory, logs, lock, rootless))
             try:
                 _wait_until_ready(inner, logs)
-                ready(directory)
-                inner.process.wait()
-            except KeyboardInterrupt:
-                _stop(inner)
-                return
+                yield Lab(directory, logs, inner)
             finally:
-                inner.process.kill()  # no time-out, no error and no second Ctrl-C leaves a lab behind
-                inner.process.wait()
-        if inner.process.returncode:
-            raise LabError(_failure(logs, "The lab stopped by itself."))
+                _stop(inner)
+
+
+class Lab:
+    """A lab that is up, for the process that started it."""
+
+    def __init__(self, directory: Directory, logs: Path, inner: "_Inner") -> None:
+        self.directory = directory
+        self._logs = logs
+        self._inner = inner
+
+    def wait(self) -> None:
+        """Return when somebody stopped the lab. Raises `LabError` when it failed."""
+        if self._inner.process.wait():
+            raise LabError(_failure(self._logs, "The lab stopped by itself."))
 
 
 class _Asked:
@@ -143,8 +158,12 @@ def _wait_until_ready(inner: _Inner, logs: Path) -> None:
 def _stop(inner: _Inner) -> None:
     """Ask the lab to end, and end it when it takes too long or the user is in a hurry."""
     inner.lifeline.close()
-    with contextlib.suppress(subprocess.TimeoutExpired, KeyboardInterrupt):
-        inner.process.wait(STOP_SECONDS)
+    try:
+        with contextlib.suppress(subprocess.TimeoutExpired, KeyboardInterrupt):
+            inner.process.wait(STOP_SECONDS)
+    finally:
+        inner.process.kill()  # no time-out, no error and no second Ctrl-C leaves a lab behind
+        inner.process.wait()
 
 
 def _failure(logs: Path, what: str) -> str:
@@ -174,7 +193,7 @@ def _loopback_listener() -> socket.socket:
 
 
 @contextlib.contextmanager
-def _signals_interrupt() -> Iterator[None]:
+def signals_interrupt() -> Iterator[None]:
     """A `kill`, or the terminal's end, is the same as Ctrl-C."""
 
     def interrupt(_number: int, _frame: object) -> None:

@@ -154,8 +154,7 @@ class Lab:
     def container(self, name: str) -> Json:
         """The status of a pod's first container."""
         listed = self.get("pod", name)["status"].get("containerStatuses") or [{}]
-        first: Json = listed[0]
-        return first
+        return {"state": {}, "restartCount": 0, **listed[0]}
 
     def events(self, name: str) -> list[str]:
         """Reason and message of each event about a pod."""
@@ -210,6 +209,47 @@ def until(condition: Callable[[], object], what: str, seconds: float = WAIT_SECO
     while not condition():
         assert time.monotonic() < deadline, f"waited {seconds:g} s for {what}"
         time.sleep(POLL_SECONDS)
+
+
+def host_network() -> list[str]:
+    """All that a lab could have changed of the machine's own network."""
+    commands = ("nft list ruleset", "ip rule", "ip route show table all", "ip link", "ip netns list")
+    path = f"{os.environ['PATH']}:/usr/sbin:/sbin"
+    told = [
+        subprocess.run(one.split(), env={"PATH": path}, capture_output=True, text=True, check=False).stdout
+        for one in commands
+    ]
+    return [*told, Path("/etc/hosts").read_text(), Path("/proc/sys/net/ipv4/ip_forward").read_text()]
+
+
+def namespaces_below(root: int) -> set[str]:
+    """The namespaces, other than ours, of a process and all its descendants, as they are at this moment."""
+    parents = {int(path.name): _parent(path) for path in Path("/proc").glob("[0-9]*")}
+    tree = {root}
+    while more := {pid for pid, parent in parents.items() if parent in tree} - tree:
+        tree |= more
+    ours = _namespaces(Path("/proc/self"))
+    return {one for pid in tree for one in _namespaces(Path("/proc", str(pid)))} - ours
+
+
+def members_of(namespaces: set[str]) -> list[str]:
+    """The processes that are in one of these namespaces."""
+    return [path.name for path in Path("/proc").glob("[0-9]*") if _namespaces(path) & namespaces]
+
+
+def _namespaces(process: Path) -> set[str]:
+    found = set()
+    for kind in ("net", "mnt", "pid", "uts", "ipc"):
+        with contextlib.suppress(OSError):
+            found.add(str((process / "ns" / kind).readlink()))
+    return found
+
+
+def _parent(process: Path) -> int:
+    try:
+        return int((process / "stat").read_text().rpartition(")")[2].split()[1])
+    except (OSError, IndexError, ValueError):
+        return 0
 
 
 def processes_of(home: Path) -> list[str]:

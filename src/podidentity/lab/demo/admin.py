@@ -109,13 +109,19 @@ class Admin:
 
     def _send(self, method: str, url: str, scope: str, body: Json | None = None) -> Json:
         headers = {"Authorization": f"Bearer {self._token(scope)}"}
-        answer = self._http.request(method, url, json=body, headers=headers)
+        answer = self._ask(method, url, json=body, headers=headers)
         if answer.is_error:
             raise LabError(
                 f"{method} {url.split('?', maxsplit=1)[0]} answered {answer.status_code}: {answer.text[:300]}"
             )
         result: Json = answer.json()
         return result
+
+    def _ask(self, method: str, url: str, **sent: Any) -> httpx2.Response:
+        try:
+            return self._http.request(method, url, **sent)
+        except httpx2.HTTPError as error:
+            raise LabError(f"{method} {url.split('?', maxsplit=1)[0]} got no answer: {error}") from None
 
     def _token(self, scope: str) -> str:
         if scope not in self._tokens:
@@ -126,7 +132,7 @@ class Admin:
                 "scope": scope,
             }
             url = f"{LOGIN}/{self._environment['LAB_TENANT_ID']}/oauth2/v2.0/token"
-            answer = self._http.post(url, data=form)
+            answer = self._ask("POST", url, data=form)
             if answer.is_error:
                 raise LabError(f"signing in as the lab's owner was answered {answer.status_code}: {answer.text[:300]}")
             self._tokens[scope] = str(answer.json()["access_token"])

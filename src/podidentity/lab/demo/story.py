@@ -18,6 +18,7 @@ def create_group(stage: Stage) -> None:
     """A resource group for the vault."""
     answer = stage.admin.create_group(GROUP, LOCATION)
     stage.az(f"group create -n {GROUP} -l {LOCATION}", answer, "id")
+    expect("location of the resource group", expected=LOCATION, got=answer["location"])
     stage.narrator.proved("the resource group is there")
 
 
@@ -26,7 +27,9 @@ def create_vault(stage: Stage) -> None:
     answer = stage.admin.create_vault(GROUP, VAULT, LOCATION)
     command = f"keyvault create -n {VAULT} -g {GROUP} -l {LOCATION} --enable-rbac-authorization false"
     stage.az(command, answer, "vaultUri")
-    stage.narrator.proved("the vault is there, and only its creator may read it")
+    policies = answer["properties"]["accessPolicies"]
+    expect("number of access policies of the new vault", expected=1, got=len(policies))
+    stage.narrator.proved("the vault is there; its one access policy is its creator's")
 
 
 def set_secret(stage: Stage) -> None:
@@ -34,7 +37,7 @@ def set_secret(stage: Stage) -> None:
     answer = stage.admin.set_secret(VAULT, SECRET, VALUE)
     stage.facts["version"] = answer["id"].rsplit("/", 1)[1]
     stage.az(f"keyvault secret set -n {SECRET} --vault-name {VAULT} --value {VALUE}", answer, "id")
-    stage.narrator.proved("the secret is in the vault, and nowhere else")
+    stage.narrator.proved(f"the secret is in the vault, as version {stage.facts['version']}")
 
 
 def install(stage: Stage) -> None:
@@ -51,7 +54,9 @@ def create_identity(stage: Stage) -> None:
     stage.facts["client_id"] = answer["properties"]["clientId"]
     stage.facts["principal_id"] = answer["properties"]["principalId"]
     stage.az(f"identity create -n {IDENTITY} -g {GROUP}", answer, "clientId", "principalId")
-    stage.narrator.proved("the identity exists; no credential of it was ever shown")
+    shown = {name for name in answer["properties"] if "secret" in name.lower() or "password" in name.lower()}
+    expect("credentials in Azure's answer", expected=set(), got=shown)
+    stage.narrator.proved("the identity exists, and Azure's answer holds no credential of it")
 
 
 def grant_reader(stage: Stage) -> None:
@@ -60,7 +65,8 @@ def grant_reader(stage: Stage) -> None:
     answer = stage.admin.assign_role("Reader", stage.facts["principal_id"], scope)
     command = f"role assignment create --role Reader --assignee {stage.facts['principal_id']} --scope {scope}"
     stage.az(command, answer, "principalId", "scope")
-    stage.narrator.proved("the identity may see the vault, not yet its secrets")
+    expect("who was granted Reader", expected=stage.facts["principal_id"], got=answer["properties"]["principalId"])
+    stage.narrator.proved("the identity is a Reader of the vault")
 
 
 def set_policy(stage: Stage) -> None:
@@ -68,7 +74,10 @@ def set_policy(stage: Stage) -> None:
     answer = stage.admin.set_policy(GROUP, VAULT, stage.facts["client_id"])
     command = f"keyvault set-policy -n {VAULT} --secret-permissions get list --spn {stage.facts['client_id']}"
     stage.az(command, answer, "name")
-    stage.narrator.proved("the identity may get and list secrets")
+    allowed = {one["objectId"]: one["permissions"] for one in answer["properties"]["accessPolicies"]}
+    got = allowed.get(stage.facts["principal_id"], {}).get("secrets")
+    expect("permissions on secrets in the identity's access policy", expected=["get", "list"], got=got)
+    stage.narrator.proved("the vault lets the identity get and list secrets, and nothing else")
 
 
 def let_the_cluster_use_it(stage: Stage) -> None:
@@ -77,7 +86,8 @@ def let_the_cluster_use_it(stage: Stage) -> None:
     answer = stage.admin.assign_role("Managed Identity Operator", principal, scope)
     command = f'role assignment create --role "Managed Identity Operator" --assignee {principal} --scope {scope}'
     stage.az(command, answer, "principalId", "scope")
-    stage.narrator.proved("MIC may put this identity on the cluster's machines, and no other identity")
+    expect("scope of the role", expected=scope, got=answer["properties"]["scope"])
+    stage.narrator.proved("the cluster's service principal, which MIC signs in as, may use this identity")
 
 
 def create_azure_identity(stage: Stage) -> None:
@@ -85,23 +95,27 @@ def create_azure_identity(stage: Stage) -> None:
     text = (stage.repository / EXAMPLE / "azureidentity.yaml").read_text()
     filled = text.replace("{YourSubscriptionID}", stage.admin.subscription)
     filled = filled.replace("<clientid>", stage.facts["client_id"])
-    stage.kubectl("apply", "-f", "-", stdin=filled, show="kubectl apply -f azureidentity.yaml")
+    show = f"kubectl apply -f {EXAMPLE}/azureidentity.yaml   # with the subscription and the client ID filled in"
+    stage.kubectl("apply", "-f", "-", stdin=filled, show=show)
     spec = stage.get("azureidentity", IDENTITY)["spec"]
     expect("spec.ClientID of the stored AzureIdentity", expected=stage.facts["client_id"], got=spec.get("ClientID"))
-    stage.narrator.proved("the manifest of 2018 is accepted as it stands")
+    stage.narrator.proved("the manifest of 2018, in its capitalised spelling, is accepted and stored as it stands")
 
 
 def create_binding(stage: Stage) -> None:
     """The post's AzureIdentityBinding."""
     stage.kubectl("apply", "-f", f"{EXAMPLE}/azureidentitybinding.yaml")
-    stage.narrator.proved(f"pods labelled aadpodidbinding={IDENTITY} may use the identity")
+    spec = stage.get("azureidentitybinding", f"{IDENTITY}-binding")["spec"]
+    expect("what the stored binding selects", expected=IDENTITY, got=spec.get("Selector"))
+    stage.narrator.proved(f"pods labelled aadpodidbinding={IDENTITY} are bound to the identity")
 
 
 def deploy_app(stage: Stage) -> None:
     """The sample application, without any credential."""
     text = (stage.repository / EXAMPLE / "keyvaultsample.yaml").read_text()
     filled = text.replace("a1b2456e4ffc45be9239611f357a4321", stage.facts["version"])
-    stage.kubectl("create", "-f", "-", stdin=filled, show="kubectl create -f keyvaultsample.yaml")
+    show = f"kubectl create -f {EXAMPLE}/keyvaultsample.yaml   # with the secret's version filled in"
+    stage.kubectl("create", "-f", "-", stdin=filled, show=show)
     stage.kubectl("rollout", "status", f"deployment/{APP}", "--timeout=60s")
     pod = stage.get("pods", "-l", f"app={APP}")["items"][0]
     stage.facts["node"] = pod["spec"]["nodeName"]

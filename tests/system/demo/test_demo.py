@@ -1,0 +1,79 @@
+"""`podidentity lab demo`: the walk-through passes, and a step that does not come true is told."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from podidentity.lab.demo.running import STEPS
+
+pytestmark = pytest.mark.root
+REPOSITORY = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A directory for the demo's lab."""
+    place = tmp_path / "labs"
+    place.mkdir(mode=0o700)
+    return place
+
+
+def demo(home: Path, repository: Path) -> subprocess.CompletedProcess[str]:
+    """Run the demo to its end."""
+    variables = {"PATH": os.environ["PATH"], "HOME": "/", "PODIDENTITY_LAB_HOME": str(home), "TMPDIR": str(home.parent)}
+    command = ["setpriv", "--pdeathsig=KILL", "--", sys.executable, "-m", "podidentity", "lab", "demo"]
+    return subprocess.run(
+        command, cwd=repository, env=variables, capture_output=True, text=True, check=False, timeout=110
+    )
+
+
+def test_the_walk_through_passes(home: Path) -> None:
+    """Every step, in order, in plain lines; the last line counts them; nothing stays behind."""
+    told = demo(home, REPOSITORY)
+    assert told.returncode == 0, told.stdout + told.stderr
+    announced = re.findall(r"^\[ ?(\d+)/(\d+)\] (.*)$", told.stdout, re.MULTILINE)
+    expected = [(str(number), str(len(STEPS)), title) for number, (title, _) in enumerate(STEPS, start=1)]
+    assert announced == expected
+    assert told.stdout.count("    ok  ") == len(STEPS)
+    assert "\x1b" not in told.stdout
+    assert told.stdout.splitlines()[-1].startswith(f"demo: {len(STEPS)} of {len(STEPS)} steps passed")
+    assert [path.name for path in home.iterdir()] == [".lock"]
+    assert [path.name for path in home.parent.iterdir()] == [home.name]
+
+
+def test_a_step_that_fails_says_what_was_expected_and_where_the_logs_are(home: Path, tmp_path: Path) -> None:
+    """A manifest that binds the wrong pods: the step is named, what came instead, logs that are there; status 1."""
+    copy = tmp_path / "copy"
+    shutil.copytree(REPOSITORY / "deploy", copy / "deploy")
+    shutil.copytree(REPOSITORY / "examples", copy / "examples")
+    binding = copy / "examples/keyvault-app/azureidentitybinding.yaml"
+    binding.write_text(binding.read_text().replace("Selector: keyvaultsampleidentity", "Selector: wrong"))
+    told = demo(home, copy)
+    assert told.returncode == 1
+    failed = next(line for line in told.stdout.splitlines() if "FAILED" in line)
+    assert "Create the AzureIdentityBinding" in failed
+    assert "expected 'keyvaultsampleidentity', got 'wrong'" in failed
+    logs = Path(failed.rpartition("The logs are in ")[2])
+    assert list(logs.glob("*nmi*.log"))
+    assert re.search(r"^demo: \d+ of \d+ steps passed", told.stdout.splitlines()[-1])
+    assert [path.name for path in home.iterdir()] == [".lock"]
+
+
+@pytest.mark.parametrize("place", ["empty", "gone"])
+def test_the_demo_needs_a_checkout(home: Path, tmp_path: Path, place: str) -> None:
+    """Elsewhere one sentence says so, also in a directory that was removed meanwhile."""
+    where = tmp_path / place
+    where.mkdir()
+    script = f"{'rmdir ../gone;' if place == 'gone' else ''} exec '{sys.executable}' -m podidentity lab demo"
+    variables = {"PATH": os.environ["PATH"], "HOME": "/", "PODIDENTITY_LAB_HOME": str(home)}
+    told = subprocess.run(
+        ["sh", "-c", script], cwd=where, env=variables, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert told.returncode == 1
+    assert "run the demo in a checkout" in told.stderr
+    assert "Traceback" not in told.stderr

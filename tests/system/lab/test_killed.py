@@ -1,0 +1,104 @@
+"""Labs and demos that are killed at random moments: nothing of them is left, and the next one starts afresh."""
+
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from system.lab.running import Lab, host_network, members_of, namespaces_below, processes_of, until
+
+pytestmark = pytest.mark.root
+REPOSITORY = Path(__file__).parents[3]
+LONGEST_START_SECONDS = 2.5
+LONGEST_DEMO_SECONDS = 9.0
+GONE_SECONDS = 20.0  # the kernel needs milliseconds; a loaded machine may need more
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A directory for labs."""
+    place = tmp_path / "labs"
+    place.mkdir(mode=0o700)
+    return place
+
+
+def mounts() -> str:
+    """What is mounted on the machine."""
+    return Path("/proc/self/mountinfo").read_text()
+
+
+def watch(process: subprocess.Popen[str], seconds: float) -> set[str]:
+    """Let a process run for a while; the namespaces that it made for itself until then."""
+    made: set[str] = set()
+    deadline = time.monotonic() + seconds
+    while process.poll() is None and time.monotonic() < deadline:
+        made |= namespaces_below(process.pid)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(min(0.1, max(0.0, deadline - time.monotonic())))
+    return made | namespaces_below(process.pid)
+
+
+@pytest.mark.parametrize("batch", range(4))
+def test_twenty_labs_killed_at_random_moments_leave_nothing(home: Path, batch: int) -> None:
+    """Whenever the outer process dies, the kernel ends the lab with it; the next command removes its directory."""
+    chance = random.Random(batch)  # noqa: S311  # moments, not secrets
+    network, mounted = host_network(), mounts()
+    made: set[str] = set()
+    with contextlib.ExitStack() as stack:
+        started = [stack.enter_context(Lab(home, f"lab-{number}").started("--nodes", "1")) for number in range(5)]
+        chance.shuffle(started)
+        for process in started:
+            made |= watch(process, chance.uniform(0.0, LONGEST_START_SECONDS / 2))
+            process.kill()
+    until(lambda: not members_of(made), "the labs' processes to end", GONE_SECONDS)
+    until(lambda: not processes_of(home), "the labs' processes to end", GONE_SECONDS)
+    assert Lab(home, "any").run("list").stdout == ""
+    assert [path.name for path in home.iterdir()] == [".lock"]
+    assert (host_network(), mounts()) == (network, mounted)
+
+
+@pytest.mark.parametrize(
+    ("number", "times"), [(signal.SIGKILL, 1), (signal.SIGTERM, 1), (signal.SIGINT, 2), (signal.SIGHUP, 1)]
+)
+def test_a_killed_demo_leaves_nothing_and_the_next_starts(
+    home: Path, tmp_path: Path, number: signal.Signals, times: int
+) -> None:
+    """Killed anywhere, by kill, a closed terminal or Ctrl-C twice: no process, file, mount or rule of it stays."""
+    chance = random.Random(int(number))  # noqa: S311  # moments, not secrets
+    network, mounted = host_network(), mounts()
+    scratch = tmp_path / "tmp"
+    scratch.mkdir()
+    for longest in (LONGEST_START_SECONDS, LONGEST_DEMO_SECONDS):
+        with demo(home, scratch) as process:
+            made = watch(process, chance.uniform(0.0, longest))
+            for _ in range(times):
+                process.send_signal(number)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(0.2)
+            printed, said = process.communicate(timeout=60)
+        assert process.returncode != 0
+        assert not printed or "Traceback" not in said  # before its first word, Python itself is still starting
+        until(lambda made=made: not members_of(made), "the demo's processes to end", GONE_SECONDS)  # type: ignore[misc]
+    assert Lab(home, "any").run("list").stdout == ""
+    assert [path.name for path in home.iterdir()] == [".lock"]
+    assert not list(scratch.iterdir())
+    assert (host_network(), mounts()) == (network, mounted)
+
+
+def demo(home: Path, scratch: Path) -> subprocess.Popen[str]:
+    """Start the demo as `make demo` does, in a session of its own."""
+    return subprocess.Popen(
+        ["setpriv", "--pdeathsig=KILL", "--", sys.executable, "-m", "podidentity", "lab", "demo"],
+        cwd=REPOSITORY,
+        env={"PATH": os.environ["PATH"], "PODIDENTITY_LAB_HOME": str(home), "TMPDIR": str(scratch), "HOME": "/"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        text=True,
+    )
