@@ -138,33 +138,35 @@ def test_imds_speaks_only_for_identities_of_its_machine(
     azure: Azure, imds: TestClient, identity: dict[str, Any], machine: str
 ) -> None:
     """Another's identity is "Identity not found"; its own is given by each selector."""
-    asked = {
-        "resource": "https://vault.azure.net",
-        "api-version": "2018-02-01",
-        "client_id": identity["properties"]["clientId"],
-    }
+    asked = {"resource": "https://vault.azure.net", "api-version": "2018-02-01"}
+    own = {"client_id": identity["properties"]["clientId"]}
     url, header = "/metadata/identity/oauth2/token", {"Metadata": "true"}
-    assert imds.get(url, params=asked, headers=header).json()["error_description"] == "Identity not found"
+    assert imds.get(url, params=asked | own, headers=header).json()["error_description"] == "Identity not found"
     azure.state.machines[machine.removeprefix(ARM).lower()].identities[identity["id"].lower()] = identity["id"]
-    for selector in ({"client_id": identity["properties"]["clientId"]}, {"msi_res_id": identity["id"].upper()}, {}):
-        token = imds.get(url, params={"resource": "r", **selector}, headers=header).json()
-        assert token["resource"] == "r"
+    for selector in (own, {"msi_res_id": identity["id"].upper()}, {}):
+        token = imds.get(url, params={**asked, **selector}, headers=header).json()
+        assert token["resource"] == asked["resource"]
         assert all(isinstance(value, str) for value in token.values())
 
 
 @pytest.mark.parametrize(
     ("headers", "query", "status"),
     [
-        ({}, "resource=r", 400),
-        ({"Metadata": "true", "X-Forwarded-For": "1.1.1.1"}, "resource=r", 400),
-        ({"Metadata": "true"}, "resource=r&resource=s", 400),
+        ({}, "api-version=2018-02-01&resource=https://vault.azure.net", 400),
+        (
+            {"Metadata": "true", "X-Forwarded-For": "1.1.1.1"},
+            "api-version=2018-02-01&resource=https://vault.azure.net",
+            400,
+        ),
+        ({"Metadata": "true"}, "api-version=2018-02-01&resource=r&resource=s", 400),
         ({"Metadata": "true"}, "", 400),
+        ({"Metadata": "true"}, "resource=https://vault.azure.net", 400),
     ],
 )
 def test_imds_refuses_what_the_real_one_refuses(
     imds: TestClient, headers: dict[str, str], query: str, status: int
 ) -> None:
-    """Metadata header, proxies, parameters twice, no resource."""
+    """Metadata header, proxies, parameters twice, no resource, no api-version."""
     assert imds.get(f"/metadata/identity/oauth2/token?{query}", headers=headers).status_code == status
 
 

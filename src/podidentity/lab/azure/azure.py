@@ -8,13 +8,15 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from podidentity.lab.azure import answers, arm, entra, graph, keyvault
+from podidentity.lab.azure import admin, answers, arm, changes, entra, graph, keyvault, saving
 from podidentity.lab.azure.faults import Faults
 from podidentity.lab.azure.imds import Imds
+from podidentity.lab.azure.issuers import Issuers
 from podidentity.lab.azure.log import Entry, Log
 from podidentity.lab.azure.roles import ROLES
 from podidentity.lab.azure.state import (
     AzureSettings,
+    Json,
     Machine,
     Principal,
     RoleAssignment,
@@ -30,22 +32,36 @@ Service = Callable[[Request], Awaitable[Response]]
 class Azure:
     """One tenant with one subscription."""
 
-    def __init__(self, settings: AzureSettings, clock: Callable[[], float] = time.time) -> None:
-        self.settings = settings
+    def __init__(
+        self, settings: AzureSettings, clock: Callable[[], float] = time.time, state: State | None = None
+    ) -> None:
+        self.state = state or State(settings)
+        self.settings = self.state.settings
         self.faults = Faults()
         self.log = Log()
-        self.state = State()
         self._clock = clock
-        self._authority = Authority()
-        self._entra = entra.Entra(settings, self.state, clock)
-        management = arm.Arm(settings, self.state, self._entra, self.faults, clock)
+        self._authority = Authority(self.state.keys)
+        self._issuers = Issuers(lambda: self.ca_pem)
+        self._entra = entra.Entra(self.state, self._issuers, self.faults, clock)
+        management = arm.Arm(self.state, self._entra, self.faults, clock)
         self._services: dict[str, tuple[str, Service]] = {
-            entra.HOST: ("entra", self._entra.serve),
+            **dict.fromkeys(entra.HOSTS, ("entra", self._entra.serve)),
             arm.HOST: ("arm", management.serve),
-            graph.HOST: ("graph", graph.Graph(self.state, self._entra).serve),
+            graph.HOST: ("graph", graph.Graph(self.state, self._entra, clock).serve),
         }
-        self._vaults = keyvault.KeyVault(settings, self.state, self._entra, clock)
-        self._found()
+        self._vaults = keyvault.KeyVault(self.state, self._entra, self.faults, clock)
+        if state is None:
+            self._found()
+
+    @classmethod
+    def restored(cls, text: str, clock: Callable[[], float] = time.time) -> "Azure":
+        """An Azure as it was when `saved` was called: tenant, keys, resources, secrets. Raises `LabError`."""
+        state = saving.parse(text)
+        return cls(state.settings, clock, state)
+
+    def saved(self) -> str:
+        """Everything that `restored` needs, private keys and secrets included."""
+        return saving.render(self.state)
 
     @property
     def ca_pem(self) -> bytes:
@@ -57,6 +73,11 @@ class Azure:
         """All public hosts."""
         return self._application(self._by_host)
 
+    @property
+    def admin(self) -> ASGIApp:
+        """Faults, log and state: for the lab's user, never for what runs in the lab."""
+        return admin.application(self.state, self.faults, self.log)
+
     def tls_context(self) -> ssl.SSLContext:
         """A server's context with a certificate for every name."""
         return self._authority.context(arm.HOST)
@@ -66,19 +87,22 @@ class Azure:
         plain = name.rstrip(".").lower()
         return plain in self._services or plain.endswith(keyvault.SUFFIX)
 
+    def publish_issuer(self, issuer: str, keys: Callable[[], Json]) -> None:
+        """Let federated credentials name an issuer of this process, a cluster's; `keys` gives its key set."""
+        self._issuers.publish(issuer, keys)
+
     def add_virtual_machine(self, name: str) -> str:
-        """Add a VM to the node resource group; its ARM ID."""
+        """Add a VM to the node resource group, unless it is there; its ARM ID."""
         return self._add("virtualMachines", name).id
 
     def add_scale_set(self, name: str, instances: int) -> tuple[str, ...]:
-        """Add a scale set to the node resource group; the ARM IDs of its instances."""
+        """Add a scale set to the node resource group, unless it is there; the ARM IDs of its instances."""
         machine = self._add("virtualMachineScaleSets", name)
         return tuple(f"{machine.id}/virtualMachines/{number}" for number in range(instances))
 
     def imds(self, machine_id: str) -> ASGIApp:
         """What a VM, or an instance of a scale set, sees as its metadata service."""
-        machine = self.state.machines["/".join(machine_id.lower().split("/")[:9])]
-        service = Imds(machine, self.state, self._entra, self.faults, self._clock)
+        service = Imds(machine_id, self.state, self._entra, self.faults, self._clock)
         return self._application(lambda _host: ("imds", service.serve))
 
     def _add(self, kind: str, name: str) -> Machine:
@@ -87,8 +111,7 @@ class Azure:
             f"Microsoft.Compute/{kind}",
             self.settings.location,
         )
-        self.state.machines[machine.id.lower()] = machine
-        return machine
+        return self.state.machines.setdefault(machine.id.lower(), machine)
 
     @property
     def _node_group(self) -> str:
@@ -108,7 +131,8 @@ class Azure:
             self.state.roles[path.lower()] = RoleAssignment(path, scope, principal.object_id, role_id)
 
     def _register(self, one: ServicePrincipal) -> None:
-        self.state.principals[one.object_id] = Principal(one.object_id, one.client_id, one.name, one.secret)
+        made = Principal(one.object_id, one.client_id, one.name, {new_id(): one.secret}, application_id=new_id())
+        self.state.principals[one.object_id] = made
 
     def _by_host(self, host: str) -> tuple[str, Service]:
         name = host.split(":", maxsplit=1)[0].lower()
@@ -130,6 +154,7 @@ class Azure:
     async def _answer(self, request: Request, route: Callable[[str], tuple[str, Service]]) -> Response:
         request.state.who = ""
         name = ""
+        changes.settle(self.state, self._clock())
         try:
             name, service = route(request.headers.get("host", ""))
             response = await service(request)

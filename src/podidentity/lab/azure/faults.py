@@ -1,4 +1,4 @@
-"""What goes wrong on request. Tests set these fields; every service asks before it answers."""
+"""What goes wrong, and how slow things are, on request. Every service asks before it answers; `admin` sets them."""
 
 from dataclasses import dataclass, field
 
@@ -7,11 +7,21 @@ from dataclasses import dataclass, field
 class Faults:
     """`patch_seconds`: how long a machine's PATCH takes. `imds_seconds`: how long a token takes.
 
-    `imds_statuses` and `arm_statuses` are answered instead of the truth, first first, until the list is empty.
+    The lists of statuses are answered instead of the truth, first first, until a list is empty; with
+    `retry_after_seconds` as their Retry-After, when given. `operation_errors` are codes with which the next PATCHes
+    fail at their end. `throttle` turns on ARM's limits for machines (see `throttling`).
     """
 
     patch_seconds: float = 0.3
     imds_seconds: float = 0.0
     imds_statuses: list[int] = field(default_factory=list)
     arm_statuses: list[int] = field(default_factory=list)
+    entra_statuses: list[int] = field(default_factory=list)
+    keyvault_statuses: list[int] = field(default_factory=list)
+    operation_errors: list[str] = field(default_factory=list)
     retry_after_seconds: int | None = None
+    throttle: bool = False
+
+    def headers(self) -> dict[str, str]:
+        """What an answer that was asked for carries."""
+        return {} if self.retry_after_seconds is None else {"Retry-After": str(self.retry_after_seconds)}

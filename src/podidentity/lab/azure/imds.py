@@ -11,7 +11,7 @@ from collections.abc import Callable
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from podidentity.lab.azure import answers
+from podidentity.lab.azure import answers, audiences
 from podidentity.lab.azure.entra import MANAGED_LIFETIME_SECONDS, Entra
 from podidentity.lab.azure.faults import Faults
 from podidentity.lab.azure.state import Json, Machine, Principal, State
@@ -22,16 +22,21 @@ MULTIPLE_IDENTITIES = (
     "Multiple user assigned identities exist, please specify the clientId / resourceId of the identity in the token "
     "request"
 )
+VERSIONS = ("2018-02-01", "2019-08-01", "2020-06-01", "2021-02-01", "2023-07-01")
+_FAULTS = {
+    404: ("Identity is being updated", "not_found"),
+    410: ("The metadata service is being updated; try again within 70 seconds", "gone"),
+    429: ("Too many requests", "too_many_requests"),
+}
+_OTHER_FAULT = ("Failed to retrieve token from the Active directory. For details see logs", "unknown")
 _SELECTORS = ("client_id", "object_id", "msi_res_id", "mi_res_id")
 
 
 class Imds:
     """What one VM, or one instance of a scale set, sees at 169.254.169.254."""
 
-    def __init__(
-        self, machine: Machine, state: State, entra: Entra, faults: Faults, clock: Callable[[], float]
-    ) -> None:
-        self._machine = machine
+    def __init__(self, machine_id: str, state: State, entra: Entra, faults: Faults, clock: Callable[[], float]) -> None:
+        self._machine_id = machine_id
         self._state = state
         self._entra = entra
         self._faults = faults
@@ -39,28 +44,45 @@ class Imds:
         self._recent: deque[float] = deque()
         self._running = 0
 
+    @property
+    def _machine(self) -> Machine:
+        return self._state.machines["/".join(self._machine_id.lower().split("/")[:9])]
+
     async def serve(self, request: Request) -> Response:
         """Answer one request."""
         _check(request)
         path = request.url.path.rstrip("/").lower()
+        if path == "/metadata/versions":
+            return JSONResponse({"apiVersions": list(VERSIONS)})
         if path == "/metadata/identity/oauth2/token":
             return await self._token(request)
-        if path == "/metadata/versions":
-            return JSONResponse({"apiVersions": ["2018-02-01", "2021-02-01"]})
+        _check_version(request)
         if path == "/metadata/instance":
-            name = self._machine.id.rsplit("/", 1)[1]
-            return JSONResponse(
-                {"compute": {"name": name, "location": self._machine.location, "azEnvironment": "AzurePublicCloud"}}
-            )
+            return JSONResponse({"compute": self._compute()})
         raise answers.imds(404, "Not found", "not_found")
+
+    def _compute(self) -> Json:
+        parts = self._machine_id.split("/")
+        scale_set = parts[8] if len(parts) > 9 else ""
+        return {
+            "azEnvironment": "AzurePublicCloud",
+            "location": self._machine.location,
+            "name": f"{scale_set}_{parts[10]}" if scale_set else parts[8],
+            "resourceGroupName": parts[4],
+            "resourceId": self._machine_id,
+            "subscriptionId": parts[2],
+            "vmScaleSetName": scale_set,
+        }
 
     async def _token(self, request: Request) -> Response:
         if self._faults.imds_statuses:
-            raise answers.imds(self._faults.imds_statuses.pop(0), "As the lab was told.")
+            status = self._faults.imds_statuses.pop(0)
+            raise answers.imds(status, *_FAULTS.get(status, _OTHER_FAULT), self._faults.headers())
         self._throttle()
         self._running += 1
         try:
             await asyncio.sleep(self._faults.imds_seconds)
+            _check_version(request)
             return JSONResponse(self._answer(request))
         finally:
             self._running -= 1
@@ -78,6 +100,9 @@ class Imds:
         if not resource:
             raise answers.imds(400, "Required query variable 'resource' is missing")
         principal = self._chosen(request)
+        if not audiences.known(self._state, resource):
+            message = f"AADSTS500011: {audiences.unknown(principal, resource)}"
+            raise answers.imds(400, message, "invalid_resource")
         now = int(self._clock())
         request.state.who = principal.client_id
         return {
@@ -111,6 +136,13 @@ class Imds:
         if not found:
             raise answers.imds(400, "Identity not found")
         return found[0]
+
+
+def _check_version(request: Request) -> None:
+    if "api-version" not in request.query_params:
+        versions = ", ".join(VERSIONS)
+        message = f"Bad request. api-version was not specified in the request. For more information refer to {versions}"
+        raise answers.imds(400, message)
 
 
 def _check(request: Request) -> None:

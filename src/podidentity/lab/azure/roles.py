@@ -20,6 +20,7 @@ class Role:
     data_actions: tuple[str, ...] = ()
 
 
+_SECRETS = "microsoft.keyvault/vaults/secrets"
 _IDENTITIES = "microsoft.managedidentity/userassignedidentities"
 _AUTHORIZATION = ("microsoft.authorization/*/delete", "microsoft.authorization/*/write")
 
@@ -31,18 +32,37 @@ ROLES = {
         "Managed Identity Operator", (f"{_IDENTITIES}/*/read", f"{_IDENTITIES}/read", f"{_IDENTITIES}/*/assign/action")
     ),
     "e40ec5ca-96e0-45a2-b4ff-59039f2c2b59": Role(
-        "Managed Identity Contributor", (f"{_IDENTITIES}/read", f"{_IDENTITIES}/write", f"{_IDENTITIES}/delete")
+        "Managed Identity Contributor",
+        (
+            f"{_IDENTITIES}/read",
+            f"{_IDENTITIES}/write",
+            f"{_IDENTITIES}/delete",
+            f"{_IDENTITIES}/federatedidentitycredentials/*",
+            "microsoft.resources/subscriptions/resourcegroups/read",
+        ),
     ),
     "9980e02c-c2be-4d73-94e8-173b1dc7cf3c": Role(
         "Virtual Machine Contributor",
-        ("microsoft.compute/virtualmachines/*", "microsoft.compute/virtualmachinescalesets/*", "*/read"),
+        (
+            "microsoft.compute/locations/*",
+            "microsoft.compute/virtualmachines/*",
+            "microsoft.compute/virtualmachinescalesets/*",
+            "microsoft.resources/subscriptions/resourcegroups/read",
+            "microsoft.authorization/*/read",
+        ),
     ),
     "4633458b-17de-408a-b874-0445c86b69e6": Role(
         "Key Vault Secrets User",
-        data_actions=(
-            "microsoft.keyvault/vaults/secrets/getsecret/action",
-            "microsoft.keyvault/vaults/secrets/readmetadata/action",
-        ),
+        data_actions=(f"{_SECRETS}/getsecret/action", f"{_SECRETS}/readmetadata/action"),
+    ),
+    # An RBAC vault is of no use to anybody, its owner included, before somebody may set a secret.
+    "b86a8fe4-44ce-4948-aee5-eccb2c155cd7": Role(
+        "Key Vault Secrets Officer",
+        ("microsoft.keyvault/checknameavailability/read", "microsoft.keyvault/vaults/read"),
+        data_actions=("microsoft.keyvault/vaults/secrets/*",),
+    ),
+    "00482a5a-887f-4fb3-b363-3b7fe8e74483": Role(
+        "Key Vault Administrator", ("microsoft.keyvault/vaults/read",), data_actions=("microsoft.keyvault/vaults/*",)
     ),
 }
 
@@ -56,6 +76,11 @@ def allowed(state: State, principal: Principal, action: str, scope: str, *, on_d
         and assignment.role_id in ROLES
         and f"{scope.lower()}/".startswith(f"{assignment.scope.lower().rstrip('/')}/")
     )
+
+
+def sees_subscription(state: State, principal: Principal) -> bool:
+    """Whether the principal has any role in the subscription: then it is listed for it."""
+    return any(one.principal_id == principal.object_id for one in state.roles.values())
 
 
 def require(state: State, principal: Principal, action: str, scope: str) -> None:

@@ -1,4 +1,7 @@
-"""Everything the lab's Azure remembers, in one plain place. Services read and write it and keep nothing themselves."""
+"""Everything the lab's Azure remembers, in one plain place. Services read and write it and keep nothing themselves.
+
+`saving` turns it into text and back.
+"""
 
 import secrets
 import uuid
@@ -36,14 +39,33 @@ class AzureSettings:
 
 
 @dataclass(slots=True)
+class FederatedCredential:
+    """Whose tokens stand for a principal: exactly this issuer and subject, for one of these audiences."""
+
+    name: str
+    issuer: str
+    subject: str
+    audiences: list[str]
+
+
+@dataclass(slots=True)
 class Principal:
-    """Somebody who can hold roles: a service principal or a managed identity (`resource_id` set)."""
+    """Somebody who can hold roles: a service principal or a managed identity (`resource_id` set).
+
+    An application proves itself by one of `secrets` (by key ID), `certificates` (PEM) or federated credentials; a
+    managed identity by its machine or a federated credential. Without `consented` the tenant's administrator has not
+    agreed to the application yet.
+    """
 
     object_id: str
     client_id: str
     name: str
-    secret: str = field(default="", repr=False)
+    secrets: dict[str, str] = field(default_factory=dict, repr=False)
     resource_id: str = ""
+    application_id: str = ""
+    certificates: list[str] = field(default_factory=list)
+    federated: dict[str, FederatedCredential] = field(default_factory=dict)
+    consented: bool = True
 
 
 @dataclass(slots=True)
@@ -58,46 +80,75 @@ class RoleAssignment:
 
 @dataclass(slots=True)
 class Machine:
-    """A VM or scale set: `identities` maps lower-case resource IDs to how they were written."""
+    """A VM or scale set: `identities` maps lower-case resource IDs to how they were written.
+
+    `operation` names the change under way. `given` is what its creator wrote, for those made through ARM.
+    """
 
     id: str
     kind: str
     location: str
     identities: dict[str, str] = field(default_factory=dict)
     system_principal: str = ""
-    busy: bool = False
+    operation: str = ""
+    given: Json = field(default_factory=dict)
 
 
 @dataclass(slots=True)
 class SecretVersion:
-    """One version of a secret."""
+    """One version of a secret. Times are Unix seconds; 0: no such time."""
 
     version: str
     value: str = field(repr=False)
     created: int
     tags: Json = field(default_factory=dict)
+    content_type: str = ""
+    enabled: bool = True
+    not_before: int = 0
+    expires: int = 0
 
 
 @dataclass(slots=True)
 class Operation:
-    """A long-running change: it takes effect, or fails, at `ends_at`."""
+    """A long-running change of a machine: it takes effect, or fails, at `ends_at`."""
 
     ends_at: float
+    machine_id: str
+    add: list[str] = field(default_factory=list)
+    remove: list[str] = field(default_factory=list)
+    system: bool | None = None
     error: Json | None = None
+    settled: bool = False
+
+
+@dataclass(slots=True)
+class Deleted:
+    """A vault that can still be recovered, or purged, and its secrets."""
+
+    resource: Json
+    deleted_at: int
 
 
 @dataclass(slots=True)
 class State:
-    """Resources by lower-case ARM ID, principals by object ID, secrets by vault name and secret name (lower case)."""
+    """Resources by lower-case ARM ID, principals by object ID, secrets by `vault/secret` (lower case).
 
+    `deleted_vaults` are by name, `deleted_secrets` maps `vault/secret` to when it was deleted: its versions stay in
+    `secrets`. `keys` are PEM texts of Entra ID's signing key and of the certificate authority.
+    """
+
+    settings: AzureSettings = field(default_factory=AzureSettings)
     groups: dict[str, Json] = field(default_factory=dict)
     identities: dict[str, Json] = field(default_factory=dict)
     vaults: dict[str, Json] = field(default_factory=dict)
     machines: dict[str, Machine] = field(default_factory=dict)
     principals: dict[str, Principal] = field(default_factory=dict)
     roles: dict[str, RoleAssignment] = field(default_factory=dict)
-    secrets: dict[tuple[str, str], list[SecretVersion]] = field(default_factory=dict)
+    secrets: dict[str, list[SecretVersion]] = field(default_factory=dict, repr=False)
     operations: dict[str, Operation] = field(default_factory=dict)
+    deleted_vaults: dict[str, Deleted] = field(default_factory=dict)
+    deleted_secrets: dict[str, int] = field(default_factory=dict)
+    keys: dict[str, str] = field(default_factory=dict, repr=False)
 
     def principal_of(self, client_id: str) -> Principal | None:
         """The principal with this client ID, case ignored."""

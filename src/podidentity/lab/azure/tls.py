@@ -15,17 +15,16 @@ _PEM = serialization.Encoding.PEM
 
 
 class Authority:
-    """Issues leaves. Keys live in memory; the ssl module takes files only, so each leaf is written once and removed."""
+    """Issues leaves. The root is kept in `keys` (PEM), and made when it is not there, or about to expire.
 
-    def __init__(self) -> None:
-        self._key = ec.generate_private_key(ec.SECP256R1())
-        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "podidentity lab: Azure")])
-        self._root = (
-            self._builder(name, name, self._key.public_key())
-            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-            .add_extension(_usage(signs_certificates=True), critical=True)
-            .sign(self._key, hashes.SHA256())
-        )
+    The ssl module takes files only, so each leaf is written once and removed.
+    """
+
+    def __init__(self, keys: dict[str, str]) -> None:
+        kept = _kept(keys)
+        self._key = kept[0] if kept else ec.generate_private_key(ec.SECP256R1())
+        self._root = kept[1] if kept else self._made()
+        keys |= {"authority": _private(self._key).decode(), "authority_certificate": self.pem.decode()}
         self._contexts: dict[str, ssl.SSLContext] = {}
 
     @property
@@ -43,6 +42,15 @@ class Authority:
         context.sni_callback = choose
         return context
 
+    def _made(self) -> x509.Certificate:
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "podidentity lab: Azure")])
+        return (
+            self._builder(name, name, self._key.public_key())
+            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+            .add_extension(_usage(signs_certificates=True), critical=True)
+            .sign(self._key, hashes.SHA256())
+        )
+
     def _leaf(self, name: str) -> ssl.SSLContext:
         if name not in self._contexts:
             self._contexts[name] = self._issue(name)
@@ -59,12 +67,11 @@ class Authority:
             .add_extension(_usage(signs_certificates=False), critical=True)
             .sign(self._key, hashes.SHA256())
         )
-        private = key.private_bytes(_PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "leaf.pem"
             file.touch(0o600)
-            file.write_bytes(private + leaf.public_bytes(_PEM) + self.pem)
+            file.write_bytes(_private(key) + leaf.public_bytes(_PEM) + self.pem)
             context.load_cert_chain(file)
         return context
 
@@ -81,10 +88,23 @@ class Authority:
             .public_key(public_key)
             .serial_number(x509.random_serial_number())
             .not_valid_before(now - dt.timedelta(hours=1))
-            .not_valid_after(now + _VALID)
+            .not_valid_after(self._root.not_valid_after_utc if hasattr(self, "_root") else now + _VALID)
             .add_extension(own, critical=False)
             .add_extension(authority, critical=False)
         )
+
+
+def _private(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(_PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+
+
+def _kept(keys: dict[str, str]) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate] | None:
+    if "authority" not in keys:
+        return None
+    key = serialization.load_pem_private_key(keys["authority"].encode(), None)
+    root = x509.load_pem_x509_certificate(keys["authority_certificate"].encode())
+    lasts = root.not_valid_after_utc - dt.datetime.now(dt.UTC) > _VALID / 10
+    return (key, root) if lasts and isinstance(key, ec.EllipticCurvePrivateKey) else None
 
 
 def _usage(*, signs_certificates: bool) -> x509.KeyUsage:

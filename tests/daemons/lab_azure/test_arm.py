@@ -1,0 +1,255 @@
+"""ARM's slower and stricter sides: operations, limits, faults on request, federated credentials, who may do what."""
+
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import httpx2
+import pytest
+from starlette.testclient import TestClient
+
+from podidentity.lab.azure import Azure
+from podidentity.lab.azure.roles import ROLES
+from podidentity.lab.azure.state import ServicePrincipal
+
+ARM = "https://management.azure.com"
+SCOPE = "https://management.azure.com/.default"
+Send = Callable[..., httpx2.Response]
+SignIn = Callable[..., str]
+VERSION = "?api-version=2024-11-01"
+
+
+class Management:
+    """ARM as somebody."""
+
+    def __init__(self, azure: Azure, send: Send, token: str) -> None:
+        self.azure = azure
+        self.send = send
+        self.token = token
+        self.subscription = f"/subscriptions/{azure.settings.subscription_id}"
+        self.group = f"{self.subscription}/resourceGroups/rg"
+        self.scale_set = (
+            f"{self.subscription}/resourceGroups/{azure.settings.node_resource_group}"
+            "/providers/Microsoft.Compute/virtualMachineScaleSets/ss"
+        )
+
+    def __call__(self, method: str, path: str, body: Any = None) -> httpx2.Response:
+        """Send one request."""
+        given = {} if body is None else {"json": body}
+        return self.send(method, f"{ARM}{path}{VERSION}", self.token, **given)
+
+    def identity(self, name: str) -> str:
+        """Make an identity; its ID."""
+        path = f"{self.group}/providers/Microsoft.ManagedIdentity/userAssignedIdentities/{name}"
+        assert self("PUT", path, {"location": "eastus"}).status_code in {200, 201}
+        return path
+
+    def patch(self, *identities: str, value: Any = None) -> httpx2.Response:
+        """Ask the scale set to carry identities."""
+        given = {one: {} if value is None else value for one in identities}
+        body = {"identity": {"type": "UserAssigned", "userAssignedIdentities": given}}
+        return self("PATCH", self.scale_set, body)
+
+    def carried(self) -> set[str]:
+        """The identities that the scale set shows."""
+        identity = self("GET", self.scale_set).json().get("identity", {})
+        return set(identity.get("userAssignedIdentities", {}))
+
+    def give(self, principal: ServicePrincipal, role: str, scope: str) -> None:
+        """Assign a role."""
+        key = next(key for key, one in ROLES.items() if one.name == role)
+        definition = f"{self.subscription}/providers/Microsoft.Authorization/roleDefinitions/{key}"
+        properties = {"principalId": principal.object_id, "roleDefinitionId": definition}
+        where = f"{scope}/providers/Microsoft.Authorization/roleAssignments/{uuid.uuid4()}"
+        assert self("PUT", where, {"properties": properties}).status_code == 201
+
+    def code(self, answer: httpx2.Response) -> str:
+        """What SDKs read."""
+        return str(answer.json()["error"]["code"])
+
+
+@pytest.fixture
+def manage(azure: Azure, send: Send, sign_in: SignIn) -> Management:
+    """ARM as the owner, with a resource group and a scale set."""
+    azure.add_scale_set("ss", 2)
+    made = Management(azure, send, sign_in(SCOPE))
+    assert made("PUT", made.group, {"location": "eastus"}).status_code == 201
+    return made
+
+
+@pytest.fixture
+def clock() -> list[float]:
+    """A clock that tests set."""
+    return [1_700_000_000.0]
+
+
+@pytest.fixture
+def azure(clock: list[float]) -> Azure:
+    """A fresh tenant on the tests' clock."""
+    from podidentity.lab.azure import AzureSettings  # noqa: PLC0415  # replaces the conftest's fixture here alone
+
+    return Azure(AzureSettings(), lambda: clock[0])
+
+
+def test_a_patch_takes_effect_when_its_time_is_over(manage: Management, azure: Azure, clock: list[float]) -> None:
+    """200 with Azure-AsyncOperation and Retry-After, InProgress, a second PATCH refused, Succeeded, then so."""
+    azure.faults.patch_seconds = 45
+    one = manage.identity("one")
+    answer = manage.patch(one)
+    assert (answer.status_code, answer.headers["Retry-After"]) == (200, "1")
+    where = answer.headers["Azure-AsyncOperation"]
+    assert where.startswith(ARM)
+    clock[0] += 44
+    polled = manage.send("GET", where, manage.token)
+    assert (polled.json()["status"], polled.headers["Retry-After"]) == ("InProgress", "1")
+    assert manage("GET", manage.scale_set).json()["properties"]["provisioningState"] == "Updating"
+    assert manage.carried() == set()
+    assert manage.code(manage.patch(one)) == "OperationNotAllowed"
+    clock[0] += 2
+    assert manage.send("GET", where, manage.token).json()["status"] == "Succeeded"
+    assert manage.carried() == {one}
+
+
+def test_an_operation_can_be_told_to_fail(manage: Management, azure: Azure, clock: list[float]) -> None:
+    """Failed in the operation's body, with the code, and nothing has changed."""
+    azure.faults.operation_errors.append("NetworkingInternalOperationError")
+    answer = manage.patch(manage.identity("one"))
+    clock[0] += 1
+    polled = manage.send("GET", answer.headers["Azure-AsyncOperation"], manage.token).json()
+    assert (polled["status"], polled["error"]["code"]) == ("Failed", "NetworkingInternalOperationError")
+    assert manage.carried() == set()
+
+
+def test_a_machine_carries_a_system_assigned_identity(manage: Management, clock: list[float]) -> None:
+    """`SystemAssigned` makes a principal, `None` takes it away with all others."""
+    one = manage.identity("one")
+    body = {"identity": {"type": "SystemAssigned, UserAssigned", "userAssignedIdentities": {one: {}}}}
+    assert manage("PATCH", manage.scale_set, body).status_code == 200
+    clock[0] += 1
+    shown = manage("GET", manage.scale_set).json()["identity"]
+    assert shown["type"] == "SystemAssigned, UserAssigned"
+    assert shown["principalId"] in manage.azure.state.principals
+    none = {"identity": {"type": "None", "userAssignedIdentities": None}}
+    assert manage("PATCH", manage.scale_set, none).status_code == 200
+    clock[0] += 1
+    assert "identity" not in manage("GET", manage.scale_set).json()
+    assert shown["principalId"] not in manage.azure.state.principals
+
+
+def test_more_than_150_identities_are_refused(manage: Management) -> None:
+    """As Azure does in one request."""
+    assert manage.code(manage.patch(*(f"{manage.group}/x/{number}" for number in range(151)))) == "BadRequest"
+
+
+def test_limits_refill_at_azures_pace(manage: Management, azure: Azure, clock: list[float]) -> None:
+    """Off by default; on: 12 updates at once and 4 a minute, 36 reads and 12 a minute, 429 with Retry-After."""
+    for _ in range(40):
+        assert manage("GET", manage.scale_set).status_code == 200
+    azure.faults.throttle = True
+    statuses = [manage("GET", manage.scale_set).status_code for _ in range(37)]
+    assert statuses == [200] * 36 + [429]
+    refused = manage("GET", manage.scale_set)
+    assert refused.headers["Retry-After"] == "5"
+    assert refused.json()["error"]["details"][0]["code"] == "TooManyRequests"
+    clock[0] += 5
+    assert manage("GET", manage.scale_set).status_code == 200
+    updates = [manage.patch(value="x").status_code for _ in range(13)]
+    assert updates[-1] == 429
+    assert 429 not in updates[:12]
+
+
+def test_faults_are_set_through_the_labs_own_door(manage: Management, azure: Azure) -> None:
+    """PATCH /faults takes fields of `Faults`, all or none, and says which it takes; ARM then answers with them."""
+    door = TestClient(azure.admin)
+    assert door.patch("/faults", json={"arm_statuses": [503], "retry_after_seconds": 7}).status_code == 200
+    refused = manage("GET", manage.group)
+    assert (refused.status_code, refused.headers["Retry-After"]) == (503, "7")
+    assert manage("GET", manage.group).status_code == 200
+    wrong = door.patch("/faults", json={"patch_seconds": 9, "imds_seconds": "soon"})
+    assert wrong.status_code == 400
+    assert "imds_seconds" in wrong.json()["error"]
+    assert "patch_seconds" in door.patch("/faults", json={"unknown": 1}).json()["error"]
+    assert door.get("/faults").json()["patch_seconds"] != 9
+    assert door.get("/log").json()[-1]["service"] == "arm"
+    assert manage("PATCH", "/faults", {"patch_seconds": 9}).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("role", "allowed", "refused"),
+    [
+        ("Reader", ("GET",), ("PUT", "DELETE")),
+        ("Contributor", ("GET", "PUT", "DELETE"), ()),
+        ("Managed Identity Contributor", ("GET", "PUT", "DELETE"), ()),
+        ("Managed Identity Operator", ("GET",), ("PUT", "DELETE")),
+        ("Virtual Machine Contributor", (), ("GET", "PUT", "DELETE")),
+    ],
+)
+def test_a_role_allows_what_azures_allows_below_its_scope(
+    manage: Management, sign_in: SignIn, role: str, allowed: tuple[str, ...], refused: tuple[str, ...]
+) -> None:
+    """Given at the resource group it holds for an identity in it, and for nothing beside it."""
+    somebody = manage.azure.settings.cluster
+    one = manage.identity("one")
+    mine = Management(manage.azure, manage.send, sign_in(SCOPE, somebody))
+    assert mine.code(mine("GET", one)) == "AuthorizationFailed"
+    manage.give(somebody, role, manage.group)
+    for method in (*allowed, *refused):
+        answer = mine(method, one, {"location": "eastus"} if method == "PUT" else None)
+        assert (answer.status_code == 403) == (method in refused), f"{method}: {answer.text}"
+    other = manage.group.replace("/rg", "/rgx")
+    assert manage("PUT", other, {"location": "eastus"}).status_code == 201
+    assert mine("GET", f"{other}/providers/Microsoft.KeyVault/vaults/v").status_code == 403
+
+
+def test_virtual_machine_contributor_may_patch_machines(manage: Management, sign_in: SignIn) -> None:
+    """And still needs the right to assign each identity; an Owner has it."""
+    machine_admin = manage.azure.settings.cluster
+    manage.azure.state.roles.clear()
+    manage.azure.state.roles |= Azure(manage.azure.settings).state.roles
+    mine = Management(manage.azure, manage.send, sign_in(SCOPE, machine_admin))
+    one = manage.identity("one")
+    manage.give(machine_admin, "Virtual Machine Contributor", manage.scale_set)
+    assert mine.code(mine.patch(one)) == "LinkedAuthorizationFailed"
+    manage.give(machine_admin, "Managed Identity Operator", one)
+    assert mine.patch(one).status_code == 200
+
+
+def test_an_identity_has_at_most_twenty_federated_credentials(manage: Management) -> None:
+    """The 21st, a second one for an issuer and subject, and a plain http issuer are refused; listed, shown, deleted."""
+    base = f"{manage.identity('one')}/federatedIdentityCredentials"
+
+    def put(name: str, subject: str, issuer: str = "https://issuer.example") -> httpx2.Response:
+        given = {"issuer": issuer, "subject": subject, "audiences": ["api://AzureADTokenExchange"]}
+        return manage("PUT", f"{base}/{name}", {"properties": given})
+
+    assert [put(f"n{number}", f"s{number}").status_code for number in range(20)] == [201] * 20
+    assert put("n3", "other").status_code == 200
+    assert put("n20", "s20").status_code == 400
+    assert manage("DELETE", f"{base}/n0").status_code == 200
+    assert put("n20", "s19").status_code == 409
+    assert put("n20", "s20", "http://issuer.example").status_code == 400
+    assert len(manage("GET", base).json()["value"]) == 19
+    assert manage("GET", f"{base}/n3").json()["properties"]["subject"] == "other"
+    assert manage("GET", f"{base}/n0").status_code == 404
+
+
+def test_what_is_assigned_is_listed_and_taken_away(manage: Management) -> None:
+    """At its scope and below, by principal; the same role twice is 409; a principal nobody is, 400."""
+    somebody = manage.azure.settings.cluster
+    manage.give(somebody, "Reader", manage.group)
+    listing = f"{manage.group}/providers/Microsoft.Authorization/roleAssignments"
+    url = f"{ARM}{listing}{VERSION}&$filter=principalId eq '{somebody.object_id}'"
+    found = manage.send("GET", url, manage.token).json()["value"]
+    assert [one["properties"]["scope"] for one in found] == [manage.group]
+    body = {
+        "properties": {
+            "principalId": somebody.object_id,
+            "roleDefinitionId": found[0]["properties"]["roleDefinitionId"],
+        }
+    }
+    again = manage("PUT", f"{listing}/{uuid.uuid4()}", body)
+    assert manage.code(again) == "RoleAssignmentExists"
+    body["properties"]["principalId"] = str(uuid.uuid4())
+    assert manage.code(manage("PUT", f"{listing}/{uuid.uuid4()}", body)) == "PrincipalNotFound"
+    assert manage("DELETE", found[0]["id"]).status_code == 200
+    assert manage("DELETE", found[0]["id"]).status_code == 204

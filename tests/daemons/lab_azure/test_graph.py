@@ -1,0 +1,62 @@
+"""Graph makes applications as `az ad` asks for them, for owners only, and shows nobody's secrets."""
+
+from collections.abc import Callable
+from typing import Any
+
+import httpx2
+import pytest
+
+from podidentity.lab.azure import Azure
+from podidentity.lab.azure.state import ServicePrincipal
+
+GRAPH = "https://graph.microsoft.com/v1.0"
+Send = Callable[..., httpx2.Response]
+SignIn = Callable[..., str]
+Ask = Callable[..., httpx2.Response]
+
+
+@pytest.fixture
+def ask(send: Send, sign_in: SignIn) -> Ask:
+    """Graph as the owner."""
+    token = sign_in("https://graph.microsoft.com/.default")
+
+    def ask(method: str, path: str, body: Any = None) -> httpx2.Response:
+        return send(method, f"{GRAPH}{path}", token, **({} if body is None else {"json": body}))
+
+    return ask
+
+
+def test_an_application_is_made_and_signs_in_with_its_new_password(ask: Ask, sign_in: SignIn) -> None:
+    """Application, service principal, password: what `az ad sp create-for-rbac` does; the password is shown once."""
+    made = ask("POST", "/applications", {"displayName": "writer"}).json()
+    shown = ask("POST", "/servicePrincipals", {"appId": made["appId"]}).json()
+    secret = ask("POST", f"/applications/{made['id']}/addPassword", {}).json()["secretText"]
+    principal = ServicePrincipal(made["appId"], shown["id"], secret)
+    assert sign_in("https://vault.azure.net/.default", principal)
+    assert secret not in ask("GET", f"/applications/{made['id']}").text
+    found = ask("GET", f"/servicePrincipals?$filter=servicePrincipalNames/any(c:c eq '{made['appId']}')").json()
+    assert [one["id"] for one in found["value"]] == [shown["id"]]
+    assert ask("DELETE", f"/applications/{made['id']}").status_code == 204
+    assert ask("GET", f"/servicePrincipals/{shown['id']}").status_code == 404
+
+
+def test_only_an_owner_writes(azure: Azure, send: Send, sign_in: SignIn) -> None:
+    """Everybody with a token reads."""
+    token = sign_in("https://graph.microsoft.com/.default", azure.settings.cluster)
+    refused = send("POST", f"{GRAPH}/applications", token, json={"displayName": "x"})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (403, "Authorization_RequestDenied")
+    assert send("GET", f"{GRAPH}/servicePrincipals/{azure.settings.owner.object_id}", token).status_code == 200
+    assert send("GET", f"{GRAPH}/me", token).status_code == 404
+    assert send("GET", f"{GRAPH}/servicePrincipals").status_code == 401
+
+
+def test_an_application_has_federated_credentials(ask: Ask) -> None:
+    """Made, listed, and no plain http issuer."""
+    made = ask("POST", "/applications", {"displayName": "writer"}).json()
+    path = f"/applications/{made['id']}/federatedIdentityCredentials"
+    body = {"name": "one", "issuer": "https://issuer.example", "subject": "s", "audiences": ["a"]}
+    assert ask("POST", path, body).status_code == 201
+    assert [one["subject"] for one in ask("GET", path).json()["value"]] == ["s"]
+    assert ask("POST", path, {**body, "name": "two", "issuer": "http://issuer.example"}).status_code == 400
+    assert ask("DELETE", f"{path}/one").status_code == 204
+    assert ask("GET", path).json()["value"] == []
