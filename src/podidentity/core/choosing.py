@@ -4,7 +4,7 @@
 which is shown unchanged in the answer, the log and `explain`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from podidentity.core.cluster import Pod
@@ -41,54 +41,66 @@ class Refused:
 
 
 def choose(
-    pod: Pod, asked: TokenRequest, assigned: Iterable[AzureAssignedIdentity], *, was_assigned: bool
+    pod: Pod,
+    asked: TokenRequest,
+    assigned: Iterable[AzureAssignedIdentity],
+    *,
+    had: Collection[AzureIdentity] = (),
+    force_namespaced: bool = False,
 ) -> Chosen | Wait | Refused:
     """Pick the identity that answers `asked` for `pod`, in standard mode.
 
     `assigned` are the objects that name the pod. They count only when their node is the pod's and the pod's label
     still matches their binding's selector: they carry no UID, and a re-created `web-0` must not inherit.
-    `was_assigned` says that this very pod (by UID) had an identity before: then there is nothing to wait for.
+    `had` are the identities that this very pod (by UID) was given before: for those there is nothing to wait for.
     The first in binding order wins when the request names none (upstream: `pkg/nmi/standard.go`).
     """
-    refused = _refused_at_once(pod, asked)
-    if refused is not None:
-        return refused
-    candidates = sorted((one for one in assigned if _counts(pod, one)), key=lambda one: one.binding.key)
-    fitting = [one for one in candidates if _fits(one.identity, asked)]
+    if not pod.selector or asked.object_id:
+        return _NOT_FOUND
+    counting = (one for one in assigned if _counts(pod, one, force_namespaced=force_namespaced))
+    fitting = sorted((one for one in counting if _fits(one.identity, asked)), key=lambda one: one.binding.key)
     for one in fitting:
         if one.state == AssignedState.ASSIGNED:
             return Chosen(one.identity, one.binding.key)
-    if was_assigned and not candidates:
-        return Refused(400, IDENTITY_NOT_FOUND)
     if fitting:
         return Wait(AssignedState.ASSIGNED, f"the identity of pod {pod.key} is not yet on its node")
+    if any(_fits(identity, asked) for identity in had):
+        return _NOT_FOUND
     return Wait(AssignedState.CREATED, f"no assigned identity for pod {pod.key}{_named(asked)}")
 
 
-def choose_bound(pod: Pod, asked: TokenRequest, bound: Iterable[Match]) -> Chosen | Refused:
+def choose_bound(
+    pod: Pod, asked: TokenRequest, bound: Iterable[Match], *, had: Collection[AzureIdentity] = ()
+) -> Chosen | Refused:
     """Pick the identity that answers `asked` for `pod`, in managed mode: from its bindings, in their order."""
-    refused = _refused_at_once(pod, asked)
-    if refused is not None:
-        return refused
+    if not pod.selector or asked.object_id:
+        return _NOT_FOUND
     for match in bound:
         if _fits(match.identity, asked):
             return Chosen(match.identity, match.binding.key)
+    if any(_fits(identity, asked) for identity in had):
+        return _NOT_FOUND
     return Refused(404, f"no AzureIdentityBinding gives pod {pod.key} an identity{_named(asked)}")
 
 
-def _refused_at_once(pod: Pod, asked: TokenRequest) -> Refused | None:
-    """Without a label there is nothing to wait for; an object ID is not known to match anything."""
-    return Refused(400, IDENTITY_NOT_FOUND) if not pod.selector or asked.object_id else None
+# Without a label there is nothing to wait for; an object ID is not known to match anything.
+_NOT_FOUND = Refused(400, IDENTITY_NOT_FOUND)
 
 
-def _counts(pod: Pod, one: AzureAssignedIdentity) -> bool:
+def _counts(pod: Pod, one: AzureAssignedIdentity, *, force_namespaced: bool) -> bool:
     return (
         one.pod == pod.key
         and one.node == pod.node
         and one.binding.selector == pod.selector
         and one.state != AssignedState.UNASSIGNED
         and not one.deleting
+        and (_in_one_namespace(pod, one) or not (force_namespaced or one.identity.namespaced))
     )
+
+
+def _in_one_namespace(pod: Pod, one: AzureAssignedIdentity) -> bool:
+    """MIC sees to that too; but it may run without the flag, and the object was written before a change of mind."""
+    return pod.key.namespace == one.binding.key.namespace == one.identity.key.namespace
 
 
 def _fits(identity: AzureIdentity, asked: TokenRequest) -> bool:

@@ -12,6 +12,7 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 import msgspec
 
 from podidentity.core import crd
+from podidentity.core.addresses import canonical
 from podidentity.core.cluster import Node, Owner, Pod
 from podidentity.core.identities import ObjectKey
 from podidentity.errors import MalformedObjectError
@@ -187,8 +188,8 @@ def _pod(found: _Pod) -> Pod:
 
 def _addresses(status: _PodStatus) -> tuple[str, ...]:
     """All addresses, the primary one first. `podIPs` repeats `podIP`; very old kubelets write only the latter."""
-    found = tuple(address.ip for address in status.pod_ips or () if address.ip)
-    return found or ((status.pod_ip,) if status.pod_ip else ())
+    found = tuple(canonical(address.ip) for address in status.pod_ips or () if address.ip)
+    return found or ((canonical(status.pod_ip),) if status.pod_ip else ())
 
 
 def _owner(references: "list[_OwnerReference] | tuple[()]") -> Owner | None:

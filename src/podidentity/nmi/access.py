@@ -19,6 +19,7 @@ from podidentity.nmi.settings import Settings
 _REQUESTS_PER_POD = 64
 _PODS = 4096
 _UIDS = 8192
+_NOTHING: frozenset[AzureIdentity] = frozenset()
 
 
 class Allowed(NamedTuple):
@@ -39,11 +40,12 @@ class Access:
         self._grants = grants
         self._clock = clock
         self._managed_mode = settings.managed_mode
+        self._force_namespaced = settings.force_namespaced
         self._mic_namespace = settings.mic_namespace
         self._allowed = SourceRules(settings.secret_namespaces, settings.logins)
         self._revision = -1
         self._remembered: dict[str, tuple[Pod, dict[TokenRequest, Choice]]] = {}
-        self._had: dict[str, None] = {}
+        self._had: dict[str, frozenset[AzureIdentity]] = {}
 
     def choice(self, pod: Pod, asked: TokenRequest) -> Choice:
         """Say what `pod` is answered with when it asks `asked`."""
@@ -61,9 +63,9 @@ class Access:
             choice = remembered[1][asked] = self._decide(pod, asked)
         return choice
 
-    def note_assigned(self, uid: str) -> None:
+    def note_given(self, uid: str, identity: AzureIdentity) -> None:
         """Remember that this very pod had an identity: when it is taken away, there is nothing to wait for."""
-        self._had[uid] = None
+        self._had[uid] = self._had.get(uid, _NOTHING) | {identity}
         while len(self._had) > _UIDS:
             del self._had[next(iter(self._had))]
 
@@ -81,7 +83,7 @@ class Access:
                 source = allowed_source(identity, self._allowed)
                 if isinstance(source, Refusal):
                     return source
-                self.note_assigned(pod.uid)
+                self.note_given(pod.uid, identity)
                 return Allowed(source, identity, binding)
             case Refused(status, why):
                 return Refusal(status, why)
@@ -89,7 +91,8 @@ class Access:
                 return wait
 
     def _choose(self, pod: Pod, asked: TokenRequest) -> Chosen | Wait | Refused:
+        had = self._had.get(pod.uid, _NOTHING)
         if self._managed_mode:
-            return choosing.choose_bound(pod, asked, self._grants.bound_to(pod))
+            return choosing.choose_bound(pod, asked, self._grants.bound_to(pod), had=had)
         assigned = self._grants.assigned_to(pod.key)
-        return choosing.choose(pod, asked, assigned, was_assigned=pod.uid in self._had)
+        return choosing.choose(pod, asked, assigned, had=had, force_namespaced=self._force_namespaced)

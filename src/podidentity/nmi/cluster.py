@@ -8,7 +8,8 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from podidentity.core import matching
+from podidentity.core import allowing, matching
+from podidentity.core.allowing import AllowList
 from podidentity.core.cluster import Pod
 from podidentity.core.identities import (
     AzureAssignedIdentity,
@@ -26,6 +27,7 @@ from podidentity.kube.api import Api, Selection
 from podidentity.kube.reflector import Reflector, describe
 from podidentity.kube.store import Change, Store, addresses, pod_of, selector_in_namespace
 from podidentity.nmi.ports import WATCH_TRUSTED_SECONDS, SecretContents
+from podidentity.nmi.settings import Settings
 
 _LOOK_SECONDS = 5.0  # a client of an unknown pod waits for it
 _LABEL_LIMIT = 63  # longer names are no label values: then the objects of all nodes are watched
@@ -53,15 +55,18 @@ class _Stores(NamedTuple):
     exceptions: Store[AzurePodIdentityException]
     identities: Store[AzureIdentity]
     bindings: Store[AzureIdentityBinding]
+    namespaces: Store[resources.Namespace]
 
 
 class Cluster:
     """Pods, grants and pods by name, for one node. In managed mode bindings count, else assigned identities."""
 
-    def __init__(self, api: Api, node: str, *, managed_mode: bool, on_synced: Callable[[], None]) -> None:
+    def __init__(self, api: Api, settings: Settings, on_synced: Callable[[], None]) -> None:
+        node = settings.node
         self._api = api
         self._node = Selection(fields=f"spec.nodeName={node}")
-        self._stores = stores = _Stores(Store(), Store(), Store(), Store(), Store())
+        self._allow_list = settings.namespace_allow_list
+        self._stores = stores = _Stores(Store(), Store(), Store(), Store(), Store(), Store())
         self._by_address = stores.pods.index(addresses)
         self._by_pod = stores.assigned.index(pod_of)
         self._by_selector = stores.bindings.index(selector_in_namespace)
@@ -71,11 +76,13 @@ class Cluster:
             self._pods,
             Reflector(api, resources.EXCEPTIONS, stores.exceptions),
         )
-        if managed_mode:
+        if settings.managed_mode:
             self._reflectors += (
                 Reflector(api, resources.IDENTITIES, stores.identities),
                 Reflector(api, resources.BINDINGS, stores.bindings),
             )
+            if self._allow_list:
+                self._reflectors += (Reflector(api, resources.NAMESPACES, stores.namespaces),)
         else:
             labels = f"nodename={node}" if len(node) <= _LABEL_LIMIT else ""
             where = Selection(labels=labels)
@@ -96,7 +103,9 @@ class Cluster:
         stores = self._stores
         stores.pods.subscribe(lambda change: _tell_pod(follower, change))
         stores.assigned.subscribe(lambda change: self._tell_assigned(follower, change))
-        for store in (stores.exceptions, stores.identities, stores.bindings):
+        stores.identities.subscribe(lambda change: self._tell_unused(follower, change.before))
+        stores.bindings.subscribe(lambda change: self._tell_unused(follower, self._identity_of(change.before)))
+        for store in (stores.exceptions, stores.identities, stores.bindings, stores.namespaces):
             store.subscribe(lambda _: follower.anything_changed())
 
     # Pods
@@ -132,8 +141,8 @@ class Cluster:
 
     def revision(self) -> int:
         """Grow with each change of anything that a choice depends on."""
-        _, assigned, exceptions, identities, bindings = self._stores
-        return assigned.revision + exceptions.revision + identities.revision + bindings.revision
+        _, assigned, exceptions, identities, bindings, namespaces = self._stores
+        return assigned.revision + exceptions.revision + identities.revision + bindings.revision + namespaces.revision
 
     def granted_as_of(self) -> float:
         """Say when every watch of what choices depend on was last known to be true."""
@@ -149,8 +158,17 @@ class Cluster:
         found = matching.by_selector(self._by_selector.of((pod.key.namespace, pod.selector)))
         named = (ObjectKey(one.key.namespace, one.azure_identity) for many in found.values() for one in many)
         identities = {key: identity for key in named if (identity := self._stores.identities.get(key)) is not None}
-        results = matching.matches(pod, found, identities, force_namespaced=True)
+        allowed = self._allowed(pod.key.namespace) if self._allow_list else None
+        results = matching.matches(pod, found, identities, force_namespaced=True, allowed=allowed)
         return tuple(result for result in results if isinstance(result, Match))
+
+    def _allowed(self, namespace: str) -> AllowList:
+        found = self._stores.namespaces.get(ObjectKey("", namespace))
+        return (
+            {namespace: found.annotations[allowing.ANNOTATION]}
+            if found and allowing.ANNOTATION in found.annotations
+            else {}
+        )
 
     def exceptions_in(self, namespace: str) -> Sequence[AzurePodIdentityException]:
         """Return the exceptions of a namespace."""
@@ -166,6 +184,20 @@ class Cluster:
         source = source_of(before.identity)
         if isinstance(source, tuple) and not any(source_of(one.identity) == source for one in self._stores.assigned):
             follower.source_unused(source)
+
+    def _tell_unused(self, follower: Follower, before: AzureIdentity | None) -> None:
+        """In managed mode: tokens go when no binding leads to their source any more."""
+        source = source_of(before) if before is not None else None
+        if not isinstance(source, tuple):
+            return
+        bound = (self._identity_of(binding) for binding in self._stores.bindings)
+        if not any(source_of(identity) == source for identity in bound if identity is not None):
+            follower.source_unused(source)
+
+    def _identity_of(self, binding: AzureIdentityBinding | None) -> AzureIdentity | None:
+        if binding is None:
+            return None
+        return self._stores.identities.get(ObjectKey(binding.key.namespace, binding.azure_identity))
 
 
 def _tell_pod(follower: Follower, change: Change[Pod]) -> None:

@@ -203,7 +203,7 @@ class Daemon:
         await self._open_pages(opened)
         found = find_cluster(settings.kubeconfig)
         api = Api(await opened.enter_async_context(open_client(found, settings.user_agent)))
-        cluster = Cluster(api, settings.node, managed_mode=settings.managed_mode, on_synced=gc.freeze)
+        cluster = Cluster(api, settings, gc.freeze)
         http = await opened.enter_async_context(open_imds_client(settings.user_agent))
         listener, follower = assemble(settings, cluster, http, self._clock, self._metrics, tasks)
         cluster.tell(follower)

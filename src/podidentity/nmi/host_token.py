@@ -1,6 +1,7 @@
 """`/host/token`: tokens of pods, asked by root programs of the node (the secrets-store CSI driver) over loopback.
 
 Upstream serves it to every process of the node; here the asking process must be root's, who could reach IMDS anyway.
+Statuses are upstream's (`pkg/nmi/server`, hostHandler), where it has them.
 Called by `app`.
 """
 
@@ -9,12 +10,13 @@ from typing import Protocol
 
 from podidentity.core.cluster import Pod
 from podidentity.core.identities import ObjectKey
-from podidentity.core.imds import HostTokenRequest, Refusal, Token, render, token_fields
+from podidentity.core.imds import HostTokenRequest, Refusal, Token, render, render_error, token_fields
 from podidentity.nmi.cache import Kept
 from podidentity.nmi.ports import Clock, Peer
 from podidentity.nmi.token import Answer, Fetched, NoToken, TokenFlow, refuse
 
 _ROOT = 0
+_OK = 200
 
 
 class PodsByName(Protocol):
@@ -37,7 +39,11 @@ class HostTokens:
         self._enabled = enabled
 
     async def answer(self, request: HostTokenRequest, peer: Peer) -> Answer:
-        """Answer with the token and the client ID of the pod that the request names."""
+        """Answer with the token and the client ID of the pod that the request names; never with Retry-After."""
+        answer = await self._answer(request, peer)
+        return answer if answer.status == _OK else answer._replace(body=render_error(answer.status, answer.why))
+
+    async def _answer(self, request: HostTokenRequest, peer: Peer) -> Answer:
         if not self._enabled:
             return refuse(Refusal(404, "tokens for other pods are switched off (--host-token-endpoint)"))
         if self._owner_of(peer) != _ROOT:

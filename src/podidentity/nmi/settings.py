@@ -34,6 +34,9 @@ class Settings:
     """Identities come from bindings directly, without MIC; needs `force_namespaced`."""
 
     force_namespaced: bool = False
+    namespace_allow_list: bool = False
+    """In managed mode, an identity serves only when its namespace is allowed it; else MIC sees to that."""
+
     mic_namespace: str = "default"
     block_instance_metadata: bool = False
     metadata_header_required: bool = True

@@ -100,7 +100,7 @@ def test_it_can_be_switched_off() -> None:
 
 
 def test_pods_are_not_served_it() -> None:
-    """A pod that asks for another pod's token over the redirect gets 404."""
+    """A pod that asks for another pod's token over the redirect gets 404: 500 is kept for our own mistakes."""
 
     async def test(nmi: Serving) -> None:
         nmi.cluster.add(pod(), make.identity())
@@ -108,3 +108,15 @@ def test_pods_are_not_served_it() -> None:
         assert nmi.imds.asked == []
 
     run(test)
+
+
+def test_it_never_says_when_to_come_back() -> None:
+    """The CSI driver has a rhythm of its own: no Retry-After, not even with --set-retry-after-header."""
+
+    async def test(nmi: Serving) -> None:
+        nmi.cluster.add(pod())
+        answer = await ask(nmi, *NAMED)
+        assert (answer.status, answer.headers.get("retry-after")) == (503, None)
+        assert "no assigned identity" in answer.json["error_description"]
+
+    run(test, Settings("n1", wait_created_seconds=0.05, retry_after_header=True))

@@ -175,6 +175,20 @@ def test_auxiliary_tenants_make_an_array(entra: StandInEntra) -> None:
     run(entra, test)
 
 
+def test_the_nodes_programs_get_the_primary_tenants_token(entra: StandInEntra, monkeypatch: pytest.MonkeyPatch) -> None:
+    """/host/token has room for one."""
+    monkeypatch.setattr("podidentity.nmi.daemon._owner_of", lambda _port, _peer: 0)
+
+    async def test(nmi: Serving) -> None:
+        nmi.cluster.add(pod(), principal(entra, auxiliary_tenant_ids=("tenant-2",)))
+        client = await nmi.connect_as_node()
+        answer = await client.ask("/host/token?resource=r", "podname: web", "podns: default")
+        assert answer.json["token"]["access_token"].startswith("token of app in tenant-1 ")
+        assert answer.json["clientid"] == "app"
+
+    run(entra, test)
+
+
 def test_tenants_do_not_share_tokens(entra: StandInEntra) -> None:
     """The same application in two tenants: the cache tells them apart."""
 

@@ -1,5 +1,6 @@
 """Which identity answers a token request."""
 
+from collections.abc import Collection
 from dataclasses import replace
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 import make
 from podidentity.core import choosing
 from podidentity.core.choosing import Chosen, Refused, Wait
-from podidentity.core.identities import AssignedState, AzureAssignedIdentity
+from podidentity.core.identities import AssignedState, AzureAssignedIdentity, AzureIdentity
 from podidentity.core.imds import TokenRequest
 from podidentity.core.matching import Match
 
@@ -15,10 +16,12 @@ READER = make.assigned()
 WRITER = make.assigned(azure=make.identity("writer"))
 
 
-def choose(*assigned: AzureAssignedIdentity, was_assigned: bool = False, **asked: str) -> Chosen | Wait | Refused:
+def choose(
+    *assigned: AzureAssignedIdentity, had: Collection[AzureIdentity] = (), **asked: str
+) -> Chosen | Wait | Refused:
     """Choose for the usual pod."""
     request = TokenRequest(**{"resource": "https://vault.azure.net", **asked})
-    return choosing.choose(make.pod(), request, assigned, was_assigned=was_assigned)
+    return choosing.choose(make.pod(), request, assigned, had=had)
 
 
 def test_the_first_in_binding_order_answers_when_none_is_named() -> None:
@@ -50,7 +53,7 @@ def test_a_created_object_means_waiting_for_azure() -> None:
 def test_a_pod_without_the_label_is_told_at_once_in_imds_words() -> None:
     """Clients go on with their credential chain without a retry."""
     unlabelled = make.pod(selector="")
-    refused = choosing.choose(unlabelled, TokenRequest("r"), [READER], was_assigned=False)
+    refused = choosing.choose(unlabelled, TokenRequest("r"), [READER])
     assert refused == Refused(400, "Identity not found")
 
 
@@ -60,8 +63,31 @@ def test_an_object_id_is_not_known_to_match() -> None:
 
 
 def test_a_pod_whose_assignment_was_taken_away_is_told_at_once() -> None:
-    """There is nothing to wait for."""
-    assert choose(was_assigned=True) == Refused(400, "Identity not found")
+    """There is nothing to wait for: neither for any identity, nor for the one that is named."""
+    had = {READER.identity, WRITER.identity}
+    assert choose(had=had) == Refused(400, "Identity not found")
+    assert choose(WRITER, had=had, client_id="client-of-reader") == Refused(400, "Identity not found")
+    bound = choosing.choose_bound(make.pod(), TokenRequest("r"), [], had=had)
+    assert bound == Refused(400, "Identity not found")
+
+
+def test_what_the_pod_never_had_or_is_on_its_way_is_waited_for() -> None:
+    """Another identity that is still to come, or the same one once more."""
+    assert isinstance(choose(READER, had={READER.identity}, client_id="client-of-writer"), Wait)
+    assert isinstance(choose(replace(READER, state=AssignedState.CREATED), had={READER.identity}), Wait)
+
+
+@pytest.mark.parametrize("force_namespaced", [True, False])
+@pytest.mark.parametrize("annotated", [True, False])
+def test_namespaced_identities_serve_their_own_namespace(*, force_namespaced: bool, annotated: bool) -> None:
+    """By the flag or the annotation; NMI sees to it whatever MIC has written."""
+    foreign = make.assigned(azure=make.identity("reader", "team-b", namespaced=annotated))
+    own = make.assigned(azure=make.identity("writer", namespaced=annotated))
+    found = choosing.choose(make.pod(), TokenRequest("r"), [foreign, own], force_namespaced=force_namespaced)
+    chosen = own if force_namespaced or annotated else min((foreign, own), key=lambda one: one.binding.key)
+    assert found == Chosen(chosen.identity, chosen.binding.key)
+    alone = choosing.choose(make.pod(), TokenRequest("r"), [foreign], force_namespaced=force_namespaced)
+    assert isinstance(alone, Wait if force_namespaced or annotated else Chosen)
 
 
 @pytest.mark.parametrize(
