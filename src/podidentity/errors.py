@@ -12,7 +12,8 @@
     │   ├── GoneError                   410: the resource version is too old; list again
     │   ├── InvalidError                422, 400: the object breaks the schema
     │   ├── ThrottledError              429: come back after `retry_after_seconds`
-    │   └── UnreachableError            no answer, or 5xx
+    │   ├── UnreachableError            no answer, or 5xx
+    │   └── FencedError                 not sent: this MIC no longer leads
     ├── AzureError                  5  ARM, Entra ID or IMDS refused or did not answer
     └── LabError                    1  the lab could not do what was asked
 
@@ -85,6 +86,10 @@ class ThrottledError(KubernetesError):
 
 class UnreachableError(KubernetesError):
     """No answer, or a 5xx."""
+
+
+class FencedError(KubernetesError):
+    """The write was not sent, because the promise of leadership under which it was decided has run out."""
 
 
 class AzureError(PodIdentityError):

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from podidentity import __version__
 from podidentity.cli import flags
 from podidentity.cli.flags import Flag, Flags
-from podidentity.errors import ConfigurationError
+from podidentity.errors import ConfigurationError, UsageError
 from podidentity.mic.settings import Settings
 from podidentity.serving import logs
 
@@ -27,7 +27,7 @@ TABLE = (
     Flag("http-probe-port", "number", "8080", "Port of /healthz and /readyz."),
     Flag("prometheus-port", "number", "8888", "Port of /metrics."),
     Flag("enableScaleFeatures", "switch", "true", "Accepted for existing manifests.", effect=False),
-    Flag("createDeleteBatch", "number", "20", "Accepted for existing manifests.", effect=False),
+    Flag("createDeleteBatch", "number", "20", "Assigned identities that are written at the same time."),
     Flag("clientQps", "number", "0", "Requests a second to Kubernetes; 0: the server sets the pace."),
     Flag("immutable-user-msis", "text", "", "Client IDs, comma-separated, that are never unassigned."),
     Flag("config-map-name", "text", "aad-pod-identity-config", "ConfigMap in which MIC records what it assigned."),
@@ -36,8 +36,32 @@ TABLE = (
     Flag("update-user-msi-max-retry", "number", "2", "Accepted: each identity is retried by itself.", effect=False),
     Flag("update-user-msi-retry-interval", "duration", "1s", "Accepted for existing manifests.", effect=False),
     Flag("identity-assignment-reconcile-interval", "duration", "3m", "Put back what Azure lost this often."),
+    Flag(
+        "namespace-allow-list",
+        "switch",
+        "false",
+        "A binding takes effect only if its namespace's annotation podidentity.io/allowed-identities covers the "
+        "identity's resource ID. MIC needs the right to list and watch namespaces.",
+        ours=True,
+    ),
+    Flag(
+        "assign-on",
+        "text",
+        "pod",
+        "When an identity goes on a scale set: with the first pod that uses it, or with its binding (pod, binding).",
+        ours=True,
+    ),
+    Flag(
+        "unassign-delay",
+        "duration",
+        "0",
+        "How long an identity stays where it is after its last pod. A restart of MIC begins the delay anew.",
+        ours=True,
+    ),
     *flags.COMMON,
 )
+
+ASSIGN_ON = ("pod", "binding")
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -65,6 +89,10 @@ def settings_of(given: Flags, environ: Mapping[str, str]) -> Settings:
     namespace = environ.get("MIC_POD_NAMESPACE", "")
     if not namespace:
         raise ConfigurationError("MIC_POD_NAMESPACE is not set; set it to the namespace in which MIC runs")
+    if given.text("assign-on") not in ASSIGN_ON:
+        raise UsageError(f'flag --assign-on: "{given.text("assign-on")}" is neither pod nor binding')
+    if given.number("createDeleteBatch") < 1:
+        raise UsageError("flag --createDeleteBatch: at least 1 must be written at a time")
     agent = " ".join(filter(None, (f"podidentity-mic/{__version__}", given.text("custom-user-agent"))))
     return Settings(
         kubeconfig=given.text("kubeconfig"),
@@ -79,6 +107,10 @@ def settings_of(given: Flags, environ: Mapping[str, str]) -> Settings:
         probe_port=given.number("http-probe-port"),
         prometheus_port=given.number("prometheus-port"),
         requests_per_second=float(given.number("clientQps")),
+        batch=given.number("createDeleteBatch"),
+        allow_list=given.switch("namespace-allow-list"),
+        assign_on_binding=given.text("assign-on") == "binding",
+        unassign_delay_seconds=given.seconds("unassign-delay"),
         immutable_client_ids=frozenset(filter(None, map(str.strip, given.text("immutable-user-msis").split(",")))),
         config_map=given.text("config-map-name"),
         namespace=namespace,

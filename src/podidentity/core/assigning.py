@@ -35,6 +35,8 @@ class Policy:
     group: str = ""
     allow_list: bool = False
     """Whether namespaces must be allowed the identities that they name (`Snapshot.allowed`)."""
+    assign_on_binding: bool = False
+    """Whether a binding's identity goes on the targets before the first pod."""
 
 
 @dataclass(frozen=True, slots=True)

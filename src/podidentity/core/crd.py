@@ -26,6 +26,7 @@ API_VERSION = f"{GROUP}/{VERSION}"
 FINALIZER = f"azureassignedidentity.finalizers.{GROUP}"
 BEHAVIOR_ANNOTATION = f"{GROUP}/Behavior"
 NAMESPACED_BEHAVIOR = "namespaced"
+NODE_SELECTOR_ANNOTATION = "podidentity.io/node-selector"
 NODE_LABEL = "nodename"
 
 Json = Mapping[str, Any]
@@ -200,6 +201,7 @@ def _binding(at: _Place, key: ObjectKey) -> AzureIdentityBinding:
         selector=at.text("selector"),
         weight=at.number("weight") or 0,
         uid=str(at.metadata.get("uid", "")),
+        node_selector=str(_mapping(at.metadata.get("annotations")).get(NODE_SELECTOR_ANNOTATION, "")),
     )
 
 

@@ -85,6 +85,8 @@ class AzureIdentityBinding:
     selector: str
     weight: int = 0
     uid: str = field(default="", compare=False)
+    node_selector: str = field(default="", compare=False)
+    """On which nodes `--assign-on=binding` puts the identity; no part of what an assigned identity repeats."""
 
 
 class AssignmentKey(NamedTuple):

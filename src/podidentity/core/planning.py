@@ -9,15 +9,16 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from podidentity.core import arm
+from podidentity.core import arm, warming
 from podidentity.core.arm import IdentityId, Target, TargetState
 from podidentity.core.assigning import Assignment, Policy, Wanted, object_namespace, plain_name
-from podidentity.core.cluster import Node, Snapshot
+from podidentity.core.cluster import Snapshot
 from podidentity.core.crd import FINALIZER
 from podidentity.core.identities import (
     AssignedState,
     AssignmentKey,
     AzureAssignedIdentity,
+    AzureIdentity,
     IdentityType,
     ObjectKey,
 )
@@ -71,19 +72,26 @@ class Plan:
 
 
 def plan(wanted: Wanted, snapshot: Snapshot, policy: Policy) -> Plan:
-    """Compare and decide. Deletions stand first: they free names and close access."""
+    """Compare and decide. Deletions stand first: they close access.
+
+    Every write is about another object. A name that a deletion frees is used by the next plan, not by this one.
+    """
     existing, surplus = _by_subject(snapshot.assigned)
     writes: list[Write] = [Delete(assigned) for assigned in surplus]
     writes += [Delete(assigned) for about, assigned in existing.items() if about not in wanted.assignments]
+    leaving = {write.assigned.key for write in writes}
     taken = {assigned.key for assigned in snapshot.assigned}
+    told = arm.client_ids(snapshot.targets.values())
     for about, assignment in sorted(wanted.assignments.items()):
+        stored = existing.get(about)
+        filled = replace(assignment, identity=_filled(assignment.identity, stored, told))
         state = _state(assignment, snapshot, policy)
-        if about not in existing:
+        if stored is not None:
+            writes += _update(stored, filled, state, was_empty=not assignment.identity.client_id)
+        elif _plain_key(assignment, policy) not in leaving:
             key = _free_key(assignment, taken, policy)
             taken.add(key)
-            writes.append(Create(_stored(assignment, key, state)))
-        else:
-            writes += _update(existing[about], assignment, state)
+            writes.append(Create(_stored(filled, key, state)))
     return Plan(tuple(writes), _in_use(wanted, snapshot, policy), wanted.skipped)
 
 
@@ -96,25 +104,46 @@ def taken_over(snapshot: Snapshot, policy: Policy) -> Mapping[Target, frozenset[
     for assigned in snapshot.assigned:
         identity, node = assigned.identity.arm_id, snapshot.nodes.get(assigned.node)
         if identity is not None and node is not None and assigned.state == AssignedState.ASSIGNED:
-            put[_target(node, policy)].add(identity)
+            put[warming.target_of(node, policy)].add(identity)
     return {target: frozenset(identities) for target, identities in put.items()}
 
 
 def _by_subject(
     assigned: Iterable[AzureAssignedIdentity],
 ) -> tuple[dict[AssignmentKey, AzureAssignedIdentity], list[AzureAssignedIdentity]]:
-    """One object for each pod and identity; what is second, or being deleted, is surplus."""
+    """One object for each pod and identity; what is second, or being deleted, is surplus.
+
+    An object under deletion that only others still hold is none of our business any more.
+    """
     first: dict[AssignmentKey, AzureAssignedIdentity] = {}
-    ordered = sorted(assigned, key=lambda one: one.key)
+    ordered = sorted((one for one in assigned if not _is_others(one)), key=lambda one: one.key)
     surplus = [one for one in ordered if one.deleting or first.setdefault(one.about, one) is not one]
     return first, surplus
 
 
-def _update(stored: AzureAssignedIdentity, assignment: Assignment, state: AssignedState) -> list[Write]:
-    moved = stored.node != assignment.node or stored.identity != assignment.identity
+def _is_others(stored: AzureAssignedIdentity) -> bool:
+    return stored.deleting and FINALIZER not in stored.finalizers
+
+
+def _filled(
+    identity: AzureIdentity, stored: AzureAssignedIdentity | None, told: Mapping[IdentityId, str]
+) -> AzureIdentity:
+    """Give an identity without a client ID the one that ARM tells; until ARM has been asked, what was stored."""
+    if identity.client_id or identity.arm_id is None:
+        return identity
+    before = stored.identity.client_id if stored and stored.identity.arm_id == identity.arm_id else ""
+    return replace(identity, client_id=told.get(identity.arm_id, before))
+
+
+def _update(
+    stored: AzureAssignedIdentity, assignment: Assignment, state: AssignedState, *, was_empty: bool
+) -> list[Write]:
+    """Say what to write. A client ID that was only filled in is written, and takes nothing away from the pod."""
+    before = replace(stored.identity, client_id=assignment.identity.client_id) if was_empty else stored.identity
+    moved = stored.node != assignment.node or before != assignment.identity
     if not moved and stored.state == AssignedState.ASSIGNED:
         state = AssignedState.ASSIGNED  # what Azure lost is put back by drift; the pod keeps asking meanwhile
-    if moved or stored.binding != assignment.binding:
+    if moved or (stored.identity, stored.binding) != (assignment.identity, assignment.binding):
         fresh = _stored(assignment, stored.key, state)
         return [Replace(replace(fresh, resource_version=stored.resource_version, finalizers=stored.finalizers))]
     if stored.state != state:
@@ -139,31 +168,33 @@ def _state(assignment: Assignment, snapshot: Snapshot, policy: Policy) -> Assign
     if assignment.identity.type != IdentityType.USER_ASSIGNED:
         return AssignedState.ASSIGNED
     node = snapshot.nodes.get(assignment.node)
-    known = snapshot.targets.get(_target(node, policy), TargetState()) if node else TargetState()
+    known = snapshot.targets.get(warming.target_of(node, policy), TargetState()) if node else TargetState()
     return AssignedState.ASSIGNED if assignment.identity.arm_id in known.identities else AssignedState.CREATED
 
 
 def _in_use(wanted: Wanted, snapshot: Snapshot, policy: Policy) -> dict[Target, frozenset[IdentityId]]:
+    """What pods use, and, with `--assign-on=binding`, what bindings promise."""
     in_use: defaultdict[Target, set[IdentityId]] = defaultdict(set)
     for target in snapshot.put:
         in_use[target] = set()
+    for target, identities in warming.promised(snapshot, policy).items():
+        in_use[target] |= identities
     for assignment in wanted.assignments.values():
         identity, node = assignment.identity.arm_id, snapshot.nodes.get(assignment.node)
         if identity is not None and node is not None:
-            in_use[_target(node, policy)].add(identity)
+            in_use[warming.target_of(node, policy)].add(identity)
     return {
         target: frozenset(identities) for target, identities in sorted(in_use.items(), key=lambda item: item[0].path)
     }
 
 
-def _target(node: Node, policy: Policy) -> Target:
-    return arm.target_of(node.name, node.provider_id, policy.subscription, policy.group)
+def _plain_key(assignment: Assignment, policy: Policy) -> ObjectKey:
+    return ObjectKey(object_namespace(assignment.identity, policy), plain_name(assignment.pod, assignment.identity))
 
 
 def _free_key(assignment: Assignment, taken: set[ObjectKey], policy: Policy) -> ObjectKey:
     """Upstream's name, or that name cut and hashed when it is too long or another pod's object has it."""
-    namespace = object_namespace(assignment.identity, policy)
-    name = plain_name(assignment.pod, assignment.identity)
+    namespace, name = _plain_key(assignment, policy)
     if len(name) > NAME_LIMIT or ObjectKey(namespace, name) in taken:
         subject = "/".join((*assignment.pod, *assignment.identity.key))
         digest = hashlib.sha256(subject.encode()).hexdigest()[:10]

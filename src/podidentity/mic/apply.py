@@ -1,38 +1,66 @@
-"""Carries out a plan's writes to Kubernetes, one after the other in their order. Decides nothing."""
+"""Carries out a plan's writes to Kubernetes: deletions first, then the others, several at a time. Decides nothing.
 
+No two writes of a plan are about the same object, so within each half their order does not matter.
+"""
+
+import asyncio
 import logging
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 
 from podidentity.core.planning import Create, Delete, Mark, Replace, Write
-from podidentity.errors import ConflictError, KubernetesError, NotFoundError
+from podidentity.errors import ConflictError, FencedError, KubernetesError, NotFoundError
 from podidentity.mic.ports import Objects
+
+BATCH = 20
+"""Writes under way at the same time, as upstream's `--createDeleteBatch` has it."""
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
+class Failure:
+    """A write that did not go through. One that was `overtaken` is planned again from what is there now."""
+
+    write: Write
+    why: str
+    overtaken: bool
+
+
+@dataclass(slots=True)
 class Report:
-    """How many writes went through, and what became of the others."""
+    """Which writes went through, and what became of the others."""
 
-    written: int = 0
-    failures: tuple[str, ...] = ()
+    written: list[Write] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
 
 
-async def run(writes: Iterable[Write], objects: Objects) -> Report:
-    """Write; a failure is reported, and does not keep the others from being written."""
-    written, failures = 0, []
-    for write in writes:
+async def run(writes: Iterable[Write], objects: Objects, batch: int = BATCH) -> Report:
+    """Write, `batch` at a time; a failure is reported, and does not keep the others from being written."""
+    report = Report()
+    every = tuple(writes)
+    for half in (
+        [one for one in every if isinstance(one, Delete)],
+        [one for one in every if not isinstance(one, Delete)],
+    ):
+        queue = iter(half)
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(max(batch, 1), len(half))):
+                group.create_task(_work(queue, objects, report))
+    return report
+
+
+async def _work(queue: Iterator[Write], objects: Objects, report: Report) -> None:
+    for write in queue:
         try:
             await _one(write, objects)
-        except (ConflictError, NotFoundError) as error:
-            failures.append(str(error))  # the watch will tell what is there now
+        except (ConflictError, NotFoundError, FencedError) as error:
+            report.failures.append(Failure(write, str(error), overtaken=True))  # the watch will tell what is there now
         except KubernetesError as error:
             _log.error("%s of assigned identity %s failed: %s", type(write).__name__, write.assigned.key, error)
-            failures.append(str(error))
+            report.failures.append(Failure(write, str(error), overtaken=False))
         else:
-            written += 1
-    return Report(written, tuple(failures))
+            report.written.append(write)
 
 
 async def _one(write: Write, objects: Objects) -> None:

@@ -7,20 +7,26 @@ import signal
 import socket
 
 import httpx2
-from prometheus_client import CollectorRegistry, Counter
 
 from podidentity.azure.cloud_config import CloudConfig, load_cloud_config
 from podidentity.azure.compute import Machines
 from podidentity.azure.credentials import ArmCredential
 from podidentity.core.assigning import Policy
 from podidentity.core.identities import ObjectKey
-from podidentity.kube.api import Api, Pace
+from podidentity.errors import ConfigurationError, ForbiddenError
+from podidentity.kube.api import EVERYTHING, Api, Pace
 from podidentity.kube.connection import find_cluster, open_client
 from podidentity.kube.election import Candidate, Election
 from podidentity.kube.events import Recorder
-from podidentity.mic.cluster import AssignedObjects, BindingEvents, ConfigMapRecords, WatchedCluster
+from podidentity.kube.resources import NAMESPACES
+from podidentity.mic.cluster import WatchedCluster
+from podidentity.mic.fencing import AZURE_WRITES, KUBERNETES_WRITES, fence
+from podidentity.mic.objects import AssignedObjects
+from podidentity.mic.observe import Counted, Metrics
+from podidentity.mic.records import ConfigMapRecords
 from podidentity.mic.settings import Settings
-from podidentity.mic.sync import Sync, first_record
+from podidentity.mic.stories import BindingEvents
+from podidentity.mic.sync import Pacing, Surroundings, Sync, first_record
 from podidentity.mic.targets import Book, Tools, Workers
 from podidentity.serving import metrics, probes
 
@@ -45,6 +51,8 @@ async def run(settings: Settings) -> None:
             httpx2.AsyncClient(timeout=_AZURE_TIMEOUT_SECONDS, headers={"User-Agent": settings.user_agent}) as azure,
         ):
             mic = Mic(settings, config, Api(http, pace=Pace(settings.requests_per_second)), Api(lock_http))
+            http.event_hooks["request"].append(fence(lambda: mic.leading, KUBERNETES_WRITES))
+            azure.event_hooks["request"].append(fence(lambda: mic.leading, AZURE_WRITES))
             await mic.run(azure)
     except asyncio.CancelledError:
         _log.info("MIC was told to stop")
@@ -58,18 +66,25 @@ class Mic:
         self._config = config
         self._policy = policy_of(settings, config)
         self._api = api
-        self._cluster = WatchedCluster(api)
+        self._cluster = WatchedCluster(api, allow_list=settings.allow_list)
         self._recorder = Recorder(api)
         instance = settings.leader_instance or socket.gethostname()
         candidate = Candidate(instance, settings.leader_name, settings.leader_namespace, settings.leader_seconds)
         self._election = Election(lock_api, candidate)
         self._changed = asyncio.Event()
-        self._registry, self._elections, self._cycles = _registry()
-        for store in self._cluster.stores:
-            store.subscribe(lambda _change: self._changed.set())
+        self._registry = metrics.make_registry()
+        self._metrics = Metrics(self._registry)
+        self._cluster.on_change(self._changed.set)
+
+    @property
+    def leading(self) -> bool:
+        """Whether this MIC may change anything now."""
+        return self._election.leading
 
     async def run(self, azure: httpx2.AsyncClient) -> None:
         """Serve the probes, follow the cluster, and lead when elected."""
+        if self._settings.allow_list:
+            await require_namespaces(self._api)
         pages = {"/healthz": self._health, "/readyz": self._ready}
         registry_pages = {"/metrics": lambda: probes.Page(200, metrics.render(self._registry), probes.METRICS_TYPE)}
         async with (
@@ -80,15 +95,14 @@ class Mic:
             for reflector in self._cluster.reflectors:
                 group.create_task(reflector.run())
             group.create_task(self._recorder.run())
-            for store in self._cluster.stores:
-                await store.wait_until_synced()
+            await self._cluster.wait_until_synced()
             _log.info("MIC follows the cluster: %d pods with the label", len(self._cluster.pods))
             machines = Machines(self._config.cloud, ArmCredential(self._config, azure), azure)
             group.create_task(self._election.run(lambda: self._lead(machines)))
 
     async def _lead(self, machines: Machines) -> None:
         """Be the leader, until cancelled."""
-        self._elections.inc()
+        self._metrics.elections.inc()
         key = ObjectKey(self._settings.namespace, self._settings.config_map)
         records = ConfigMapRecords(self._api, key, self._policy)
         put = await first_record(records, self._cluster, self._policy)
@@ -96,9 +110,12 @@ class Mic:
         tools = Tools(
             machines, Book(records, put), story, self._policy, self._changed.set, self._settings.reconcile_seconds
         )
-        sync = Sync(self._cluster, AssignedObjects(self._api, self._cluster), self._policy, self._changed)
+        objects = Counted(AssignedObjects(self._api, self._cluster), self._metrics)
+        around = Surroundings(self._cluster, objects, story, self._changed, self._metrics.cycle)
+        settings = self._settings
+        pacing = Pacing(settings.sync_seconds, settings.batch, settings.unassign_delay_seconds)
         async with asyncio.TaskGroup() as group:
-            await sync.run(Workers(tools, group), self._settings.sync_seconds)
+            await Sync(around, self._policy, pacing).run(Workers(tools, group))
 
     def _health(self) -> probes.Page:
         """Answer 200 always; only the leader says Active, as upstream does."""
@@ -119,12 +136,22 @@ def policy_of(settings: Settings, config: CloudConfig) -> Policy:
         cluster_client_id=config.user_assigned_client_id.lower(),
         subscription=config.subscription_id,
         group=config.resource_group,
+        allow_list=settings.allow_list,
+        assign_on_binding=settings.assign_on_binding,
     )
 
 
-def _registry() -> tuple[CollectorRegistry, Counter, Counter]:
-    registry = metrics.make_registry()
-    prefix = metrics.PREFIX
-    elections = Counter(f"{prefix}mic_new_leader_election_count", "Terms of this MIC as leader.", registry=registry)
-    cycles = Counter(f"{prefix}mic_cycle_count", "Plans made and carried out.", registry=registry)
-    return registry, elections, cycles
+async def require_namespaces(api: Api) -> None:
+    """Make sure that namespaces can be followed: an allow-list that cannot be read would allow nothing, or stay old.
+
+    Raises ConfigurationError when the role lacks the right. Used by both daemons' allow-lists.
+    """
+    try:
+        listed = await api.list(NAMESPACES)
+        async with api.watch(NAMESPACES, EVERYTHING, listed.version, silence_seconds=5.0, duration_seconds=1):
+            pass
+    except ForbiddenError as error:
+        raise ConfigurationError(
+            f"--namespace-allow-list needs the right to list and watch namespaces ({error}); "
+            "add it to the ClusterRole, or leave the flag out"
+        ) from error

@@ -8,6 +8,8 @@ from podidentity.core.cluster import Snapshot
 from podidentity.core.drift import Change
 from podidentity.core.failing import Failing
 from podidentity.core.identities import AzureAssignedIdentity
+from podidentity.core.matching import Skipped
+from podidentity.core.planning import Write
 
 Put = Mapping[Target, frozenset[IdentityId]]
 
@@ -77,4 +79,20 @@ class Storyteller(Protocol):
 
     def failed(self, identity: IdentityId, target: Target, why: str) -> None:
         """An identity cannot be put on a target."""
+        ...
+
+
+class Narrator(Protocol):
+    """Tells users what became of the objects that a plan is about."""
+
+    def wrote(self, write: Write) -> None:
+        """A write went through."""
+        ...
+
+    def refused(self, write: Write, why: str) -> None:
+        """A write did not go through, for a reason that is not just somebody else's write."""
+        ...
+
+    def skipped(self, skipped: Skipped) -> None:
+        """A binding has no effect on a pod that it selects."""
         ...

@@ -25,6 +25,12 @@ class Settings:
     probe_port: int = 8080
     prometheus_port: int = 8888
     requests_per_second: float = 0.0
+    batch: int = 20
+    """Writes of assigned identities under way at the same time."""
+
+    allow_list: bool = False
+    assign_on_binding: bool = False
+    unassign_delay_seconds: float = 0.0
     immutable_client_ids: frozenset[str] = frozenset()
     config_map: str = "aad-pod-identity-config"
     namespace: str = "default"

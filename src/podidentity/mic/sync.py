@@ -2,64 +2,110 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 
-from podidentity.core import assigning, planning
+from podidentity.core import assigning, planning, warming
 from podidentity.core.assigning import Policy
-from podidentity.core.matching import Skipped  # noqa: TC001  # one style of import for values
+from podidentity.core.identities import ObjectKey  # noqa: TC001  # one style of import for values
 from podidentity.core.planning import Plan
+from podidentity.core.warming import IdleSince  # noqa: TC001  # one style of import for values
 from podidentity.errors import ConfigurationError, ForbiddenError, KubernetesError
 from podidentity.mic import apply
-from podidentity.mic.ports import Cluster, Objects, Put, Records
+from podidentity.mic.ports import Cluster, Narrator, Objects, Put, Records
 from podidentity.mic.targets import Workers
 
 RETRY_SECONDS = 1.0
+LONGEST_RETRY_SECONDS = 30.0
+"""Pauses after writes that failed double from the one to the other: a namespace under deletion refuses for minutes."""
+
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Pacing:
+    """How often, how much at a time, how long to wait."""
+
+    sync_seconds: float = 3600.0
+    batch: int = apply.BATCH
+    unassign_delay_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a term works with. `changed` is set when a new plan may come to something else."""
+
+    cluster: Cluster
+    objects: Objects
+    story: Narrator
+    changed: asyncio.Event
+    cycle: Callable[[], AbstractContextManager[None]] = nullcontext
 
 
 class Sync:
     """One leader's term."""
 
-    def __init__(self, cluster: Cluster, objects: Objects, policy: Policy, changed: asyncio.Event) -> None:
-        self.cycles = 0
-        self._cluster = cluster
-        self._objects = objects
+    def __init__(self, around: Surroundings, policy: Policy, pacing: Pacing = Pacing()) -> None:
+        self._around = around
         self._policy = policy
-        self._changed = changed
-        self._told: frozenset[Skipped] = frozenset()
+        self._pacing = pacing
+        self._told: frozenset[tuple[ObjectKey, str]] = frozenset()
+        self._idle_since: IdleSince = {}
 
-    async def run(self, workers: Workers, sync_seconds: float) -> None:
-        """Plan and apply at every change, and every `sync_seconds` besides, until cancelled."""
-        pause = 0.0
+    async def run(self, workers: Workers) -> None:
+        """Plan and apply at every change, and every sync interval besides, until cancelled."""
+        pause, retry = 0.0, RETRY_SECONDS
         while True:
             try:
                 async with asyncio.timeout(pause):
-                    await self._changed.wait()
+                    await self._around.changed.wait()
             except TimeoutError:
                 pass
-            self._changed.clear()
-            report = await self.once(workers)
-            pause = RETRY_SECONDS if report.failures else sync_seconds
+            self._around.changed.clear()
+            with self._around.cycle():
+                report, due_seconds = await self.once(workers)
+            pause = due_seconds
+            if report.failures:
+                pause = min(pause, retry)
+            retry = min(retry * 2, LONGEST_RETRY_SECONDS) if report.failures else RETRY_SECONDS
 
-    async def once(self, workers: Workers) -> apply.Report:
-        """Plan once and carry it out."""
-        snapshot = self._cluster.snapshot(workers.states, workers.put, workers.failing)
+    async def once(self, workers: Workers) -> tuple[apply.Report, float]:
+        """Plan once and carry it out; the report, and in how many seconds to plan again though nothing changed."""
+        snapshot = self._around.cluster.snapshot(workers.states, workers.put, workers.failing)
         wanted = assigning.wanted(snapshot, self._policy)
         plan = planning.plan(wanted, snapshot, self._policy)
-        self.cycles += 1
         self._tell(plan)
-        for target, in_use in plan.in_use.items():
+        due_seconds = self._want(plan, workers)
+        report = await apply.run(plan.writes, self._around.objects, self._pacing.batch)
+        self._report(report)
+        return report, due_seconds
+
+    def _want(self, plan: Plan, workers: Workers) -> float:
+        """Tell the workers what must be on their targets."""
+        now, delay = asyncio.get_running_loop().time(), self._pacing.unassign_delay_seconds
+        kept = warming.lingering(plan.in_use, workers.put, self._idle_since, now, delay)
+        self._idle_since = kept.idle_since
+        for target, in_use in kept.in_use.items():
             workers.want(target, in_use)
-        report = await apply.run(plan.writes, self._objects)
+        return min(kept.due_seconds or self._pacing.sync_seconds, self._pacing.sync_seconds)
+
+    def _report(self, report: apply.Report) -> None:
         if report.written:
-            _log.info("%d assigned identities written", report.written)
-        return report
+            _log.info("%d assigned identities written", len(report.written))
+        for write in report.written:
+            self._around.story.wrote(write)
+        for failure in report.failures:
+            if not failure.overtaken:
+                self._around.story.refused(failure.write, failure.why)
 
     def _tell(self, plan: Plan) -> None:
-        """Log each reason once, until it no longer holds."""
+        """Tell each reason once, until it no longer holds."""
         for skipped in plan.skipped:
-            if skipped not in self._told:
+            if (skipped.binding, skipped.why) not in self._told:
                 _log.warning("%s: %s", skipped.about, skipped.why)
-        self._told = frozenset(plan.skipped)
+                self._around.story.skipped(skipped)
+        self._told = frozenset((skipped.binding, skipped.why) for skipped in plan.skipped)
 
 
 async def first_record(records: Records, cluster: Cluster, policy: Policy) -> Put:

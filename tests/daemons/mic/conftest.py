@@ -14,6 +14,7 @@ import yaml
 import make
 from podidentity.core import crd
 from podidentity.core.arm import IdentityId, Target, TargetState
+from podidentity.core.assigning import Policy
 from podidentity.core.cluster import Node, Pod
 from podidentity.core.drift import Change
 from podidentity.core.identities import AzureIdentity, AzureIdentityBinding, ObjectKey
@@ -21,8 +22,11 @@ from podidentity.errors import AzureError
 from podidentity.kube.api import Api
 from podidentity.kube.events import Recorder
 from podidentity.lab.kubernetes import Kubernetes
-from podidentity.mic.cluster import AssignedObjects, BindingEvents, ConfigMapRecords, WatchedCluster
-from podidentity.mic.sync import Sync, first_record
+from podidentity.mic.cluster import WatchedCluster
+from podidentity.mic.objects import AssignedObjects
+from podidentity.mic.records import ConfigMapRecords
+from podidentity.mic.stories import BindingEvents
+from podidentity.mic.sync import Pacing, Surroundings, Sync, first_record
 from podidentity.mic.targets import Book, Tools, Workers
 
 
@@ -54,11 +58,14 @@ class Machines:
 
 
 class World:
-    """A cluster with MIC in it."""
+    """A cluster with MIC in it. `requests` is what was asked of its API: method and path."""
 
     def __init__(self, kubernetes: Kubernetes, machines: Machines) -> None:
         self.kubernetes = kubernetes
         self.machines = machines
+        self.requests: list[tuple[str, str]] = []
+        self.under_way = self.most_under_way = 0
+        self.refuse_creation_of = ""
 
     def add(self, *objects: Pod | Node | AzureIdentity | AzureIdentityBinding) -> None:
         """Create objects, as users and kubelets do."""
@@ -78,6 +85,39 @@ class World:
     def events(self) -> list[tuple[str, str]]:
         """Type and reason of each event."""
         return [(one["type"], one["reason"]) for one in self.kubernetes.storage.list("events")]
+
+    def writes(self, plural: str = "azureassignedidentities") -> list[str]:
+        """The methods of all writes of a kind, in their order."""
+        return [method for method, path in self.requests if method != "GET" and plural in path]
+
+    def annotate_namespace(self, name: str, annotations: dict[str, str]) -> None:
+        """Give a namespace exactly these annotations."""
+
+        def edit(obj: dict[str, Any]) -> None:
+            obj["metadata"]["annotations"] = annotations
+
+        self.kubernetes.storage.change("namespaces", None, name, edit)
+
+    async def watched(self, scope: Any, receive: Any, send: Any) -> None:
+        """The API, with a note of each request, and with faults."""
+        self.requests.append((scope["method"], scope["path"]))
+        counted = scope["method"] != "GET" and "azureassignedidentities" in scope["path"]
+        self.under_way += counted
+        self.most_under_way = max(self.most_under_way, self.under_way)
+        try:
+            body = await receive() if counted and scope["method"] == "POST" else {}
+            if self.refuse_creation_of and self.refuse_creation_of.encode() in body.get("body", b""):
+                await send({"type": "http.response.start", "status": 500, "headers": []})
+                await send({"type": "http.response.body", "body": b"{}"})
+                return
+            first = iter([body] if body else [])
+
+            async def again() -> Any:
+                return next(first, None) or await receive()
+
+            await self.kubernetes.app(scope, again, send)
+        finally:
+            self.under_way -= counted
 
     async def until(self, condition: Callable[[], object], what: str) -> None:
         """Wait until a change makes `condition` true."""
@@ -121,9 +161,12 @@ class NoLogs:
 
 
 @contextlib.asynccontextmanager
-async def served(kubernetes: Kubernetes) -> AsyncIterator[httpx2.AsyncClient]:
+async def served(world: World) -> AsyncIterator[httpx2.AsyncClient]:
     """Serve the API on loopback; a client that is the admin."""
-    config = uvicorn.Config(kubernetes.app, port=0, proxy_headers=False, log_level="error", lifespan="off", ws="none")
+    kubernetes = world.kubernetes
+    config = uvicorn.Config(
+        world.watched, interface="asgi3", port=0, proxy_headers=False, log_level="error", lifespan="off", ws="none"
+    )
     config.load()
     config.ssl = kubernetes.tls_context()
     server = uvicorn.Server(config)
@@ -142,23 +185,22 @@ async def served(kubernetes: Kubernetes) -> AsyncIterator[httpx2.AsyncClient]:
 
 
 @contextlib.asynccontextmanager
-async def running_mic(world: World, http: httpx2.AsyncClient) -> AsyncIterator[None]:
+async def running_mic(world: World, http: httpx2.AsyncClient, policy: Policy, pacing: Pacing) -> AsyncIterator[None]:
     """Run a leader's term."""
-    api, changed, policy = Api(http), asyncio.Event(), make.policy()
-    cluster, recorder = WatchedCluster(api), Recorder(api)
-    for store in cluster.stores:
-        store.subscribe(lambda _change: changed.set())
+    api, changed = Api(http), asyncio.Event()
+    cluster, recorder = WatchedCluster(api, allow_list=policy.allow_list), Recorder(api)
+    cluster.on_change(changed.set)
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(one.run()) for one in cluster.reflectors]
         tasks.append(group.create_task(recorder.run()))
-        for store in cluster.stores:
-            await store.wait_until_synced()
+        await cluster.wait_until_synced()
         records = ConfigMapRecords(api, ObjectKey("default", "aad-pod-identity-config"), policy)
         book = Book(records, await first_record(records, cluster, policy))
-        tools = Tools(world.machines, book, BindingEvents(recorder, cluster), policy, changed.set)
-        sync = Sync(cluster, AssignedObjects(api, cluster), policy, changed)
+        story = BindingEvents(recorder, cluster)
+        tools = Tools(world.machines, book, story, policy, changed.set)
+        sync = Sync(Surroundings(cluster, AssignedObjects(api, cluster), story, changed), policy, pacing)
         async with asyncio.TaskGroup() as workers:
-            term = workers.create_task(sync.run(Workers(tools, workers), 3600))
+            term = workers.create_task(sync.run(Workers(tools, workers)))
             yield
             term.cancel()
             raise_after = [*tasks]
@@ -181,14 +223,14 @@ def definitions() -> list[dict[str, Any]]:
 def run_in_world(definitions: list[dict[str, Any]]) -> Callable[..., None]:
     """Run an async story with a fresh cluster and a running MIC."""
 
-    def run(story: Callable[[World], Any]) -> None:
+    def run(story: Callable[[World], Any], pacing: Pacing | None = None, **policy: object) -> None:
         async def play() -> None:
             world = World(Kubernetes(NoLogs()), Machines())
-            async with served(world.kubernetes) as http:
+            async with served(world) as http:
                 for definition in definitions:
                     answer = await http.post("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", json=definition)
                     assert answer.status_code == 201, answer.text
-                async with running_mic(world, http):
+                async with running_mic(world, http, make.policy(**policy), pacing or Pacing()):
                     await story(world)
 
         asyncio.run(play())

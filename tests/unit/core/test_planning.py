@@ -12,6 +12,7 @@ from podidentity.core import assigning, drift, matching, planning
 from podidentity.core.arm import IdentityId, TargetState
 from podidentity.core.assigning import Policy
 from podidentity.core.cluster import Pod, Snapshot
+from podidentity.core.crd import FINALIZER
 from podidentity.core.drift import Change
 from podidentity.core.identities import AssignedState, AzureAssignedIdentity, ObjectKey
 from podidentity.core.planning import Create, Delete, Mark, Plan, Replace, Write
@@ -123,9 +124,51 @@ def test_an_object_of_upstream_that_is_right_is_not_rewritten() -> None:
 
 def test_an_object_under_deletion_is_released() -> None:
     """Somebody deleted it by hand: let it go; the next plan makes a new one."""
-    stored = replace(make.assigned(), deleting=True)
-    writes = plan(replace(ONE, assigned=(stored,))).writes
-    assert isinstance(writes[0], Delete)
+    stored = replace(make.assigned(), deleting=True, finalizers=(FINALIZER,))
+    assert plan(replace(ONE, assigned=(stored,))).writes == (Delete(stored),)
+
+
+def test_an_object_under_deletion_that_others_hold_is_theirs() -> None:
+    """It may stay for ever: the pod gets another object, and nothing is written to this one."""
+    stored = replace(make.assigned(), deleting=True, finalizers=("somebody.else/holds",))
+    (write,) = plan(replace(ONE, assigned=(stored,))).writes
+    assert isinstance(write, Create)
+    assert write.assigned.key != stored.key
+
+
+def test_a_missing_client_id_is_filled_in_from_what_arm_tells() -> None:
+    """With the write that makes it Assigned; a pod may then ask by client ID."""
+    azure = make.identity(client_id="")
+    empty = make.snapshot([make.pod()], [azure], [make.binding()])
+    created = written(empty, plan(empty).writes)
+    assert [one.identity.client_id for one in created.assigned] == [""]
+    told = replace(created, targets={make.target(): make.state("reader")})
+    (write,) = plan(told).writes
+    assert isinstance(write, Replace)
+    assert (write.assigned.identity.client_id, write.assigned.state) == ("client-of-reader", AssignedState.ASSIGNED)
+    settled = written(told, [write])
+    assert plan(settled).writes == ()
+    # A new leader has not asked ARM yet: what was filled in stays.
+    assert plan(replace(settled, targets={})).writes == ()
+
+
+def test_filling_in_a_client_id_takes_nothing_away() -> None:
+    """An identity that Azure has lost for the moment stays Assigned."""
+    azure = make.identity(client_id="")
+    stored = make.assigned(azure=azure)
+    lost = replace(make.state("reader"), identities=frozenset())
+    (write,) = plan(
+        replace(ONE, identities={azure.key: azure}, assigned=(stored,), targets={make.target(): lost})
+    ).writes
+    assert (write.assigned.identity.client_id, write.assigned.state) == ("client-of-reader", AssignedState.ASSIGNED)
+
+
+def test_a_given_client_id_is_never_replaced() -> None:
+    """A wrong one is told to the user, not corrected behind his back."""
+    wrong = make.identity(client_id="wrong")
+    snapshot = make.snapshot([make.pod()], [wrong], [make.binding()])
+    (write,) = plan(replace(snapshot, targets={make.target(): make.state("reader")})).writes
+    assert write.assigned.identity == wrong
 
 
 def test_a_second_object_for_the_same_pod_and_identity_goes() -> None:

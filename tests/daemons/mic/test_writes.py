@@ -1,0 +1,130 @@
+"""What MIC writes to Kubernetes, how much of it at a time, and when it keeps or gives what."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import make
+from podidentity.core.allowing import ANNOTATION
+from podidentity.mic.sync import Pacing
+
+Run = Callable[..., None]
+
+
+def test_an_identity_that_is_there_costs_one_write(run_in_world: Run) -> None:
+    """The second pod of a scale set is created as Assigned: one POST, no PATCH, and nothing for Azure to do."""
+
+    async def story(world: Any) -> None:
+        world.add(make.node(), make.identity(), make.binding(), make.pod("first"))
+        await world.until(lambda: set(world.states().values()) == {"Assigned"}, "the first pod")
+        before, patches = len(world.writes()), len(world.machines.patches)
+        world.add(make.pod("second"))
+        await world.until(lambda: world.states().get("second-default-reader") == "Assigned", "the second pod")
+        assert world.writes()[before:] == ["POST"]
+        assert len(world.machines.patches) == patches
+
+    run_in_world(story)
+
+
+def test_independent_writes_are_under_way_together(run_in_world: Run) -> None:
+    """Several, and never more than `--createDeleteBatch`."""
+
+    async def story(world: Any) -> None:
+        world.add(make.node(), make.identity(), make.binding(), *(make.pod(f"p{number}") for number in range(60)))
+        await world.until(lambda: list(world.states().values()) == ["Assigned"] * 60, "all of them")
+        assert 1 < world.most_under_way <= 7
+
+    run_in_world(story, Pacing(batch=7))
+
+
+def test_one_failing_write_keeps_no_other_from_being_written(run_in_world: Run) -> None:
+    """Its binding says why; it is tried again with the next change, if not before."""
+
+    async def story(world: Any) -> None:
+        world.refuse_creation_of = "p3-default-reader"
+        world.add(make.node(), make.identity(), make.binding(), *(make.pod(f"p{number}") for number in range(6)))
+        await world.until(lambda: list(world.states().values()) == ["Assigned"] * 5, "the others")
+        await world.until(lambda: ("Warning", "binding apply error") in world.events(), "the event")
+        world.refuse_creation_of = ""
+        world.add(make.pod("p6"))
+        await world.until(lambda: list(world.states().values()) == ["Assigned"] * 7, "all of them")
+
+    run_in_world(story)
+
+
+def test_a_namespace_names_only_what_it_is_allowed(run_in_world: Run) -> None:
+    """The binding says so in an event; when the annotation comes the binding takes effect, when it goes no longer."""
+
+    async def story(world: Any) -> None:
+        world.add(make.node(), make.identity(), make.binding(), make.pod())
+        await world.until(lambda: ("Warning", "binding apply error") in world.events(), "the event")
+        assert world.states() == {}
+        assert world.machines.patches == []
+        world.annotate_namespace("default", {ANNOTATION: make.resource_id("read*")})
+        await world.until(lambda: world.states() == {"web-default-reader": "Assigned"}, "Assigned")
+        world.annotate_namespace("default", {ANNOTATION: make.resource_id("write*")})
+        await world.until(lambda: not world.states() and not world.machines.carries[make.target()], "removal")
+
+    run_in_world(story, allow_list=True)
+
+
+def test_a_delay_keeps_the_identity_and_not_the_access(run_in_world: Run) -> None:
+    """The object goes with the pod at once; the identity stays, and the next pod needs no PATCH."""
+
+    async def story(world: Any) -> None:
+        pod = make.pod()
+        world.add(make.node(), make.identity(), make.binding(), pod)
+        await world.until(lambda: set(world.states().values()) == {"Assigned"}, "Assigned")
+        world.remove_pod(pod)
+        await world.until(lambda: not world.states(), "removal of the object")
+        world.add(make.pod("next"))
+        await world.until(lambda: world.states() == {"next-default-reader": "Assigned"}, "the next pod")
+        assert len(world.machines.patches) == 1
+
+    run_in_world(story, Pacing(unassign_delay_seconds=3600))
+
+
+def test_the_delay_ends(run_in_world: Run) -> None:
+    """Without any further change in the cluster, the identity leaves."""
+
+    async def story(world: Any) -> None:
+        pod = make.pod()
+        world.add(make.node(), make.identity(), make.binding(), pod)
+        await world.until(lambda: set(world.states().values()) == {"Assigned"}, "Assigned")
+        world.remove_pod(pod)
+        await world.until(lambda: not world.machines.carries[make.target()], "removal")
+
+    run_in_world(story, Pacing(unassign_delay_seconds=0.2))
+
+
+def test_with_assign_on_binding_the_identity_is_there_first(run_in_world: Run) -> None:
+    """It goes on every scale set with its binding, and leaves with it."""
+
+    async def story(world: Any) -> None:
+        world.add(make.node("n1", "ss1"), make.node("n2", "ss2"), make.identity(), make.binding())
+        both = {make.target("ss1"), make.target("ss2")}
+        await world.until(lambda: {one for one, held in world.machines.carries.items() if held} == both, "both")
+        world.add(make.pod())
+        await world.until(lambda: world.states() == {"web-default-reader": "Assigned"}, "Assigned")
+        assert world.writes() == ["POST"]
+        world.kubernetes.storage.delete("azureidentitybindings.aadpodidentity.k8s.io", *make.binding().key)
+        await world.until(lambda: not any(world.machines.carries.values()), "removal")
+
+    run_in_world(story, assign_on_binding=True)
+
+
+def test_a_name_that_is_leaving_is_given_again(run_in_world: Run) -> None:
+    """An object deleted by hand comes back under its own name."""
+
+    async def story(world: Any) -> None:
+        world.add(make.node(), make.identity(), make.binding(), make.pod())
+        await world.until(lambda: set(world.states().values()) == {"Assigned"}, "Assigned")
+        stored = "azureassignedidentities.aadpodidentity.k8s.io", "default", "web-default-reader"
+        uid = world.kubernetes.storage.get(*stored)["metadata"]["uid"]
+        world.kubernetes.storage.delete(*stored)
+        again = lambda: world.states() and world.kubernetes.storage.get(*stored)["metadata"]["uid"] != uid  # noqa: E731
+        await world.until(again, "a new object")
+        await asyncio.sleep(0)
+        assert list(world.states()) == ["web-default-reader"]
+
+    run_in_world(story)
