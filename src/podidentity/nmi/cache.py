@@ -26,6 +26,7 @@ KEPT_AHEAD_SECONDS = 15 * 60  # SDKs ask again in the last 5 minutes: they must 
 JITTER_SECONDS = 5 * 60
 SAME_TOKEN_PAUSE_SECONDS = 60
 FAILURE_KEPT_SECONDS = 3.0
+FAILURE_KEPT_AT_MOST_SECONDS = 600.0  # when Retry-After asks for it; a failure is news of a moment
 LAST_SECONDS = 5  # a token that expires on its way to the client is no use
 
 
@@ -42,10 +43,11 @@ class Standing(Protocol):
 class Kept:
     """A token in the cache, and the answer it makes, written once a second."""
 
-    __slots__ = ("_answer", "_second", "ends", "grant", "refresh_at", "steady_end")
+    __slots__ = ("_answer", "_second", "ends", "grant", "refresh_at", "steady_end", "texts")
 
     def __init__(self, grant: Grant, clock: Clock) -> None:
         self.grant = grant
+        self.texts = tuple(token.access_token for token in _each(grant))
         self.ends = min(token.expires_on for token in _each(grant)) - LAST_SECONDS
         # Counted on the steady clock too: a wall clock that is set back must not keep a token alive.
         self.steady_end = clock.steady() + self.ends - clock.wall()
@@ -179,12 +181,13 @@ class Cached:
         steady = self._clock.steady()
         if isinstance(outcome, PodIdentityError):
             pause = outcome.retry_after_seconds if isinstance(outcome, AzureError) else None
-            self._failed[key] = _Failed(outcome, steady + max(pause or 0.0, FAILURE_KEPT_SECONDS))
+            kept_seconds = min(max(pause or 0.0, FAILURE_KEPT_SECONDS), FAILURE_KEPT_AT_MOST_SECONDS)
+            self._failed[key] = _Failed(outcome, steady + kept_seconds)
             _trim(self._failed)
             return
         before = self._kept.get(key)
         remaining = outcome.steady_end - steady
-        if before is not None and before.grant == outcome.grant:
+        if before is not None and before.texts == outcome.texts:
             outcome.refresh_at = steady + max(remaining / 2, SAME_TOKEN_PAUSE_SECONDS)
         else:
             outcome.refresh_at = steady + refresh_after(remaining, self._spread())

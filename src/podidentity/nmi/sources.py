@@ -7,6 +7,7 @@ managed-identities-azure-resources/how-to-use-vm-token, managed-identities-faq);
 
 import asyncio
 import contextlib
+from collections import OrderedDict, deque
 from collections.abc import Mapping
 from typing import Any
 
@@ -57,22 +58,58 @@ class Imds:
 
 
 class Limited:
-    """At most `per_second` calls a second and `at_once` at a time; the rest wait their turn in order."""
+    """At most `per_second` calls a second and `at_once` at a time.
+
+    Those who wait take turns by source: a pod that asks for everything holds up nobody else's identity. After a 429
+    nobody asks before the time it names: IMDS counts the calls of the whole machine.
+    """
 
     def __init__(self, source: Tokens, clock: Clock, *, per_second: float, at_once: int) -> None:
         self._source = source
         self._clock = clock
         self._every = 1.0 / per_second
-        self._slots = asyncio.Semaphore(at_once)
+        self._free = at_once
         self._next = -float("inf")
+        self._waiting: OrderedDict[Source, deque[asyncio.Future[None]]] = OrderedDict()
 
     async def acquire(self, source: Source, resource: str) -> Grant:
         """Ask when it is our turn."""
-        async with self._slots:
+        await self._turn(source)
+        try:
             moment = max(self._next, self._clock.steady())
             self._next = moment + self._every
             await self._clock.sleep(moment - self._clock.steady())
             return await self._source.acquire(source, resource)
+        except AzureError as error:
+            if error.status == _THROTTLED:
+                pause = min(error.retry_after_seconds or 0.0, _LONGEST_PAUSE_SECONDS)
+                self._next = max(self._next, self._clock.steady() + pause)
+            raise
+        finally:
+            self._free += 1
+            self._pass_on()
+
+    async def _turn(self, source: Source) -> None:
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(source, deque()).append(turn)
+        self._pass_on()
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if not turn.cancelled():  # it was given, and nobody is there to take it
+                self._free += 1
+                self._pass_on()
+            raise
+
+    def _pass_on(self) -> None:
+        while self._waiting and self._free > 0:
+            source, turns = self._waiting.popitem(last=False)
+            turn = turns.popleft()
+            if turns:
+                self._waiting[source] = turns  # behind the others
+            if not turn.cancelled():
+                self._free -= 1
+                turn.set_result(None)
 
 
 class Retrying:
@@ -126,14 +163,17 @@ def open_imds_client(user_agent: str) -> httpx2.AsyncClient:
 
 
 def _pause(error: AzureError, attempt: int, since_seconds: float) -> float | None:
-    """Say how long to wait before trying again; None when it is no use."""
+    """Say how long to wait before trying again; None when it is no use, or no client would wait for it."""
+    wished = error.retry_after_seconds
+    if wished is not None and wished > _LONGEST_PAUSE_SECONDS:
+        return None
     if error.status == _GONE and since_seconds < _GONE_SECONDS:
-        return min(error.retry_after_seconds or 1.0 + attempt, 10.0)
+        return wished or min(1.0 + attempt, 10.0)
     if error.status == _THROTTLED and attempt < _THROTTLED_TIMES:
-        return min(error.retry_after_seconds or 1.0 * 2**attempt, _LONGEST_PAUSE_SECONDS)
+        return wished or 1.0 * 2**attempt
     passing = error.status == 0 or error.status >= _SERVER_ERROR
     if passing and attempt < len(_PAUSES_SECONDS):
-        return min(error.retry_after_seconds or _PAUSES_SECONDS[attempt], _LONGEST_PAUSE_SECONDS)
+        return wished or _PAUSES_SECONDS[attempt]
     return None
 
 
