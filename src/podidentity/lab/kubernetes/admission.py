@@ -1,5 +1,6 @@
 """What the server fills in when an object is created, as far as kubectl, controllers and kubelets rely on it."""
 
+import re
 from typing import Any
 
 from podidentity.lab.kubernetes.kinds import Kind
@@ -7,11 +8,14 @@ from podidentity.lab.kubernetes.statuses import ApiError
 
 TOKEN_PATH = "/var/run/secrets/kubernetes.io/serviceaccount"  # noqa: S105  # a path
 TOKEN_VOLUME = "kube-api-access"  # noqa: S105  # a volume's name
+NAME_LIMIT = 253
+_NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 Json = dict[str, Any]
 
 
 def admit(kind: Kind, obj: Json) -> None:
-    """Fill in defaults, in place. Raises ApiError 422 for what the lab's own parts could not work with."""
+    """Fill in defaults, in place. Raises ApiError 422 for a bad name or what the lab could not work with."""
+    _check_name(kind, obj["metadata"].get("name") or "")
     fill = {"pods": _pod, "deployments": _deployment, "daemonsets": _daemon_set, "services": _service}.get(kind.plural)
     if fill is not None and kind.group in {"", "apps"}:
         if not isinstance(obj.get("spec"), dict):
@@ -21,6 +25,15 @@ def admit(kind: Kind, obj: Json) -> None:
         _secret(obj)
     if kind.plural == "namespaces":
         obj.setdefault("status", {"phase": "Active"})
+
+
+def _check_name(kind: Kind, name: str) -> None:
+    """Names are DNS subdomains (RFC 1123); roles and their bindings may have any name that fits into a path."""
+    if kind.group == "rbac.authorization.k8s.io" or not name:
+        return
+    if len(name) > NAME_LIMIT or not _NAME.fullmatch(name):
+        told = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.'"
+        raise ApiError(422, f'{kind.kind} "{name}" is invalid: metadata.name: Invalid value: "{name}": {told}')
 
 
 def _pod(obj: Json) -> None:

@@ -9,7 +9,7 @@ VERBS = ("create", "delete", "deletecollection", "get", "list", "patch", "update
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One kind. `schema` is a custom resource's openAPIV3Schema; built-in kinds are taken as they come."""
+    """One kind. `schema` and `columns` are a custom resource's; built-in kinds are taken as they come."""
 
     group: str
     version: str
@@ -19,6 +19,7 @@ class Kind:
     short: tuple[str, ...] = ()
     subresources: tuple[str, ...] = ()
     schema: dict[str, Any] | None = field(default=None, compare=False)
+    columns: tuple[dict[str, Any], ...] = field(default=(), compare=False)
 
     @property
     def resource(self) -> str:
@@ -111,4 +112,5 @@ def from_definition(definition: dict[str, Any]) -> Iterator[Kind]:
                 short=tuple(names.get("shortNames") or ()),
                 subresources=tuple(version.get("subresources") or ()),
                 schema=(version.get("schema") or {}).get("openAPIV3Schema") or {},
+                columns=tuple(version.get("additionalPrinterColumns") or ()),
             )

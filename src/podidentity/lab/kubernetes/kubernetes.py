@@ -51,7 +51,7 @@ class Kubernetes:
         def read(namespace: str, pod: str, container: str, follow: bool, tail: int | None) -> AsyncIterator[bytes]:  # noqa: FBT001  # one caller
             return logs.read(namespace, pod, container, follow=follow, tail_lines=tail)
 
-        self._api = Api(self.storage, self._kinds, self._authority, read)
+        self._api = Api(self.storage, self._kinds, self._authority, read, clock)
         self.ca_pem, self._server_pem = _certificates()
         for name in NAMESPACES:
             namespace = {

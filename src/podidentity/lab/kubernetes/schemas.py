@@ -9,6 +9,7 @@ from typing import Any
 
 import jsonschema
 
+from podidentity.lab.kubernetes import rules
 from podidentity.lab.kubernetes.kinds import Kind
 from podidentity.lab.kubernetes.statuses import ApiError
 
@@ -32,6 +33,12 @@ def admit(kind: Kind, obj: Json, *, strict: bool) -> Json:
         place = ".".join(str(part) for part in errors[0].path)
         name = obj.get("metadata", {}).get("name", "")
         raise ApiError(422, f'{kind.kind}.{kind.group} "{name}" is invalid: {place}: {errors[0].message}')
+    for place, missing in _incomplete(pruned, kind.schema, ""):
+        name = obj.get("metadata", {}).get("name", "")
+        raise ApiError(422, f'{kind.kind}.{kind.group} "{name}" is invalid: {place}.{missing}: Required value')
+    for place, message in rules.broken(pruned, kind.schema):
+        name = obj.get("metadata", {}).get("name", "")
+        raise ApiError(422, f'{kind.kind}.{kind.group} "{name}" is invalid: {place}: Invalid value: {message}')
     return pruned
 
 
@@ -63,6 +70,14 @@ def _children(value: Any, schema: Json) -> Iterator[tuple[str, Any, Json]]:
             found = properties.get(name, others)
             if isinstance(found, dict) and name != "metadata":
                 yield f".{name}", item, found
+
+
+def _incomplete(value: Any, schema: Json, path: str) -> Iterator[tuple[str, str]]:
+    """Embedded objects that lack what makes them objects: where, and which field."""
+    if isinstance(value, dict) and schema.get("x-kubernetes-embedded-resource"):
+        yield from ((path, name) for name in sorted(_METADATA) if not value.get(name))
+    for step, item, child in _children(value, schema):
+        yield from _incomplete(item, child, (path + step).lstrip("."))
 
 
 def _open(schema: Json) -> bool:

@@ -132,12 +132,15 @@ class Storage:
         finally:
             self._watchers.discard(queue)
 
+    def forgotten(self, revision: int) -> bool:
+        """Say whether changes after `revision` may have left the history."""
+        return len(self._history) == HISTORY and revision < self._history[0].revision - 1
+
     def _begin(self, resource: str, since: int | None) -> Iterator[WatchEvent]:
         if since is None:
             return (WatchEvent("ADDED", obj) for obj in self.list(resource))
-        oldest = self._history[0].revision if self._history else self.revision
-        if since < oldest - 1 and len(self._history) == HISTORY:
-            raise ApiError(410, f"too old resource version: {since} ({oldest})")
+        if self.forgotten(since):
+            raise ApiError(410, f"too old resource version: {since} ({self._history[0].revision})")
         kept = [change for change in self._history if change.resource == resource and change.revision > since]
         return (change.event for change in kept)
 

@@ -2,10 +2,12 @@
 
 from typing import Any
 
-from podidentity.lab.kubernetes.kinds import Kinds
+from podidentity.lab.kubernetes.kinds import BUILT_IN, Kinds
 from podidentity.lab.kubernetes.storage import Storage
 
-RESOURCES = ("deployments.apps", "replicasets.apps", "daemonsets.apps", "pods", "services", "namespaces")
+_CHURN = frozenset({"events", "leases.coordination.k8s.io", "endpoints"})
+RESOURCES = tuple(kind.resource for kind in BUILT_IN if kind.resource not in _CHURN)
+"""What may own something. Changes of custom resources are seen with the next change of these."""
 Json = dict[str, Any]
 
 

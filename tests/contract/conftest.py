@@ -1,0 +1,100 @@
+"""One server for all tests of the contract, a namespace of its own for each, and the real kubectl."""
+
+import contextlib
+import itertools
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from contract.servers import embedded
+
+COMMAND_SECONDS = 60
+CRDS = Path(__file__).parents[2] / "charts" / "aad-pod-identity" / "crds" / "crd.yaml"
+_numbers = itertools.count()
+Json = dict[str, Any]
+
+
+class Kubectl:
+    """The real kubectl against one server and one namespace."""
+
+    def __init__(self, kubeconfig: Path, namespace: str) -> None:
+        self.namespace = namespace
+        self._program = shutil.which("kubectl") or str(Path(sys.executable).with_name("kubectl"))
+        self._environment = {
+            "KUBECONFIG": str(kubeconfig),
+            "HOME": str(kubeconfig.parent),
+            "PATH": os.environ.get("PATH", os.defpath),
+        }
+
+    def __call__(self, *arguments: str, stdin: Json | str = "") -> str:
+        """Run a command that must succeed; its output."""
+        done = self.tried(*arguments, stdin=stdin)
+        assert done.returncode == 0, f"kubectl {' '.join(arguments)}: {done.stderr}"
+        return done.stdout
+
+    def tried(self, *arguments: str, stdin: Json | str = "") -> subprocess.CompletedProcess[str]:
+        """Run a command, whatever comes of it."""
+        return subprocess.run(
+            [self._program, "-n", self.namespace, *arguments],
+            input=stdin if isinstance(stdin, str) else json.dumps(stdin),
+            env=self._environment,
+            capture_output=True,
+            text=True,
+            timeout=COMMAND_SECONDS,
+            check=False,
+        )
+
+    def refused(self, *arguments: str, stdin: Json | str = "") -> str:
+        """Run a command that must fail; what it says."""
+        done = self.tried(*arguments, stdin=stdin)
+        assert done.returncode != 0, f"kubectl {' '.join(arguments)} succeeded: {done.stdout}"
+        return done.stderr
+
+    def get(self, *arguments: str) -> Json:
+        """`kubectl get ... -o json`."""
+        found: Json = json.loads(self("get", *arguments, "-o", "json"))
+        return found
+
+    def raw(self, path: str) -> str:
+        """The answer to a GET of a path; `{}` in it stands for the namespace."""
+        return self("get", "--raw", path.replace("{}", self.namespace))
+
+
+@pytest.fixture(scope="session")
+def kubeconfig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The server's kubeconfig, with our CRDs installed."""
+    with contextlib.ExitStack() as stack:
+        path = stack.enter_context(embedded(tmp_path_factory.mktemp("contract")))
+        kubectl = Kubectl(path, "default")
+        kubectl("create", "-f", str(CRDS))
+        kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
+        yield path
+
+
+@pytest.fixture
+def kubectl(kubeconfig: Path) -> Iterator[Kubectl]:
+    """Kubectl in a namespace that is this test's alone."""
+    name = f"contract-{next(_numbers)}"
+    Kubectl(kubeconfig, "default")("create", "namespace", name)
+    yield Kubectl(kubeconfig, name)
+    Kubectl(kubeconfig, "default")("delete", "namespace", name, "--wait=false")
+
+
+@pytest.fixture
+def eventually() -> Callable[[Callable[[], object], str], None]:
+    """Wait until a condition holds; commands themselves take the time between two looks."""
+
+    def wait(condition: Callable[[], object], what: str) -> None:
+        for _ in range(200):
+            if condition():
+                return
+        raise AssertionError(f"not in time: {what}")
+
+    return wait

@@ -1,0 +1,116 @@
+"""What a Kubernetes API must do with our custom resources."""
+
+import json
+from typing import Any
+
+import pytest
+
+from contract.conftest import Kubectl
+
+Json = dict[str, Any]
+ID = "/subscriptions/S/resourcegroups/G/providers/Microsoft.ManagedIdentity/userAssignedIdentities/reader"
+
+
+def identity(name: str = "reader", **spec: Any) -> Json:
+    """An AzureIdentity."""
+    meta = {"name": name}
+    return {"apiVersion": "aadpodidentity.k8s.io/v1", "kind": "AzureIdentity", "metadata": meta, "spec": spec}
+
+
+def binding(**spec: Any) -> Json:
+    """An AzureIdentityBinding."""
+    meta = {"name": "reader"}
+    return {"apiVersion": "aadpodidentity.k8s.io/v1", "kind": "AzureIdentityBinding", "metadata": meta, "spec": spec}
+
+
+def test_both_spellings_are_kept(kubectl: Kubectl) -> None:
+    """The manifests of 2018 and today's are stored as they were written."""
+    kubectl("apply", "-f", "-", stdin=identity("old", type=0, ResourceID=ID, ClientID="c"))
+    kubectl("apply", "-f", "-", stdin=identity("new", type=0, resourceID=ID, clientID="c"))
+    assert kubectl.get("azureidentity", "old")["spec"] == {"type": 0, "ResourceID": ID, "ClientID": "c"}
+    assert kubectl.get("azureidentity", "new")["spec"] == {"type": 0, "resourceID": ID, "clientID": "c"}
+
+
+def test_an_unknown_field_is_named_or_pruned(kubectl: Kubectl) -> None:
+    """Strictly, which is kubectl's default, it is refused by name; otherwise it is dropped."""
+    told = kubectl.refused("create", "-f", "-", stdin=identity(CLIENTID="c"))
+    assert 'unknown field "spec.CLIENTID"' in told
+    kubectl("create", "--validate=ignore", "-f", "-", stdin=identity(clientID="c", CLIENTID="c"))
+    assert kubectl.get("azureidentity", "reader")["spec"] == {"clientID": "c"}
+
+
+@pytest.mark.parametrize(
+    ("made", "field"),
+    [(identity(type="zero"), "spec.type"), (identity(clientID=7), "spec.clientID"), (binding(weight="1"), "weight")],
+)
+def test_a_value_of_another_type_is_refused_by_name(kubectl: Kubectl, made: Json, field: str) -> None:
+    """The sentence names the field."""
+    assert field in kubectl.refused("create", "-f", "-", stdin=made)
+
+
+@pytest.mark.parametrize(
+    ("made", "told"),
+    [
+        (identity(type=7), "spec.type must be 0"),
+        (identity(type=0, resourceID="reader"), "must have the form /subscriptions/"),
+        (identity(type=0, ResourceID="reader"), "must have the form /subscriptions/"),
+        (binding(azureIdentity="", selector="s"), "name an AzureIdentity"),
+        (binding(azureIdentity="a", selector=""), "aadpodidbinding"),
+    ],
+)
+def test_a_rule_is_refused_in_its_own_words(kubectl: Kubectl, made: Json, told: str) -> None:
+    """The definitions' rules are evaluated, and their messages reach the user."""
+    assert told in kubectl.refused("create", "-f", "-", stdin=made)
+
+
+def test_a_rule_holds_when_an_object_is_changed_too(kubectl: Kubectl) -> None:
+    """What was right cannot be made wrong."""
+    kubectl("create", "-f", "-", stdin=identity(type=0, clientID="c"))
+    told = kubectl.refused("patch", "azureidentity", "reader", "--type=merge", "-p", '{"spec":{"type":7}}')
+    assert "spec.type must be 0" in told
+
+
+def test_a_service_principal_may_have_any_resource_id(kubectl: Kubectl) -> None:
+    """The form is that of managed identities only."""
+    kubectl("create", "-f", "-", stdin=identity(type=1, resourceID="anything", clientID="c"))
+
+
+def test_printer_columns_are_shown(kubectl: Kubectl) -> None:
+    """`kubectl get` shows what the definitions say, in their order."""
+    kubectl("create", "-f", "-", stdin=identity(type=0, clientID="c-1"))
+    head, row = (line.split() for line in kubectl("get", "azureidentity").splitlines())
+    assert head == ["NAME", "TYPE", "CLIENTID", "AGE"]
+    assert row[:3] == ["reader", "0", "c-1"]
+
+
+def test_the_status_is_part_of_the_object(kubectl: Kubectl) -> None:
+    """There is no status subresource: upstream writes the status on the object."""
+    kubectl("create", "-f", "-", stdin=identity(clientID="c"))
+    change = json.dumps({"status": {"availableReplicas": 1}})
+    kubectl("patch", "azureidentity", "reader", "--type=merge", "-p", change)
+    assert kubectl.get("azureidentity", "reader")["status"] == {"availableReplicas": 1}
+
+
+def test_an_embedded_object_keeps_what_it_has(kubectl: Kubectl) -> None:
+    """An assigned identity carries copies that no schema prunes; without kind and metadata they are refused."""
+    whole = {
+        "apiVersion": "aadpodidentity.k8s.io/v1",
+        "kind": "AzureAssignedIdentity",
+        "metadata": {"name": "a"},
+        "spec": {
+            "pod": "p",
+            "azureIdentityRef": {**identity("reader", ClientID="c", odd=1), "metadata": {"name": "reader"}},
+        },
+    }
+    kubectl("create", "-f", "-", stdin=whole)
+    assert kubectl.get("azureassignedidentity", "a")["spec"]["azureIdentityRef"]["spec"] == {"ClientID": "c", "odd": 1}
+    bare = {**whole, "metadata": {"name": "b"}, "spec": {"azureIdentityRef": {"spec": {}}}}
+    assert "azureIdentityRef" in kubectl.refused("create", "-f", "-", stdin=bare)
+
+
+def test_describe_tells_the_object(kubectl: Kubectl) -> None:
+    """`kubectl describe` shows every field."""
+    kubectl("create", "-f", "-", stdin=identity(type=0, clientID="c-1"))
+    told = kubectl("describe", "azureidentity", "reader")
+    assert "c-1" in told
+    assert "AzureIdentity" in told
