@@ -95,18 +95,19 @@ class FencedError(KubernetesError):
 class AzureError(PodIdentityError):
     """ARM, Entra ID or IMDS refused or did not answer.
 
-    `status` is the HTTP status (0 without an answer), `code` the service's own error code ("" when it gave none),
-    `retry_after_seconds` what its Retry-After asked for.
+    `status` is the HTTP status (0 without an answer; 200 when an operation failed), `code` the service's own error code
+    and `said` its own words ("" when it gave none), `retry_after_seconds` what its Retry-After asked for.
     """
 
     exit_status = 5
 
     def __init__(
-        self, message: str, *, status: int = 0, code: str = "", retry_after_seconds: float | None = None
+        self, message: str, *, status: int = 0, code: str = "", said: str = "", retry_after_seconds: float | None = None
     ) -> None:
         super().__init__(message)
         self.status = status
         self.code = code
+        self.said = said
         self.retry_after_seconds = retry_after_seconds
 
 

@@ -41,6 +41,11 @@ class ArmCredential:
             self._expires_at = now + lifetime
         return self._token
 
+    def refused(self, token: str) -> None:
+        """ARM did not take this token: the next one will be a new one."""
+        if token == self._token:
+            self._expires_at = 0.0
+
     async def _from_entra(self) -> dict[str, Any]:
         """Client credentials: learn.microsoft.com/entra/identity-platform/v2-oauth2-client-creds-grant-flow."""
         config = self._config

@@ -92,13 +92,17 @@ class TargetState:
     """What ARM last said of a target.
 
     `identities` are the user-assigned ones on it, `client_ids` what ARM says their client IDs are (lower case);
-    `gone` is a target that does not exist or is being deleted: it gets no PATCH.
+    `others`: there are further ones, of a form that we do not know;
+    `gone` is a target that does not exist or is being deleted: it gets no PATCH. `busy`: it is being changed, and what
+    it says of client IDs may be incomplete.
     """
 
     identities: frozenset[IdentityId] = frozenset()
     client_ids: tuple[tuple[IdentityId, str], ...] = ()
     system_assigned: bool = False
+    others: bool = False
     gone: bool = False
+    busy: bool = False
 
 
 def client_ids(states: Iterable[TargetState]) -> dict[IdentityId, str]:

@@ -4,10 +4,8 @@ Decides for one target at a time, on the freshest state there is; `mic` sends th
 removed only when all of this holds: MIC put it there, nothing uses it, and it is neither immutable nor the cluster's.
 """
 
-from collections.abc import Iterable, Iterator
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from itertools import islice
 
 from podidentity.core.arm import IdentityId, TargetState
 from podidentity.core.assigning import Policy
@@ -31,28 +29,29 @@ def change(in_use: AbstractSet[IdentityId], put: AbstractSet[IdentityId], state:
     """Say what must change. A target that is gone, or going, needs nothing."""
     if state.gone:
         return Change()
-    kept = _protected(state, policy)
+    kept = protected(state, policy)
     return Change(
         assign=tuple(sorted(in_use - state.identities)),
         unassign=tuple(sorted((put & state.identities) - in_use - kept)),
     )
 
 
-def patches(wanted: Change) -> Iterator[Change]:
-    """Cut a change into what ARM takes in one PATCH, additions first: a pod waits for those."""
-    for assign in _chunks(wanted.assign):
-        yield Change(assign=assign)
-    for unassign in _chunks(wanted.unassign):
-        yield Change(unassign=unassign)
+def first_patch(wanted: Change, *, apart: bool) -> Change:
+    """Cut what ARM takes in one PATCH, additions first: a pod waits for those.
+
+    Removals ride along when there is room, unless they are to be kept `apart`.
+    """
+    together = not apart and len(wanted.assign) + len(wanted.unassign) <= IDENTITIES_PER_PATCH
+    if together or not wanted.assign:
+        return Change(wanted.assign, wanted.unassign[:IDENTITIES_PER_PATCH])
+    return Change(wanted.assign[:IDENTITIES_PER_PATCH])
 
 
-def _chunks(identities: Iterable[IdentityId]) -> Iterator[tuple[IdentityId, ...]]:
-    remaining = iter(identities)
-    while chunk := tuple(islice(remaining, IDENTITIES_PER_PATCH)):
-        yield chunk
+def protected(state: TargetState, policy: Policy) -> frozenset[IdentityId]:
+    """Name the identities on a target that are immutable or the cluster's own, by the client ID that ARM tells.
 
-
-def _protected(state: TargetState, policy: Policy) -> frozenset[IdentityId]:
-    """Identities whose client ID, as ARM tells it, is immutable or the cluster's own."""
-    protected = policy.immutable_client_ids | {policy.cluster_client_id}
-    return frozenset(identity for identity, client_id in state.client_ids if client_id and client_id in protected)
+    azure.json may name the cluster's own by its resource ID too.
+    """
+    fixed = policy.immutable_client_ids | {policy.cluster_client_id}
+    own = frozenset(one for one in state.identities if one.text.lower() == policy.cluster_client_id)
+    return own | frozenset(identity for identity, client_id in state.client_ids if client_id and client_id in fixed)

@@ -11,6 +11,7 @@ import httpx2
 from podidentity.azure.cloud_config import CloudConfig, load_cloud_config
 from podidentity.azure.compute import Machines
 from podidentity.azure.credentials import ArmCredential
+from podidentity.azure.management import Management
 from podidentity.core.assigning import Policy
 from podidentity.core.identities import ObjectKey
 from podidentity.errors import ConfigurationError, ForbiddenError
@@ -19,6 +20,7 @@ from podidentity.kube.connection import find_cluster, open_client
 from podidentity.kube.election import Candidate, Election
 from podidentity.kube.events import Recorder
 from podidentity.kube.resources import NAMESPACES
+from podidentity.mic.book import Book
 from podidentity.mic.cluster import WatchedCluster
 from podidentity.mic.fencing import AZURE_WRITES, KUBERNETES_WRITES, fence
 from podidentity.mic.objects import AssignedObjects
@@ -27,7 +29,7 @@ from podidentity.mic.records import ConfigMapRecords
 from podidentity.mic.settings import Settings
 from podidentity.mic.stories import BindingEvents
 from podidentity.mic.sync import Pacing, Surroundings, Sync, first_record
-from podidentity.mic.targets import Book, Tools, Workers
+from podidentity.mic.targets import Tools, Workers
 from podidentity.serving import metrics, probes
 
 _AZURE_TIMEOUT_SECONDS = 60.0
@@ -97,7 +99,8 @@ class Mic:
             group.create_task(self._recorder.run())
             await self._cluster.wait_until_synced()
             _log.info("MIC follows the cluster: %d pods with the label", len(self._cluster.pods))
-            machines = Machines(self._config.cloud, ArmCredential(self._config, azure), azure)
+            arm = Management(self._config.cloud.arm, ArmCredential(self._config, azure), azure)
+            machines = Machines(arm)
             group.create_task(self._election.run(lambda: self._lead(machines)))
 
     async def _lead(self, machines: Machines) -> None:

@@ -21,8 +21,8 @@ class Machines(Protocol):
         """Read what a target carries. Raises AzureError."""
         ...
 
-    async def patch(self, target: Target, change: Change, state: TargetState) -> None:
-        """Change it and return when done. Raises AzureError."""
+    async def patch(self, target: Target, change: Change, state: TargetState) -> TargetState:
+        """Change it and return when done; what the answer said of it. Raises AzureError."""
         ...
 
 

@@ -86,8 +86,7 @@ class Sync:
         now, delay = asyncio.get_running_loop().time(), self._pacing.unassign_delay_seconds
         kept = warming.lingering(plan.in_use, workers.put, self._idle_since, now, delay)
         self._idle_since = kept.idle_since
-        for target, in_use in kept.in_use.items():
-            workers.want(target, in_use)
+        workers.want_all(kept.in_use)
         return min(kept.due_seconds or self._pacing.sync_seconds, self._pacing.sync_seconds)
 
     def _report(self, report: apply.Report) -> None:

@@ -22,12 +22,13 @@ from podidentity.errors import AzureError
 from podidentity.kube.api import Api
 from podidentity.kube.events import Recorder
 from podidentity.lab.kubernetes import Kubernetes
+from podidentity.mic.book import Book
 from podidentity.mic.cluster import WatchedCluster
 from podidentity.mic.objects import AssignedObjects
 from podidentity.mic.records import ConfigMapRecords
 from podidentity.mic.stories import BindingEvents
 from podidentity.mic.sync import Pacing, Surroundings, Sync, first_record
-from podidentity.mic.targets import Book, Tools, Workers
+from podidentity.mic.targets import Tools, Workers
 
 
 class Machines:
@@ -44,7 +45,7 @@ class Machines:
         """Say what a target carries."""
         return TargetState(frozenset(self.carries.get(target, set())))
 
-    async def patch(self, target: Target, change: Change, state: TargetState) -> None:
+    async def patch(self, target: Target, change: Change, state: TargetState) -> TargetState:
         """Change it, unless told otherwise."""
         del state
         self.patches.append((target, change))
@@ -55,6 +56,7 @@ class Machines:
             names = " ".join(one.text for one in bad) if self.names_the_culprit else "something"
             raise AzureError(f"ARM refused: {names}", status=403, code="LinkedAuthorizationFailed")
         self.carries[target] = (self.carries.get(target, set()) | {*change.assign}) - {*change.unassign}
+        return TargetState()
 
 
 class World:

@@ -295,8 +295,22 @@ def test_a_target_that_is_gone_is_left_alone() -> None:
 def test_a_patch_has_at_most_150_identities_and_additions_come_first() -> None:
     """ARM refuses more; a pod waits for additions."""
     many = tuple(sorted(ids(*(f"i{number:03}" for number in range(200)))))
-    sizes = [(len(one.assign), len(one.unassign)) for one in drift.patches(Change(many, many))]
-    assert sizes == [(150, 0), (50, 0), (0, 150), (0, 50)]
+    assert drift.first_patch(Change(many, many), apart=False) == Change(many[:150])
+    assert drift.first_patch(Change((), many), apart=False) == Change((), many[:150])
+
+
+def test_removals_ride_along_when_there_is_room() -> None:
+    """One PATCH for a burst; apart when one of the two was refused."""
+    change = Change((make.identity_id("new"),), (make.identity_id("old"),))
+    assert drift.first_patch(change, apart=False) == change
+    assert drift.first_patch(change, apart=True) == Change(change.assign)
+
+
+def test_the_clusters_own_identity_may_be_named_by_its_resource_id() -> None:
+    """As newer azure.json files do; ARM need not tell a client ID for that."""
+    policy = make.policy(cluster_client_id=make.resource_id("own").lower())
+    state = TargetState(ids("own", "idle"))
+    assert drift.change(ids(), ids("own", "idle"), state, policy) == Change(unassign=(make.identity_id("idle"),))
 
 
 NAMES = st.sampled_from(["a", "b", "c"])

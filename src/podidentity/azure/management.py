@@ -1,0 +1,100 @@
+"""Requests to ARM: signed, and refused in one sentence. Used by `compute` and `operations`, which know what to ask."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+import httpx2
+
+from podidentity.errors import AzureError
+
+LONGEST_RETRY_AFTER_SECONDS = 3600.0
+"""ARM asks for minutes; what asks for more is taken for a mistake."""
+Json = dict[str, Any]
+
+
+class Credential(Protocol):
+    """Whoever MIC is."""
+
+    async def token(self) -> str:
+        """Give a token for ARM. Raises AzureError."""
+        ...
+
+    def refused(self, token: str) -> None:
+        """ARM did not take this token: the next one must be a new one."""
+        ...
+
+
+class Management:
+    """ARM of one cloud. `base` is its address without a slash at the end."""
+
+    def __init__(self, base: str, credential: Credential, http: httpx2.AsyncClient) -> None:
+        self.base = base
+        self._credential = credential
+        self._http = http
+
+    async def send(self, method: str, url: str, body: Json | None = None) -> httpx2.Response:
+        """Send one request; once more with a fresh token when ARM did not like the first. Raises AzureError."""
+        shown = f"{method} {urlsplit(url).path}"
+        for last in (False, True):
+            token = await self._credential.token()
+            try:
+                headers = {"Authorization": f"Bearer {token}"}
+                answer = await self._http.request(method, url, json=body, headers=headers)
+            except httpx2.HTTPError as error:
+                raise AzureError(f"ARM did not answer {shown}: {error!r}; check the network and azure.json") from error
+            if answer.status_code != httpx2.codes.UNAUTHORIZED or last:
+                break
+            self._credential.refused(token)
+        if answer.is_error:
+            raise refusal(shown, answer, _error(answer))
+        return answer
+
+    def owns(self, url: str) -> bool:
+        """Whether a token may be sent to `url`: this ARM, or a regional part of it."""
+        asked, own = urlsplit(url), urlsplit(self.base)
+        if (asked.scheme, asked.port) != (own.scheme, own.port) or not (asked.hostname and own.hostname):
+            return False
+        return asked.hostname == own.hostname or asked.hostname.endswith(f".{own.hostname}")
+
+
+def retry_after(answer: httpx2.Response, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> float | None:
+    """Read Retry-After, in seconds or as a date; None without one that can be read (RFC 9110, 10.2.3)."""
+    text = answer.headers.get("Retry-After", "").strip()
+    if text.isdecimal():
+        return min(float(text), LONGEST_RETRY_AFTER_SECONDS)
+    try:
+        seconds = (parsedate_to_datetime(text) - now()).total_seconds()
+    except (TypeError, ValueError):
+        return None
+    return min(max(seconds, 0.0), LONGEST_RETRY_AFTER_SECONDS)
+
+
+def document(answer: httpx2.Response) -> Json:
+    """Read a JSON object. Raises AzureError for anything else."""
+    try:
+        found = answer.json()
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise AzureError(f"ARM answered {answer.status_code} without a JSON object; check the endpoints of the cloud")
+    return found
+
+
+def refusal(what: str, answer: httpx2.Response, error: Json) -> AzureError:
+    """Make an error from ARM's own."""
+    code, said = str(error.get("code") or ""), str(error.get("message") or "")
+    told = f"ARM refused {what}: {code or answer.status_code}: {said or answer.reason_phrase}"
+    asked = retry_after(answer) if answer.is_error else None
+    return AzureError(told, status=answer.status_code, code=code, said=said, retry_after_seconds=asked)
+
+
+def _error(answer: httpx2.Response) -> Json:
+    """Find ARM's error; a body that is no JSON is the message."""
+    try:
+        found = answer.json().get("error")
+    except (ValueError, AttributeError):
+        return {"message": answer.text[:1000]}
+    return found if isinstance(found, dict) else {"message": answer.text[:1000]}

@@ -1,0 +1,147 @@
+"""What a refusal of ARM means: who is to blame, and what a user should do about it.
+
+One bad identity fails a whole PATCH. ARM names it in a sentence, or not; texts: Azure's `LinkedAuthorizationFailed` and
+`FailedIdentityOperation`. Decides from a refusal alone; `keeping` draws the consequences.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum, auto
+from urllib.parse import unquote
+
+from podidentity.core.arm import IdentityId, Target
+from podidentity.core.drift import Change
+
+_LINKED = "LinkedAuthorizationFailed"
+_FAILED = "FailedIdentityOperation"
+_THROTTLED = 429
+_WRONG_REQUEST = {400, 422}
+_SERVER_ERROR = 500
+_OPERATION = 200
+"""The status of an answer that tells how an operation failed."""
+_PASSING = {
+    "authorizationfailed",
+    "conflict",
+    "internalexecutionerror",
+    "internalservererror",
+    "operationnotallowed",
+    "operationpreempted",
+    "retryableerror",
+    "serviceunavailable",
+    "toomanyrequests",
+}
+"""Codes that speak of the target or of the moment, never of an identity (lower case)."""
+_PRINCIPAL = re.compile(r"client '([^']+)'(?: with object id '([^']+)')?", re.IGNORECASE)
+_NAME_CHARACTER = re.compile(r"[\w-]")
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """ARM's answer to a request, or to the question what became of it.
+
+    `status` is 0 without an answer, and 200 when an operation failed. `retry_after_seconds` is what ARM asked for.
+    """
+
+    status: int
+    code: str
+    message: str
+    retry_after_seconds: float | None = None
+
+    @property
+    def throttled(self) -> bool:
+        """Whether ARM wants to be left alone for a while."""
+        return self.status == _THROTTLED or self.retry_after_seconds is not None
+
+    @property
+    def of_operation(self) -> bool:
+        """Whether ARM accepted the request and failed to do it: then some of it may have been done."""
+        return self.status == _OPERATION
+
+
+class Blame(Enum):
+    """Whose fault a refused PATCH is, when no identity is named."""
+
+    TARGET = auto()
+    """The machine's, MIC's own rights', or the moment's: the same request may succeed later."""
+    SOMEBODY = auto()
+    """One of the identities, and ARM does not say which."""
+
+
+def blame(refusal: Refusal, change: Change, present: Iterable[IdentityId]) -> frozenset[IdentityId] | Blame:
+    """Say which identities spoilt a PATCH: of those it names, or of those that are on the target already.
+
+    ARM checks the latter too: one that was deleted in Azure fails every later PATCH of its scale set.
+    """
+    if refusal.throttled or refusal.code.lower() in _PASSING or refusal.status >= _SERVER_ERROR:
+        return Blame.TARGET
+    named = _named(refusal.message, (*change.assign, *change.unassign, *present))
+    if named:
+        return named
+    known = refusal.code in (_LINKED, _FAILED)
+    vague = refusal.status in _WRONG_REQUEST or (refusal.of_operation and bool(refusal.code))
+    return Blame.SOMEBODY if change.assign and (known or vague) else Blame.TARGET
+
+
+def _named(message: str, candidates: Iterable[IdentityId]) -> frozenset[IdentityId]:
+    """Find IDs in a sentence by looking for each one whole: so any character that ARM allows is right."""
+    texts = (message.casefold(), unquote(message).casefold())
+    return frozenset(one for one in candidates if any(_names(text, one.text.casefold()) for text in texts))
+
+
+def _names(message: str, wanted: str) -> bool:
+    """`reader` must not be found in `reader-2`."""
+    start = message.find(wanted)
+    while start >= 0:
+        end = start + len(wanted)
+        if end == len(message) or not _NAME_CHARACTER.match(message[end]):
+            return True
+        start = message.find(wanted, end)
+    return False
+
+
+def advise_identity(refusal: Refusal, identity: IdentityId, target: Target) -> str:
+    """Tell a user why `identity` is not on `target` and what to do."""
+    if refusal.code == _LINKED:
+        principal = _principal(refusal.message)
+        return (
+            f"MIC may not assign {identity} to {target}; grant Managed Identity Operator on {identity} to {principal}"
+        )
+    if refusal.code == _FAILED:
+        return (
+            f"Azure cannot assign {identity} to {target}: {_said(refusal)}; "
+            "create that identity, or correct the resourceID of the AzureIdentity"
+        )
+    return f"Azure refuses {identity} on {target}: {_said(refusal)}; correct the identity or the AzureIdentity"
+
+
+def advise_target(refusal: Refusal, target: Target) -> str:
+    """Tell a user why nothing can be put on `target` now and what to do."""
+    if refusal.code.lower() == "authorizationfailed":
+        principal = _principal(refusal.message)
+        return (
+            f"MIC may not change {target}; grant Virtual Machine Contributor on its resource group to {principal}, "
+            "or correct azure.json"
+        )
+    if refusal.code == _FAILED:
+        return (
+            f"Azure changes nothing on {target}: {_said(refusal)}; an identity that MIC did not put there is broken, "
+            f"take it off {target}"
+        )
+    if refusal.throttled:
+        return f"Azure throttles {target}: {_said(refusal)}; MIC tries again when Azure allows it"
+    return f"{target} cannot be changed now: {_said(refusal)}; MIC tries again"
+
+
+def _principal(message: str) -> str:
+    """MIC's own principal, as ARM names it: role assignments take the object ID."""
+    found = _PRINCIPAL.search(message)
+    if found is None:
+        return "MIC's own identity"
+    client_id, object_id = found.groups()
+    return f"object ID {object_id} (MIC, client ID {client_id})" if object_id else f"client ID {client_id} (MIC)"
+
+
+def _said(refusal: Refusal) -> str:
+    words = " ".join(refusal.message.split()).rstrip(". ") or f"status {refusal.status}"
+    return words if not refusal.code or refusal.code in words else f"{refusal.code}: {words}"

@@ -1,0 +1,497 @@
+"""One target's worker: what it does next, examples first, then what must hold wherever it is interrupted."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import make
+from podidentity.core import keeping
+from podidentity.core.arm import IdentityId, TargetState
+from podidentity.core.drift import Change
+from podidentity.core.keeping import Read, Record, Send, Wait
+from podidentity.core.refusals import Refusal
+from unit.core.azure_model import TARGET, Azure, Run, carried, ids, one, run
+
+THROTTLED = Refusal(429, "TooManyRequests", "slow down", 10.0)
+BROKEN = Refusal(500, "InternalServerError", "oh")
+
+
+def waits_until(world: Run) -> float:
+    """Say when something is to be done."""
+    step = keeping.next_step(world.course, world.now)
+    assert isinstance(step, Wait)
+    return step.until
+
+
+def test_a_burst_costs_one_get_and_one_patch() -> None:
+    """Pods that come within the window share the PATCH, and ARM's answer spares a second GET."""
+    world = run(wants=["a"])
+    world.step()
+    world.now += 0.03
+    world.want("a", "b")
+    world.until(world.now + 10)
+    assert world.reads == 1
+    assert world.patches == [Change((one("a"), one("b")))]
+    assert world.azure.carries.keys() == ids("a", "b")
+
+
+def test_the_first_pod_waits_for_the_window_and_no_longer() -> None:
+    """A lonely pod pays 50 ms."""
+    world = run(wants=["a"])
+    world.until(world.now + 10)
+    assert world.patched_at == [pytest.approx(0.05)]
+
+
+def test_the_emptier_the_bucket_the_longer_a_burst_gathers() -> None:
+    """A stream of new identities must not spend ARM's tokens one by one."""
+    world = run(wants=["a"])
+    names = ["a"]
+    for number in range(100):
+        world.until(world.now + 0.1)
+        names.append(f"i{number}")
+        world.want(*names)
+    world.until(world.now + 10)
+    assert len(world.azure.carries) == 101
+    assert len(world.patches) <= 12
+
+
+def test_an_answer_without_client_ids_costs_one_get_more() -> None:
+    """The plan needs the client IDs."""
+    world = run(Azure(tells=False), wants=["a"])
+    world.until(world.now + 10)
+    assert world.reads == 2
+    assert world.course.state == world.azure.get()
+
+
+def test_nothing_happens_while_nothing_changes() -> None:
+    """Except for the look at each reconcile interval, which puts back what Azure lost."""
+    world = run(wants=["a"])
+    world.until(world.now + 175)
+    assert (world.reads, len(world.patches)) == (1, 1)
+    del world.azure.carries[one("a")]
+    world.until(world.now + 10)
+    assert (world.reads, len(world.patches)) == (2, 2)
+    assert world.azure.carries.keys() == ids("a")
+
+
+def test_a_target_of_which_nothing_is_wanted_is_never_asked() -> None:
+    """It may be forgotten."""
+    world = run()
+    assert keeping.next_step(world.course, 0) == Wait(keeping.NEVER)
+    assert keeping.idle(world.course)
+
+
+def test_a_wish_that_is_none_changes_nothing() -> None:
+    """The plan repeats itself at every event."""
+    world = run(wants=["a"])
+    assert keeping.want(world.course, ids("a"), 5.0) is world.course
+
+
+def test_what_is_put_is_recorded_before_and_struck_off_after() -> None:
+    """A leader that dies in between leaves its successor a record that is too long, never one that is too short."""
+    world = run(wants=["a"])
+    world.until(world.now + 10)
+    world.want()
+    world.until(world.now + 10)
+    kinds = [type(step) for _, step in world.log]
+    assert kinds == [Read, Record, Send, Send, Record]
+    assert world.put == frozenset()
+    assert keeping.idle(world.course)
+
+
+def test_a_patch_is_made_from_a_fresh_answer() -> None:
+    """It says anew whether there is a system-assigned identity: an old answer could take that away."""
+    world = run(wants=["a"])
+    world.until(world.now + 60)
+    world.want("a", "b")
+    world.until(world.now + 10)
+    assert [type(step) for _, step in world.log][3:] == [Read, Record, Send]
+
+
+def test_150_at_once_and_additions_first() -> None:
+    """ARM takes no more; removals ride along only where there is room."""
+    old = [f"old{number}" for number in range(160)]
+    new = [f"new{number:03}" for number in range(200)]
+    world = run(Azure(carried(*old)), wants=new, put=old)
+    world.until(world.now + 60)
+    assert [(len(change.assign), len(change.unassign)) for change in world.patches] == [
+        (150, 0),
+        (50, 0),
+        (0, 150),
+        (0, 10),
+    ]
+    assert world.azure.carries.keys() == ids(*new)
+
+
+def test_retry_after_is_obeyed_and_costs_one_patch() -> None:
+    """Not a GET in between either; pods that come meanwhile do not shorten it."""
+    world = run(Azure(faults=[THROTTLED]), wants=["a"])
+    world.until(1005.0)
+    world.want("a", "b")
+    (failing, _) = keeping.failing(world.course)
+    assert "throttles" in failing.why
+    world.until(1100.0)
+    assert world.patched_at == [pytest.approx(0.05), pytest.approx(10.05)]
+    assert keeping.failing(world.course) == ()
+
+
+def test_without_retry_after_throttling_lasts_until_the_bucket_has_a_token() -> None:
+    """Some 429s say nothing."""
+    world = run(Azure(faults=[replace(THROTTLED, retry_after_seconds=None)]), wants=["a"])
+    world.until(1100.0)
+    assert world.patched_at == [pytest.approx(0.05), pytest.approx(15.05)]
+
+
+def test_an_error_that_passes_is_retried_soon_and_then_later() -> None:
+    """500 twice: over in seconds; told to users from the second time on."""
+    world = run(Azure(faults=[BROKEN, BROKEN]), wants=["a"])
+    world.until(1000.06)
+    assert keeping.failing(world.course) == ()
+    world.until(1001.5)
+    assert [one.code for one in keeping.failing(world.course)] == ["InternalServerError"]
+    world.until(1100.0)
+    assert world.patched_at == [pytest.approx(0.05), pytest.approx(1.05), pytest.approx(3.05)]
+    assert world.course.failures == 0
+
+
+def test_a_record_that_cannot_be_written_holds_the_patch() -> None:
+    """What is not recorded is not put."""
+    world = run(wants=["a"])
+    world.step()
+    world.until(1000.049)
+    world.now = 1000.06
+    step = keeping.next_step(world.course, world.now)
+    assert step == Record(add=ids("a"))
+    assert isinstance(step, Record)
+    world.course = keeping.failed(world.course, step, Refusal(0, "", "no answer"), world.now)
+    assert waits_until(world) == pytest.approx(1001.06)
+
+
+def test_reads_obey_the_bucket() -> None:
+    """36 at once, 12 a minute."""
+    world = run(wants=["a"])
+    world.course = replace(world.course, reads=replace(world.course.reads, left=0.0, at=world.now))
+    assert waits_until(world) == pytest.approx(1005.0, abs=0.01)
+
+
+# One bad identity.
+
+
+def test_a_named_identity_is_set_aside_and_the_others_succeed_in_the_next_patch() -> None:
+    """One extra round."""
+    world = run(Azure(bad=ids("b")), wants=["a", "b", "c"])
+    world.until(1001.0)
+    assert [len(change.assign) for change in world.patches] == [3, 2]
+    assert world.azure.carries.keys() == ids("a", "c")
+    (failing,) = keeping.failing(world.course)
+    assert (failing.identity, failing.target, failing.code) == (one("b"), TARGET, "LinkedAuthorizationFailed")
+    assert "grant Managed Identity Operator" in failing.why
+    assert one("b") not in world.put
+
+
+@pytest.mark.parametrize("all_names", [True, False])
+def test_two_bad_among_six(all_names: bool) -> None:  # noqa: FBT001  # a parameter
+    """The good ones at once; the bad ones cost at most three refused PATCHes in 20 s."""
+    bad = ids("b", "e")
+    world = run(Azure(bad=bad, all_names=all_names), wants=list("abcdef"))
+    world.until(1001.0)
+    assert world.azure.carries.keys() == ids(*"acdf")
+    world.until(1020.0)
+    assert sum(bool(bad & {*change.assign}) for change in world.patches) <= 3
+
+
+@pytest.mark.parametrize("granted_at", range(20, 200, 7))
+def test_whoever_is_granted_the_role_is_assigned_within_a_minute(granted_at: float) -> None:
+    """With two bad ones on the target, whenever it happens."""
+    world = run(Azure(bad=ids("b", "e")), wants=list("abcdef"))
+    world.until(1000.0 + granted_at)
+    world.azure.bad = frozenset()
+    world.until(1000.0 + granted_at + 60)
+    assert world.azure.carries.keys() == ids(*"abcdef")
+
+
+def test_whoever_is_touched_is_tried_at_once() -> None:
+    """Users who corrected something do not wait."""
+    world = run(Azure(bad=ids("b")), wants=["a", "b"])
+    world.until(1070.0)
+    world.azure.bad = frozenset()
+    world.course = keeping.touch(world.course, one("b"))
+    world.until(world.now + 0.001)
+    assert world.azure.carries.keys() == ids("a", "b")
+    assert keeping.failing(world.course) == ()
+
+
+def test_touching_what_is_well_changes_nothing() -> None:
+    """Labels are put on AzureIdentities all the time."""
+    world = run(wants=["a"])
+    world.until(1010.0)
+    world.course = keeping.touch(world.course, one("a"))
+    world.until(1100.0)
+    assert len(world.patches) == 1
+
+
+@pytest.mark.parametrize("culprit", range(0, 150, 13))
+def test_an_unnamed_culprit_among_150_is_found_by_halving(culprit: int) -> None:
+    """Within ARM's bucket, or nearly, and nobody else is harmed."""
+    names = [f"i{number:03}" for number in range(150)]
+    world = run(Azure(bad=ids(names[culprit]), names=False), wants=names)
+    world.until(1090.0)
+    assert [one.identity for one in keeping.failing(world.course)] == [one(names[culprit])]
+    assert len(world.azure.carries) == 149
+
+
+def test_a_single_unnamed_culprit_is_set_aside_without_halving() -> None:
+    """There is nobody else."""
+    world = run(Azure(bad=ids("b"), names=False), wants=["b"])
+    world.until(1001.0)
+    assert len(world.patches) == 1
+    assert [one.identity for one in keeping.failing(world.course)] == [one("b")]
+
+
+def test_the_last_of_a_group_is_bad_without_being_tried_again() -> None:
+    """Halves that succeed tell who it was."""
+    world = run(Azure(bad=ids("b"), names=False), wants=["a", "b"])
+    world.until(1001.0)
+    assert [len(change.assign) for change in world.patches] == [2, 1]
+    assert [one.identity for one in keeping.failing(world.course)] == [one("b")]
+
+
+def test_a_group_that_loses_a_member_is_no_group_any_more() -> None:
+    """The one that left may have been the bad one."""
+    world = run(Azure(bad=ids("b"), names=False), wants=["a", "b", "c"])
+    while not world.course.quarantine.suspects:
+        world.step()
+    world.want("a", "c")
+    assert world.course.quarantine.suspects == ()
+    world.until(1001.0)
+    assert world.azure.carries.keys() == ids("a", "c")
+    assert keeping.failing(world.course) == ()
+
+
+def test_many_bad_ones_leave_tokens_to_the_good_ones() -> None:
+    """A new identity is assigned at once, however many others are tried again and again."""
+    bad = [f"bad{number}" for number in range(30)]
+    world = run(Azure(bad=ids(*bad), all_names=True), wants=bad)
+    world.until(1600.0)
+    world.want(*bad, "good")
+    world.until(1600.5)
+    assert world.azure.carries.keys() == ids("good")
+
+
+def test_removals_are_not_held_up_by_a_bad_addition() -> None:
+    """When nobody knows who it was, removals go by themselves."""
+    world = run(Azure(carried("old"), bad=ids("b"), names=False), wants=["b"], put=["old"])
+    world.until(1005.0)
+    assert world.azure.carries == {}
+    assert world.patches == [Change((one("b"),), (one("old"),)), Change((one("b"),)), Change((), (one("old"),))]
+
+
+def test_a_removal_that_is_refused_holds_up_no_addition() -> None:
+    """It is tried again by itself, later."""
+    refusal = Refusal(400, "FailedIdentityOperation", f"cannot remove {make.resource_id('old')}")
+    world = run(Azure(carried("old"), faults=[refusal]), wants=["a"], put=["old"])
+    world.until(1000.5)
+    assert world.azure.carries.keys() == ids("a", "old")
+    world.until(1010.0)
+    assert world.azure.carries.keys() == ids("a")
+
+
+def test_an_identity_of_mics_that_was_deleted_in_azure_is_taken_off() -> None:
+    """It would fail every later PATCH of its scale set."""
+    world = run(Azure(carried("dead"), dead=ids("dead")), wants=["dead", "a"], put=["dead"])
+    world.until(1005.0)
+    assert world.azure.carries.keys() == ids("a")
+    assert [one.identity for one in keeping.failing(world.course)] == [one("dead")]
+    world.azure.dead = frozenset()
+    world.until(1100.0)
+    assert world.azure.carries.keys() == ids("a", "dead")
+
+
+def test_a_deleted_identity_that_nobody_wants_any_more_is_not_put_back() -> None:
+    """It leaves for good."""
+    world = run(Azure(carried("dead"), dead=ids("dead")), wants=["dead", "a"], put=["dead"])
+    world.until(1005.0)
+    world.want("a")
+    world.until(1400.0)
+    assert world.azure.carries.keys() == ids("a")
+    assert world.course.quarantine.asides == {}
+
+
+def test_a_broken_identity_of_somebody_elses_is_told_and_not_touched() -> None:
+    """MIC can do nothing but say so, less and less often."""
+    world = run(Azure(carried("foreign"), dead=ids("foreign")), wants=["a"])
+    world.until(1120.0)
+    assert world.azure.carries.keys() == ids("foreign")
+    assert "MIC did not put there" not in keeping.failing(world.course)[0].why
+    assert len(world.patches) <= 8
+    world.azure.dead = frozenset()
+    world.until(1200.0)
+    assert world.azure.carries.keys() == ids("foreign", "a")
+
+
+def test_an_operation_that_failed_is_looked_at_before_anything_else() -> None:
+    """Some of it may have been done."""
+    refusal = Refusal(200, "LinkedAuthorizationFailed", f"no permission on {make.resource_id('b')}")
+    world = run(Azure(faults=[refusal]), wants=["a", "b"])
+    while not world.patches:
+        world.step()
+    world.azure.carries |= carried("a", "b")
+    world.until(1001.0)
+    assert [type(step) for _, step in world.log] == [Read, Record, Send, Read]
+    assert keeping.failing(world.course) == ()
+
+
+# Targets that go, identities that are made again.
+
+
+def test_a_target_that_is_gone_is_told_and_looked_at_again_when_it_is_needed() -> None:
+    """A scale set of the same name comes back; until then there is no PATCH, and nothing of MIC's is there."""
+    world = run(Azure(gone=True), wants=["a"], put=["a"])
+    world.until(1010.0)
+    assert world.put == frozenset()
+    assert [one.code for one in keeping.failing(world.course)] == ["ResourceNotFound"]
+    world.azure.gone = False
+    world.until(1030.0)
+    assert world.azure.carries.keys() == ids("a")
+    assert keeping.failing(world.course) == ()
+
+
+def test_a_target_that_is_gone_and_not_needed_is_forgotten() -> None:
+    """Its record is struck off."""
+    world = run(Azure(gone=True), put=["a"])
+    world.until(1010.0)
+    assert keeping.idle(world.course)
+    assert world.patches == []
+
+
+def test_an_identity_without_client_id_is_renewed_once() -> None:
+    """Deleted in Azure and made again under the same name: ARM shows nothing for it."""
+    world = run(Azure({one("a"): ""}, client_ids={one("a"): ""}), wants=["a"], put=["a"])
+    world.until(1100.0)
+    assert world.patches == [Change((), (one("a"),)), Change((one("a"),))]
+
+
+def test_a_changed_azureidentity_that_names_another_client_id_renews_once() -> None:
+    """Whoever made the identity again also writes its new client ID into the AzureIdentity."""
+    world = run(wants=["a"])
+    world.until(1010.0)
+    world.azure.client_ids = {one("a"): "second"}
+    world.course = keeping.touch(keeping.expect(world.course, {one("a"): "second"}), one("a"))
+    world.until(1020.0)
+    assert world.patches[1:] == [Change((), (one("a"),)), Change((one("a"),))]
+    assert world.azure.carries == {one("a"): "second"}
+    world.course = keeping.expect(world.course, {one("a"): "mistaken"})
+    world.until(1400.0)
+    assert len(world.patches) == 3
+
+
+def test_a_wrong_client_id_takes_nothing_off() -> None:
+    """It was never right: the pod's identity is there, and a condition tells the mistake."""
+    world = run(wants=["a"], expected={one("a"): "mistaken"})
+    world.until(1400.0)
+    assert len(world.patches) == 1
+
+
+@pytest.mark.parametrize("busy", [True, False])
+def test_somebody_elses_identity_and_one_under_change_are_not_renewed(busy: bool) -> None:  # noqa: FBT001  # likewise
+    """What MIC did not put it does not take off; while a machine changes, its client IDs may be missing."""
+    world = run(Azure({one("a"): ""}), wants=["a"], put=["a"] if busy else [])
+    state = replace(world.azure.get(), busy=busy)
+    world.course = keeping.read(keeping.reading(world.course, world.now), state, world.now)
+    assert isinstance(keeping.next_step(world.course, world.now + 1), Wait)
+
+
+def test_client_ids_about_which_azureidentities_disagree_are_not_expected() -> None:
+    """No tenant alone can have another's identity taken off for a moment."""
+    a, b = one("a"), one("b")
+    named: list[tuple[IdentityId | None, str]] = [(a, "X"), (a, "x"), (b, "y"), (b, "z"), (None, "w"), (a, "")]
+    assert keeping.expected_client_ids(named) == {a: "x"}
+
+
+# What must always hold.
+
+NAMES = list("abcdefgh")
+SOME = st.frozensets(st.sampled_from(NAMES))
+FAULTS = st.lists(st.sampled_from([THROTTLED, BROKEN, replace(THROTTLED, retry_after_seconds=None)]), max_size=4)
+
+
+@st.composite
+def worlds(draw: st.DrawFn) -> Run:
+    """Any target, any wish, any record, anything wrong."""
+    there, put, wants, fixed = draw(SOME), draw(SOME), draw(SOME), draw(SOME)
+    azure = Azure(
+        carried(*there),
+        bad=ids(*draw(SOME)),
+        names=draw(st.booleans()),
+        all_names=draw(st.booleans()),
+        tells=draw(st.booleans()),
+        patch_seconds=draw(st.sampled_from([0.0, 5.0])),
+        faults=draw(FAULTS),
+    )
+    policy = make.policy(immutable_client_ids=frozenset(f"client-of-{name}" for name in fixed))
+    return run(azure, wants=sorted(wants), put=sorted(put), policy=policy)
+
+
+def settled(there: frozenset[IdentityId], put: frozenset[IdentityId], world: Run) -> frozenset[IdentityId]:
+    """What must be there in the end."""
+    kept = {one for one in there if f"client-of-{one.name}" in world.course.policy.immutable_client_ids}
+    return (there - (put - world.course.in_use - kept)) | (world.course.in_use - (world.azure.bad - there))
+
+
+@given(worlds(), st.data())
+@settings(max_examples=150)
+def test_wherever_it_is_cut_it_ends_the_same(world: Run, data: st.DataObject) -> None:
+    """A crash between any two steps, with whatever goes wrong besides, costs time and never correctness."""
+    there, put = frozenset(world.azure.carries), world.put
+    wanted = settled(there, put, world)
+    for _ in range(data.draw(st.integers(0, 3))):
+        for _ in range(data.draw(st.integers(0, 6))):
+            world.step()
+        world.crash()
+    world.until(world.now + 600)
+    assert frozenset(world.azure.carries) == wanted
+    assert {one.identity for one in keeping.failing(world.course)} == world.course.in_use - wanted
+    assert world.put <= put | world.course.in_use
+
+
+@given(worlds(), st.lists(SOME, max_size=8))
+@settings(max_examples=150)
+def test_whatever_is_wished_arms_limits_hold_and_nobody_is_robbed(world: Run, wishes: list[frozenset[str]]) -> None:
+    """12 PATCHes at once and 4 a minute; nothing foreign, immutable or in use is taken off; it always comes to rest."""
+    foreign = frozenset(world.azure.carries) - world.put
+    for wish in wishes:
+        world.want(*wish)
+        world.until(world.now + 3)
+        for change in world.patches[-1:]:
+            assert not foreign & {*change.unassign}
+    for number, begin in enumerate(world.patched_at):
+        for later, end in enumerate(world.patched_at[number:], 1):
+            assert later <= 12 + (end - begin) / 15 + 1e-6
+    for _, step in world.log:
+        if isinstance(step, Send):
+            fixed = world.course.policy.immutable_client_ids
+            assert not {f"client-of-{one.name}" for one in step.change.unassign} & fixed
+            assert len(step.change.assign) + len(step.change.unassign) <= 150
+
+
+def test_from_every_point_of_a_story_a_new_leader_ends_where_the_old_one_would_have() -> None:
+    """Every step cut short once: before it, and after it took effect in Azure but before anybody knew."""
+    for cut in range(30):
+        world = run(Azure(carried("old", "foreign"), bad=ids("b"), names=False), wants=list("abc"), put=["old"])
+        for _ in range(cut):
+            world.step()
+        step = keeping.next_step(world.course, world.now)
+        if isinstance(step, Send):
+            world.azure.patch(step.change)
+        world.crash()
+        world.until(world.now + 120)
+        assert world.azure.carries.keys() == ids("a", "c", "foreign"), f"cut after {cut} steps"
+        assert world.put == ids("a", "c")
+
+
+def test_an_unknown_target_fails_nothing() -> None:
+    """Before ARM was asked there is nothing to tell."""
+    assert keeping.failing(run(wants=["a"]).course) == ()
+    assert TargetState() == TargetState(frozenset())

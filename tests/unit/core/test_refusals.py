@@ -1,0 +1,117 @@
+"""Who spoilt a PATCH, and what users are told."""
+
+from collections.abc import Callable
+
+import pytest
+
+import make
+from podidentity.core.arm import IdentityId, parse_identity_id
+from podidentity.core.drift import Change
+from podidentity.core.refusals import Blame, Refusal, advise_identity, advise_target, blame
+
+A, B = make.identity_id("reader"), make.identity_id("reader-2")
+LINKED = (
+    "The client 'c-1' with object id 'o-1' has permission to perform action "
+    "'Microsoft.Compute/virtualMachineScaleSets/write' on scope '/subscriptions/s/x'; however, it does not have "
+    "permission to perform action(s) 'Microsoft.ManagedIdentity/userAssignedIdentities/assign/action' on the linked "
+    "scope(s) '{}' (respectively) or the linked scope(s) are invalid."
+)
+
+
+def odd(group: str, name: str = "n") -> IdentityId:
+    """Name an identity of an oddly named resource group."""
+    found = parse_identity_id(make.resource_id(name, group))
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("group", ["apps.prod", "apps(1)", "apps-_x", "MC_a.b(c)_eastus", "größe"])
+@pytest.mark.parametrize("written", [str, str.upper, lambda text: text.replace("(", "%28").replace(")", "%29")])
+def test_an_identity_is_found_by_whatever_characters_arm_allows(group: str, written: Callable[[str], str]) -> None:
+    """Upstream's pattern missed resource groups with dots and brackets."""
+    identity = odd(group)
+    refusal = Refusal(403, "LinkedAuthorizationFailed", LINKED.format(written(identity.text)))
+    assert blame(refusal, Change((A, identity)), ()) == frozenset({identity})
+
+
+def test_all_named_ones_are_found_and_no_namesake() -> None:
+    """`reader` is not named where `reader-2` stands."""
+    both = Refusal(403, "LinkedAuthorizationFailed", LINKED.format(f"{A.text},{B.text}"))
+    assert blame(both, Change((A, B)), ()) == frozenset({A, B})
+    second = Refusal(403, "LinkedAuthorizationFailed", LINKED.format(B.text))
+    assert blame(second, Change((A, B)), ()) == frozenset({B})
+    assert blame(Refusal(400, "X", f"cannot find {A.text}"), Change((A, B)), ()) == frozenset({A})
+
+
+def test_one_that_is_there_already_is_found_too() -> None:
+    """A deleted identity fails every later PATCH of its scale set."""
+    refusal = Refusal(400, "FailedIdentityOperation", f"The resource {B.text} was not found.")
+    assert blame(refusal, Change((A,)), [B]) == frozenset({B})
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "expected"),
+    [
+        (403, "LinkedAuthorizationFailed", Blame.SOMEBODY),
+        (400, "FailedIdentityOperation", Blame.SOMEBODY),
+        (400, "", Blame.SOMEBODY),
+        (200, "SomethingElse", Blame.SOMEBODY),
+        (200, "InternalExecutionError", Blame.TARGET),
+        (200, "", Blame.TARGET),
+        (403, "AuthorizationFailed", Blame.TARGET),
+        (404, "ResourceNotFound", Blame.TARGET),
+        (409, "OperationNotAllowed", Blame.TARGET),
+        (429, "TooManyRequests", Blame.TARGET),
+        (503, "", Blame.TARGET),
+        (0, "", Blame.TARGET),
+    ],
+)
+def test_without_a_name_the_code_decides(status: int, code: str, expected: Blame) -> None:
+    """What passes by itself is nobody's fault."""
+    assert blame(Refusal(status, code, "it went wrong"), Change((A, B)), ()) is expected
+
+
+def test_a_removal_alone_has_no_bad_addition() -> None:
+    """There is nobody to set aside."""
+    assert blame(Refusal(400, "FailedIdentityOperation", "no"), Change((), (A,)), ()) is Blame.TARGET
+
+
+def test_a_missing_role_is_told_with_what_to_grant_to_whom() -> None:
+    """The sentence that hundreds of issues asked for."""
+    told = advise_identity(Refusal(403, "LinkedAuthorizationFailed", LINKED.format(A.text)), A, make.target())
+    assert told == (
+        f"MIC may not assign {A} to scale set ss; grant Managed Identity Operator on {A} to "
+        "object ID o-1 (MIC, client ID c-1)"
+    )
+    assert told.count(A.text) == 2
+    silent = advise_identity(Refusal(403, "LinkedAuthorizationFailed", "no"), A, make.target())
+    assert silent.endswith("to MIC's own identity")
+    short = advise_identity(Refusal(403, "LinkedAuthorizationFailed", "The client 'c-1' may not"), A, make.target())
+    assert short.endswith("to client ID c-1 (MIC)")
+
+
+@pytest.mark.parametrize(
+    ("refusal", "said"),
+    [
+        (Refusal(400, "FailedIdentityOperation", "The resource was not found."), "create that identity, or correct"),
+        (Refusal(400, "BadRequest", ""), "BadRequest: status 400; correct the identity"),
+        (Refusal(400, "", "some  words\nhere."), "some words here; correct the identity"),
+    ],
+)
+def test_other_refusals_are_told_in_arms_words(refusal: Refusal, said: str) -> None:
+    """With what to do."""
+    assert said in advise_identity(refusal, A, make.target())
+
+
+@pytest.mark.parametrize(
+    ("refusal", "said"),
+    [
+        (Refusal(403, "AuthorizationFailed", "The client 'c' with object id 'o'"), "grant Virtual Machine Contributor"),
+        (Refusal(429, "TooManyRequests", "slow"), "Azure throttles scale set ss: TooManyRequests: slow"),
+        (Refusal(500, "", "oh"), "scale set ss cannot be changed now: oh; MIC tries again"),
+        (Refusal(400, "FailedIdentityOperation", "gone"), "take it off scale set ss"),
+    ],
+)
+def test_what_holds_a_target_is_told_too(refusal: Refusal, said: str) -> None:
+    """For every identity that waits for it."""
+    assert said in advise_target(refusal, make.target())
