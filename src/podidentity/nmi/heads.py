@@ -1,10 +1,11 @@
 """From the bytes of a request head to what it asks: llhttp cuts it, `core.imds` decides, and the outcome is remembered.
 
 What a head means depends on its bytes alone, never on who sent it, so that the same bytes need not be understood
-twice. Two memories, both bounded: one for whole heads, one for the few parts that matter (a head with a unique request
-ID is new, what it asks is not). Called by `http`.
+twice. Two memories, both bounded: one for whole heads, one for heads without the lines that decide nothing (SDKs put a
+unique request ID into each head; what they ask stays the same). Called by `http`.
 """
 
+import re
 from typing import Generic, NamedTuple, TypeVar
 
 import httptools
@@ -18,6 +19,15 @@ _REMEMBERED_HEAD_BYTES = 2048  # a flood of long heads must not hold memory
 
 _OTHER_LINES = len(("request line", "empty line"))
 _KEPT = HEADERS_READ | {b"host"}
+_DECIDING = _KEPT | {b"connection", b"proxy-connection", b"upgrade"}
+"""Every header that we or llhttp read."""
+
+# A head without anything on which two parsers could differ: each header on a line of its own, of printable ASCII. All
+# inner repetitions are possessive: the time this takes is proportional to the length, whatever the bytes.
+_PLAIN = re.compile(
+    rb"GET [!-~]++ HTTP/1\.[01](?:\r\n[!#$%%&'*+.^_`|~0-9A-Za-z-]++:[\t -~]*+){0,%d}\r\n\r\n" % HEADER_LIMIT
+)
+_DECIDING_LINE = re.compile(rb"\r\n(?:%b):[^\r]*+" % b"|".join(sorted(map(re.escape, _DECIDING))), re.IGNORECASE)
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -68,15 +78,27 @@ class Heads:
     def __init__(self, rules: Rules) -> None:
         self._rules = rules
         self._whole: Memory[bytes, Understood] = Memory(_REMEMBERED)
-        self._parts: Memory[Head, Parsed] = Memory(_REMEMBERED)
-        self.known = self._whole.recall
-        """Return what exactly these bytes were understood as before, or None."""
+        self._alike: Memory[bytes, Understood] = Memory(_REMEMBERED)
+
+    def known(self, head: bytes) -> Understood | None:
+        """Return what these bytes, or others that differ in nothing that decides, were understood as before."""
+        understood = self._whole.recall(head)
+        if understood is None:
+            essence = essence_of(head)
+            if essence is not None:
+                understood = self._alike.recall(essence)
+                if understood is not None:
+                    self._whole.remember(head, understood)
+        return understood
 
     def understand(self, head: bytes) -> Understood:
         """Understand a head: everything up to and including the empty line."""
-        understood = self._whole.recall(head)
+        understood = self.known(head)
         if understood is None:
             understood = self._read(head)
+            essence = essence_of(head)
+            if essence is not None:
+                self._alike.remember(essence, understood)
             if len(head) <= _REMEMBERED_HEAD_BYTES:
                 self._whole.remember(head, understood)
         return understood
@@ -112,17 +134,20 @@ class Heads:
             told = "HTTP/1.1 is spoken here, with exactly one Host header"
             return Understood(Refusal(400, told), keep_open=False)
         parts = tuple(header for header in named if header[0] != b"host")
-        parsed = self._ask(Head(parser.get_method(), cut.target, parts))
+        parsed = parse(Head(parser.get_method(), cut.target, parts), self._rules)
         # Without the end of the message a body is announced, which is never read.
         return Understood(parsed, cut.ended and version == "1.1" and parser.should_keep_alive())
 
-    def _ask(self, head: Head) -> Parsed:
-        parsed = self._parts.recall(head)
-        if parsed is None:
-            parsed = parse(head, self._rules)
-            if len(head.target) <= _REMEMBERED_HEAD_BYTES:
-                self._parts.remember(head, parsed)
-        return parsed
+
+def essence_of(head: bytes) -> bytes | None:
+    """Leave out of exactly one head the lines that decide nothing; None for a head that is anything but plain.
+
+    Two heads with one essence are understood alike: their request lines and deciding headers are the same bytes in the
+    same order, and of the other lines it is known that each is one harmless header.
+    """
+    if len(head) > _REMEMBERED_HEAD_BYTES or _PLAIN.fullmatch(head) is None:
+        return None
+    return head[: head.index(b"\r")] + b"".join(_DECIDING_LINE.findall(head))
 
 
 class _Cut:

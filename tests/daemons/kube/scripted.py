@@ -194,8 +194,8 @@ class ScriptedServer:
                 self.requests.append(request)
                 if not await self._serve(request, writer):
                     break
-        except (ConnectionError, asyncio.IncompleteReadError):
-            pass
+        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            pass  # the client is gone, or the server ends
         finally:
             self._connections.discard(task)
             writer.transport.abort()

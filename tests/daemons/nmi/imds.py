@@ -37,6 +37,7 @@ class StandInImds:
 
     def __init__(self, life_seconds: int = 86400) -> None:
         self.life_seconds = life_seconds
+        self.padding = 0
         self.asked: list[Asked] = []
         self.script: deque[Reply | Callable[[Asked], Reply]] = deque()
         self.held: asyncio.Event | None = None
@@ -57,8 +58,8 @@ class StandInImds:
             tasks.add(task)
             try:
                 await self._serve(reader, writer)
-            except (asyncio.IncompleteReadError, ConnectionError):
-                pass
+            except (asyncio.IncompleteReadError, asyncio.CancelledError, ConnectionError):
+                pass  # the client is gone, or the server ends
             finally:
                 tasks.discard(task)
                 writer.close()
@@ -106,6 +107,11 @@ class StandInImds:
             return Reply(200, json.dumps({"asked": asked.target}).encode())
         return self.token(asked)
 
+    def hold(self, seconds: float) -> None:
+        """Keep everybody waiting for so long, from now on."""
+        held = self.held = asyncio.Event()
+        asyncio.get_running_loop().call_later(seconds, held.set)
+
     def token(self, asked: Asked) -> Reply:
         """Make the token that the request asks for."""
         self.issued += 1
@@ -113,7 +119,8 @@ class StandInImds:
         named = query.get("msi_res_id", query.get("client_id", query.get("object_id", "the-machine")))
         now = int(self.clock())
         body = {
-            "access_token": f"token of {named.rpartition('/')[2]} for {query['resource']} no {self.issued}",
+            "access_token": f"token of {named.rpartition('/')[2]} for {query['resource']} no {self.issued}"
+            + "." * self.padding,
             "refresh_token": "",
             "expires_in": str(self.life_seconds),
             "expires_on": str(now + self.life_seconds),

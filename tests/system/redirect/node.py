@@ -56,6 +56,7 @@ class Node:
 
     def __init__(self, network: Network, directory: Path) -> None:
         self.network = network
+        self.directory = directory
         self._log = directory / "nmi.log"
         self._kubeconfig = directory / "kubeconfig"
         self._opened = contextlib.ExitStack()

@@ -1,0 +1,194 @@
+// Load asks one HTTP/1.1 server the same question over and over on keep-alive connections, as cheaply as Go can, so
+// that the server is what is measured. It prints one JSON line. Used by bench/nmi.py and the load tests.
+//
+// Each connection sends the head from -head and reads the answer to its end by Content-Length. With -unique each
+// head carries a number of its own in place of the 32 zeros in it, as SDKs put a new request ID into each. With -first=N
+// every connection sends N requests at once and reads their answers, all connections at the same moment.
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"net"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+var zeros = []byte("00000000000000000000000000000000")
+
+type client struct {
+	connection net.Conn
+	reader     *bufio.Reader
+	head       []byte
+	number     []byte // the part of head that is rewritten, nil when nothing is
+	micros     []uint32
+	statuses   map[int]int
+	failed     string
+}
+
+type result struct {
+	Requests int            `json:"requests"`
+	Seconds  float64        `json:"seconds"`
+	P50      float64        `json:"p50_ms"`
+	P99      float64        `json:"p99_ms"`
+	Statuses map[string]int `json:"statuses"`
+	Failures []string       `json:"failures"`
+}
+
+func main() {
+	address := flag.String("address", "", "HOST:PORT of the server")
+	headFile := flag.String("head", "", "file with the request head, its empty line included")
+	sources := flag.String("sources", "", "local addresses to connect from, separated by commas, used in turn")
+	connections := flag.Int("connections", 32, "how many connections")
+	seconds := flag.Float64("seconds", 2, "how long")
+	unique := flag.Bool("unique", false, "number the heads")
+	first := flag.Int("first", 0, "so many requests on each connection, all at once, in place of a time")
+	flag.Parse()
+	head, err := os.ReadFile(*headFile)
+	check(err)
+	clients := make([]*client, *connections)
+	for i := range clients {
+		clients[i] = connect(*address, strings.Split(*sources, ","), i, head, *unique)
+	}
+	started, ended := run(clients, time.Duration(*seconds*float64(time.Second)), *first)
+	check(json.NewEncoder(os.Stdout).Encode(summary(clients, ended.Sub(started))))
+}
+
+func connect(address string, sources []string, i int, head []byte, unique bool) *client {
+	dialer := net.Dialer{Timeout: 10 * time.Second}
+	if source := sources[i%len(sources)]; source != "" {
+		dialer.LocalAddr = &net.TCPAddr{IP: net.ParseIP(source)}
+	}
+	connection, err := dialer.Dial("tcp", address)
+	check(err)
+	made := &client{connection: connection, reader: bufio.NewReader(connection), head: bytes.Clone(head), statuses: map[int]int{}}
+	if unique {
+		at := bytes.Index(made.head, zeros)
+		made.number = made.head[at : at+len(zeros)]
+		copy(made.number, fmt.Sprintf("%08x%08x", os.Getpid(), i))
+	}
+	return made
+}
+
+func run(clients []*client, long time.Duration, first int) (time.Time, time.Time) {
+	var all sync.WaitGroup
+	start := make(chan struct{})
+	var deadline time.Time
+	for _, one := range clients {
+		all.Go(func() {
+			<-start
+			if first > 0 {
+				one.burst(first)
+				return
+			}
+			for number := uint64(1); one.ask(number) && time.Now().Before(deadline); number++ {
+			}
+		})
+	}
+	started := time.Now()
+	deadline = started.Add(long)
+	close(start)
+	all.Wait()
+	return started, time.Now()
+}
+
+// ask sends one request and reads its answer; false ends the client.
+func (c *client) ask(number uint64) bool {
+	if c.number != nil {
+		digits := strconv.AppendUint(nil, number, 16)
+		copy(c.number[len(c.number)-len(digits):], digits)
+	}
+	began := time.Now()
+	if _, err := c.connection.Write(c.head); err != nil {
+		c.failed = err.Error()
+		return false
+	}
+	return c.read(began)
+}
+
+// burst sends several requests without waiting for answers in between.
+func (c *client) burst(count int) {
+	began := time.Now()
+	if _, err := c.connection.Write(bytes.Repeat(c.head, count)); err != nil {
+		c.failed = err.Error()
+		return
+	}
+	for range count {
+		if !c.read(began) {
+			return
+		}
+	}
+}
+
+func (c *client) read(began time.Time) bool {
+	status, length, err := c.readHead()
+	if err == nil {
+		_, err = c.reader.Discard(length)
+	}
+	if err != nil {
+		c.failed = err.Error()
+		return false
+	}
+	c.statuses[status]++
+	c.micros = append(c.micros, uint32(time.Since(began).Microseconds()))
+	return true
+}
+
+func (c *client) readHead() (status int, length int, err error) {
+	for first := true; ; first = false {
+		line, err := c.reader.ReadSlice('\n')
+		if err != nil {
+			return 0, 0, err
+		}
+		if first {
+			status, err = strconv.Atoi(string(line[9:12]))
+			if err != nil {
+				return 0, 0, err
+			}
+		}
+		if len(line) == 2 {
+			return status, length, nil
+		}
+		if name := "Content-Length: "; len(line) > len(name) && string(line[:len(name)]) == name {
+			length, err = strconv.Atoi(string(line[len(name) : len(line)-2]))
+			if err != nil {
+				return 0, 0, err
+			}
+		}
+	}
+}
+
+func summary(clients []*client, took time.Duration) result {
+	told := result{Seconds: took.Seconds(), Statuses: map[string]int{}, Failures: []string{}}
+	var micros []uint32
+	for _, one := range clients {
+		micros = append(micros, one.micros...)
+		for status, count := range one.statuses {
+			told.Statuses[strconv.Itoa(status)] += count
+		}
+		if one.failed != "" {
+			told.Failures = append(told.Failures, one.failed)
+		}
+	}
+	slices.Sort(micros)
+	told.Requests = len(micros)
+	if len(micros) > 0 {
+		told.P50 = float64(micros[len(micros)/2]) / 1000
+		told.P99 = float64(micros[len(micros)*99/100]) / 1000
+	}
+	return told
+}
+
+func check(err error) {
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "load:", err)
+		os.Exit(1)
+	}
+}
