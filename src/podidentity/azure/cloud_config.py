@@ -57,6 +57,8 @@ def _read(path: Path) -> Mapping[str, Any]:
         text = path.read_text()
     except OSError as error:
         raise ConfigurationError(f"{path}: {error.strerror}; name azure.json with --cloudconfig, {_DOCS}") from None
+    except UnicodeDecodeError:
+        raise ConfigurationError(f"{path}: not UTF-8 text; name azure.json with --cloudconfig, {_DOCS}") from None
     try:
         found = json.loads(text) if text.lstrip().startswith("{") else yaml.safe_load(text)
     except ValueError as error:

@@ -54,6 +54,20 @@ class Flags:
         """Return a text flag."""
         return str(self.values[name])
 
+    def one_of(self, name: str, allowed: tuple[str, ...]) -> str:
+        """Return a text flag that has few values. Raises `UsageError`."""
+        value = self.text(name)
+        if value not in allowed:
+            raise UsageError(f'--{name}: "{value}" is unknown; give {" or ".join(allowed)}')
+        return value
+
+    def port(self, name: str) -> int:
+        """Return a number flag that is a TCP port. Raises `UsageError`."""
+        number = self.number(name)
+        if not 0 < number < 1 << 16:
+            raise UsageError(f"--{name}: {number} is not a port; give one from 1 to 65535")
+        return number
+
     def number(self, name: str) -> int:
         """Return a number flag."""
         return int(self.values[name])

@@ -1,10 +1,10 @@
 """`podidentity lab ...`: an Azure and a Kubernetes on this machine. Words and output only; the lab does the rest."""
 
-import contextlib
 import json
 import shlex
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -15,26 +15,28 @@ from rich.table import Table
 
 from podidentity.errors import LabError
 from podidentity.lab import control, directory, up
+from podidentity.lab import down as ending
 from podidentity.lab.directory import DEFAULT_NAME, Directory
 from podidentity.lab.environment import variables
 from podidentity.lab.settings import LabSettings
 
-DOWN_SECONDS = 15.0
 DETACH_SECONDS = up.READY_SECONDS + 5.0
 POLL_SECONDS = 0.05
 
 _NAME = click.option("--name", default=DEFAULT_NAME, show_default=True, help="Which lab.")
 
 
-@click.group()
-def lab() -> None:
-    r"""Work with an Azure and a Kubernetes on this machine: no account, no cluster, no container engine.
+@click.group(
+    help="""Work with an Azure and a Kubernetes on this machine: no account, no cluster, no container engine.
 
-    \b
-    podidentity lab up
-    eval "$(podidentity lab env)"       # in another shell
-    kubectl get nodes
-    """
+\b
+podidentity lab up
+eval "$(podidentity lab env)"       # in another shell
+kubectl get nodes
+"""
+)
+def lab() -> None:
+    """`podidentity lab`: its commands follow."""
 
 
 @lab.command("up")
@@ -78,7 +80,7 @@ def list_labs() -> None:
         click.echo(f"{one.name}\t{'ready' if one.facts() else 'starting'}\t{one.path}")
 
 
-@lab.command()
+@lab.command(short_help="Tell what a lab consists of.")
 @_NAME
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def status(name: str, as_json: bool) -> None:  # noqa: FBT001  # click's way
@@ -101,19 +103,11 @@ def status(name: str, as_json: bool) -> None:  # noqa: FBT001  # click's way
 @_NAME
 def down(name: str) -> None:
     """Stop a lab and remove all of it."""
-    one = directory.find(name)
-    with contextlib.suppress(LabError):  # it may be beyond answering; its lock tells below
-        control.ask(one, "POST", "/stop")
-    deadline = time.monotonic() + DOWN_SECONDS
-    while one.path.exists() and one.is_alive():
-        if time.monotonic() > deadline:
-            raise LabError(f"The lab {name!r} did not stop within {DOWN_SECONDS:g} s; end its process {_owner(one)}.")
-        time.sleep(POLL_SECONDS)
-    directory.existing()  # removes what is left
+    ending.stop(directory.find(name))
     click.echo(f"the lab {name!r} is down")
 
 
-@lab.command()
+@lab.command(short_help="Run the walk-through in a fresh lab.")
 def demo() -> None:
     """Run the walk-through in a fresh lab: from an empty vault to a pod that reads its secret."""
     from podidentity.lab.demo import running  # noqa: PLC0415  # it alone needs an HTTP client
@@ -158,28 +152,19 @@ def _detach(settings: LabSettings) -> None:
     command += ["--virtual-machines", str(settings.virtual_machines), "--network", settings.network]
     if settings.logs:
         command += ["--logs", str(settings.logs.absolute())]
+    said = tempfile.TemporaryFile("w+")  # noqa: SIM115  # and no pipe: it would break when we return
     reading = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-        text=True,
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=said, start_new_session=True
     )
     deadline = time.monotonic() + DETACH_SECONDS
     while time.monotonic() < deadline:
         if reading.poll() is not None:
-            said = (reading.stderr.read() if reading.stderr else "").strip().splitlines()
-            raise LabError((said or ["the lab did not start"])[-1].removeprefix("error: "))
+            said.seek(0)
+            raise LabError((said.read().splitlines() or ["the lab did not start"])[-1].removeprefix("error: "))
         for one in directory.existing():
-            if one.name == settings.name and one.facts() and _owner(one) == reading.pid:
+            if one.name == settings.name and one.facts() and one.owner() == reading.pid:
                 _say_ready(one)
                 return
         time.sleep(POLL_SECONDS)
     reading.terminate()
     raise LabError(f"The lab was not ready after {DETACH_SECONDS:g} s.")
-
-
-def _owner(one: Directory) -> int:
-    """The outer process of a lab."""
-    return int(one.lock.read_text() or 0)

@@ -3,23 +3,33 @@
 `nmi` and `mic` keep upstream's Go-style flags and therefore parse their own arguments; the rest is click.
 """
 
+import errno
+import os
 import sys
 from collections.abc import Callable, Sequence
 
 import click
 
 from podidentity import __version__
-from podidentity.errors import PodIdentityError
+from podidentity.errors import HostError, PodIdentityError
 
 INTERRUPTED_STATUS = 130
 """What a shell reports for a program that Ctrl-C ended."""
+
+
+_OUTPUT_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EPIPE, errno.EIO, errno.EBADF})
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and exit with its status."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        sys.exit(_run(words))
+        status = _run(words)
+        sys.stdout.flush()
+        sys.exit(status)
+    except click.exceptions.NoArgsIsHelpError as error:
+        print(error.format_message(), file=sys.stderr)
+        sys.exit(error.exit_code)
     except click.ClickException as error:
         print(f"error: {error.format_message()}", file=sys.stderr)
         sys.exit(error.exit_code)
@@ -28,6 +38,38 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(error.exit_status)
     except (KeyboardInterrupt, click.Abort):  # click makes one of the other
         sys.exit(INTERRUPTED_STATUS)
+    except BaseExceptionGroup as group:
+        first = _first_of_ours(group)
+        if first is None:
+            raise
+        print(f"error: {first}", file=sys.stderr)
+        sys.exit(first.exit_status)
+    except OSError as error:
+        sys.exit(_tell_lost_output(error))
+
+
+def _first_of_ours(group: BaseExceptionGroup[BaseException]) -> PodIdentityError | None:
+    """What to tell of several errors at once; None when one of them is not ours: a bug keeps its traceback."""
+    ours, others = group.split(PodIdentityError)
+    if ours is None or others is not None:
+        return None
+    first: BaseException = ours
+    while isinstance(first, BaseExceptionGroup):
+        first = first.exceptions[0]
+    return first if isinstance(first, PodIdentityError) else None
+
+
+def _tell_lost_output(error: OSError) -> int:
+    """Say that what was printed did not arrive (a full disk, a closed pipe); the exit status. Raises anything else."""
+    if error.filename is not None or error.errno not in _OUTPUT_ERRORS:
+        raise error
+    # What is still buffered cannot be written either: Python must not try again when it ends.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if error.errno != errno.EPIPE:  # the reader of a pipe left because it had enough
+        print(
+            f"error: the output cannot be written: {error.strerror}; make room, or send it elsewhere", file=sys.stderr
+        )
+    return 1
 
 
 def _run(words: list[str]) -> int:
@@ -51,6 +93,16 @@ def _daemon(word: str) -> Callable[[Sequence[str]], int] | None:
     return None
 
 
+def _lab() -> click.Command:
+    try:
+        from podidentity.cli.lab import lab  # noqa: PLC0415  # needs the extra `lab`
+    except ModuleNotFoundError as error:
+        told = f"the lab needs the package {error.name}, which is not installed: pip install 'podidentity[lab]'"
+        raise HostError(told) from None
+    found: click.Command = lab
+    return found
+
+
 class _Commands(click.Group):
     """Commands that are imported when they are used; their lines in `--help` stand here."""
 
@@ -64,12 +116,14 @@ class _Commands(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  # click's signature
         return sorted(self.summaries)
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002  # likewise
+        """List the commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(sorted(self.summaries.items()))
+
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002  # click's signature
         if cmd_name == "lab":
-            from podidentity.cli.lab import lab  # noqa: PLC0415  # needs the extra `lab`
-
-            found: click.Command = lab
-            return found
+            return _lab()
         if cmd_name == "rollout":
             from podidentity.cli.rollout import rollout  # noqa: PLC0415  # needs the Kubernetes client
 

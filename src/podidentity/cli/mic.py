@@ -75,7 +75,7 @@ def run(arguments: Sequence[str]) -> int:
         print(f"podidentity mic {__version__}")
         return 0
     settings = settings_of(given, os.environ)
-    logs.set_up(given.text("log-format"), given.number("v"))
+    logs.set_up(given.one_of("log-format", ("text", "json")), given.number("v"))
     if given.without_effect:
         _log.warning("these flags are accepted and have no effect: %s", ", ".join(given.without_effect))
     from podidentity.mic import daemon  # noqa: PLC0415  # --help needs none of it
@@ -104,8 +104,8 @@ def settings_of(given: Flags, environ: Mapping[str, str]) -> Settings:
         leader_namespace=given.text("leader-election-namespace"),
         leader_name=given.text("leader-election-name"),
         leader_seconds=given.seconds("leader-election-duration"),
-        probe_port=given.number("http-probe-port"),
-        prometheus_port=given.number("prometheus-port"),
+        probe_port=given.port("http-probe-port"),
+        prometheus_port=given.port("prometheus-port"),
         requests_per_second=float(given.number("clientQps")),
         batch=given.number("createDeleteBatch"),
         allow_list=given.switch("namespace-allow-list"),

@@ -6,7 +6,6 @@ The table is the single source of the parser, of `--help` and of docs/reference/
 """
 
 import asyncio
-import contextlib
 import ipaddress
 import logging
 import os
@@ -92,7 +91,7 @@ def run(arguments: Sequence[str]) -> int:
     if flags.switch("version"):
         print(f"podidentity {__version__}")
         return 0
-    logs.set_up(_one_of(flags, "log-format", ("text", "json")), flags.number("v"))
+    logs.set_up(flags.one_of("log-format", ("text", "json")), flags.number("v"))
     settings = settings_of(flags, os.environ)
     if flags.without_effect:
         _log.warning("flags without effect here: %s", ", ".join(f"--{name}" for name in flags.without_effect))
@@ -101,7 +100,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def settings_of(flags: Flags, environ: Mapping[str, str]) -> Settings:
     """Check flags and environment. Raises `UsageError` or `ConfigurationError`."""
-    managed = _one_of(flags, "operation-mode", (STANDARD, MANAGED)) == MANAGED
+    managed = flags.one_of("operation-mode", (STANDARD, MANAGED)) == MANAGED
     namespaced = flags.switch("forceNamespaced") or environ.get("FORCENAMESPACED", "").lower() == "true"
     if managed and not namespaced:
         raise UsageError("--operation-mode=managed needs --forceNamespaced: bindings of other namespaces do not count")
@@ -110,14 +109,14 @@ def settings_of(flags: Flags, environ: Mapping[str, str]) -> Settings:
     return Settings(
         node=flags.text("node") or environ.get("NODE_NAME", "") or socket.gethostname(),
         listen_address=_listen_address(flags, environ),
-        port=_port(flags, "nmi-port"),
+        port=flags.port("nmi-port"),
         metadata_address=_address("--metadata-ip", flags.text("metadata-ip")),
-        metadata_port=_port(flags, "metadata-port"),
-        probe_port=_port(flags, "http-probe-port"),
-        prometheus_port=_port(flags, "prometheus-port"),
-        redirect=_one_of(flags, "redirect", ("nft", "none")) == "nft",
+        metadata_port=flags.port("metadata-port"),
+        probe_port=flags.port("http-probe-port"),
+        prometheus_port=flags.port("prometheus-port"),
+        redirect=flags.one_of("redirect", ("nft", "none")) == "nft",
         redirect_check_seconds=max(1.0, float(flags.number("ipt-update-interval-sec"))),
-        anti_spoof=_one_of(flags, "anti-spoof", ("auto", "off")) == "auto",
+        anti_spoof=flags.one_of("anti-spoof", ("auto", "off")) == "auto",
         managed_mode=managed,
         force_namespaced=namespaced,
         namespace_allow_list=flags.switch("namespace-allow-list"),
@@ -169,17 +168,18 @@ def _refuse_kubenet(flags: Flags) -> None:
     path = Path(flags.text("kubelet-config"))
     if flags.switch("allow-network-plugin-kubenet"):
         return
-    with contextlib.suppress(FileNotFoundError):  # newer nodes have no such file, and no kubenet either
-        try:
-            found = _KUBENET in path.read_text(errors="replace")
-        except PermissionError as error:
-            _log.warning("cannot tell whether this node uses kubenet: %s: %s", path, error.strerror)
-            return
-        if found:
-            raise ConfigurationError(
-                f"{path}: this node uses kubenet, where pods can take each other's addresses; "
-                "use another network plugin, or accept it with --allow-network-plugin-kubenet"
-            )
+    try:
+        found = _KUBENET in path.read_text(errors="replace")
+    except FileNotFoundError:
+        return  # newer nodes have no such file, and no kubenet either
+    except OSError as error:
+        _log.warning("cannot tell whether this node uses kubenet: %s: %s", path, error.strerror)
+        return
+    if found:
+        raise ConfigurationError(
+            f"{path}: this node uses kubenet, where pods can take each other's addresses; "
+            "use another network plugin, or accept it with --allow-network-plugin-kubenet"
+        )
 
 
 def _listen_address(flags: Flags, environ: Mapping[str, str]) -> str:
@@ -195,17 +195,3 @@ def _address(name: str, text: str) -> str:
         return str(ipaddress.IPv4Address(text))
     except ValueError:
         raise UsageError(f'{name}: "{text}" is not an IPv4 address') from None
-
-
-def _port(flags: Flags, name: str) -> int:
-    number = flags.number(name)
-    if not 0 < number < 1 << 16:
-        raise UsageError(f"--{name}: {number} is not a port; give one from 1 to 65535")
-    return number
-
-
-def _one_of(flags: Flags, name: str, allowed: tuple[str, ...]) -> str:
-    value = flags.text(name)
-    if value not in allowed:
-        raise UsageError(f'--{name}: "{value}" is unknown; give {" or ".join(allowed)}')
-    return value

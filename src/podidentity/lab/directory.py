@@ -82,6 +82,13 @@ class Directory:
             return not _take(held.fileno())
         return False
 
+    def owner(self) -> int:
+        """The process ID of the outer process; 0 when the lab has not written it yet."""
+        try:
+            return int(self.lock.read_text())
+        except (OSError, ValueError):
+            return 0
+
     def write(self, path: Path, text: str) -> None:
         """Write a file for its owner alone, whole or not at all."""
         partial = path.with_name(f".{path.name}.partial")

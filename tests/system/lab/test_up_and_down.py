@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from system.lab.running import NOBODY, Lab, User, host_network, lab, nobody, pod, processes_of, until
+from system.lab.running import NOBODY, Lab, host_network, lab, nobody, pod, processes_of, until
 
 pytestmark = pytest.mark.root
 METADATA = "http://169.254.169.254/metadata/instance?api-version=2021-02-01"
@@ -160,56 +160,6 @@ def test_a_directory_below_run_works(home: Path) -> None:
     finally:
         subprocess.run(["rm", "-rf", place], check=True)
     assert home.exists()
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (("up", "--name", "../x"), "is no name for a lab"),
-        (("up", "--nodes", "0"), "a lab has 1 to 100 nodes"),
-        (("up", "--nodes", "2", "--virtual-machines", "3"), "at most as many as there are nodes, 2"),
-        (("up", "--network", "tube"), "'tube' is not one of 'routed', 'bridge'"),
-        (("down", "--name", "nope"), "There is no lab named 'nope'. No lab is up."),
-        (("env", "--name", "nope"), "Start one with `podidentity lab up --name nope`"),
-        (("status", "--name", "nope"), "There is no lab named 'nope'"),
-        (("up", "--logs", "/proc/nowhere"), "--logs /proc/nowhere"),
-    ],
-)
-def test_bad_input_gets_one_sentence(home: Path, words: tuple[str, ...], said: str) -> None:
-    """Whatever is wrong with a command, one sentence says what, the status is not 0, and nothing is left."""
-    told = Lab(home, "x").run(*words)
-    assert told.returncode != 0
-    assert said in told.stderr
-    assert "Traceback" not in told.stderr
-    assert not [path for path in home.iterdir() if path.name != ".lock"]
-
-
-def test_a_name_in_use_is_refused(home: Path) -> None:
-    """A second lab of the same name is refused, and the first one lives on."""
-    with lab(home, "one", "--nodes", "1") as up:
-        told = up.run("up", "--name", "one")
-        assert (told.returncode, "A lab named 'one' is up already" in told.stderr) == (1, True)
-        assert up.get("nodes")["items"]
-
-
-def test_a_full_disk_is_said(tmp_path: Path) -> None:
-    """A lab that cannot write says where, and leaves nothing."""
-    place = tmp_path / "full"
-    place.mkdir()
-    script = (
-        f"mount -t tmpfs -o size=4k,mode=700 full {place} && exec {' '.join(User().command('up', '--name', 'one'))}"
-    )
-    told = subprocess.run(
-        ["unshare", "--mount", "--map-root-user", "--user", "sh", "-c", script],
-        env=Lab(place, "one").environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-    assert told.returncode == 1
-    assert "No space left on device" in told.stderr
-    assert "Traceback" not in told.stderr
 
 
 def test_a_directory_of_somebody_else_is_refused(tmp_path: Path) -> None:

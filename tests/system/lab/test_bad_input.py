@@ -1,0 +1,255 @@
+"""Whatever is wrong with a command line, a file or this machine: one sentence, the right status, nothing half done."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from podidentity.lab import control, directory, down
+from system.lab.running import Lab, lab, members_of, namespaces_below, processes_of
+
+AZURE_JSON = {
+    "tenantId": "t",
+    "subscriptionId": "s",
+    "resourceGroup": "g",
+    "aadClientId": "c",
+    "aadClientSecret": "a secret",
+}
+KUBECONFIG = """
+apiVersion: v1
+kind: Config
+clusters: [{name: a, cluster: {server: "https://127.0.0.1:1"}}]
+contexts: [{name: a, context: {cluster: a, user: a}}]
+users: [{name: a, user: {token: a secret}}]
+current-context: a
+"""
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    """Files that are right, wrong, unreadable and no files at all."""
+    (tmp_path / "labs").mkdir(mode=0o700)
+    (tmp_path / "azure.json").write_text(json.dumps(AZURE_JSON))
+    (tmp_path / "half.json").write_text(json.dumps(AZURE_JSON)[:40])
+    (tmp_path / "list.json").write_text("[1]")
+    (tmp_path / "empty.json").write_text(json.dumps({**AZURE_JSON, "subscriptionId": ""}))
+    (tmp_path / "kubeconfig").write_text(KUBECONFIG)
+    (tmp_path / "half.yaml").write_text("clusters: [")
+    (tmp_path / "odd.yaml").write_text("apiVersion: v1\nclusters: 5\n")
+    (tmp_path / "binary").write_bytes(bytes(range(256)))
+    (tmp_path / "folder").mkdir()
+    return tmp_path
+
+
+@pytest.fixture
+def taken() -> Iterator[int]:
+    """A port that somebody listens on."""
+    with socket.create_server(("", 0)) as listener:
+        yield listener.getsockname()[1]
+
+
+def podidentity(files: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run the command with nothing but `variables` around it; `{files}` in a word is the directory of files."""
+    environment = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(files),
+        "PODIDENTITY_LAB_HOME": str(files / "labs"),
+        "MIC_POD_NAMESPACE": "default",
+        **variables,
+    }
+    command = [sys.executable, "-m", "podidentity", *(word.format(files=files) for word in words)]
+    return subprocess.run(command, cwd=files, env=environment, capture_output=True, text=True, check=False, timeout=60)
+
+
+def assert_one_sentence(told: subprocess.CompletedProcess[str], status: int, *said: str) -> None:
+    """The last line of standard error is the sentence; before it there may be log lines, never a traceback."""
+    assert told.returncode == status, told.stderr
+    assert "Traceback" not in told.stderr
+    assert "a secret" not in told.stderr
+    lines = told.stderr.splitlines()
+    assert [line for line in lines if line.startswith("error: ")] == lines[-1:]
+    for part in said:
+        assert part in lines[-1]
+
+
+USAGE: list[tuple[str, str]] = [
+    ("--nope", "--nope"),
+    ("nope", "'nope'"),
+    ("lab nope", "'nope'"),
+    ("lab up --nope", "--nope"),
+    ("lab up one", "(one)"),
+    ("lab up --nodes", "'--nodes' requires an argument"),
+    ("lab up --nodes many", "'many' is not a valid integer"),
+    ("lab up --nodes 0", "a lab has 1 to 100 nodes"),
+    ("lab up --nodes 2 --virtual-machines 3", "at most as many as there are nodes, 2"),
+    ("lab up --network tube", "'tube' is not one of 'routed', 'bridge'"),
+    ("lab demo now", "(now)"),
+    ("nmi --nope", "unknown flag --nope"),
+    ("nmi extra", "extra"),
+    ("nmi --nmi-port=0", "--nmi-port: 0 is not a port"),
+    ("nmi --nmi-port=many", "many"),
+    ("nmi --operation-mode=other", "give standard or managed"),
+    ("nmi --operation-mode=managed", "needs --forceNamespaced"),
+    ("nmi --log-format=xml", "give text or json"),
+    ("mic --nope", "unknown flag --nope"),
+    ("mic --syncRetryDuration=5", '"5" is not a duration'),
+    ("mic --http-probe-port=99999", "--http-probe-port: 99999 is not a port"),
+    ("mic --log-format=xml", "give text or json"),
+    ("mic --cloudconfig={files}/nope.json", "nope.json: No such file or directory; name azure.json with --cloudconfig"),
+    ("mic --cloudconfig={files}/folder", "folder: Is a directory"),
+    ("mic --cloudconfig={files}/binary", "binary: not UTF-8 text"),
+    ("mic --cloudconfig={files}/half.json", "half.json: not JSON"),
+    ("mic --cloudconfig={files}/list.json", "list.json: holds no fields"),
+    ("mic --cloudconfig={files}/empty.json", 'empty.json: "subscriptionId" is empty'),
+    ("mic --cloudconfig={files}/azure.json", "set KUBECONFIG to the path of a kubeconfig"),
+    ("mic --cloudconfig={files}/azure.json --kubeconfig={files}/nope", "kubeconfig"),
+    ("mic --cloudconfig={files}/azure.json --kubeconfig={files}/folder", "folder"),
+    ("mic --cloudconfig={files}/azure.json --kubeconfig={files}/binary", "binary"),
+    ("mic --cloudconfig={files}/azure.json --kubeconfig={files}/half.yaml", "half.yaml: not YAML"),
+    ("mic --cloudconfig={files}/azure.json --kubeconfig={files}/odd.yaml", "odd.yaml"),
+]
+
+
+@pytest.mark.parametrize(("words", "said"), USAGE, ids=[words.replace("{files}/", "") for words, _ in USAGE])
+def test_a_wrong_word_or_file_is_named(files: Path, words: str, said: str) -> None:
+    """Exit status 2: whoever called must change something; and no lab has begun."""
+    assert_one_sentence(podidentity(files, *words.split()), 2, said)
+    assert not [path for path in (files / "labs").iterdir() if path.name != ".lock"]
+
+
+LAB: list[tuple[str, dict[str, str], str]] = [
+    ("lab up --name ../x", {}, "is no name for a lab"),
+    ("lab up --name x --detach --logs {files}/binary/x", {}, "--logs"),
+    ("lab up --logs /proc/nowhere", {}, "--logs /proc/nowhere"),
+    ("lab status --name nope", {}, "There is no lab named 'nope'. No lab is up."),
+    ("lab env --name nope", {}, "Start one with `podidentity lab up --name nope`"),
+    ("lab down --name nope", {}, "There is no lab named 'nope'"),
+    ("lab demo", {}, "run the demo in a checkout"),
+    ("lab list", {"PODIDENTITY_LAB_HOME": "{files}/binary"}, "cannot be made"),
+    ("lab up", {"PODIDENTITY_LAB_HOME": "/proc/nowhere"}, "Set PODIDENTITY_LAB_HOME to another one."),
+    ("lab up", {"PODIDENTITY_LAB_HOME": "/usr"}, "is not a directory of yours alone"),
+]
+
+
+@pytest.mark.parametrize(("words", "variables", "said"), LAB, ids=[f"{words} {extra}" for words, extra, _ in LAB])
+def test_a_lab_that_cannot_be_is_explained(files: Path, words: str, variables: Mapping[str, str], said: str) -> None:
+    """Exit status 1, and nothing is left behind."""
+    made = {name: value.format(files=files) for name, value in variables.items()}
+    assert_one_sentence(podidentity(files, *words.split(), **made), 1, said)
+    assert not [path for path in (files / "labs").iterdir() if path.name != ".lock"]
+
+
+@pytest.mark.parametrize("daemon", ["nmi --redirect=none --nmi-listen-address=127.0.0.1", "mic"])
+def test_a_taken_port_is_named(files: Path, taken: int, daemon: str) -> None:
+    """Exit status 3: something about this machine must change."""
+    words = [*daemon.split(), f"--http-probe-port={taken}", f"--prometheus-port={taken}"]
+    words += [f"--cloudconfig={files}/azure.json"] if daemon == "mic" else []
+    told = podidentity(files, *words, KUBECONFIG=str(files / "kubeconfig"))
+    assert_one_sentence(told, 3, f"port {taken}", "in use")
+
+
+def test_without_the_packages_of_the_lab_the_rest_works(files: Path) -> None:
+    """`pip install podidentity` alone: --help works, `lab` names what to install."""
+    (files / "hidden").mkdir()
+    (files / "hidden/starlette.py").write_text("raise ModuleNotFoundError('gone', name='starlette')\n")
+    hidden = {"PYTHONPATH": str(files / "hidden")}
+    assert podidentity(files, "--help", **hidden).returncode == 0
+    assert_one_sentence(podidentity(files, "lab", "list", **hidden), 3, "starlette", "pip install 'podidentity[lab]'")
+
+
+def test_without_a_program_the_lab_names_its_package(files: Path) -> None:
+    """Exit status 3, and which Debian package brings it."""
+    (files / "few").mkdir()
+    hide = f"mount --bind {files}/few /usr/sbin && mount --bind {files}/few /sbin"
+    script = f"{hide}; exec '{sys.executable}' -m podidentity lab up"
+    environment = {"PATH": os.environ["PATH"], "PODIDENTITY_LAB_HOME": str(files / "labs")}
+    told = subprocess.run(
+        ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert_one_sentence(told, 3, "nft", "apt-get install", "nftables")
+
+
+@pytest.mark.parametrize("words", ["--help", "lab --help", "nmi --help", "mic --help"])
+def test_output_that_does_not_arrive_is_told(words: str) -> None:
+    """A full disk is no success and no traceback; a reader that has had enough is neither an error nor a success."""
+    command = [sys.executable, "-m", "podidentity", *words.split()]
+    with Path("/dev/full").open("w") as full:
+        told = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=60)
+    assert_one_sentence(told, 1, "No space left on device")
+    reading, writing = os.pipe()
+    os.close(reading)
+    told = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False, timeout=60)
+    os.close(writing)
+    assert (told.returncode, told.stderr) == (1, "")
+
+
+@pytest.mark.root
+def test_a_disk_that_fills_up_under_a_lab_is_told(files: Path) -> None:
+    """Enough room to begin and too little to go on: one sentence, and the directory is removed."""
+    place = files / "small"
+    place.mkdir()
+    command = f"'{sys.executable}' -m podidentity lab up --name one"
+    script = f"mount -t tmpfs -o size=16k,mode=700 small {place} && {command}; status=$?; ls -A {place}; exit $status"
+    told = subprocess.run(
+        ["unshare", "--mount", "--map-root-user", "--user", "sh", "-c", script],
+        env={"PATH": os.environ["PATH"], "PODIDENTITY_LAB_HOME": str(place)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert_one_sentence(told, 1, "No space left on device")
+    assert told.stdout.split() == [".lock"]
+
+
+@pytest.mark.root
+def test_a_name_in_use_is_refused(files: Path) -> None:
+    """A second lab of the same name is refused, detached or not, and the first one lives on."""
+    with lab(files / "labs", "one", "--nodes", "1") as up:
+        for more in ([], ["--detach"]):
+            told = up.run("up", "--name", "one", *more)
+            assert_one_sentence(told, 1, "A lab named 'one' is up already")
+        assert up.get("nodes")["items"]
+
+
+@pytest.mark.root
+def test_a_lab_that_does_not_answer_is_told(files: Path) -> None:
+    """Its control socket is gone, or it hangs: one sentence names the lab; `down` still ends it."""
+    with Lab(files / "labs", "one").started("--nodes", "1") as process:
+        one = Lab(files / "labs", "one")
+        while not (one.directory / "lab.json").exists():
+            assert process.poll() is None
+        (one.directory / "control.sock").unlink()
+        assert_one_sentence(one.run("status", "--name", "one"), 1, "The lab 'one' does not answer")
+        assert one.run("down", "--name", "one").returncode == 0
+        assert process.wait(30) == 0
+    assert not processes_of(files / "labs")
+
+
+@pytest.mark.root
+def test_a_lab_that_hangs_can_be_ended(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Outer and inner process are stopped: `down` has patience, then the kernel ends both."""
+    monkeypatch.setattr(down, "STOP_SECONDS", 1.0)
+    monkeypatch.setattr(control, "ANSWER_SECONDS", 1.0)
+    monkeypatch.setenv("PODIDENTITY_LAB_HOME", str(files / "labs"))
+    one = Lab(files / "labs", "one")
+    with one.started("--nodes", "1") as process:
+        while not (one.directory / "lab.json").exists():
+            assert process.poll() is None
+        process.send_signal(signal.SIGSTOP)
+        for pid in members_of(namespaces_below(process.pid)):
+            os.kill(int(pid), signal.SIGSTOP)
+        down.stop(directory.find("one"))
+    assert not one.directory.exists()
+    assert not processes_of(files / "labs")
