@@ -32,6 +32,10 @@ class Admin:
         self._http = httpx2.Client(proxy=environment["HTTPS_PROXY"], verify=trust, trust_env=False, timeout=30)
         self._tokens: dict[str, str] = {}
 
+    def close(self) -> None:
+        """End its connections."""
+        self._http.close()
+
     def create_group(self, name: str, location: str) -> Json:
         """`az group create`."""
         return self._arm("PUT", self.group(name), "2024-11-01", {"location": location})

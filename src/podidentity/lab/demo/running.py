@@ -71,7 +71,8 @@ def set_up(repository: Path, narrator: Narrator) -> Iterator[Stage]:
     kubectl, name = _kubectl(), f"demo-{os.getpid()}"
     with up.running(LabSettings(name)) as lab:
         mine = {**_plain(), **environment.variables(lab.directory)}
-        yield Stage(mine, narrator, Admin(mine), repository, kubectl, {"lab": name, "node": FIRST_NODE})
+        with contextlib.closing(Admin(mine)) as admin:
+            yield Stage(mine, narrator, admin, repository, kubectl, {"lab": name, "node": FIRST_NODE})
 
 
 def play(stage: Stage, steps: Sequence[Step]) -> int:
