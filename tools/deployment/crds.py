@@ -81,7 +81,7 @@ def identity() -> Json:
         ("AzureIdentity", "azureidentity", "azureidentities"),
         "An Azure identity that pods may use.",
         {"spec": structure("The identity.", fields, rules), "status": _status()},
-        [_column("Type", "spec.type"), _column("ClientID", "spec.clientID")],
+        [_column("Type", "spec.type"), _column("ClientID", "spec.clientID"), *_told("Assigned")],
     )
 
 
@@ -101,7 +101,7 @@ def binding() -> Json:
         ("AzureIdentityBinding", "azureidentitybinding", "azureidentitybindings"),
         "Binds pods, chosen by their label `aadpodidbinding`, to an AzureIdentity.",
         {"spec": structure("The binding.", fields, rules), "status": _status()},
-        [_column("AzureIdentity", "spec.azureIdentity"), _column("Selector", "spec.selector")],
+        [_column("AzureIdentity", "spec.azureIdentity"), _column("Selector", "spec.selector"), *_told("Applied")],
     )
 
 
@@ -174,6 +174,13 @@ def _status(*fields: Field) -> Json:
         UNUSED_METADATA,
     ]
     return structure("What the daemons found.", [*fields, *common])
+
+
+def _told(condition: str) -> list[Json]:
+    """Columns for a condition: whether it holds and why; the sentence with `-o wide`."""
+    where = f'status.conditions[?(@.type=="{condition}")]'
+    wide = {**_column("Message", f"{where}.message"), "priority": 1}
+    return [_column(condition, f"{where}.status"), _column("Reason", f"{where}.reason"), wide]
 
 
 def _column(name: str, path: str) -> Json:

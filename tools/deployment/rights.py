@@ -28,7 +28,7 @@ def mic_rules() -> list[Json]:
     return [
         _rule("", ["pods", "nodes"], FOLLOW),
         _rule("", ["events"], ["create", "patch"]),
-        _rule(GROUP, ["azureidentities", "azureidentitybindings"], FOLLOW),
+        _rule(GROUP, ["azureidentities", "azureidentitybindings"], [*FOLLOW, "patch"]),  # their conditions
         _rule(GROUP, ["azureassignedidentities"], [*FOLLOW, "create", "update", "patch", "delete"]),
     ]
 

@@ -5,7 +5,7 @@ use that (`ClientID`, `clientPassword: {Name: ...}`). The spelling of the schema
 the schema's spelling only. Malformed objects raise `MalformedObjectError`, which names the object and the field.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from podidentity.core.identities import (
@@ -14,6 +14,7 @@ from podidentity.core.identities import (
     AzureIdentity,
     AzureIdentityBinding,
     AzurePodIdentityException,
+    Condition,
     IdentityType,
     ObjectKey,
     SecretReference,
@@ -121,6 +122,20 @@ def render_assigned(assigned: AzureAssignedIdentity) -> dict[str, Any]:
     return obj
 
 
+def render_conditions(conditions: Iterable[Condition]) -> list[dict[str, str]]:
+    """Write `status.conditions`."""
+    return [
+        {
+            "type": one.type,
+            "status": one.status,
+            "reason": one.reason,
+            "message": one.message,
+            "lastTransitionTime": one.since,
+        }
+        for one in conditions
+    ]
+
+
 class _Place:
     """One object and where it stands, so that every complaint names it."""
 
@@ -191,6 +206,7 @@ def _identity(at: _Place, key: ObjectKey) -> AzureIdentity:
         replicas=at.number("replicas"),
         namespaced=str(annotations.get(BEHAVIOR_ANNOTATION, "")).lower() == NAMESPACED_BEHAVIOR,
         uid=str(at.metadata.get("uid", "")),
+        conditions=_conditions(at.obj),
     )
 
 
@@ -202,7 +218,16 @@ def _binding(at: _Place, key: ObjectKey) -> AzureIdentityBinding:
         weight=at.number("weight") or 0,
         uid=str(at.metadata.get("uid", "")),
         node_selector=str(_mapping(at.metadata.get("annotations")).get(NODE_SELECTOR_ANNOTATION, "")),
+        conditions=_conditions(at.obj),
     )
+
+
+def _conditions(obj: Json) -> tuple[Condition, ...]:
+    """Read conditions leniently: they inform, nothing depends on them."""
+    listed = _mapping(obj.get("status")).get("conditions")
+    found = map(_mapping, listed if isinstance(listed, list) else ())
+    names = ("type", "status", "reason", "message", "lastTransitionTime")
+    return tuple(Condition(*(str(one.get(name, "")) for name in names)) for one in found)
 
 
 def _secret_reference(secret: Json, namespace: str) -> SecretReference | None:

@@ -52,6 +52,20 @@ class SecretReference(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class Condition:
+    """What is known of an object, for people: `status` is True, False or Unknown, `reason` one CamelCase word.
+
+    `since` is when `status` last changed, as it is stored.
+    """
+
+    type: str
+    status: str
+    reason: str
+    message: str
+    since: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True, slots=True)
 class AzureIdentity:
     """One Azure identity that pods may use. `type` is a plain int because any number can be stored."""
 
@@ -67,6 +81,7 @@ class AzureIdentity:
     replicas: int | None = None
     namespaced: bool = False
     uid: str = field(default="", compare=False)
+    conditions: tuple[Condition, ...] = field(default=(), compare=False)
 
     @property
     def arm_id(self) -> arm.IdentityId | None:
@@ -87,6 +102,7 @@ class AzureIdentityBinding:
     uid: str = field(default="", compare=False)
     node_selector: str = field(default="", compare=False)
     """On which nodes `--assign-on=binding` puts the identity; no part of what an assigned identity repeats."""
+    conditions: tuple[Condition, ...] = field(default=(), compare=False)
 
 
 class AssignmentKey(NamedTuple):

@@ -27,6 +27,7 @@ from podidentity.mic.objects import AssignedObjects
 from podidentity.mic.observe import Counted, Metrics
 from podidentity.mic.records import ConfigMapRecords
 from podidentity.mic.settings import Settings
+from podidentity.mic.statuses import Statuses
 from podidentity.mic.stories import BindingEvents
 from podidentity.mic.sync import Pacing, Surroundings, Sync, first_record
 from podidentity.mic.targets import Tools, Workers
@@ -114,10 +115,12 @@ class Mic:
             machines, Book(records, put), story, self._policy, self._changed.set, self._settings.reconcile_seconds
         )
         objects = Counted(AssignedObjects(self._api, self._cluster), self._metrics)
-        around = Surroundings(self._cluster, objects, story, self._changed, self._metrics.cycle)
+        board = Statuses(self._api, self._cluster)
+        around = Surroundings(self._cluster, objects, story, board, self._changed, self._metrics.cycle)
         settings = self._settings
         pacing = Pacing(settings.sync_seconds, settings.batch, settings.unassign_delay_seconds)
         async with asyncio.TaskGroup() as group:
+            group.create_task(board.run())
             await Sync(around, self._policy, pacing).run(Workers(tools, group))
 
     def _health(self) -> probes.Page:

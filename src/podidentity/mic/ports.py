@@ -5,9 +5,10 @@ from typing import Protocol
 
 from podidentity.core.arm import IdentityId, Target, TargetState
 from podidentity.core.cluster import Snapshot
+from podidentity.core.conditions import Conditions
 from podidentity.core.drift import Change
 from podidentity.core.failing import Failing
-from podidentity.core.identities import AzureAssignedIdentity
+from podidentity.core.identities import AzureAssignedIdentity, AzureIdentity
 from podidentity.core.matching import Skipped
 from podidentity.core.planning import Write
 
@@ -95,4 +96,16 @@ class Narrator(Protocol):
 
     def skipped(self, skipped: Skipped) -> None:
         """A binding has no effect on a pod that it selects."""
+        ...
+
+    def mistaken(self, identity: AzureIdentity, why: str) -> None:
+        """An AzureIdentity says something that Azure contradicts."""
+        ...
+
+
+class Board(Protocol):
+    """Where conditions are shown."""
+
+    def want(self, identities: Conditions, bindings: Conditions) -> None:
+        """Say what they should be. Never waits."""
         ...

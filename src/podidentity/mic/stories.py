@@ -8,11 +8,17 @@ from collections.abc import Iterable
 from typing import Literal
 
 from podidentity.core.arm import IdentityId, Target
-from podidentity.core.identities import AssignedState, AzureAssignedIdentity, AzureIdentityBinding, ObjectKey
+from podidentity.core.identities import (
+    AssignedState,
+    AzureAssignedIdentity,
+    AzureIdentity,
+    AzureIdentityBinding,
+    ObjectKey,
+)
 from podidentity.core.matching import Skipped
 from podidentity.core.planning import Delete, Mark, Write
 from podidentity.kube.events import Recorder, Subject
-from podidentity.kube.resources import ASSIGNED_IDENTITIES, BINDINGS
+from podidentity.kube.resources import ASSIGNED_IDENTITIES, BINDINGS, IDENTITIES
 from podidentity.mic.cluster import WatchedCluster
 
 _log = logging.getLogger(__name__)
@@ -65,6 +71,10 @@ class BindingEvents:
         binding = self._cluster.bindings.get(skipped.binding)
         if binding is not None:
             self._tell(binding, "Warning", "binding apply error", skipped.why)
+
+    def mistaken(self, identity: AzureIdentity, why: str) -> None:
+        """An AzureIdentity says something that Azure contradicts."""
+        self._recorder.record(Subject.of(IDENTITIES, identity.key, identity.uid), "Warning", "wrong client ID", why)
 
     def _bindings(self, identity: IdentityId) -> Iterable[AzureIdentityBinding]:
         for binding in self._cluster.bindings:

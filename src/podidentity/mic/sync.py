@@ -2,18 +2,19 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
-from podidentity.core import assigning, planning, warming
+from podidentity.core import arm, assigning, conditions, planning, warming
 from podidentity.core.assigning import Policy
+from podidentity.core.cluster import Snapshot
 from podidentity.core.identities import ObjectKey  # noqa: TC001  # one style of import for values
 from podidentity.core.planning import Plan
 from podidentity.core.warming import IdleSince  # noqa: TC001  # one style of import for values
 from podidentity.errors import ConfigurationError, ForbiddenError, KubernetesError
 from podidentity.mic import apply
-from podidentity.mic.ports import Cluster, Narrator, Objects, Put, Records
+from podidentity.mic.ports import Board, Cluster, Narrator, Objects, Put, Records
 from podidentity.mic.targets import Workers
 
 RETRY_SECONDS = 1.0
@@ -39,6 +40,7 @@ class Surroundings:
     cluster: Cluster
     objects: Objects
     story: Narrator
+    board: Board
     changed: asyncio.Event
     cycle: Callable[[], AbstractContextManager[None]] = nullcontext
 
@@ -51,6 +53,7 @@ class Sync:
         self._policy = policy
         self._pacing = pacing
         self._told: frozenset[tuple[ObjectKey, str]] = frozenset()
+        self._mistakes: Mapping[ObjectKey, str] = {}
         self._idle_since: IdleSince = {}
 
     async def run(self, workers: Workers) -> None:
@@ -75,7 +78,8 @@ class Sync:
         snapshot = self._around.cluster.snapshot(workers.states, workers.put, workers.failing)
         wanted = assigning.wanted(snapshot, self._policy)
         plan = planning.plan(wanted, snapshot, self._policy)
-        self._tell(plan)
+        self._tell(plan, snapshot)
+        self._around.board.want(*conditions.of_plan(plan, wanted, snapshot, self._policy))
         due_seconds = self._want(plan, workers)
         report = await apply.run(plan.writes, self._around.objects, self._pacing.batch)
         self._report(report)
@@ -98,8 +102,21 @@ class Sync:
             if not failure.overtaken:
                 self._around.story.refused(failure.write, failure.why)
 
-    def _tell(self, plan: Plan) -> None:
+    def _tell(self, plan: Plan, snapshot: Snapshot) -> None:
         """Tell each reason once, until it no longer holds."""
+        client_ids = arm.client_ids(snapshot.targets.values())
+        mistakes = {
+            key: why
+            for key, identity in snapshot.identities.items()
+            if (why := conditions.wrong_client_id(identity, client_ids))
+        }
+        for key, why in mistakes.items():
+            if self._mistakes.get(key) != why:
+                _log.warning(
+                    "AzureIdentity %s: clientID is not the one that Azure knows; its condition names both", key
+                )
+                self._around.story.mistaken(snapshot.identities[key], why)
+        self._mistakes = mistakes
         for skipped in plan.skipped:
             if (skipped.binding, skipped.why) not in self._told:
                 _log.warning("%s: %s", skipped.about, skipped.why)

@@ -26,6 +26,7 @@ from podidentity.mic.book import Book
 from podidentity.mic.cluster import WatchedCluster
 from podidentity.mic.objects import AssignedObjects
 from podidentity.mic.records import ConfigMapRecords
+from podidentity.mic.statuses import Statuses
 from podidentity.mic.stories import BindingEvents
 from podidentity.mic.sync import Pacing, Surroundings, Sync, first_record
 from podidentity.mic.targets import Tools, Workers
@@ -200,9 +201,11 @@ async def running_mic(world: World, http: httpx2.AsyncClient, policy: Policy, pa
         book = Book(records, await first_record(records, cluster, policy))
         story = BindingEvents(recorder, cluster)
         tools = Tools(world.machines, book, story, policy, changed.set)
-        sync = Sync(Surroundings(cluster, AssignedObjects(api, cluster), story, changed), policy, pacing)
+        board = Statuses(api, cluster)
+        sync = Sync(Surroundings(cluster, AssignedObjects(api, cluster), story, board, changed), policy, pacing)
         async with asyncio.TaskGroup() as workers:
             term = workers.create_task(sync.run(Workers(tools, workers)))
+            workers.create_task(board.run())
             yield
             term.cancel()
             raise_after = [*tasks]

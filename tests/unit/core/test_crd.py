@@ -134,3 +134,18 @@ def test_an_exception_reads_both_spellings() -> None:
     """`PodLabels` is the old one."""
     exception = crd.parse_exception(stored({"PodLabels": {"app": "mic"}}))
     assert exception.pod_labels == {"app": "mic"}
+
+
+def test_conditions_are_read_and_written_alike() -> None:
+    """Whatever else stands in the status, and however odd it is."""
+    stored = {
+        "type": "Applied",
+        "status": "True",
+        "reason": "Applied",
+        "message": "1 pod",
+        "lastTransitionTime": "2026-01-01T00:00:00Z",
+    }
+    obj = {"metadata": {"name": "b"}, "spec": {}, "status": {"conditions": [stored]}}
+    assert crd.render_conditions(crd.parse_binding(obj).conditions) == [stored]
+    assert crd.parse_identity(obj).conditions == crd.parse_binding(obj).conditions
+    assert crd.parse_binding({**obj, "status": {"conditions": "odd"}}).conditions == ()

@@ -1,0 +1,123 @@
+"""Writes conditions on identities and bindings: only what differs, seldom, and only where it may.
+
+What they should say is decided by `core.conditions`. They are for people, so they must cost others nothing: changes
+gather, one object is written at most every few seconds, and one after the other. Under upstream's role the patch is
+forbidden, and its CRDs drop the field: each is said once, and then left alone. Only `status.conditions` is ever named
+in a write, so nobody who manages `spec` or `metadata` (a GitOps tool, upstream) sees anything of its own change.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from podidentity.core import conditions, crd
+from podidentity.core.conditions import Conditions
+from podidentity.core.identities import AzureIdentity, AzureIdentityBinding, Condition, ObjectKey
+from podidentity.errors import ForbiddenError, KubernetesError
+from podidentity.kube.api import Api
+from podidentity.kube.resources import BINDINGS, IDENTITIES, Kind
+from podidentity.kube.store import Store
+from podidentity.mic.cluster import WatchedCluster
+
+GATHER_SECONDS = 1.0
+PER_OBJECT_SECONDS = 10.0
+BETWEEN_WRITES_SECONDS = 0.1
+HOLD_OFF_SECONDS = 600.0
+"""After a refusal, before the next try: roles are corrected while MIC runs."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Place:
+    """One kind of object."""
+
+    kind: Kind[Any]
+    store: Store[Any]
+    wanted: Conditions = field(default_factory=dict)
+    next_at: dict[ObjectKey, float] = field(default_factory=dict)
+    held_until: float = float("-inf")
+    warned: bool = False
+
+    def due(self, now: float) -> list[ObjectKey]:
+        """What differs and may be written now."""
+        if now < self.held_until:
+            return []
+        return [key for key in self.wanted if self.next_at.get(key, now) <= now and self.fresh(key, "") is not None]
+
+    def is_behind(self, now: float) -> bool:
+        """Whether something differs that may be written later; while held off, only a new plan asks again."""
+        return now >= self.held_until and any(self.fresh(key, "") is not None for key in self.wanted)
+
+    def fresh(self, key: ObjectKey, now: str) -> tuple[Condition, ...] | None:
+        """The conditions to write; None when the object is gone or says it already."""
+        stored: AzureIdentity | AzureIdentityBinding | None = self.store.get(key)
+        return None if stored is None else conditions.changed(stored.conditions, self.wanted[key], now)
+
+
+class Statuses:
+    """The conditions of one leader's term."""
+
+    def __init__(self, api: Api, cluster: WatchedCluster, wall_clock: Callable[[], float] = time.time) -> None:
+        self._api = api
+        self._wall_clock = wall_clock
+        self._identities = _Place(IDENTITIES, cluster.identities)
+        self._bindings = _Place(BINDINGS, cluster.bindings)
+        self._filled = asyncio.Event()
+
+    def want(self, identities: Conditions, bindings: Conditions) -> None:
+        """Say what the conditions should be; takes effect in a while."""
+        self._identities.wanted, self._bindings.wanted = identities, bindings
+        self._filled.set()
+
+    async def run(self) -> None:
+        """Write until cancelled."""
+        while True:
+            await self._filled.wait()
+            self._filled.clear()
+            await self._api.clock.sleep(GATHER_SECONDS)
+            for place in (self._identities, self._bindings):
+                await self._write_all(place)
+                if place.is_behind(self._api.clock.now()):
+                    self._filled.set()
+
+    async def _write_all(self, place: _Place) -> None:
+        place.next_at = {key: at for key, at in place.next_at.items() if key in place.wanted}
+        for key in place.due(self._api.clock.now()):
+            if self._api.clock.now() < place.held_until:
+                return
+            if key in place.wanted:  # else a newer plan knows it no longer
+                await self._write(place, key)
+                await self._api.clock.sleep(BETWEEN_WRITES_SECONDS)
+
+    async def _write(self, place: _Place, key: ObjectKey) -> None:
+        now = datetime.fromtimestamp(self._wall_clock(), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        fresh = place.fresh(key, now)
+        if fresh is None:
+            return
+        place.next_at[key] = self._api.clock.now() + PER_OBJECT_SECONDS
+        change = {
+            "metadata": {"resourceVersion": place.store.version(key)},
+            "status": {"conditions": crd.render_conditions(fresh)},
+        }
+        try:
+            made: AzureIdentity | AzureIdentityBinding = await self._api.patch(place.kind, key, change)
+        except ForbiddenError as error:
+            self._hold(place, str(error))
+        except KubernetesError as error:
+            _log.debug("the conditions of %s %s are not written: %s", place.kind.name, key, error)
+        else:
+            if conditions.changed(made.conditions, place.wanted.get(key, ()), now) is not None and not made.conditions:
+                self._hold(
+                    place, f"the definition of {place.kind} has no status.conditions; install ours (deploy/infra)"
+                )
+
+    def _hold(self, place: _Place, why: str) -> None:
+        place.held_until = self._api.clock.now() + HOLD_OFF_SECONDS
+        level = logging.DEBUG if place.warned else logging.WARNING
+        _log.log(level, "conditions are not written on %s: %s", place.kind.plural, why)
+        place.warned = True
