@@ -23,7 +23,7 @@ class Embedded:
     def __init__(self, place: Place, plans: Sequence[NodePlan], files: Path, *, rootless: bool) -> None:
         self._place = place
         logs = ContainerLogs(place.logs)
-        self._kubernetes = Kubernetes(logs)
+        self._kubernetes = Kubernetes(logs, self)
         cluster = Cluster(
             storage=self._kubernetes.storage,
             token=self._kubernetes.service_account_token,
@@ -59,6 +59,15 @@ class Embedded:
             group.create_task(run_services(self._kubernetes.storage))
             await asyncio.sleep(0)  # what cannot begin at all raises here, before anybody is told that the lab is ready
             ready()
+
+    async def beside(
+        self, namespace: str, pod: str, container: str, command: list[str]
+    ) -> asyncio.subprocess.Process | None:
+        """Start a program beside a container; None when the container does not run."""
+        found = (one.running(namespace, pod, container) for one in self._kubelets)
+        running = next(filter(None, found), None)
+        pipe = asyncio.subprocess.PIPE
+        return None if running is None else await running.beside(command, stdin=pipe, stderr=pipe)
 
     def cluster_ip(self, namespace: str, name: str) -> str | None:
         """The address of a Service."""

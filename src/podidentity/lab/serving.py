@@ -26,7 +26,7 @@ async def serve(app: ASGIApp, sockets: Sequence[socket.socket], tls: ssl.SSLCont
         lifespan="off",
         log_config=None,
         access_log=False,
-        ws="none",
+        ws="wsproto",  # kubectl exec
         proxy_headers=False,  # who asks is told by the socket, never by a header
         server_header=False,
         timeout_graceful_shutdown=STREAM_END_SECONDS,

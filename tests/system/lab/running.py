@@ -15,6 +15,7 @@ from typing import Any
 import podidentity
 
 Json = dict[str, Any]
+KUBECTL = shutil.which("kubectl") or str(Path(sys.executable).with_name("kubectl"))
 WAIT_SECONDS = 30.0
 POLL_SECONDS = 0.05
 NOBODY = 65534
@@ -113,13 +114,16 @@ class Lab:
         self.variables = dict(item.split("=", 1) for item in told.stdout.split("\0") if "=" in item)
 
     def kubectl(self, *words: str, stdin: str | None = None) -> str:
-        """Run kubectl in the lab's environment."""
-        program = shutil.which("kubectl") or str(Path(sys.executable).with_name("kubectl"))
-        done = subprocess.run(
-            [program, *words], env=self.variables, input=stdin, capture_output=True, text=True, check=False, timeout=60
-        )
+        """Run kubectl in the lab's environment, successfully; its output."""
+        done = self.try_kubectl(*words, stdin=stdin)
         assert done.returncode == 0, f"kubectl {' '.join(words)}: {done.stderr}"
         return done.stdout
+
+    def try_kubectl(self, *words: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+        """Run kubectl in the lab's environment, whatever comes of it."""
+        return subprocess.run(
+            [KUBECTL, *words], env=self.variables, input=stdin, capture_output=True, text=True, check=False, timeout=60
+        )
 
     def curl(self, url: str) -> tuple[int, str]:
         """GET with the lab's environment, as a user's shell would; status 0 when there was no answer."""

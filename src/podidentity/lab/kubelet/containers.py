@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,15 +65,7 @@ class Running:
 
     async def execute(self, command: list[str], seconds: float) -> tuple[int, bytes]:
         """Run a program beside it; its status and output. Raises `TimeoutError`."""
-        variables = [f"{name}={value}" for name, value in self.environment.items()]
-        places = ("--mount", "--pid", "--uts", "--ipc", "--net", "--root", "--wd")
-        process = await asyncio.create_subprocess_exec(
-            *("nsenter", f"--target={self.first}", *places, "--", "/usr/bin/env", "-i", *variables, *command),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            start_new_session=True,
-        )
+        process = await self.beside(command, stdin=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.STDOUT)
         try:
             async with asyncio.timeout(seconds):
                 said, _ = await process.communicate()
@@ -83,6 +75,18 @@ class Running:
             await process.wait()
             raise
         return process.returncode or 0, said
+
+    async def beside(self, command: Sequence[str], *, stdin: int, stderr: int) -> asyncio.subprocess.Process:
+        """Start a program in the container's namespaces, root and environment. Raises `OSError`."""
+        variables = [f"{name}={value}" for name, value in self.environment.items()]
+        places = ("--mount", "--pid", "--uts", "--ipc", "--net", "--root", "--wd")
+        return await asyncio.create_subprocess_exec(
+            *("nsenter", f"--target={self.first}", *places, "--", "/usr/bin/env", "-i", *variables, *command),
+            stdin=stdin,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=stderr,
+            start_new_session=True,
+        )
 
 
 async def start(plan: dict[str, Any], network: str, folder: Path, log: Path) -> Running:

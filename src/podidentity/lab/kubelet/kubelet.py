@@ -3,6 +3,7 @@
 import asyncio
 import logging
 
+from podidentity.lab.kubelet.containers import Running
 from podidentity.lab.kubelet.logs import ContainerLogs
 from podidentity.lab.kubelet.node import Json, Node, timestamp
 from podidentity.lab.kubelet.pod import Pod
@@ -38,6 +39,11 @@ class Kubelet:
                 states = (*pod.state.init, *pod.state.containers)
                 return any(one.spec["name"] == container and isinstance(one.now, Started) for one in states)
         return False
+
+    def running(self, namespace: str, name: str, container: str) -> Running | None:
+        """The process of a container of a pod here; None when it does not run here."""
+        found = (pod.running.get(container) for pod in self._pods.values() if pod.is_named(namespace, name))
+        return next(filter(None, found), None)
 
     def _take_up(self, group: asyncio.TaskGroup, change: str, obj: Json) -> None:
         uid, known = obj["metadata"]["uid"], self._pods.get(obj["metadata"]["uid"])

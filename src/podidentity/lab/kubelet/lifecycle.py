@@ -39,6 +39,10 @@ class Owner(Protocol):
         """How long the container may take to end."""
         ...
 
+    def runs(self, container: str, running: Running | None) -> None:
+        """The container's process began, or has ended."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
@@ -93,6 +97,7 @@ class Lifecycle:
         running, began = await self._start()
         if running is None:
             return self._ended(Ended(128, began, began, "StartError", self._state.now.message))  # type: ignore[union-attr]
+        self._owner.runs(self._state.spec["name"], running)
         probes = asyncio.create_task(self._probe(running))
         try:
             code = await running.wait()
@@ -102,6 +107,7 @@ class Lifecycle:
             self._ended(Ended(code, began, self._clock()))
             raise
         finally:
+            self._owner.runs(self._state.spec["name"], None)
             probes.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await probes

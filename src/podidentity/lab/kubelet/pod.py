@@ -10,6 +10,7 @@ import shutil
 
 from podidentity.errors import HostError
 from podidentity.lab.kubelet import volumes, wiring
+from podidentity.lab.kubelet.containers import Running
 from podidentity.lab.kubelet.lifecycle import Lifecycle, Place
 from podidentity.lab.kubelet.logs import ContainerLogs
 from podidentity.lab.kubelet.node import RUNTIME, Json, Node, record_event
@@ -31,6 +32,7 @@ class Pod:
         self._stopping = asyncio.Event()
         self._folder = RUNTIME / "pods" / obj["metadata"]["uid"]
         self._host_network = bool(obj["spec"].get("hostNetwork"))
+        self.running: dict[str, Running] = {}
         waiting = "PodInitializing" if obj["spec"].get("initContainers") else "ContainerCreating"
         self.state = PodState(
             node.network.address,
@@ -127,6 +129,13 @@ class Pod:
         if self._grace_seconds is not None:
             return self._grace_seconds
         return float(self._obj["spec"].get("terminationGracePeriodSeconds", 30))
+
+    def runs(self, container: str, running: Running | None) -> None:
+        """Keep the process of a container, so that others can be started beside it."""
+        if running is None:
+            self.running.pop(container, None)
+        else:
+            self.running[container] = running
 
     def tell(self, kind: str, reason: str, message: str) -> None:
         """Tell the user through an event on the pod."""

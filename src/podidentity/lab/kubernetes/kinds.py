@@ -50,7 +50,7 @@ CRD = Kind(
 BUILT_IN = (
     Kind("", "v1", "namespaces", "Namespace", namespaced=False, short=("ns",), subresources=("status",)),
     Kind("", "v1", "nodes", "Node", namespaced=False, short=("no",), subresources=("status",)),
-    Kind("", "v1", "pods", "Pod", short=("po",), subresources=("status", "log", "binding", "eviction")),
+    Kind("", "v1", "pods", "Pod", short=("po",), subresources=("status", "log", "exec", "binding", "eviction")),
     Kind("", "v1", "services", "Service", short=("svc",), subresources=("status",)),
     Kind("", "v1", "endpoints", "Endpoints", short=("ep",)),
     Kind("", "v1", "secrets", "Secret"),

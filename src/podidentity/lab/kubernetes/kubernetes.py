@@ -17,12 +17,14 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.websockets import WebSocket
 
 from podidentity.lab.kubernetes.api import Api
 from podidentity.lab.kubernetes.auth import Authority
 from podidentity.lab.kubernetes.controllers import garbage, looping, scheduling, services, workloads
 from podidentity.lab.kubernetes.kinds import Kinds
 from podidentity.lab.kubernetes.storage import Storage
+from podidentity.lab.kubernetes.streams import Containers, NoContainers, Streams
 
 NAMESPACES = ("default", "kube-system", "kube-public")
 NAMES = ("kubernetes", "kubernetes.default", "kubernetes.default.svc", "localhost")
@@ -43,7 +45,9 @@ class PodLogs(Protocol):
 class Kubernetes:
     """One cluster's API and controllers."""
 
-    def __init__(self, logs: PodLogs, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, logs: PodLogs, containers: Containers | None = None, clock: Callable[[], float] = time.time
+    ) -> None:
         self.storage = Storage(clock)
         self._kinds = Kinds()
         self._authority = Authority(self.storage, clock)
@@ -52,6 +56,7 @@ class Kubernetes:
             return logs.read(namespace, pod, container, follow=follow, tail_lines=tail)
 
         self._api = Api(self.storage, self._kinds, self._authority, read, clock)
+        self._streams = Streams(self.storage, self._kinds, self._authority, containers or NoContainers())
         self.ca_pem, self._server_pem = _certificates()
         for name in NAMESPACES:
             namespace = {
@@ -75,6 +80,8 @@ class Kubernetes:
             if scope["type"] == "http":
                 response = await self._api.serve(Request(scope, receive))
                 await response(scope, receive, send)
+            elif scope["type"] == "websocket":
+                await self._streams.serve(WebSocket(scope, receive, send))
 
         return application
 
