@@ -15,12 +15,18 @@ CHOICES = ("azureidentities", "azureidentitybindings", "azurepodidentityexceptio
 
 
 def nmi_rules(*, managed: bool) -> list[Json]:
-    """What NMI may do everywhere: it follows what choices depend on, and writes nothing.
+    """What NMI may do everywhere: it follows what choices depend on, and writes nothing but events.
 
     Of Secrets it may get one by name (service principals' own); it cannot list them.
     """
     resources = CHOICES if managed else (*CHOICES, "azureassignedidentities")
-    return [_rule("", ["pods"], FOLLOW), _rule("", ["secrets"], ["get"]), _rule(GROUP, resources, FOLLOW)]
+    followed = ["pods", "namespaces"] if managed else ["pods"]  # --namespace-allow-list; else MIC sees to that
+    return [
+        _rule("", followed, FOLLOW),
+        _rule("", ["secrets"], ["get"]),
+        _rule("", ["events"], ["create", "patch"]),  # each pod's first token
+        _rule(GROUP, resources, FOLLOW),
+    ]
 
 
 def mic_rules() -> list[Json]:

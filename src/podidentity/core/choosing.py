@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from podidentity.core.cluster import Pod
-from podidentity.core.identities import AssignedState, AzureAssignedIdentity, AzureIdentity, ObjectKey
+from podidentity.core.identities import AssignedState, AzureAssignedIdentity, AzureIdentity, AzureIdentityBinding
 from podidentity.core.imds import TokenRequest
 from podidentity.core.matching import Match
 
@@ -21,7 +21,7 @@ class Chosen:
     """This identity answers, because of this binding."""
 
     identity: AzureIdentity
-    binding: ObjectKey
+    binding: AzureIdentityBinding
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ def choose(
     fitting = sorted((one for one in counting if _fits(one.identity, asked)), key=lambda one: one.binding.key)
     for one in fitting:
         if one.state == AssignedState.ASSIGNED:
-            return Chosen(one.identity, one.binding.key)
+            return Chosen(one.identity, one.binding)
     if fitting:
         return Wait(AssignedState.ASSIGNED, f"the identity of pod {pod.key} is not yet on its node")
     if any(_fits(identity, asked) for identity in had):
@@ -77,7 +77,7 @@ def choose_bound(
         return _NOT_FOUND
     for match in bound:
         if _fits(match.identity, asked):
-            return Chosen(match.identity, match.binding.key)
+            return Chosen(match.identity, match.binding)
     if any(_fits(identity, asked) for identity in had):
         return _NOT_FOUND
     return Refused(404, f"no AzureIdentityBinding gives pod {pod.key} an identity{_named(asked)}")

@@ -107,7 +107,7 @@ def render_binding(binding: AzureIdentityBinding) -> dict[str, Any]:
 
 def render_assigned(assigned: AzureAssignedIdentity) -> dict[str, Any]:
     """Write an AzureAssignedIdentity as upstream does: label `nodename` and no other, its finalizer, one replica."""
-    spec = {
+    spec: dict[str, Any] = {
         "azureIdentityRef": render_identity(assigned.identity),
         "azureBindingRef": render_binding(assigned.binding),
         "pod": assigned.pod.name,
@@ -119,6 +119,8 @@ def render_assigned(assigned: AzureAssignedIdentity) -> dict[str, Any]:
     if assigned.resource_version:
         obj["metadata"]["resourceVersion"] = assigned.resource_version
     obj["status"] = {"status": str(assigned.state), "availableReplicas": 1}
+    if assigned.binding.uid:  # upstream has it too; an event about the binding needs it to be found
+        spec["azureBindingRef"]["metadata"]["uid"] = assigned.binding.uid
     return obj
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from podidentity.core import choosing, rules
 from podidentity.core.choosing import Chosen, Refused, Wait
 from podidentity.core.cluster import Pod
-from podidentity.core.identities import AzureIdentity, ObjectKey
+from podidentity.core.identities import AzureIdentity, AzureIdentityBinding
 from podidentity.core.imds import Refusal, TokenRequest
 from podidentity.core.sources import Source, SourceRules, allowed_source, own_source
 from podidentity.nmi.ports import WATCH_TRUSTED_SECONDS, Clock, Grants
@@ -27,7 +27,7 @@ class Allowed(NamedTuple):
 
     source: Source
     identity: AzureIdentity | None
-    binding: ObjectKey | None
+    binding: AzureIdentityBinding | None
 
 
 Choice = Allowed | Wait | Refusal

@@ -5,7 +5,8 @@ connection to reset, a token to forget. Constructed by `daemon`.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from podidentity.core import allowing, matching
@@ -21,7 +22,7 @@ from podidentity.core.identities import (
 )
 from podidentity.core.matching import Match
 from podidentity.core.sources import Source, source_of
-from podidentity.errors import UnreachableError
+from podidentity.errors import KubernetesError, UnreachableError
 from podidentity.kube import resources
 from podidentity.kube.api import Api, Selection
 from podidentity.kube.reflector import Reflector, describe
@@ -59,12 +60,22 @@ class _Stores(NamedTuple):
 
 
 class Cluster:
-    """Pods, grants and pods by name, for one node. In managed mode bindings count, else assigned identities."""
+    """Pods, grants and pods by name, for one node. In managed mode bindings count, else assigned identities.
 
-    def __init__(self, api: Api, settings: Settings, on_synced: Callable[[], None]) -> None:
+    `on_synced` is called when the pods are listed, `on_error` with upstream's name of a request that failed.
+    """
+
+    def __init__(
+        self,
+        api: Api,
+        settings: Settings,
+        on_synced: Callable[[], None] = lambda: None,
+        on_error: Callable[[str], None] = lambda _: None,
+    ) -> None:
         node = settings.node
         self._api = api
         self._node = Selection(fields=f"spec.nodeName={node}")
+        self._on_error = on_error
         self._allow_list = settings.namespace_allow_list
         self._stores = stores = _Stores(Store(), Store(), Store(), Store(), Store(), Store())
         self._by_address = stores.pods.index(addresses)
@@ -121,11 +132,12 @@ class Cluster:
 
     async def look(self, address: str) -> Sequence[Pod]:
         """List this node's pods directly: an address may also be a pod's second one, which no selector knows."""
-        try:
-            async with asyncio.timeout(_LOOK_SECONDS):
-                listed = await self._api.list(resources.PODS, self._node)
-        except TimeoutError:
-            raise UnreachableError(f"list pods: no answer within {_LOOK_SECONDS:g} s") from None
+        with self._counting("get_pod_list"):
+            try:
+                async with asyncio.timeout(_LOOK_SECONDS):
+                    listed = await self._api.list(resources.PODS, self._node)
+            except TimeoutError:
+                raise UnreachableError(f"list pods: no answer within {_LOOK_SECONDS:g} s") from None
         return tuple(pod for pod in listed.values if address in addresses(pod))
 
     def named(self, key: ObjectKey) -> Pod | None:
@@ -135,7 +147,16 @@ class Cluster:
 
     async def read_secret(self, secret: SecretReference) -> SecretContents:
         """Get one Secret."""
-        return (await self._api.get(resources.SECRETS, ObjectKey(*secret))).values
+        with self._counting("get_secret"):
+            return (await self._api.get(resources.SECRETS, ObjectKey(*secret))).values
+
+    @contextlib.contextmanager
+    def _counting(self, operation: str) -> Iterator[None]:
+        try:
+            yield
+        except KubernetesError:
+            self._on_error(operation)
+            raise
 
     # Grants
 

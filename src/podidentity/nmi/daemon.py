@@ -22,6 +22,7 @@ from podidentity.core.sources import Source
 from podidentity.errors import HostError
 from podidentity.kube.api import Api
 from podidentity.kube.connection import find_cluster, open_client
+from podidentity.kube.events import Recorder
 from podidentity.linux import routing
 from podidentity.linux.link import link_of
 from podidentity.linux.original_destination import original_destination
@@ -31,6 +32,7 @@ from podidentity.nmi.app import App
 from podidentity.nmi.cache import Cached
 from podidentity.nmi.cluster import Cluster, Follower
 from podidentity.nmi.credentials import Credentials
+from podidentity.nmi.events import tell_first_token
 from podidentity.nmi.finding import Finding
 from podidentity.nmi.heads import Heads
 from podidentity.nmi.host_token import HostTokens, PodsByName
@@ -135,17 +137,17 @@ class Parts(NamedTuple):
 
 
 def assemble(
-    settings: Settings, cluster: View, http: Any, clock: Clock, metrics: Metrics, tasks: asyncio.TaskGroup
+    settings: Settings, cluster: View, http: Any, clock: Clock, observer: Observer, tasks: asyncio.TaskGroup
 ) -> Parts:
     """Connect the parts of a token's way. `http` is the client for IMDS."""
     base = f"http://{settings.metadata_address}:{settings.metadata_port}"
+    metrics = observer.metrics
     tokens = _tokens(settings, cluster, Imds(http, base, clock), clock, metrics, tasks)
     access = Access(cluster, clock, settings)
     finding, waiting = Finding(cluster, clock), Waiting()
     flow = TokenFlow(finding, access, waiting, tokens, clock, settings)
     owner_of = functools.partial(_owner_of, settings.port)
     host_tokens = HostTokens(flow, cluster, owner_of, clock, enabled=settings.host_token)
-    observer = Observer(metrics, Lines(settings.log_format, "audit"))
     app = App(flow, host_tokens, Proxy(http, base), observer)
     heads = Heads(Rules(settings.metadata_header_required, settings.block_instance_metadata))
     listener = Listener(app, heads, functools.partial(_create_task, tasks))
@@ -203,9 +205,13 @@ class Daemon:
         await self._open_pages(opened)
         found = find_cluster(settings.kubeconfig)
         api = Api(await opened.enter_async_context(open_client(found, settings.user_agent)))
-        cluster = Cluster(api, settings, gc.freeze)
+        cluster = Cluster(api, settings, gc.freeze, self._metrics.api_failed)
         http = await opened.enter_async_context(open_imds_client(settings.user_agent))
-        listener, follower = assemble(settings, cluster, http, self._clock, self._metrics, tasks)
+        recorder = Recorder(api, settings.node)
+        tasks.create_task(recorder.run())
+        lines = Lines(settings.log_format, "audit")
+        observer = Observer(self._metrics, lines, functools.partial(tell_first_token, recorder))
+        listener, follower = assemble(settings, cluster, http, self._clock, observer, tasks)
         cluster.tell(follower)
         await listener.listen(where.listen_address, where.listen_port, Site(listener.app.answer, self._admit))
         if where.listen_address != LOOPBACK:

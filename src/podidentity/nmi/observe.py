@@ -4,6 +4,7 @@ Labels come from fixed sets or from the cluster's own namespaces, never from wha
 token sources and the redirect.
 """
 
+from collections.abc import Callable
 from time import perf_counter
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -25,6 +26,9 @@ HOST_PATH = "/host/token"
 _OTHER = "other"
 _HOSTS = 64
 _NOTES = 4096
+_PODS = 4096
+_SHOWN_CHARACTERS = 128
+_OK = 200
 
 
 class Metrics:
@@ -71,6 +75,10 @@ class Metrics:
         self.connections = Gauge(f"{PREFIX}nmi_connections", "Open connections of pods.", registry=registry)
         self.waiting = Gauge(f"{PREFIX}nmi_waiting_requests", "Requests waiting for an identity.", registry=registry)
 
+    def api_failed(self, operation: str) -> None:
+        """Count a request to the Kubernetes API that failed."""
+        self.api_errors.labels(operation).inc()
+
 
 class _Note(NamedTuple):
     """What is the same for every answer of one kind: where it is counted, and its line but for the time it took."""
@@ -79,12 +87,20 @@ class _Note(NamedTuple):
     line: bytes | None
 
 
-class Observer:
-    """Counts and writes down each answer. What it says of equal answers is made once and remembered."""
+Told = Callable[[Answer], None]
 
-    def __init__(self, metrics: Metrics, lines: Lines) -> None:
+
+class Observer:
+    """Counts and writes down each answer. What it says of equal answers is made once and remembered.
+
+    `first_token` hears of each pod's first token by a binding.
+    """
+
+    def __init__(self, metrics: Metrics, lines: Lines, first_token: Told = lambda _: None) -> None:
         self.metrics = metrics
         self._lines = lines
+        self._first_token = first_token
+        self._served: dict[str, None] = {}
         self._notes: dict[tuple[object, ...], _Note] = {}
         self._hosts: dict[str, str] = {}
 
@@ -110,16 +126,27 @@ class Observer:
             return _Note(self.metrics.operations.labels(_operation(parsed), str(answer.status), namespace, ""), None)
         host = self._host(asked.resource, answer.status)
         counted = self.metrics.operations.labels(_operation(parsed), str(answer.status), namespace, host)
-        return _Note(counted, self._lines.prepare(_audit(host, address, answer)))
+        if answer.status == _OK:
+            self._note_served(answer)
+        return _Note(counted, self._lines.prepare(_audit(_shown(asked.resource), address, answer)))
+
+    def _note_served(self, answer: Answer) -> None:
+        uid = answer.pod.uid if answer.pod else ""
+        if answer.binding is None or uid in self._served:
+            return
+        self._served[uid] = None
+        while len(self._served) > _PODS:
+            del self._served[next(iter(self._served))]
+        self._first_token(answer)
 
     def _host(self, resource: str, status: int) -> str:
         """Shorten a resource to its host. Only those for which there was a token get a name of their own."""
         host = self._hosts.get(resource)
         if host is not None:
             return host
-        if status != 200 or len(self._hosts) >= _HOSTS:  # noqa: PLR2004  # OK
+        if status != _OK or len(self._hosts) >= _HOSTS:
             return _OTHER
-        host = self._hosts[resource] = (urlsplit(resource).hostname or _OTHER) if "//" in resource else _OTHER
+        host = self._hosts[resource] = _host_of(resource) or _OTHER
         return host
 
 
@@ -136,6 +163,19 @@ def _shortened(why: str, source: Source | None) -> str:
     return why.replace(client_id, redact.client_id(client_id)) if client_id else why
 
 
+def _host_of(resource: str) -> str:
+    """Return the host of a resource that is a URL; empty for all else."""
+    try:
+        return (urlsplit(resource).hostname or "") if "//" in resource else ""
+    except ValueError:  # brackets that enclose no address
+        return ""
+
+
+def _shown(resource: str) -> str:
+    """What the audit line says of a resource: its host, else the beginning of what the client wrote."""
+    return (_host_of(resource) or resource)[:_SHOWN_CHARACTERS]
+
+
 def _operation(parsed: Parsed) -> str:
     if isinstance(parsed, TokenRequest):
         return TOKEN_PATH
@@ -146,7 +186,7 @@ def _operation(parsed: Parsed) -> str:
     return _OTHER
 
 
-def _audit(host: str, address: str, answer: Answer) -> dict[str, str | int]:
+def _audit(resource: str, address: str, answer: Answer) -> dict[str, str | int]:
     pod, identity = answer.pod, answer.identity
     line: dict[str, str | int] = {
         "msg": "token",
@@ -155,7 +195,7 @@ def _audit(host: str, address: str, answer: Answer) -> dict[str, str | int]:
         "namespace": pod.key.namespace if pod else "",
         "uid": pod.uid if pod else "",
         "address": address,
-        "resource": host,
+        "resource": resource,
         "cached": "true" if answer.cached else "false",
     }
     if identity is not None:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from podidentity.core.choosing import Wait
 from podidentity.core.cluster import Pod
-from podidentity.core.identities import AssignedState, AzureIdentity, ObjectKey
+from podidentity.core.identities import AssignedState, AzureIdentity, AzureIdentityBinding
 from podidentity.core.imds import Refusal, TokenRequest, render_error
 from podidentity.core.sources import Source
 from podidentity.errors import AzureError, PodIdentityError
@@ -33,7 +33,7 @@ class Answer(NamedTuple):
     why: str = ""
     pod: Pod | None = None
     identity: AzureIdentity | None = None
-    binding: ObjectKey | None = None
+    binding: AzureIdentityBinding | None = None
     source: Source | None = None
     cached: bool = False
 

@@ -16,10 +16,10 @@ PREFIX = "aadpodidentity_"
 
 CYCLE_BUCKETS_SECONDS = (0.5, 1, 5, 10, 30, 60, 120, 300, 600, 900, 1200)
 """Upstream's buckets of what takes MIC and the cloud provider long (`pkg/metrics`)."""
-SHORT_BUCKETS_SECONDS = (0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2, 3, 4, 5, 6, 8, 10)
-"""For additions, deletions and IMDS: contains upstream's ends 0.01 and 10."""
-REQUEST_BUCKETS_SECONDS = (0.0005, 0.005, 0.05, 0.5, 1, 5, 10, 30, 60, 100)
-"""For NMI's operations: upstream's 0.5 to 100, and finer steps below, where cached answers are."""
+SHORT_BUCKETS_SECONDS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 2, 3, 4, 5, 10)
+"""Upstream's, for additions, deletions, updates and IMDS: rules that name one of them go on working."""
+REQUEST_BUCKETS_SECONDS = (0.0005, 0.005, 0.05, 0.5, 1, 2, 3, 4, 5, 10, 15, 20, 25, 30, 40, 50, 60, 70, 80, 90, 100)
+"""For NMI's operations: upstream's from 0.5 on, and finer steps below, where cached answers are."""
 
 
 def make_registry() -> CollectorRegistry:

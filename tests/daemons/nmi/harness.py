@@ -24,10 +24,11 @@ from podidentity.core.matching import Match
 from podidentity.errors import NotFoundError
 from podidentity.nmi.daemon import assemble
 from podidentity.nmi.http import Limits, Listener, Site
-from podidentity.nmi.observe import Metrics
+from podidentity.nmi.observe import Metrics, Observer
 from podidentity.nmi.ports import Peer
 from podidentity.nmi.settings import Settings
 from podidentity.nmi.sources import open_imds_client
+from podidentity.serving.logs import Lines
 
 TARGET = "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https://vault.azure.net"
 ADDRESS = "127.0.0.1"
@@ -80,6 +81,7 @@ class FakeCluster:
         self.silent_since: float | None = None
         self.synced = True
         self.follower: Any = None
+        self.served: list[Any] = []
         self._clock = clock
         self._revision = 0
 
@@ -273,7 +275,8 @@ async def serving(
             settings or Settings("n1"), redirect=False, metadata_address=ADDRESS, metadata_port=stand_in.port
         )
         async with asyncio.TaskGroup() as tasks:
-            listener, fake.follower = assemble(given, fake, http, clock, Metrics(registry), tasks)
+            observer = Observer(Metrics(registry), Lines(given.log_format, "audit"), fake.served.append)
+            listener, fake.follower = assemble(given, fake, http, clock, observer, tasks)
             if limits is not None:
                 listener.limits = limits
             made = Serving(fake, stand_in, clock, listener, registry, 0, 0, [])

@@ -60,6 +60,7 @@ class Following:
     server: ScriptedServer
     cluster: Cluster
     heard: Heard
+    failed: list[str]
 
     def send(self, kind: str, plural: str, obj: dict[str, Any]) -> None:
         """Tell of a change."""
@@ -82,14 +83,15 @@ async def following(directory: Path, settings: Settings) -> AsyncIterator[Follow
     async with AsyncExitStack() as opened:
         server = await opened.enter_async_context(ScriptedServer.listening())
         client = open_client(find_cluster(str(server.write_kubeconfig(directory))))
-        cluster = Cluster(Api(await opened.enter_async_context(client)), settings, lambda: None)
+        failed: list[str] = []
+        cluster = Cluster(Api(await opened.enter_async_context(client)), settings, on_error=failed.append)
         heard = Heard()
         cluster.tell(heard)
         task = asyncio.create_task(cluster.run())
         expected = 3 if not settings.managed_mode else 5 if settings.namespace_allow_list else 4
         try:
             await eventually(lambda: len(server.watches) == expected and not cluster.behind(), "in step")
-            yield Following(server, cluster, heard)
+            yield Following(server, cluster, heard, failed)
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
@@ -180,6 +182,7 @@ async def test_a_secret_is_read_by_name(tmp_path: Path) -> None:
         follow.server.answer_next(Reply.refusal(403, "secrets is forbidden"), to=lambda asked: asked.path == path)
         with pytest.raises(ForbiddenError, match="get secrets team/sp"):
             await follow.cluster.read_secret(SecretReference("team", "sp"))
+        assert follow.failed == ["get_secret"]
 
 
 async def test_a_pod_is_found_by_each_of_its_addresses(tmp_path: Path) -> None:
@@ -199,3 +202,7 @@ async def test_a_pod_is_found_by_each_of_its_addresses(tmp_path: Path) -> None:
         assert [pod.key.name for pod in follow.cluster.at("fd00::1")] == ["web"]
         follow.server.put("/api/v1/namespaces/team/pods/web", obj)
         assert [pod.key.name for pod in await follow.cluster.look("10.1.0.7")] == ["web"]
+        follow.server.answer_next(Reply.refusal(403, "no"), to=lambda asked: asked.path == "/api/v1/pods")
+        with pytest.raises(ForbiddenError):
+            await follow.cluster.look("10.1.0.7")
+        assert follow.failed == ["get_pod_list"]

@@ -26,12 +26,12 @@ def choose(
 
 def test_the_first_in_binding_order_answers_when_none_is_named() -> None:
     """As upstream's standard mode does."""
-    assert choose(WRITER, READER) == Chosen(READER.identity, READER.binding.key)
+    assert choose(WRITER, READER) == Chosen(READER.identity, READER.binding)
 
 
 def test_a_named_identity_answers_without_regard_to_case() -> None:
     """Upstream compared once with case and once without."""
-    writer = Chosen(WRITER.identity, WRITER.binding.key)
+    writer = Chosen(WRITER.identity, WRITER.binding)
     assert choose(READER, WRITER, client_id="CLIENT-of-writer") == writer
     assert choose(READER, WRITER, resource_id=make.resource_id("writer").upper()) == writer
 
@@ -85,7 +85,7 @@ def test_namespaced_identities_serve_their_own_namespace(*, force_namespaced: bo
     own = make.assigned(azure=make.identity("writer", namespaced=annotated))
     found = choosing.choose(make.pod(), TokenRequest("r"), [foreign, own], force_namespaced=force_namespaced)
     chosen = own if force_namespaced or annotated else min((foreign, own), key=lambda one: one.binding.key)
-    assert found == Chosen(chosen.identity, chosen.binding.key)
+    assert found == Chosen(chosen.identity, chosen.binding)
     alone = choosing.choose(make.pod(), TokenRequest("r"), [foreign], force_namespaced=force_namespaced)
     assert isinstance(alone, Wait if force_namespaced or annotated else Chosen)
 
@@ -109,9 +109,9 @@ def test_managed_mode_takes_the_first_binding_or_the_named_identity() -> None:
     """No MIC, no waiting."""
     pod = make.pod()
     bound = [Match(pod, one.binding, one.identity) for one in (READER, WRITER)]
-    assert choosing.choose_bound(pod, TokenRequest("r"), bound) == Chosen(READER.identity, READER.binding.key)
+    assert choosing.choose_bound(pod, TokenRequest("r"), bound) == Chosen(READER.identity, READER.binding)
     named = choosing.choose_bound(pod, TokenRequest("r", client_id="client-of-writer"), bound)
-    assert named == Chosen(WRITER.identity, WRITER.binding.key)
+    assert named == Chosen(WRITER.identity, WRITER.binding)
     refused = choosing.choose_bound(pod, TokenRequest("r"), [])
     assert isinstance(refused, Refused)
     assert refused.status == 404

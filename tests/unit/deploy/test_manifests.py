@@ -138,6 +138,16 @@ def test_no_role_has_a_wildcard() -> None:
         assert "*" not in {word for rule in rules for words in rule.values() for word in words}
 
 
+@pytest.mark.parametrize("name", ["deployment-rbac.yaml", "managed-mode-deployment.yaml"])
+def test_nmi_writes_nothing_but_events(name: str) -> None:
+    """Whoever takes NMI over can tell lies in events; it gets Secrets by name and lists none."""
+    rules = found(INFRA / name, "ClusterRole", "aad-pod-id-nmi-role")["rules"]
+    verbs = {resource: set(rule["verbs"]) for rule in rules for resource in rule["resources"]}
+    assert verbs.pop("events") == {"create", "patch"}
+    assert verbs.pop("secrets") == {"get"}
+    assert {verb for allowed in verbs.values() for verb in allowed} == {"list", "watch"}
+
+
 def test_what_mic_writes_for_itself_is_granted_in_its_namespace_alone() -> None:
     """ConfigMaps and Endpoints of other namespaces are none of its business."""
     path = INFRA / "deployment-rbac.yaml"
