@@ -1,5 +1,6 @@
 """Custom resources between their wire form and values."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -106,6 +107,14 @@ def test_an_assigned_identity_survives_being_written_and_read() -> None:
     assert crd.parse_assigned(obj) == one
     assert obj["metadata"]["labels"] == {"nodename": "n1"}
     assert obj["metadata"]["finalizers"] == [crd.FINALIZER]
+
+
+def test_an_assigned_identity_carries_its_bindings_uid() -> None:
+    """`kubectl describe` finds an event by the UID of the object that it is about."""
+    one = make.assigned()
+    obj = crd.render_assigned(replace(one, binding=replace(one.binding, uid="u")))
+    assert crd.parse_assigned(obj).binding.uid == "u"
+    assert "uid" not in crd.render_assigned(one)["spec"]["azureBindingRef"]["metadata"]
 
 
 def test_the_resource_version_is_kept_for_conflict_detection() -> None:
