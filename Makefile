@@ -3,10 +3,11 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 PYTHON ?= python3
+KUBERNETES ?= embedded
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help demo test check fix lab bench install debian
+.PHONY: help demo test check fix lab bench cluster cluster-ready image install debian
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -46,14 +47,25 @@ build/nginx: | build
 debian:
 	@tools/debian-packages nftables:nft iproute2:ip conntrack:conntrack util-linux:unshare
 
-demo: install debian ## the main job: the walk-through in a fresh lab, each step printed with what it proved
-	@$(BIN)/podidentity lab demo
+demo: export REQUIRED = 1
+demo: install debian $(if $(filter real,$(KUBERNETES)),cluster-ready) ## the main job: the walk-through in a fresh lab; KUBERNETES=real: on real nodes
+	@$(BIN)/podidentity lab demo --kubernetes $(KUBERNETES)
 
 lab: install debian ## a lab to play in; Ctrl-C ends it
 	@$(BIN)/podidentity lab up
 
 bench: install debian $(GO) build/nginx ## the benchmarks, one JSON line each; exit 1 when one is over its budget
 	@failed=0; for program in bench/*.py; do $(BIN)/python $$program || failed=1; done; exit $$failed
+
+cluster-ready: install
+	@tools/cluster-ready
+
+image: install ## the image as build/image.tar, for `ctr images import` and `docker load`
+	@$(BIN)/python tools/image.py
+
+cluster: export REQUIRED = 1
+cluster: cluster-ready ## a real cluster to play in, with the lab's Azure; Ctrl-C ends it
+	@$(BIN)/podidentity lab up --kubernetes real
 
 check: install build ## format, lint, types, layers, generated files in step, unit tests
 	$(BIN)/ruff format --check --quiet .
@@ -63,7 +75,7 @@ check: install build ## format, lint, types, layers, generated files in step, un
 	$(BIN)/python tools/manifests.py --check
 	$(BIN)/pytest tests/unit tests/test_house.py -q --cov --cov-fail-under=100 --cov-report=term:skip-covered
 
-test: install $(HELM) $(GO) debian ## all tests
+test: install $(HELM) $(GO) debian cluster-ready ## all tests
 	$(BIN)/pytest -q
 
 fix: install $(HELM) ## format, autofix, regenerate

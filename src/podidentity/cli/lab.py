@@ -8,6 +8,7 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import click
 from rich.console import Console
@@ -18,12 +19,19 @@ from podidentity.lab import control, directory, up
 from podidentity.lab import down as ending
 from podidentity.lab.directory import DEFAULT_NAME, Directory
 from podidentity.lab.environment import variables
-from podidentity.lab.settings import LabSettings
+from podidentity.lab.settings import KubernetesKind, LabSettings
 
-DETACH_SECONDS = up.READY_SECONDS + 5.0
+DETACH_MORE_SECONDS = 5.0
 POLL_SECONDS = 0.05
 
 _NAME = click.option("--name", default=DEFAULT_NAME, show_default=True, help="Which lab.")
+_KUBERNETES = click.option(
+    "--kubernetes",
+    type=click.Choice(["embedded", "real"]),
+    default="embedded",
+    show_default=True,
+    help="real: kubelets, containerd and runc; needs root.",
+)
 
 
 @click.group(
@@ -46,6 +54,8 @@ def lab() -> None:
 @click.option(
     "--network", type=click.Choice(["routed", "bridge"]), default="routed", show_default=True, help="Of pods."
 )
+@_KUBERNETES
+@click.option("--late", default=0, help="How many nodes wait until `lab join`; with --kubernetes real.")
 @click.option("--logs", type=click.Path(path_type=Path), help="A directory for logs that outlives the lab.")
 @click.option("--detach", is_flag=True, help="Return when the lab is ready, and leave it running.")
 def start(detach: bool, **asked: Any) -> None:  # noqa: FBT001  # click's way
@@ -58,7 +68,7 @@ def start(detach: bool, **asked: Any) -> None:  # noqa: FBT001  # click's way
         _detach(settings)
     else:
         click.echo(f"starting the lab {settings.name!r} ...", err=True)
-        up.run(settings, _say_ready)
+        up.run(settings, _say_ready, lambda text: click.echo(text, err=True))
         click.echo(f"the lab {settings.name!r} is down", err=True)
 
 
@@ -101,6 +111,22 @@ def status(name: str, as_json: bool) -> None:  # noqa: FBT001  # click's way
 
 @lab.command()
 @_NAME
+@click.argument("node")
+@click.option("--taint", "taints", multiple=True, metavar="KEY=VALUE:EFFECT", help="Register the node with it.")
+def join(name: str, node: str, taints: tuple[str, ...]) -> None:
+    """Let a late node of a real cluster join.
+
+    Example: podidentity lab join node-2 --taint example.org/starting=true:NoSchedule
+    """
+    asked = urlencode([("node", node), *(("taint", taint) for taint in taints)])
+    told = control.ask(_ready(name), "POST", f"/join?{asked}")
+    if "error" in told:
+        raise LabError(told["error"])
+    click.echo(f"{node} joins")
+
+
+@lab.command()
+@_NAME
 def down(name: str) -> None:
     """Stop a lab and remove all of it."""
     ending.stop(directory.find(name))
@@ -108,11 +134,12 @@ def down(name: str) -> None:
 
 
 @lab.command(short_help="Run the walk-through in a fresh lab.")
-def demo() -> None:
+@_KUBERNETES
+def demo(kubernetes: KubernetesKind) -> None:
     """Run the walk-through in a fresh lab: from an empty vault to a pod that reads its secret."""
     from podidentity.lab.demo import running  # noqa: PLC0415  # it alone needs an HTTP client
 
-    sys.exit(running.run(Path()))
+    sys.exit(running.run(Path(), kubernetes=kubernetes))
 
 
 def _ready(name: str) -> Directory:
@@ -150,13 +177,15 @@ def _detach(settings: LabSettings) -> None:
         str(settings.nodes),
     ]
     command += ["--virtual-machines", str(settings.virtual_machines), "--network", settings.network]
+    command += ["--kubernetes", settings.kubernetes, "--late", str(settings.late)]
     if settings.logs:
         command += ["--logs", str(settings.logs.absolute())]
     said = tempfile.TemporaryFile("w+")  # noqa: SIM115  # and no pipe: it would break when we return
     reading = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=said, start_new_session=True
     )
-    deadline = time.monotonic() + DETACH_SECONDS
+    seconds = up.patience_seconds(settings) + DETACH_MORE_SECONDS
+    deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if reading.poll() is not None:
             said.seek(0)
@@ -167,4 +196,4 @@ def _detach(settings: LabSettings) -> None:
                 return
         time.sleep(POLL_SECONDS)
     reading.terminate()
-    raise LabError(f"The lab was not ready after {DETACH_SECONDS:g} s.")
+    raise LabError(f"The lab was not ready after {seconds:g} s.")

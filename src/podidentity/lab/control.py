@@ -8,7 +8,7 @@ import http.client
 import json
 import os
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,12 @@ ANSWER_SECONDS = 10.0
 Json = dict[str, Any]
 
 
-def application(status: Callable[[], Awaitable[Json]], stop: asyncio.Event) -> ASGIApp:
-    """Answer `GET /status` and `POST /stop`."""
+Join = Callable[[str, Sequence[str]], None]
+"""Lets a node that waits join the cluster, with taints. Raises `LabError`."""
+
+
+def application(status: Callable[[], Awaitable[Json]], stop: asyncio.Event, join: Join) -> ASGIApp:
+    """Answer `GET /status`, `POST /stop` and `POST /join?node=NAME&taint=KEY=VALUE:EFFECT`."""
 
     async def tell_status(_: Request) -> Response:
         return JSONResponse(await status())
@@ -36,7 +40,16 @@ def application(status: Callable[[], Awaitable[Json]], stop: asyncio.Event) -> A
         stop.set()
         return JSONResponse({})
 
-    return Starlette(routes=[Route("/status", tell_status), Route("/stop", take_stop, methods=["POST"])])
+    async def take_join(request: Request) -> Response:
+        try:
+            join(request.query_params["node"], request.query_params.getlist("taint"))
+        except LabError as error:
+            return JSONResponse({"error": str(error)})
+        return JSONResponse({})
+
+    routes = [Route("/status", tell_status)]
+    routes += [Route("/stop", take_stop, methods=["POST"]), Route("/join", take_join, methods=["POST"])]
+    return Starlette(routes=routes)
 
 
 def listener(path: Path) -> socket.socket:

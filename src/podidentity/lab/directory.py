@@ -6,6 +6,7 @@ however that ended. Every command first removes the directories that nobody hold
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import re
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from podidentity.errors import LabError
+from podidentity.lab import cgroups
 
 DEFAULT_NAME = "lab"
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?")
@@ -67,6 +69,11 @@ class Directory:
     def lock(self) -> Path:
         """Held while the lab lives; contains the process ID of its outer process."""
         return self.path / "lock"
+
+    @property
+    def cgroup(self) -> str:
+        """The control group of a real cluster's containers, by a name that no other lab has."""
+        return f"podidentity-{self.name}-{hashlib.sha256(bytes(self.path)).hexdigest()[:8]}"
 
     def facts(self) -> dict[str, Any] | None:
         """What the lab wrote when it was ready; None before."""
@@ -156,7 +163,7 @@ def claimed(name: str) -> Iterator[tuple[Directory, int]]:
     try:
         yield lab, descriptor
     finally:
-        _remove(lab.path)
+        _remove(lab)
         os.close(descriptor)
 
 
@@ -167,7 +174,7 @@ def _make(lab: Directory) -> int:
         descriptor = os.open(lab.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         os.write(descriptor, str(os.getpid()).encode())
     except OSError as error:
-        _remove(lab.path)
+        _remove(lab)
         told = f"The lab cannot write below {lab.path}: {error.strerror}. Make room, or set PODIDENTITY_LAB_HOME."
         raise LabError(told) from None
     _take(descriptor)
@@ -182,7 +189,7 @@ def _living(base: Path) -> Iterator[Directory]:
         if lab.is_alive():
             yield lab
         else:
-            _remove(path)
+            _remove(lab)
 
 
 @contextlib.contextmanager
@@ -202,9 +209,10 @@ def _take(descriptor: int) -> bool:
     return True
 
 
-def _remove(path: Path) -> None:
-    """Remove a directory, also where a pod took the right to do so from it."""
-    for folder, _, _ in os.walk(path):
+def _remove(lab: Directory) -> None:
+    """Remove a lab's control group and directory, also where a pod took the right to do so from it."""
+    cgroups.remove(lab.cgroup)
+    for folder, _, _ in os.walk(lab.path):
         with contextlib.suppress(OSError):
             Path(folder).chmod(0o700)
-    shutil.rmtree(path, ignore_errors=True)
+    shutil.rmtree(lab.path, ignore_errors=True)

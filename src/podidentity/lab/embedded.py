@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from podidentity.errors import LabError
 from podidentity.lab.fabric import FABRIC_ADDRESS
 from podidentity.lab.kubelet import Cluster, ContainerLogs, Kubelet, Node
 from podidentity.lab.kubernetes import ApiError, Kubernetes
@@ -78,6 +79,11 @@ class Embedded:
         except ApiError:
             return None
         return None if address in {None, "", "None"} else str(address)
+
+    def join(self, node: str, taints: Sequence[str]) -> None:
+        """No node of this Kubernetes joins later."""
+        told = f"{node} cannot join with {list(taints)}: only nodes of a lab with --kubernetes real can wait."
+        raise LabError(told)
 
     async def pods(self) -> Mapping[str, int]:
         """How many pods each node has."""

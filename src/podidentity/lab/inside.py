@@ -20,6 +20,8 @@ from podidentity.lab.directory import Directory
 from podidentity.lab.embedded import Embedded
 from podidentity.lab.fabric import AZURE_ADDRESS, AZURE_NAMESPACE, FABRIC_ADDRESS, METADATA_ADDRESS
 from podidentity.lab.orchestrator import NodePlan, Orchestrator, Place
+from podidentity.lab.real import images, program
+from podidentity.lab.real.cluster import STATE, Real
 from podidentity.lab.serving import serve
 from podidentity.lab.settings import Inherited, parse
 from podidentity.linux import mounts
@@ -31,7 +33,8 @@ STOP_SECONDS = 4.0
 def main() -> None:
     """Run the lab that the first argument describes; report readiness, or one sentence, to the outer process."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    for name in ("uvicorn", "httpx2"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     inherited = parse(sys.argv[1])
     with open(inherited.report, "w", buffering=1) as report:  # noqa: PTH123  # a descriptor
         try:
@@ -113,7 +116,7 @@ class _Lab:
         group.create_task(dns.serve(names, FABRIC_ADDRESS))
         group.create_task(gateway.serve(socket.socket(fileno=self._inherited.gateway_listener), names))
         asked = control.listener(self._directory.control)
-        group.create_task(serve(control.application(self._status, self._stop), [asked]))
+        group.create_task(serve(control.application(self._status, self._stop, self._kubernetes.join), [asked]))
 
     def _orchestrator(self) -> Orchestrator:
         inherited = self._inherited
@@ -122,11 +125,20 @@ class _Lab:
             logs=inherited.logs,
             listener=socket.socket(fileno=os.dup(inherited.kubernetes_listener)),
             bridge=self._bridge,
+            cgroup=self._directory.cgroup,
         )
-        plans = [NodePlan(network, f"azure://{self._machines[network.name]}") for network in self._networks]
+        present = len(self._networks) - inherited.settings.late
+        plans = [
+            NodePlan(network, f"azure://{self._machines[network.name]}", late=network.index >= present)
+            for network in self._networks
+        ]
+        real = inherited.settings.kubernetes == "real"
+        files = STATE if real else self._directory.nodes
         for plan in plans:
-            nodes.write_files(self._directory.nodes / plan.network.name, self._azure, bridge=self._bridge)
-        return Embedded(place, plans, self._directory.nodes, rootless=inherited.rootless)
+            nodes.write_files(files / plan.network.name, self._azure, bridge=self._bridge)
+        if real:
+            return Real(place, plans, program.built(), images.archives())
+        return Embedded(place, plans, files, rootless=inherited.rootless)
 
     def _ready(self) -> None:
         self._write_facts()

@@ -4,7 +4,7 @@ A port only. Called by `inside`.
 """
 
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -17,20 +17,25 @@ KUBERNETES_PORT = 6443
 
 @dataclass(frozen=True, slots=True)
 class NodePlan:
-    """A node to be: its network, and which Azure machine it is."""
+    """A node to be: its network, which Azure machine it is, and whether it waits until it is told to join."""
 
     network: NodeNetwork
     provider_id: str
+    late: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What any Kubernetes of the lab is given: the pods' trust in Azure, logs, and the way in from the host."""
+    """What any Kubernetes of the lab is given: the pods' trust in Azure, logs, and the way in from the host.
+
+    `cgroup` names the control group for what needs one; whoever removes the lab's directory removes it as well.
+    """
 
     azure_ca: str
     logs: Path
     listener: socket.socket
     bridge: bool
+    cgroup: str
 
 
 class Orchestrator(Protocol):
@@ -52,6 +57,10 @@ class Orchestrator(Protocol):
 
     def cluster_ip(self, namespace: str, name: str) -> str | None:
         """The address of a Service."""
+        ...
+
+    def join(self, node: str, taints: Sequence[str]) -> None:
+        """Let a node that waits join, tainted. Raises `LabError` when there is no such node or it cannot wait."""
         ...
 
     async def pods(self) -> Mapping[str, int]:

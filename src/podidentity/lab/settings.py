@@ -9,12 +9,14 @@ from podidentity.errors import UsageError
 from podidentity.lab.fabric import MOST_NODES
 
 PodNetwork = Literal["bridge", "routed"]
+KubernetesKind = Literal["embedded", "real"]
 
 
 @dataclass(frozen=True, slots=True)
 class LabSettings:
     """A lab as the user asks for it.
 
+    `late` is how many nodes, the last ones, wait until `lab join`; a real cluster's only.
     `virtual_machines` of the `nodes` are VMs of their own, the others share a scale set. `logs` is a directory that
     outlives the lab; None: they are in the lab's own and go with it.
     """
@@ -23,6 +25,8 @@ class LabSettings:
     nodes: int = 2
     virtual_machines: int = 0
     network: PodNetwork = "routed"
+    kubernetes: KubernetesKind = "embedded"
+    late: int = 0
     logs: Path | None = None
 
     def __post_init__(self) -> None:
@@ -31,6 +35,10 @@ class LabSettings:
         if not 0 <= self.virtual_machines <= self.nodes:
             told = f"--virtual-machines {self.virtual_machines}: at most as many as there are nodes, {self.nodes}."
             raise UsageError(told)
+        if self.late and (self.kubernetes != "real" or not 0 < self.late < self.nodes):
+            raise UsageError(
+                f"--late {self.late}: some of the nodes of a lab with --kubernetes real may be late, not all."
+            )
 
 
 @dataclass(frozen=True, slots=True)

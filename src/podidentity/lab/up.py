@@ -21,9 +21,11 @@ from typing import Any, BinaryIO
 
 from podidentity.errors import HostError, LabError
 from podidentity.lab.directory import Directory, claimed
+from podidentity.lab.real import program, requirements
 from podidentity.lab.settings import Inherited, LabSettings
 
-READY_SECONDS = 60.0
+READY_SECONDS = {"embedded": 60.0, "real": 300.0}
+"""A real cluster takes 20 s; on a machine that is busy with other things, several times that."""
 STOP_SECONDS = 8.0  # the inner process gives itself half of that
 PREFLIGHT_SECONDS = 10.0
 
@@ -44,27 +46,31 @@ _HOW_TO_ALLOW = (
 )
 
 
-def run(settings: LabSettings, ready: Callable[[Directory], None]) -> None:
+def run(settings: LabSettings, ready: Callable[[Directory], None], say: Callable[[str], None]) -> None:
     """Start a lab, call `ready` once it is, and stay until Ctrl-C, SIGTERM or the lab's own end.
+
+    `say` is told what takes long.
 
     Raises `HostError` when this machine cannot, `LabError` when the name is taken or the lab fails.
     """
-    with contextlib.suppress(KeyboardInterrupt), running(settings) as lab:
+    with contextlib.suppress(KeyboardInterrupt), running(settings, say) as lab:
         ready(lab.directory)
         lab.wait()
 
 
 @contextlib.contextmanager
-def running(settings: LabSettings) -> Iterator["Lab"]:
+def running(settings: LabSettings, say: Callable[[str], None]) -> Iterator["Lab"]:
     """Have a lab for as long as the body runs; SIGTERM and SIGHUP interrupt it as Ctrl-C does. Raises as `run` does."""
     _check_programs()
     rootless = _needs_user_namespace()
+    if settings.kubernetes == "real":
+        requirements.meet(say, path=_PATH, rootless=rootless)
     with signals_interrupt(), claimed(settings.name) as (directory, lock):
         logs = _logs(settings, directory)
         with contextlib.ExitStack() as opened:
             inner = _start(opened, _Asked(settings, directory, logs, lock, rootless))
             try:
-                _wait_until_ready(inner, logs)
+                _wait_until_ready(inner, logs, READY_SECONDS[settings.kubernetes])
                 yield Lab(directory, logs, inner)
             finally:
                 _stop(inner)
@@ -82,6 +88,12 @@ class Lab:
         """Return when somebody stopped the lab. Raises `LabError` when it failed."""
         if self._inner.process.wait():
             raise LabError(_failure(self._logs, "The lab stopped by itself."))
+
+
+def patience_seconds(settings: LabSettings) -> float:
+    """How long a lab may take until it is ready, what has to be built included."""
+    built = settings.kubernetes == "embedded" or program.find() is not None
+    return READY_SECONDS[settings.kubernetes] + (0.0 if built else program.BUILD_SECONDS)
 
 
 class _Asked:
@@ -139,13 +151,13 @@ def _start(opened: contextlib.ExitStack, asked: _Asked) -> _Inner:
     return _Inner(process, report_read, opened.enter_context(os.fdopen(lifeline_write, "wb")))
 
 
-def _wait_until_ready(inner: _Inner, logs: Path) -> None:
+def _wait_until_ready(inner: _Inner, logs: Path, seconds: float) -> None:
     """Wait for the inner process's word. Raises `LabError`."""
-    deadline, said = time.monotonic() + READY_SECONDS, b""
+    deadline, said = time.monotonic() + seconds, b""
     while b"\n" not in said:
         readable, _, _ = select.select([inner.report], [], [], max(0.0, deadline - time.monotonic()))
         if not readable:
-            raise LabError(_failure(logs, f"The lab was not ready after {READY_SECONDS:g} s."))
+            raise LabError(_failure(logs, f"The lab was not ready after {seconds:g} s."))
         chunk = os.read(inner.report, 65536)
         if not chunk:
             raise LabError(_failure(logs, "The lab did not start."))

@@ -172,11 +172,11 @@ class Lab:
 
 
 @contextlib.contextmanager
-def lab(home: Path, name: str, *words: str, user: User | None = None) -> Iterator[Lab]:
-    """A lab that is up, and its environment."""
+def lab(home: Path, name: str, *words: str, user: User | None = None, seconds: float = WAIT_SECONDS) -> Iterator[Lab]:
+    """A lab that is up, after `seconds` at most, and its environment."""
     one = Lab(home, name, user or User())
     with one.started(*words) as process:
-        until(lambda: (one.directory / "lab.json").exists() or process.poll() is not None, "the lab")
+        until(lambda: (one.directory / "lab.json").exists() or process.poll() is not None, "the lab", seconds)
         assert process.poll() is None, process.communicate()
         one.enter()
         try:

@@ -19,7 +19,7 @@ from podidentity.lab.demo import proofs, story
 from podidentity.lab.demo.admin import Admin
 from podidentity.lab.demo.narration import Narrator
 from podidentity.lab.demo.stage import Stage
-from podidentity.lab.settings import LabSettings
+from podidentity.lab.settings import KubernetesKind, LabSettings
 
 FIRST_NODE = "node-0"
 
@@ -46,13 +46,13 @@ STEPS: tuple[Step, ...] = (
 )
 
 
-def run(repository: Path, steps: Sequence[Step] = STEPS) -> int:
+def run(repository: Path, steps: Sequence[Step] = STEPS, kubernetes: KubernetesKind = "embedded") -> int:
     """Run every step in a lab of its own; 0 when all passed, 1 otherwise. The lab is taken down in any case."""
     narrator = Narrator()
     narrator.say("podidentity demo: the walk-through of 2018, on this machine, without an Azure account")
     began = time.monotonic()
     try:
-        with set_up(repository, narrator) as stage:
+        with set_up(repository, narrator, kubernetes) as stage:
             took = time.monotonic() - began
             narrator.say(f"the lab is up after {took:.1f} s; its logs: {stage.environment['LAB_LOGS']}")
             passed = play(stage, steps)
@@ -64,12 +64,12 @@ def run(repository: Path, steps: Sequence[Step] = STEPS) -> int:
 
 
 @contextlib.contextmanager
-def set_up(repository: Path, narrator: Narrator) -> Iterator[Stage]:
+def set_up(repository: Path, narrator: Narrator, kubernetes: KubernetesKind = "embedded") -> Iterator[Stage]:
     """A fresh lab with a stage in it. Raises `LabError` and `HostError` when there can be none."""
     if not (repository / "deploy/infra/deployment-rbac.yaml").exists():
         raise LabError("there is no deploy/infra/deployment-rbac.yaml in this directory; run the demo in a checkout")
     kubectl, name = _kubectl(), f"demo-{os.getpid()}"
-    with up.running(LabSettings(name)) as lab:
+    with up.running(LabSettings(name, kubernetes=kubernetes), narrator.say) as lab:
         mine = {**_plain(), **environment.variables(lab.directory)}
         with contextlib.closing(Admin(mine)) as admin:
             yield Stage(mine, narrator, admin, repository, kubectl, {"lab": name, "node": FIRST_NODE})

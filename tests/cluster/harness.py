@@ -1,0 +1,174 @@
+"""A real cluster as its users have it: `podidentity lab up --kubernetes real`, kubectl, and the lab's Azure."""
+
+import base64
+import contextlib
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from podidentity.lab.demo.admin import Admin
+from system.lab.running import Json, Lab, lab
+
+REPOSITORY = Path(__file__).parents[2]
+DEPLOY = REPOSITORY / "deploy/infra"
+GROUP = "apps"
+LOCATION = "westeurope"
+WAIT_SECONDS = 240.0  # a whole cluster, image unpacking and a busy machine
+POLL_SECONDS = 0.2
+
+TOKEN_URL = "http://169.254.169.254/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https%3A%2F%2Fvault.azure.net"
+
+
+@dataclass(frozen=True)
+class Identity:
+    """A user-assigned identity of the lab's Azure that the cluster may use."""
+
+    name: str
+    client_id: str
+    resource_id: str
+
+
+class Cluster:
+    """A cluster that is up."""
+
+    def __init__(self, one: Lab) -> None:
+        self.lab = one
+        self.admin = Admin(one.variables)
+        self.admin.create_group(GROUP, LOCATION)
+
+    @property
+    def logs(self) -> Path:
+        """What all components say."""
+        return Path(self.lab.variables["LAB_LOGS"])
+
+    def kubectl(self, *words: str, stdin: str | None = None) -> str:
+        """Run kubectl; what it printed."""
+        done = self.try_kubectl(*words, stdin=stdin)
+        assert done.returncode == 0, f"kubectl {' '.join(words)}: {done.stderr}"
+        return done.stdout
+
+    def try_kubectl(self, *words: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+        """Run kubectl, whatever comes of it."""
+        program = shutil.which("kubectl") or str(Path(sys.executable).with_name("kubectl"))
+        return subprocess.run(
+            [program, *words],
+            env=self.lab.variables,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=WAIT_SECONDS,
+        )
+
+    def create(self, *objects: Json, namespace: str = "default") -> None:
+        """`kubectl create`."""
+        self.kubectl("create", "-n", namespace, "-f", "-", stdin="\n---\n".join(map(json.dumps, objects)))
+
+    def get(self, *words: str) -> Json:
+        """`kubectl get ... -o json`."""
+        told: Json = json.loads(self.kubectl("get", *words, "-o", "json"))
+        return told
+
+    def delete(self, *words: str) -> None:
+        """`kubectl delete`, without grace: what is under test is not how a test's pod ends."""
+        self.kubectl("delete", "--ignore-not-found", "--grace-period=1", *words)
+
+    def install(self, manifest: str = "deployment-rbac.yaml") -> None:
+        """Install podidentity as its README says, and wait until it says that it is ready."""
+        self.kubectl("create", "-f", str(DEPLOY / manifest))
+        self.roll_out("daemonset/nmi")
+        self.roll_out("deployment/mic")
+
+    def roll_out(self, what: str, namespace: str = "default") -> None:
+        """Wait for a rollout."""
+        self.kubectl("rollout", "status", "-n", namespace, what, f"--timeout={WAIT_SECONDS:.0f}s")
+
+    def identity(self, name: str) -> Identity:
+        """Make an identity in Azure that MIC may assign."""
+        made = self.admin.create_identity(GROUP, name, LOCATION)["properties"]
+        scope = self.admin.identity(GROUP, name)
+        self.admin.assign_role("Managed Identity Operator", self.admin.cluster_principal(), scope)
+        return Identity(name, made["clientId"], scope)
+
+    def bind(self, identity: Identity, namespace: str = "default", selector: str | None = None) -> None:
+        """An AzureIdentity and its binding; the selector is the identity's name unless given."""
+        spec = {"type": 0, "resourceID": identity.resource_id, "clientID": identity.client_id}
+        chosen = {"azureIdentity": identity.name, "selector": selector or identity.name}
+        self.create(
+            custom("AzureIdentity", identity.name, spec),
+            custom("AzureIdentityBinding", identity.name, chosen),
+            namespace=namespace,
+        )
+
+    def imds_packets(self) -> int:
+        """Packets of pods that passed a node's uplink towards the metadata service."""
+        told = self.lab.run("status", "--name", self.lab.name, "--json")
+        assert told.returncode == 0, told.stderr
+        packets: dict[str, int] = json.loads(told.stdout)["imds_packets"]
+        return sum(packets.values())
+
+    def pod_ip(self, name: str, namespace: str = "default") -> str:
+        """The address of a pod that runs."""
+        until(lambda: self.get("pod", name, "-n", namespace)["status"].get("podIP"), f"an address of pod {name}")
+        return str(self.get("pod", name, "-n", namespace)["status"]["podIP"])
+
+    def finished(self, name: str, namespace: str = "default") -> str:
+        """Wait for a pod's end; what it wrote."""
+        ended = {"Succeeded", "Failed"}
+        until(lambda: self.get("pod", name, "-n", namespace)["status"].get("phase") in ended, f"the end of pod {name}")
+        return self.kubectl("logs", "-n", namespace, name)
+
+    def nodes(self) -> list[str]:
+        """The names of the nodes that are there."""
+        return sorted(node["metadata"]["name"] for node in self.get("nodes")["items"])
+
+
+@contextlib.contextmanager
+def start(home: Path, *words: str) -> Iterator[Cluster]:
+    """Start a cluster below `home`, and take it down again."""
+    with lab(home, "cluster", "--kubernetes", "real", *words, seconds=WAIT_SECONDS) as one:
+        yield Cluster(one)
+
+
+def custom(kind: str, name: str, spec: Json) -> Json:
+    """An object of podidentity's kinds."""
+    return {"apiVersion": "aadpodidentity.k8s.io/v1", "kind": kind, "metadata": {"name": name}, "spec": spec}
+
+
+def pod(name: str, program: str, *, binding: str | None = None, node: str | None = None, **spec: Any) -> Json:
+    """A pod that runs a Python program once."""
+    labels = {"app": name} | ({"aadpodidbinding": binding} if binding else {})
+    container = {"name": "main", "image": "podidentity/lab-tools:1", "command": ["python3", "-u", "-c", program]}
+    where = {"nodeName": node} if node else {}
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "labels": labels},
+        "spec": {
+            "restartPolicy": "Never",
+            "terminationGracePeriodSeconds": 1,
+            "containers": [container],
+            **where,
+            **spec,
+        },
+    }
+
+
+def client_id(token: str) -> str:
+    """Whose token it is."""
+    payload = token.split(".")[1]
+    return str(json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))["appid"])
+
+
+def until(condition: Callable[[], object], what: str, seconds: float = WAIT_SECONDS) -> None:
+    """Wait for a condition."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {seconds:g} s for {what}"
+        time.sleep(POLL_SECONDS)
