@@ -45,7 +45,7 @@ build/nginx: | build
 	@cd build && rm -f nginx_*.deb && apt-get -qq download nginx 2>/dev/null && dpkg-deb -x nginx_*.deb nginx.part && mv nginx.part nginx
 
 debian:
-	@tools/debian-packages nftables:nft iproute2:ip conntrack:conntrack util-linux:unshare
+	@tools/debian-packages nftables:nft iptables:iptables-nft iproute2:ip conntrack:conntrack util-linux:unshare
 
 demo: export REQUIRED = 1
 demo: install debian $(if $(filter real,$(KUBERNETES)),cluster-ready) ## the main job: the walk-through in a fresh lab; KUBERNETES=real: on real nodes

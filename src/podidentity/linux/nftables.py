@@ -24,12 +24,22 @@ class Chain:
 
 
 @dataclass(frozen=True, slots=True)
+class Set:
+    """A named set: the nft type of its elements, and each element in nft's words, sorted."""
+
+    name: str
+    type: str
+    elements: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Table:
     """A table with everything in it. `family` is `ip`, `inet` or `bridge`."""
 
     family: str
     name: str
     chains: tuple[Chain, ...]
+    sets: tuple[Set, ...] = ()
 
 
 def render(table: Table) -> str:
@@ -40,6 +50,10 @@ def render(table: Table) -> str:
     """
     lines = [f"table {table.family} {table.name}", f"delete table {table.family} {table.name}"]
     lines.append(f"table {table.family} {table.name} {{")
+    for one in table.sets:
+        lines += [f"  set {one.name} {{", f"    type {one.type}"]
+        lines += [f"    elements = {{ {', '.join(one.elements)} }}"] if one.elements else []
+        lines.append("  }")
     for chain in table.chains:
         lines.append(f"  chain {chain.name} {{")
         lines.append(f"    type {chain.type} hook {chain.hook} priority {chain.priority}; policy accept;")
@@ -94,9 +108,34 @@ def _compare(table: Table, held: list[dict[str, Any]]) -> list[str]:
             wrong.append(f"{where} is missing")
         elif (there.get("type"), there.get("hook"), there.get("prio")) != (chain.type, chain.hook, chain.priority):
             wrong.append(f"{where} hooks in at another place")
-        elif found.get(chain.name, []) != list(chain.rules):
+        elif found.get(chain.name, []) != [_as_listed(rule) for rule in chain.rules]:
             wrong.append(f"{where} holds {found.get(chain.name, [])} instead of {list(chain.rules)}")
-    return wrong
+    return wrong + _compare_sets(table, held)
+
+
+def _compare_sets(table: Table, held: list[dict[str, Any]]) -> list[str]:
+    found = {one["name"]: elements(one) for item in held if (one := item.get("set"))}
+    return [
+        f"table {table.family} {table.name} set {one.name} does not hold what it should"
+        for one in table.sets
+        if found.get(one.name) != one.elements
+    ]
+
+
+def elements(held: dict[str, Any]) -> tuple[str, ...]:
+    """Write the elements of a set that `listed` found as `Set` has them."""
+    types = held["type"] if isinstance(held["type"], list) else [held["type"]]
+    parts = (one["concat"] if isinstance(one, dict) else [one] for one in held.get("elem", ()))
+    written = (
+        " . ".join(f'"{part}"' if kind == "ifname" else str(part) for kind, part in zip(types, one, strict=True))
+        for one in parts
+    )
+    return tuple(sorted(written))
+
+
+def _as_listed(rule: str) -> str:
+    """`nft` leaves out of its list what an ARP field depends on, however it was written."""
+    return rule.replace("meta protocol arp ", "")
 
 
 def _say(part: dict[str, Any]) -> str:
@@ -116,6 +155,8 @@ def _say(part: dict[str, Any]) -> str:
 
 def _say_left(left: Any) -> str:
     match left:
+        case {"meta": {"key": "protocol"}}:
+            return "meta protocol"
         case {"meta": {"key": str(key)}}:
             return key
         case {"payload": {"protocol": str(protocol), "field": str(field)}}:

@@ -1,13 +1,14 @@
-"""Tells when anybody changes netfilter rules, routes or addresses of this host. Called by NMI's redirect.
+"""Tells when anybody changes netfilter rules, routes or addresses of this host. Called by NMI's interception.
 
 It says only *that* something changed: what stands is always read back in full. The kernel drops messages of a socket
-that is not read fast enough; that counts as a change too.
+that is not read fast enough; that counts as a change too. Of netfilter only our own tables count: kube-proxy rewrites
+its rules all day, and looking each time would cost more than everything else that NMI does.
 """
 
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 from podidentity.errors import HostError
 
@@ -16,21 +17,31 @@ _NETLINK_NETFILTER = 12
 _NFTABLES_GROUP = 1 << (7 - 1)
 _NETLINK_ROUTE = 0
 _ROUTE_GROUPS = 0x10 | 0x40 | 0x80  # IPv4 addresses, IPv4 routes, IPv4 rules
+_LINK_GROUP = 0x1
 _READ_BYTES = 1 << 16
 _READS_AT_ONCE = 256  # the loop has other work; what is left wakes it again
 
+OURS = b"podidentity"
+"""What the names of all our tables begin with; every message about a table, a chain or a rule names its table."""
+
 
 @contextlib.asynccontextmanager
-async def watch_host() -> AsyncIterator[asyncio.Event]:
-    """Yield an event that is set at each change; the caller clears it. Raises `HostError` without the right."""
-    changed = asyncio.Event()
+async def watch_host(changed: asyncio.Event, *, links: bool = False) -> AsyncIterator[None]:
+    """Set `changed` at each change while the body runs; the caller clears it. With `links`, also for interfaces.
+
+    Raises `HostError` without the right.
+    """
     loop = asyncio.get_running_loop()
+    routing = _ROUTE_GROUPS | (_LINK_GROUP if links else 0)
     with contextlib.ExitStack() as opened:
-        for protocol, groups in ((_NETLINK_NETFILTER, _NFTABLES_GROUP), (_NETLINK_ROUTE, _ROUTE_GROUPS)):
+        for protocol, groups, counts in (
+            (_NETLINK_NETFILTER, _NFTABLES_GROUP, lambda message: OURS in message),
+            (_NETLINK_ROUTE, routing, lambda _: True),
+        ):
             heard = opened.enter_context(_listen(protocol, groups))
-            loop.add_reader(heard, _drain, heard, changed)
+            loop.add_reader(heard, _drain, heard, changed, counts)
             opened.callback(loop.remove_reader, heard)
-        yield changed
+        yield
 
 
 def _listen(protocol: int, groups: int) -> socket.socket:
@@ -43,12 +54,12 @@ def _listen(protocol: int, groups: int) -> socket.socket:
     return heard
 
 
-def _drain(heard: socket.socket, changed: asyncio.Event) -> None:
-    changed.set()
+def _drain(heard: socket.socket, changed: asyncio.Event, counts: Callable[[bytes], bool]) -> None:
     for _ in range(_READS_AT_ONCE):
         try:
-            heard.recv(_READ_BYTES)
+            if counts(heard.recv(_READ_BYTES)):
+                changed.set()
         except BlockingIOError:
             return
-        except OSError:  # ENOBUFS: messages were lost; the event is set, and that is all anybody needs
-            continue
+        except OSError:  # ENOBUFS: messages were lost, and nobody knows which
+            changed.set()

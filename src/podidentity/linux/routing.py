@@ -5,6 +5,7 @@ Called by NMI's redirect.
 The rules do not depend on netfilter: while somebody flushes the whole ruleset, they alone keep pods from IMDS.
 """
 
+import ipaddress
 import json
 import socket
 from typing import Any
@@ -40,9 +41,13 @@ async def remove_rules(address: str) -> None:
 
 
 async def uplinks(address: str) -> tuple[str, ...]:
-    """Name the interfaces through which this host reaches `address` and the world, sorted. Raises `HostError`."""
+    """Name the interfaces through which this host reaches `address` and the world, sorted. Raises `HostError`.
+
+    Every route counts that covers the address, also one that another has precedence over: what comes in there is no
+    pod's. Only the main table: network plugins keep default routes of their own in others, through pods' interfaces.
+    """
     routes: list[dict[str, Any]] = json.loads(await run("ip", "-j", "-4", "route", "show", "table", "main") or "[]")
-    names = {hop["dev"] for route in routes if route.get("dst") in {"default", address} for hop in _hops(route)}
+    names = {hop["dev"] for route in routes if _covers(route, address) for hop in _hops(route)}
     return tuple(sorted(names - {"lo"}))
 
 
@@ -79,6 +84,11 @@ def _holds(rule: dict[str, Any], facts: dict[str, Any]) -> bool:
     if narrowed & rule.keys() or rule.get("src") != "all" or rule.get("iif") != facts.get("iif"):
         return False
     return all(rule.get(key) == value for key, value in facts.items())
+
+
+def _covers(route: dict[str, Any], address: str) -> bool:
+    network = str(route.get("dst", ""))
+    return network == "default" or ipaddress.IPv4Address(address) in ipaddress.IPv4Network(network)
 
 
 def _hops(route: dict[str, Any]) -> list[dict[str, Any]]:

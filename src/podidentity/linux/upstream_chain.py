@@ -4,12 +4,17 @@ Its chain does no harm while ours hooks in earlier, but would win again after an
 where nobody listens.
 """
 
+import logging
 import shutil
+from pathlib import Path
 from typing import Any
 
 from podidentity.linux.commands import CommandError, run
 from podidentity.linux.nftables import listed
 
+_log = logging.getLogger(__name__)
+
+_OLD_TABLES = Path("/proc/thread-self/net/ip_tables_names")
 CHAIN = "aad-metadata"  # aad-pod-identity, pkg/nmi/iptables
 
 
@@ -34,8 +39,11 @@ async def _retire_nft() -> bool:
 
 
 async def _retire_legacy() -> bool:
+    if not _has_old_tables():
+        return False  # and looking with its program would load them into the kernel
     program = shutil.which("iptables-legacy")
     if program is None:
+        _log.info("old iptables tables are in use; if chain %s is in them, remove it with iptables-legacy", CHAIN)
         return False
     try:
         told = await run(program, "-w", "-t", "nat", "-S", "PREROUTING")
@@ -48,6 +56,13 @@ async def _retire_legacy() -> bool:
         if hooks:
             await run(program, "-w", "-t", "nat", command, CHAIN)
     return bool(hooks)
+
+
+def _has_old_tables() -> bool:
+    try:
+        return "nat" in _OLD_TABLES.read_text().split()
+    except OSError:
+        return False
 
 
 def _is_chain(item: dict[str, Any]) -> bool:

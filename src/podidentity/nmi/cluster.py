@@ -6,7 +6,7 @@ connection to reset, a token to forget. Constructed by `daemon`.
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from podidentity.core import allowing, matching
@@ -105,6 +105,11 @@ class Cluster:
             for reflector in self._reflectors:
                 tasks.create_task(reflector.run())
 
+    async def wait_until_synced(self) -> None:
+        """Return when everything was listed once."""
+        for reflector in self._reflectors:
+            await reflector.store.wait_until_synced()
+
     def behind(self) -> tuple[str, ...]:
         """Say what is not in step with the cluster, one sentence each."""
         return describe(self._reflectors, WATCH_TRUSTED_SECONDS)
@@ -120,6 +125,15 @@ class Cluster:
             store.subscribe(lambda _: follower.anything_changed())
 
     # Pods
+
+    def with_addresses(self) -> Collection[Pod] | None:
+        """Return the live pods with a network of their own; None before the first list."""
+        pods = self._stores.pods
+        return [pod for pod in pods if addresses(pod)] if pods.synced else None
+
+    def on_pods(self, changed: Callable[[], None]) -> None:
+        """Call `changed` after each change of a pod."""
+        self._stores.pods.subscribe(lambda _: changed())
 
     def at(self, address: str) -> Sequence[Pod]:
         """Return the live pods that claim `address`."""

@@ -1,7 +1,8 @@
 """NMI put together and run: the only place that constructs what the others use. Called by `cli.nmi`.
 
-Order at the start: guard, ip rules, listen, nat, conntrack. At the end (SIGTERM): new connections are held back, what
-is in flight is finished; everything else stays as it is, closed to pods until the next NMI listens.
+Order at the start: guard, ip rules, listen, nat, conntrack; pods come in once it is known who they are. At the end
+(SIGTERM): new connections are held back, what is in flight is finished; everything else stays as it is, closed to pods
+until the next NMI listens.
 """
 
 import asyncio
@@ -12,10 +13,11 @@ import logging
 import signal
 import socket
 import time
-from collections.abc import Coroutine
+from collections.abc import Collection, Coroutine
 from typing import Any, NamedTuple, NoReturn, Protocol
 
 from podidentity.azure.entra import Entra
+from podidentity.core.cluster import Pod
 from podidentity.core.identities import ObjectKey, SecretReference
 from podidentity.core.imds import Rules
 from podidentity.core.sources import Source
@@ -28,6 +30,7 @@ from podidentity.linux.link import link_of
 from podidentity.linux.original_destination import original_destination
 from podidentity.linux.peer_owner import owner_uid
 from podidentity.nmi.access import Access
+from podidentity.nmi.anti_spoof import AntiSpoof, AntiSpoofSettings
 from podidentity.nmi.app import App
 from podidentity.nmi.cache import Cached
 from podidentity.nmi.cluster import Cluster, Follower
@@ -54,6 +57,8 @@ _log = logging.getLogger(__name__)
 
 LOOPBACK = "127.0.0.1"
 DRAIN_SECONDS = 10.0
+SYNC_SECONDS = 10.0
+"""How long new connections are held back for the first lists; after that they are told that nothing is known yet."""
 IMDS_PER_SECOND = 20.0
 IMDS_AT_ONCE = 5
 ENTRA_PER_SECOND = 20.0
@@ -88,12 +93,14 @@ def redirect_settings(settings: Settings) -> RedirectSettings:
         settings.port,
         settings.redirect_check_seconds,
         settings.anti_spoof,
+        settings.accept_ebpf,
     )
 
 
 async def uninstall(settings: Settings) -> None:
     """Take the interception away. Raises `HostError`."""
-    await Redirect(redirect_settings(settings), lambda _: None).uninstall()
+    where = RedirectSettings(settings.metadata_address, settings.metadata_port, "", settings.port)
+    await Redirect(where, lambda _: None).uninstall()
 
 
 async def run(settings: Settings) -> None:
@@ -130,10 +137,11 @@ class View(Pods, Grants, PodsByName, Secrets, Protocol):
 
 
 class Parts(NamedTuple):
-    """What `assemble` made: connections go to the one, changes in the cluster to the other."""
+    """What `assemble` made: for connections, for changes in the cluster, for changes on this host."""
 
     listener: Listener
     follower: Follower
+    finding: Finding
 
 
 def assemble(
@@ -153,7 +161,7 @@ def assemble(
     listener = Listener(app, heads, functools.partial(_create_task, tasks))
     metrics.connections.set_function(lambda: len(listener.connections))
     metrics.waiting.set_function(lambda: len(waiting))
-    return Parts(listener, _Follower(waiting, finding, access, tokens, listener))
+    return Parts(listener, _Follower(waiting, finding, access, tokens, listener), finding)
 
 
 def _tokens(
@@ -191,8 +199,13 @@ class Daemon:
         self._metrics = Metrics(self._registry)
         self._where = redirect_settings(settings)
         self._redirect = Redirect(self._where, self._repaired) if settings.redirect else None
+        spoofing = AntiSpoofSettings(self._where.metadata_address, settings.anti_spoof, settings.redirect_check_seconds)
+        self._anti_spoof = AntiSpoof(spoofing, self._pods_now, self) if settings.redirect else None
         self._cluster: Cluster | None = None
         self._listener: Listener | None = None
+        self._finding: Finding | None = None
+        self._metrics.stands.set_function(self._intercepting)
+        self._metrics.unproven.set_function(lambda: self._anti_spoof.unproven if self._anti_spoof else 0)
 
     async def close_off(self) -> None:
         """Cut pods off from the real IMDS: first of all, before anything can fail."""
@@ -211,7 +224,7 @@ class Daemon:
         tasks.create_task(recorder.run())
         lines = Lines(settings.log_format, "audit")
         observer = Observer(self._metrics, lines, functools.partial(tell_first_token, recorder))
-        listener, follower = assemble(settings, cluster, http, self._clock, observer, tasks)
+        listener, follower, self._finding = assemble(settings, cluster, http, self._clock, observer, tasks)
         cluster.tell(follower)
         await listener.listen(where.listen_address, where.listen_port, Site(listener.app.answer, self._admit))
         if where.listen_address != LOOPBACK:
@@ -220,10 +233,22 @@ class Daemon:
         self._cluster, self._listener = cluster, listener
         tasks.create_task(cluster.run())
         tasks.create_task(listener.run())
-        if self._redirect is not None:
-            await self._redirect.send_pods_here()
-            tasks.create_task(self._redirect.run())
+        await self._let_in(cluster, tasks)
         _log.info("answering the pods of node %s on %s:%d", settings.node, where.listen_address, where.listen_port)
+
+    async def _let_in(self, cluster: Cluster, tasks: asyncio.TaskGroup) -> None:
+        """Redirect pods, and answer them as soon as it is known who they are."""
+        if self._redirect is None or self._anti_spoof is None:
+            return
+        await self._redirect.send_pods_here()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(SYNC_SECONDS):
+                await cluster.wait_until_synced()
+        cluster.on_pods(self._anti_spoof.look_again)
+        await self._anti_spoof.keep()
+        tasks.create_task(self._anti_spoof.run())
+        await self._redirect.let_in()
+        tasks.create_task(self._redirect.run())
 
     async def stop(self) -> None:
         """Finish what is in flight and leave the interception standing."""
@@ -245,15 +270,28 @@ class Daemon:
         await opened.enter_async_context(serve_pages(settings.probe_port, pages))
         await opened.enter_async_context(serve_pages(settings.prometheus_port, metrics))
 
+    def expect(self, uid: str, interface: int) -> None:
+        """Pass on by which interface a pod's packets come in."""
+        if self._finding is not None:
+            self._finding.expect(uid, interface)
+
+    def interface_gone(self, interface: int) -> None:
+        """Reset the connections of a pod whose interface is gone."""
+        if self._listener is not None:
+            self._listener.reset_link(interface)
+
     def _health(self) -> Page:
         """Upstream's probe: always 200, the body says whether pods are intercepted."""
         return Page(200, b"Active" if self._intercepting() else b"Not Active")
 
     def _readiness(self) -> Page:
         behind = self._cluster.behind() if self._cluster else ("not connected to the cluster yet",)
-        if not self._intercepting():
-            behind = ("the redirect does not stand", *behind)
-        return Page(503, "\n".join((*behind, "")).encode()) if behind else Page(200, b"ok\n")
+        if self._redirect is not None:
+            behind = (*self._redirect.troubles(), *behind)
+        if behind:
+            return Page(503, "\n".join((*behind, "")).encode())
+        warnings = self._anti_spoof.warnings() if self._anti_spoof else ()
+        return Page(200, "\n".join(("ok", *(f"warning: {told}" for told in warnings), "")).encode())
 
     def _intercepting(self) -> bool:
         return self._listener is not None and (self._redirect is None or self._redirect.stands)
@@ -265,6 +303,9 @@ class Daemon:
             self._metrics.direct.inc()
             return None
         return Peer(client[0], link_of(connection), port=client[1])
+
+    def _pods_now(self) -> Collection[Pod] | None:
+        return self._cluster.with_addresses() if self._cluster else None
 
     def _repaired(self, wrong: tuple[str, ...]) -> None:
         self._metrics.repairs.inc()

@@ -41,6 +41,7 @@ class Finding:
         self._pods = pods
         self._clock = clock
         self._links: OrderedDict[str, tuple[int, bytes]] = OrderedDict()
+        self._homes: dict[str, int] = {}
         self._looks: OrderedDict[str, tuple[float, Sequence[Pod] | KubernetesError]] = OrderedDict()
         self._under_way: dict[str, asyncio.Future[None]] = {}
         self._slots = asyncio.Semaphore(_LOOKS_AT_ONCE)
@@ -69,9 +70,14 @@ class Finding:
             return Refusal(503, f"the API server cannot say who has {peer.address}: {outcome}")
         return Looked(outcome)
 
+    def expect(self, uid: str, interface: int) -> None:
+        """Learn by which interface a pod's packets come in before it asks; the first word counts."""
+        self._homes.setdefault(uid, interface)
+
     def forget(self, uid: str) -> None:
         """Drop what is remembered of a pod that is gone."""
         self._links.pop(uid, None)
+        self._homes.pop(uid, None)
 
     def _judge(self, peer: Peer, found: Sequence[Pod], *, directly: bool) -> Pod | Look | Refusal:
         if not found:
@@ -84,7 +90,7 @@ class Finding:
             if not directly:
                 return Look(f"the pod at {peer.address} is another one")
             return Refusal(503, "this connection began as another pod's; open a new one")
-        if peer.link is not None and self._links.setdefault(pod.uid, peer.link) != peer.link:
+        if peer.link is not None and not self._is_home(pod.uid, peer.link):
             if not directly:
                 return Look(f"{peer.address} is now somewhere else on this node")
             return Refusal(503, f"the address {peer.address} has moved but still belongs to pod {pod.key}; ask again")
@@ -92,6 +98,10 @@ class Finding:
             self._links.popitem(last=False)
         peer.uid = pod.uid
         return pod
+
+    def _is_home(self, uid: str, link: tuple[int, bytes]) -> bool:
+        """Say whether a pod's packets came in like this before, or as its route told; what is new is remembered."""
+        return self._homes.get(uid, link[0]) == link[0] and self._links.setdefault(uid, link) == link
 
     async def _look_once(self, address: str) -> Sequence[Pod] | KubernetesError:
         while address in self._under_way:

@@ -7,9 +7,11 @@ Constructed by `daemon`.
 
 import asyncio
 import contextlib
+import fcntl
 import logging
 import socket
 import struct
+import termios
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from typing import NamedTuple, cast
@@ -30,7 +32,10 @@ HEAD_SECONDS = 10  # from the first byte of a head to its end: clients send it i
 IDLE_SECONDS = 120  # longer than SDKs keep an idle connection
 BACKLOG = 1024
 _RESET = struct.pack("ii", 1, 0)  # linger for 0 s: closing sends RST and forgets what is unsent
-_BACKLOG_GRACE_SECONDS = 0.1  # what is in the kernel's queue when no more is let in
+_IDLE_GRACE_SECONDS = 0.5  # clients that ask all the time ask within it
+_BACKLOG_LOOK_SECONDS = 0.02
+_TCP_INFO_BYTES = 104
+_UNACCEPTED = slice(24, 28)  # tcp_info.tcpi_unacked, which of a listening socket is the length of its queue
 
 
 class Limits(NamedTuple):
@@ -61,6 +66,7 @@ class Listener:
         self.connections: set[Connection] = set()
         self.per_address: Counter[str] = Counter()
         self._servers: list[asyncio.Server] = []
+        self._listening: list[socket.socket] = []
 
     async def listen(self, address: str, port: int, site: Site) -> int:
         """Listen, and return the port. Raises `HostError` when it is taken."""
@@ -77,6 +83,7 @@ class Listener:
         loop = asyncio.get_running_loop()
         server = await loop.create_server(lambda: Connection(self, site), sock=listening, backlog=BACKLOG)
         self._servers.append(server)
+        self._listening.append(listening)
         bound: int = listening.getsockname()[1]
         return bound
 
@@ -94,15 +101,27 @@ class Listener:
             if connection.peer.uid == uid:
                 connection.abort()
 
-    async def drain(self, seconds: float) -> None:
-        """Finish what is in flight, at most `seconds`, then close everything."""
-        await asyncio.sleep(_BACKLOG_GRACE_SECONDS)
-        self.draining = True
+    def reset_link(self, interface: int) -> None:
+        """Reset the connections that came in by an interface that is gone."""
         for connection in tuple(self.connections):
-            connection.close_if_idle()
-        if self.connections:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(seconds):
+            if connection.peer.link is not None and connection.peer.link[0] == interface:
+                connection.abort()
+
+    async def drain(self, seconds: float) -> None:
+        """Finish what is in flight, at most `seconds`, then close everything. New connections are held back already.
+
+        A connection that idles may carry a request at any moment, and closing it then would reset the client: its next
+        answer ends it, and only one that stays idle is closed.
+        """
+        self.draining = True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await asyncio.sleep(_IDLE_GRACE_SECONDS)
+                while any(map(_waits, self._listening)):  # noqa: ASYNC110  # the kernel's queue: nobody sets an event
+                    await asyncio.sleep(_BACKLOG_LOOK_SECONDS)
+                for connection in tuple(self.connections):
+                    connection.close_if_idle()
+                if self.connections:
                     await self.emptied.wait()
         self.close()
 
@@ -188,8 +207,13 @@ class Connection(asyncio.Protocol):
 
     def close_if_idle(self) -> None:
         """Close unless a request is being answered or arriving."""
-        if self._task is None and not self._buffer:
+        if self._task is None and not self._buffer and not self._unread():
             self._transport.close()
+
+    def _unread(self) -> bool:
+        """Say whether bytes have arrived that the loop has not given us yet."""
+        count = fcntl.ioctl(self._transport.get_extra_info("socket").fileno(), termios.FIONREAD, bytes(4))
+        return any(count)
 
     def abort(self) -> None:
         """Reset the connection, and drop what was sent but not received.
@@ -242,3 +266,8 @@ class Connection(asyncio.Protocol):
         head, end, body = answer.body.partition(b"\r\n\r\n")
         self._transport.write(head + b"\r\nConnection: close" + end + body)
         self._transport.close()
+
+
+def _waits(listening: socket.socket) -> bool:
+    """Say whether the kernel holds connections that have not been accepted yet."""
+    return any(listening.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)[_UNACCEPTED])

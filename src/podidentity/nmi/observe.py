@@ -64,6 +64,14 @@ class Metrics:
         self.repairs = Counter(
             f"{PREFIX}nmi_redirect_repairs_count", "How often the redirect was found changed.", registry=registry
         )
+        self.stands = Gauge(
+            f"{PREFIX}nmi_redirect_stands", "1 while guard, redirect and listener are all there.", registry=registry
+        )
+        self.unproven = Gauge(
+            f"{PREFIX}nmi_unproven_pods",
+            "Pods on bridges of whom it is not known which port is theirs.",
+            registry=registry,
+        )
         self.direct = Counter(
             f"{PREFIX}nmi_direct_connections_count",
             "Connections refused because they were dialled directly.",

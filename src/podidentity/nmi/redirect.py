@@ -1,9 +1,9 @@
 """Keeps pods' IMDS traffic away from IMDS and sends it to NMI, in the order that never leaves a gap.
 
-Guard, ip rules, *then the caller listens*, then nat, connection tracking, hold lifted. What stands is read back and
-repaired whenever the host's rules change. A planned stop leaves everything and holds new connections back; only
-`uninstall` takes things away. Constructed by `daemon` (and by the CLI for `--uninstall`); measured in
-docs/decisions/fail-closed.md.
+Guard, ip rules, *then the caller listens*, then nat with the hold, connection tracking, and when the caller can answer,
+the hold lifted. What stands is read back and repaired whenever the host's rules change. A planned stop leaves
+everything and holds new connections back; only `uninstall` takes things away. Constructed by `daemon` (and by the CLI
+for `--uninstall`); measured in docs/decisions/fail-closed.md.
 """
 
 import asyncio
@@ -13,8 +13,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from podidentity.errors import HostError
-from podidentity.linux import conntrack, interception, nftables, routing
+from podidentity.linux import conntrack, datapath, interception, nftables, routing
 from podidentity.linux.interception import Interception
+from podidentity.linux.listening import is_listening
 from podidentity.linux.notifications import watch_host
 from podidentity.linux.upstream_chain import retire_upstream_chain
 
@@ -34,6 +35,8 @@ class RedirectSettings:
     listen_port: int
     check_seconds: float = 60.0
     anti_spoof: bool = True
+    accept_ebpf: bool = False
+    """Whether signs of a datapath outside netfilter are no reason to say that the redirect does not stand."""
 
 
 class Redirect:
@@ -42,12 +45,21 @@ class Redirect:
     def __init__(self, settings: RedirectSettings, on_repair: Callable[[tuple[str, ...]], None]) -> None:
         self._settings = settings
         self._on_repair = on_repair
-        self._stands = False
+        self._wrong: tuple[str, ...] = ("the redirect has not been put up yet",)
+        self._bypasses: tuple[str, ...] = ()
 
     @property
     def stands(self) -> bool:
-        """Whether guard, rules and redirect were all there when last looked at."""
-        return self._stands
+        """Whether guard, rules, redirect and listener were all there when last looked at."""
+        return not self._wrong
+
+    def troubles(self) -> tuple[str, ...]:
+        """Say why nobody should rely on it, one sentence each; nothing when all was well when last looked at."""
+        if not self._bypasses or self._settings.accept_ebpf:
+            return self._wrong
+        found = ", ".join(self._bypasses)
+        told = f"eBPF may carry pods' packets past netfilter, where no redirect works; found: {found}"
+        return (*self._wrong, f"{told}. docs/configure/closing-the-window.md says how to check and accept it")
 
     async def put_up_guard(self) -> None:
         """Cut pods off from IMDS. First of all, before anything listens. Raises `HostError`."""
@@ -55,9 +67,13 @@ class Redirect:
         await routing.ensure_rules(self._settings.metadata_address)
 
     async def send_pods_here(self) -> None:
-        """Redirect pods to the listener, which must listen already. Raises `HostError`."""
-        await nftables.replace(interception.redirect(await self._now()))
+        """Redirect pods to the listener, which must listen already; new connections still wait. Raises `HostError`."""
+        what = await self._now()
+        await nftables.replace(interception.redirect(what), interception.hold(what))
         await self._forget_connections(only_unredirected=False)
+
+    async def let_in(self) -> None:
+        """Let the connections come: the caller can answer. Raises `HostError`."""
         await nftables.remove(interception.HOLD)
         if await retire_upstream_chain():
             _log.info("aad-pod-identity's iptables chain was found and removed")
@@ -75,18 +91,21 @@ class Redirect:
             *await nftables.differences(interception.guard(what)),
             *(f"ip rule `{rule}` is missing" for rule in missing),
             *await nftables.differences(interception.redirect(what)),
+            *(() if is_listening(what.listen_address, what.listen_port) else (f"nobody listens at {_place(what)}",)),
         )
 
     async def uninstall(self) -> None:
         """Take everything away: pods reach the real IMDS afterwards. Raises `HostError`."""
-        self._stands = False
+        self._wrong = ("the interception was removed",)
+        await _remove_ports()
         await nftables.remove(interception.HOLD, interception.REDIRECT, interception.GUARD)
         await routing.remove_rules(self._settings.metadata_address)
         await self._forget_connections(only_unredirected=False)
 
     async def run(self) -> None:
         """Watch this host's rules and repair them, until cancelled."""
-        async with watch_host() as changed:
+        changed = asyncio.Event()
+        async with watch_host(changed):
             pause = 0.0
             while True:
                 with contextlib.suppress(TimeoutError):
@@ -102,9 +121,10 @@ class Redirect:
             wrong = await self._read_back()
             if wrong:
                 await self._repair()
-                self._on_repair(wrong)
+                if right := tuple(sentence for sentence in wrong if sentence not in self._wrong):
+                    self._on_repair(right)
         except HostError as error:
-            self._stands = False
+            self._wrong = (f"the redirect cannot be checked: {error}",)
             _log.error("the redirect cannot be checked, trying again in %g s: %s", _RETRY_SECONDS, error)
             return _RETRY_SECONDS
         return 0.0
@@ -116,9 +136,10 @@ class Redirect:
         await self._read_back()
 
     async def _read_back(self) -> tuple[str, ...]:
-        wrong = await self.differences()
-        self._stands = not wrong
-        return wrong
+        uplinks = await routing.uplinks(self._settings.metadata_address)
+        self._bypasses = await asyncio.to_thread(datapath.bypasses, uplinks)
+        self._wrong = await self.differences()
+        return self._wrong
 
     async def _forget_connections(self, *, only_unredirected: bool) -> None:
         settings = self._settings
@@ -137,3 +158,13 @@ class Redirect:
             uplinks=await routing.uplinks(settings.metadata_address),
             anti_spoof=settings.anti_spoof,
         )
+
+
+async def _remove_ports() -> None:
+    """In a transaction of its own: a kernel without the bridge family has no such table either."""
+    if await nftables.listed(*interception.PORTS) is not None:
+        await nftables.remove(interception.PORTS)
+
+
+def _place(what: Interception) -> str:
+    return f"{what.listen_address}:{what.listen_port}"

@@ -29,6 +29,8 @@ class Settings:
 
     redirect_check_seconds: float = 60.0
     anti_spoof: bool = True
+    accept_ebpf: bool = False
+    """Whether the operator has seen that pods' packets pass netfilter, whatever eBPF programs there are."""
 
     managed_mode: bool = False
     """Identities come from bindings directly, without MIC; needs `force_namespaced`."""

@@ -276,7 +276,7 @@ async def serving(
         )
         async with asyncio.TaskGroup() as tasks:
             observer = Observer(Metrics(registry), Lines(given.log_format, "audit"), fake.served.append)
-            listener, fake.follower = assemble(given, fake, http, clock, observer, tasks)
+            listener, fake.follower, _ = assemble(given, fake, http, clock, observer, tasks)
             if limits is not None:
                 listener.limits = limits
             made = Serving(fake, stand_in, clock, listener, registry, 0, 0, [])

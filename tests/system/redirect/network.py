@@ -18,6 +18,7 @@ from podidentity.linux.nftables import Chain, Table, render
 IMDS = "169.254.169.254"
 NODE = "192.168.77.10"
 PODS = ("10.244.7.2", "10.244.7.3")
+BRIDGE = "10.244.7.1"
 
 _CLONE_NEWNET = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -92,19 +93,26 @@ class Network:
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
+        self._made = 0
+        self._counted = 0
         with contextlib.ExitStack() as opened:
             self.azure = opened.enter_context(contextlib.closing(Namespace()))
             self.node = opened.enter_context(contextlib.closing(Namespace()))
-            self.pods = tuple(opened.enter_context(contextlib.closing(Namespace())) for _ in PODS)
             self._connect_uplink()
-            for number, (pod, address) in enumerate(zip(self.pods, PODS, strict=True)):
-                self._connect_pod(number, pod, address)
+            self.pods: list[Namespace] = []
+            self.veths: list[str] = []
+            for number in range(len(PODS)):
+                self.pods.append(Namespace())
+                self.veths.append("")
+                self.plug(number)
             self._opened = opened.pop_all()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
+        for pod in self.pods:
+            pod.close()
         self._opened.close()
 
     def _connect_uplink(self) -> None:
@@ -121,14 +129,17 @@ class Network:
         table = Table("ip", "count", (Chain("prerouting", "filter", "prerouting", -300, (rule,)),))
         self.azure.run(f"nft -f - <<END\n{render(table)}END")
         if self.kind == "bridge":
-            self.node.run("ip link add cbr0 type bridge; ip addr add 10.244.7.1/24 dev cbr0; ip link set cbr0 up")
+            self.node.run(f"ip link add cbr0 type bridge; ip addr add {BRIDGE}/24 dev cbr0; ip link set cbr0 up")
 
-    def _connect_pod(self, number: int, pod: Namespace, address: str) -> None:
-        here = f"veth{number}"
+    def plug(self, number: int) -> None:
+        """Connect pod `number`, which has no interface yet, under its address."""
+        pod, address = self.pods[number], PODS[number]
+        self._made += 1
+        self.veths[number] = here = f"veth{number}" if self._made <= len(PODS) else f"veth{number}x{self._made}"
         self._veth(self.node, here, pod, "eth0")
         if self.kind == "bridge":
             self.node.run(f"ip link set {here} master cbr0 up")
-            pod.run(f"ip addr add {address}/24 dev eth0; ip link set eth0 up; ip route add default via 10.244.7.1")
+            pod.run(f"ip addr add {address}/24 dev eth0; ip link set eth0 up; ip route add default via {BRIDGE}")
             return
         self.node.run(
             f"ip link set {here} up; ip route add {address}/32 dev {here}; sysctl -qw net.ipv4.conf.{here}.proxy_arp=1"
@@ -138,26 +149,19 @@ class Network:
             "ip route add 169.254.1.1 dev eth0 scope link; ip route add default via 169.254.1.1"
         )
 
+    def replace_pod(self, number: int) -> None:
+        """End pod `number` and give its address to a new one, as a network plugin does."""
+        self.node.run(f"ip link del {self.veths[number]}")
+        self.pods[number].close()
+        self.pods[number] = Namespace()
+        self.plug(number)
+
     @staticmethod
     def _veth(one: Namespace, name: str, other: Namespace, other_name: str) -> None:
         one.run(f"ip link add {name} type veth peer name {other_name} netns {other.path}")
 
-    def move_address(self, source: int, target: int) -> None:
-        """Give pod `source`'s address to pod `target`, as a network plugin does when the first is gone."""
-        address = PODS[source]
-        length = 24 if self.kind == "bridge" else 32
-        self.pods[source].run("ip link set eth0 down")
-        self.pods[target].run(f"ip addr add {address}/{length} dev eth0; ip route replace default {self._way(address)}")
-        if self.kind == "routed":
-            self.node.run(f"ip route replace {address}/32 dev veth{target}")
-        else:
-            self.node.run(f"ip neigh flush to {address}")
-
-    def _way(self, address: str) -> str:
-        gateway = "10.244.7.1" if self.kind == "bridge" else "169.254.1.1 dev eth0"
-        return f"via {gateway} src {address}"
-
     def leaked(self) -> int:
-        """Count the packets of pods that arrived at the stand-in for IMDS."""
+        """Count the packets of pods that arrived at the stand-in for IMDS since the last call."""
         listed = self.azure.run("nft list table ip count")
-        return int(listed.split("packets ")[1].split()[0])
+        before, self._counted = self._counted, int(listed.split("packets ")[1].split()[0])
+        return self._counted - before

@@ -1,5 +1,6 @@
 """A node with the real NMI on it: IMDS behind the uplink, an API server on the node, the daemon as a process."""
 
+import asyncio
 import contextlib
 import json
 import os
@@ -8,7 +9,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -76,9 +78,10 @@ class Node:
 
     # The cluster.
 
-    def add_pod(self, number: int, name: str, *, selector: str = "reader") -> Pod:
-        """Tell the API server of a running pod at the address of the network's pod `number`."""
-        pod = make.pod(name, selector=selector)
+    def add_pod(self, number: int, name: str, *, selector: str = "reader", address: str = "", uid: str = "") -> Pod:
+        """Tell the API server of a running pod at the address of the network's pod `number`, or another."""
+        pod = replace(make.pod(name, selector=selector), uid=uid or f"uid-of-{name}")
+        at = address or PODS[number]
         obj = {
             "metadata": {
                 "name": name,
@@ -87,7 +90,7 @@ class Node:
                 "labels": dict(pod.labels),
             },
             "spec": {"nodeName": "n1"},
-            "status": {"phase": "Running", "podIP": PODS[number], "podIPs": [{"ip": PODS[number]}]},
+            "status": {"phase": "Running", "podIP": at, "podIPs": [{"ip": at}]},
         }
         self._tell(f"/api/v1/namespaces/default/pods/{name}", "ADDED", obj)
         return pod
@@ -125,6 +128,27 @@ class Node:
         for watch in self.api.served.watches:
             if watch.request.path.endswith(plural) and not watch.ended.is_set():
                 watch.send(kind, obj)
+
+    # IMDS.
+
+    @contextlib.contextmanager
+    def slow_imds(self) -> Iterator[Callable[[], bool]]:
+        """Let IMDS answer nobody until `go_on`; yields what says whether somebody has asked."""
+        served = self.imds.served
+        before = len(served.asked)
+        self.imds.call(lambda: setattr(served, "held", asyncio.Event()))
+        yield lambda: len(served.asked) > before
+        self.go_on()
+
+    def go_on(self) -> None:
+        """Let IMDS answer."""
+
+        def act() -> None:
+            if self.imds.served.held is not None:
+                self.imds.served.held.set()
+            self.imds.served.held = None
+
+        self.imds.call(act)
 
     # The daemon.
 

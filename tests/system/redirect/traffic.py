@@ -1,13 +1,14 @@
 """Clients and servers for the tests of the redirect: who answers, how often, and packets that no client would send."""
 
 import contextlib
+import itertools
 import selectors
 import socket
 import struct
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from system.redirect.network import IMDS, Namespace
 
@@ -85,19 +86,23 @@ def fetch(namespace: Namespace, port: int = 80, address: str = IMDS, timeout_sec
 
 
 @contextlib.contextmanager
-def hammering(pods: tuple[Namespace, ...]) -> Iterator["Counter[str]"]:
-    """Clients in every pod that ask as fast as they can, and bare SYNs by the thousand, while the body runs."""
+def hammering(pods: Sequence[Namespace], *, odd: bool = True) -> Iterator["Counter[str]"]:
+    """Clients in every pod that ask as fast as they can, and bare SYNs by the thousand, while the body runs.
+
+    With `odd`, also what connection tracking calls invalid, and SYNs to port 443.
+    """
     seen: Counter[str] = Counter()
     stop = threading.Event()
+    kinds = ((80, SYN), (80, RST), (80, SYN | FIN), (443, SYN)) if odd else ((80, SYN),)
     threads = []
     for pod in pods:
-        threads += [threading.Thread(target=pod.call, args=(lambda: _ask_all_the_time(seen, stop),), daemon=True)]
-        threads += [threading.Thread(target=pod.call, args=(lambda: _flood(seen, stop),), daemon=True)]
+        works = (lambda: _ask_all_the_time(seen, stop), lambda: _flood(seen, stop, kinds))
+        threads += [threading.Thread(target=pod.call, args=(work,), daemon=True) for work in works]
     for thread in threads:
         thread.start()
     try:
         deadline = time.monotonic() + 10
-        while seen.total() == 0 and time.monotonic() < deadline:
+        while min(seen["syn"], seen.total() - seen["syn"]) == 0 and time.monotonic() < deadline:
             stop.wait(0.01)
         yield seen
     finally:
@@ -115,15 +120,17 @@ def _ask_all_the_time(seen: "Counter[str]", stop: threading.Event) -> None:
             seen[type(error).__name__] += 1
 
 
-def _flood(seen: "Counter[str]", stop: threading.Event) -> None:
-    port = 20000
+def _flood(seen: "Counter[str]", stop: threading.Event, kinds: Sequence[tuple[int, int]]) -> None:
+    """Send 10,000 segments a second; made beforehand, so that the test's other threads get their turn."""
     with raw_socket() as sender:
-        while not stop.is_set():
-            for _ in range(20):
-                port = 20000 + (port - 19999) % 40000
-                send_segment(sender, port, 80, SYN)
-                seen["syn"] += 1
-            stop.wait(0.002)
+        source = own_address()
+        segments = [segment(source, 20000 + number, *kind) for number in range(500) for kind in kinds]
+        for some in itertools.cycle([segments[start : start + 20] for start in range(0, len(segments), 20)]):
+            if stop.wait(0.002):
+                return
+            for one in some:
+                send(sender, one)
+            seen["syn"] += len(some)
 
 
 def raw_socket() -> socket.socket:
@@ -131,19 +138,29 @@ def raw_socket() -> socket.socket:
     return socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_TCP)
 
 
-def send_segment(sender: socket.socket, source_port: int, port: int, flags: int) -> None:
-    """Send one TCP segment with any flags to IMDS."""
+def own_address() -> str:
+    """The address from which this namespace asks IMDS."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.connect((IMDS, 80))
-        source = probe.getsockname()[0]
-    segment = struct.pack("!HHIIBBHHH", source_port, port, 1, 0, 5 << 4, flags, 1024, 0, 0)
-    pseudo = socket.inet_aton(source) + socket.inet_aton(IMDS) + struct.pack("!BBH", 0, 6, len(segment))
-    checksum = _checksum(pseudo + segment)
-    with contextlib.suppress(OSError):  # the routing guard answers "administratively prohibited"
-        sender.sendto(segment[:16] + struct.pack("!H", checksum) + segment[18:], (IMDS, 0))
+        address: str = probe.getsockname()[0]
+        return address
 
 
-def _checksum(packet: bytes) -> int:
+def segment(source: str, source_port: int, port: int, flags: int) -> bytes:
+    """Write one TCP segment with any flags from `source` to IMDS."""
+    head = struct.pack("!HHIIBBHHH", source_port, port, 1, 0, 5 << 4, flags, 1024, 0, 0)
+    pseudo = socket.inet_aton(source) + socket.inet_aton(IMDS) + struct.pack("!BBH", 0, 6, len(head))
+    return head[:16] + struct.pack("!H", checksum(pseudo + head)) + head[18:]
+
+
+def send(sender: socket.socket, one: bytes) -> None:
+    """Send one segment; the routing guard may answer "administratively prohibited"."""
+    with contextlib.suppress(OSError):
+        sender.sendto(one, (IMDS, 0))
+
+
+def checksum(packet: bytes) -> int:
+    """The Internet checksum."""
     words: tuple[int, ...] = struct.unpack(f"!{len(packet) // 2}H", packet)
     total = sum(words)
     while total >> 16:

@@ -1,0 +1,162 @@
+"""Keeps the bridges' table in step with the pods: each may ask IMDS from its own address and its own port alone.
+
+Gathers (the kernel's links, the watch's pods), lets `core.bridges` decide, loads one table. Woken by changes of pods
+and of this host; what cannot be proven is told to `/readyz` and counted, and such a pod gets no answer. Routed veths
+need none of this: there a rule of the redirect compares source and interface. Constructed by `daemon`.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Collection, Mapping
+from typing import NamedTuple, Protocol
+
+from podidentity.core import bridges as deciding
+from podidentity.core.bridges import Place, Port, Unplaced
+from podidentity.core.cluster import Pod
+from podidentity.errors import HostError
+from podidentity.linux import bridges, interception, nftables
+from podidentity.linux.bridges import Bridges
+from podidentity.linux.notifications import watch_host
+
+_log = logging.getLogger(__name__)
+
+_PAUSE_SECONDS = 0.02  # between two looks: a pod's SYN waits for a second when it comes before its place is known
+_AGAIN_SECONDS = 1.0  # while a pod has no place
+
+PodsNow = Callable[[], Collection[Pod] | None]
+"""The live pods of this node with a network of their own; None before the first list."""
+
+
+class Told(Protocol):
+    """Who wants to know where pods' packets come in."""
+
+    def expect(self, uid: str, interface: int) -> None:
+        """A pod is reached through this interface alone."""
+
+    def interface_gone(self, interface: int) -> None:
+        """An interface is no more."""
+
+
+class AntiSpoofSettings(NamedTuple):
+    """Not `enabled`, it is only said which pods could take each other's addresses."""
+
+    metadata_address: str
+    enabled: bool
+    check_seconds: float
+
+
+class AntiSpoof:
+    """The bridges of this host. `told` hears what is seen of interfaces on the way."""
+
+    def __init__(self, settings: AntiSpoofSettings, pods: PodsNow, told: Told) -> None:
+        self._metadata_address, self._enabled, self._check_seconds = settings
+        self._pods = pods
+        self._told = told
+        self._changed = asyncio.Event()
+        self._places: Mapping[str, Place] = {}
+        self._unplaced: tuple[Unplaced, ...] = ()
+        self._inherited: Mapping[str, frozenset[str]] | None = None
+        self._loaded: nftables.Table | None = None
+        self._trouble = ""
+        self._interfaces: frozenset[int] = frozenset()
+
+    def look_again(self) -> None:
+        """Wake up: a pod changed."""
+        self._changed.set()
+
+    @property
+    def unproven(self) -> int:
+        """How many pods of bridges cannot be told from their neighbours."""
+        return len(self._unplaced)
+
+    def warnings(self) -> tuple[str, ...]:
+        """One sentence for each pod whose port is not known, or one that says why nothing is."""
+        if self._trouble:
+            return (f"{self.unproven} pods on bridges can take each other's addresses: {self._trouble}",)
+        return tuple(f"{one.why}. Its requests are dropped." for one in self._unplaced)
+
+    async def run(self) -> None:
+        """Keep the table in step until cancelled. Raises `HostError` without the right to watch."""
+        async with watch_host(self._changed, links=True):
+            while True:
+                await self.keep()
+                await asyncio.sleep(_PAUSE_SECONDS)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_AGAIN_SECONDS if self._unplaced else self._check_seconds):
+                        await self._changed.wait()
+                self._changed.clear()
+
+    async def keep(self) -> None:
+        """Look, decide, and load the table if it is not what it should be. Whatever fails becomes a warning."""
+        pods = self._pods()
+        if pods is None:
+            return  # nobody is answered yet; what a predecessor loaded stays
+        try:
+            seen = await asyncio.to_thread(bridges.look, frozenset(one.port.interface for one in self._places.values()))
+        except HostError as error:
+            self._tell(tuple(Unplaced(pod, "") for pod in pods), str(error))
+            return
+        self._miss(seen)
+        for pod in pods:
+            for address in deciding.addresses_of(pod):
+                if (interface := seen.routes.get(address)) is not None:
+                    self._told.expect(pod.uid, interface)
+        there = [pod for pod in pods if any(map(seen.reach, deciding.addresses_of(pod)))]
+        try:
+            if self._enabled:
+                self._tell(await self._place(there, seen))
+            else:
+                await self._unload()
+                self._tell(tuple(Unplaced(pod, "") for pod in there), "--anti-spoof=off")
+        except HostError as error:
+            self._loaded = None
+            self._tell(tuple(Unplaced(pod, "") for pod in there), str(error))
+
+    def _miss(self, seen: Bridges) -> None:
+        """End the connections that came in by an interface that is gone: its pod is gone too."""
+        for interface in self._interfaces - seen.interfaces:
+            self._told.interface_gone(interface)
+        self._interfaces = seen.interfaces
+
+    async def _place(self, pods: Collection[Pod], seen: Bridges) -> tuple[Unplaced, ...]:
+        if self._inherited is None:
+            self._inherited = await _inherited()
+        placed = deciding.place(tuple(pods), _as_before(seen.ports, self._inherited), self._places)
+        there = [one for one in placed.places.values() if one.port.interface in seen.interfaces]
+        table = interception.ports(self._metadata_address, seen.ports, there)
+        if table != self._loaded or await nftables.differences(table):
+            await nftables.replace(table)
+        self._loaded, self._places = table, placed.places
+        return placed.unplaced
+
+    async def _unload(self) -> None:
+        """Take away what a predecessor with another flag loaded."""
+        if await nftables.listed(*interception.PORTS) is not None:
+            await nftables.remove(interception.PORTS)
+
+    def _tell(self, unplaced: tuple[Unplaced, ...], trouble: str = "") -> None:
+        before = self.warnings()
+        self._unplaced, self._trouble = unplaced, trouble if unplaced else ""
+        for sentence in self.warnings():
+            if sentence not in before:
+                _log.warning("%s", sentence)
+
+
+async def _inherited() -> Mapping[str, frozenset[str]]:
+    """Which port had which addresses under the last NMI: a restart must not let a pod change places."""
+    found: dict[str, frozenset[str]] = {}
+    for item in await nftables.listed(*interception.PORTS) or ():
+        if item.get("set", {}).get("name") == interception.ADDRESSES:
+            for element in nftables.elements(item["set"]):
+                name, _, address = element.partition(" . ")
+                found[name.strip('"')] = found.get(name.strip('"'), frozenset()) | {address}
+    return found
+
+
+def _as_before(ports: Collection[Port], inherited: Mapping[str, frozenset[str]]) -> tuple[Port, ...]:
+    """A port that had an address has no other now: its pod may have given itself one since."""
+    return tuple(
+        port._replace(addresses=port.addresses & inherited[port.name]) if port.name in inherited else port
+        for port in ports
+    )
