@@ -7,7 +7,7 @@ KUBERNETES ?= embedded
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help demo test check fix lab bench cluster cluster-ready image install debian
+.PHONY: help demo test interop check fix lab bench cluster cluster-ready image install debian
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -77,6 +77,10 @@ check: install build ## format, lint, types, layers, generated files in step, un
 
 test: install $(HELM) $(GO) debian cluster-ready ## all tests
 	$(BIN)/pytest -q
+
+interop: install debian ## the suite of real clients alone: az, Python, JavaScript, Go, Java
+	@$(BIN)/python tests/interop/clients.py
+	$(BIN)/pytest -q tests/interop
 
 fix: install $(HELM) ## format, autofix, regenerate
 	$(BIN)/ruff format --quiet .

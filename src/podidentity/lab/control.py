@@ -15,7 +15,7 @@ from typing import Any
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.routing import Mount, Route
 from starlette.types import ASGIApp
 
 from podidentity.errors import LabError
@@ -30,8 +30,11 @@ Join = Callable[[str, Sequence[str]], None]
 """Lets a node that waits join the cluster, with taints. Raises `LabError`."""
 
 
-def application(status: Callable[[], Awaitable[Json]], stop: asyncio.Event, join: Join) -> ASGIApp:
-    """Answer `GET /status`, `POST /stop` and `POST /join?node=NAME&taint=KEY=VALUE:EFFECT`."""
+def application(status: Callable[[], Awaitable[Json]], stop: asyncio.Event, join: Join, azure: ASGIApp) -> ASGIApp:
+    """Answer `GET /status`, `POST /stop` and `POST /join?node=NAME&taint=KEY=VALUE:EFFECT`.
+
+    Below /azure are faults, log and state of the lab's Azure.
+    """
 
     async def tell_status(_: Request) -> Response:
         return JSONResponse(await status())
@@ -47,7 +50,7 @@ def application(status: Callable[[], Awaitable[Json]], stop: asyncio.Event, join
             return JSONResponse({"error": str(error)})
         return JSONResponse({})
 
-    routes = [Route("/status", tell_status)]
+    routes = [Route("/status", tell_status), Mount("/azure", azure)]
     routes += [Route("/stop", take_stop, methods=["POST"]), Route("/join", take_join, methods=["POST"])]
     return Starlette(routes=routes)
 

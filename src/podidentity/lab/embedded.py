@@ -11,7 +11,7 @@ from pathlib import Path
 from podidentity.errors import LabError
 from podidentity.lab.fabric import FABRIC_ADDRESS
 from podidentity.lab.kubelet import Cluster, ContainerLogs, Kubelet, Node
-from podidentity.lab.kubernetes import ApiError, Kubernetes
+from podidentity.lab.kubernetes import ISSUER, ApiError, Kubernetes
 from podidentity.lab.orchestrator import KUBERNETES_PORT, NodePlan, Place
 from podidentity.lab.services import KUBERNETES_ADDRESS, run_services
 from podidentity.lab.serving import serve
@@ -25,6 +25,7 @@ class Embedded:
         self._place = place
         logs = ContainerLogs(place.logs)
         self._kubernetes = Kubernetes(logs, self)
+        place.publish_issuer(ISSUER, self._kubernetes.token_keys)
         cluster = Cluster(
             storage=self._kubernetes.storage,
             token=self._kubernetes.service_account_token,

@@ -1,4 +1,7 @@
-"""Which program of this repository an image name means. The lab has no registry and unpacks no image.
+"""Which program an image name means: one of this repository, or a directory of the user's.
+
+The lab has no registry and unpacks no image. `PODIDENTITY_LAB_IMAGES` names more: `NAME=DIRECTORY`, with commas
+between. Such a container sees its directory, read-only and where it is, and starts the program `run` in it, if any.
 
 Called by the kubelets; `unknown` is the sentence of the event that a user sees for any other image.
 """
@@ -41,6 +44,10 @@ def find(name: str) -> Image | None:
     repository = name.split("@", maxsplit=1)[0].removeprefix("docker.io/")
     head, _, last = repository.rpartition("/")
     repository = f"{head}/{last.partition(':')[0]}" if head else last.partition(":")[0]
+    given = _given().get(repository)
+    if given is not None:
+        entry = given / "run"
+        return Image((str(entry),) if entry.is_file() else (), _environment(), given)
     if repository not in KNOWN:
         return None
     if KNOWN[repository]:
@@ -57,7 +64,14 @@ def unknown(name: str) -> str:
     """Why an image cannot be had, and what can."""
     if "keyvault-aad-pod-identity" in name:
         return f"the sample application is not installed at {KEYVAULT_APP}: use the lab from a checkout of podidentity"
-    return f"the lab has no registry; it knows {', '.join(f'{known}:*' for known in sorted(KNOWN))}"
+    known = ", ".join(f"{one}:*" for one in sorted({*KNOWN, *_given()}))
+    return f"the lab has no registry; it knows {known}; name more with PODIDENTITY_LAB_IMAGES"
+
+
+def _given() -> dict[str, Path]:
+    """The user's own: name to directory. What is no directory counts as not given."""
+    pairs = (item.partition("=") for item in os.environ.get("PODIDENTITY_LAB_IMAGES", "").split(",") if item)
+    return {name: Path(path) for name, _, path in pairs if Path(path).is_dir()}
 
 
 def _environment() -> dict[str, str]:

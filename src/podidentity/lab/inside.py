@@ -116,7 +116,8 @@ class _Lab:
         group.create_task(dns.serve(names, FABRIC_ADDRESS))
         group.create_task(gateway.serve(socket.socket(fileno=self._inherited.gateway_listener), names))
         asked = control.listener(self._directory.control)
-        group.create_task(serve(control.application(self._status, self._stop, self._kubernetes.join), [asked]))
+        door = control.application(self._status, self._stop, self._kubernetes.join, self._azure.admin)
+        group.create_task(serve(door, [asked]))
 
     def _orchestrator(self) -> Orchestrator:
         inherited = self._inherited
@@ -126,6 +127,7 @@ class _Lab:
             listener=socket.socket(fileno=os.dup(inherited.kubernetes_listener)),
             bridge=self._bridge,
             cgroup=self._directory.cgroup,
+            publish_issuer=self._azure.publish_issuer,
         )
         present = len(self._networks) - inherited.settings.late
         plans = [

@@ -7,7 +7,7 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from podidentity.lab.fabric import NodeNetwork
 
@@ -29,6 +29,8 @@ class Place:
     """What any Kubernetes of the lab is given: the pods' trust in Azure, logs, and the way in from the host.
 
     `cgroup` names the control group for what needs one; whoever removes the lab's directory removes it as well.
+    `publish_issuer` takes the issuer of its service accounts' tokens and what gives their key set: for Azure's
+    federated credentials.
     """
 
     azure_ca: str
@@ -36,6 +38,7 @@ class Place:
     listener: socket.socket
     bridge: bool
     cgroup: str
+    publish_issuer: Callable[[str, Callable[[], dict[str, Any]]], None]
 
 
 class Orchestrator(Protocol):

@@ -184,7 +184,7 @@ def test_a_stale_write_is_a_conflict(kubectl: Kubectl, kubernetes: Kubernetes) -
 def test_a_service_account_may_do_what_its_role_says(kubectl: Kubectl, kubernetes: Kubernetes) -> None:
     """RBAC: nothing without a rule."""
     good(kubectl("create", "-f", "-", stdin=ROLE))
-    token = kubernetes.service_account_token("default", "nmi", "p", "u")
+    token = kubernetes.service_account_token("default", "nmi", {"name": "p", "uid": "u"})
     good(kubectl("get", "pods", f"--token={token}"))
     refused = kubectl("get", "secrets", f"--token={token}")
     assert 'User "system:serviceaccount:default:nmi" cannot list resource "secrets"' in refused.stderr

@@ -6,7 +6,7 @@ Values and ports only. The lab's `inside` makes them; tests make smaller ones.
 import datetime as dt
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_network
 from pathlib import Path
@@ -47,10 +47,10 @@ class Storage(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """What all nodes share. `token` issues a service account's token: namespace, account, pod, pod's UID."""
+    """What all nodes share. `token` issues a service account's token: namespace, account, pod (name, uid), audience."""
 
     storage: Storage
-    token: Callable[[str, str, str, str], str]
+    token: Callable[[str, str, Mapping[str, str], str], str]
     cluster_ca: str
     azure_ca: str
     logs: Path

@@ -134,7 +134,8 @@ def _service_account(node: Node, pod: Json, source: Json) -> dict[str, bytes]:
     """A token, and beside it the two files that a real cluster projects from elsewhere."""
     metadata = pod["metadata"]
     account = pod["spec"].get("serviceAccountName") or "default"
-    token = node.cluster.token(metadata["namespace"], account, metadata["name"], metadata["uid"])
+    pod_itself = {"name": metadata["name"], "uid": metadata["uid"]}
+    token = node.cluster.token(metadata["namespace"], account, pod_itself, source.get("audience") or "")
     return {
         source.get("path") or "token": token.encode(),
         "ca.crt": node.cluster.cluster_ca.encode(),

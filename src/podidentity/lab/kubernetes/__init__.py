@@ -3,8 +3,9 @@
 It does what the walk-through, the docs' examples and the tests need; a real cluster judges the rest.
 """
 
+from podidentity.lab.kubernetes.auth import ISSUER
 from podidentity.lab.kubernetes.kubernetes import Kubernetes, PodLogs
 from podidentity.lab.kubernetes.statuses import ApiError
 from podidentity.lab.kubernetes.storage import Storage, WatchEvent
 
-__all__ = ["ApiError", "Kubernetes", "PodLogs", "Storage", "WatchEvent"]
+__all__ = ["ISSUER", "ApiError", "Kubernetes", "PodLogs", "Storage", "WatchEvent"]

@@ -19,6 +19,7 @@ from podidentity.lab.kubernetes.subresources import Logs, Subresources
 from podidentity.lab.kubernetes.writing import Writing, read_body
 
 HEALTH_PATHS = frozenset({"healthz", "readyz", "livez"})
+KEYS_PATH = "openid/v1/jwks"
 REVIEW_PATH = "apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
 PLAIN_PARTS = frozenset({"", "status"})
 
@@ -56,6 +57,8 @@ class Api:
         if path in HEALTH_PATHS:
             return Response("ok")
         user = self._authority.user(request.headers.get("authorization", ""))
+        if path == KEYS_PATH:
+            return JSONResponse(self._authority.keys())
         if path == REVIEW_PATH:
             return await self._review(request, user)
         found = discovery.document(self._kinds, path)

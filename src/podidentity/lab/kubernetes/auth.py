@@ -3,8 +3,9 @@
 The admin's token may do everything (`system:masters`); a service account what its roles and bindings say.
 """
 
+import json
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,15 +51,15 @@ class Authority:
         self._clock = clock
         self._key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
 
-    def issue(self, namespace: str, account: str, pod: Json | None = None) -> str:
-        """A service account's token, bound to a pod when one is given."""
+    def issue(self, namespace: str, account: str, pod: Json | None = None, audiences: Sequence[str] = ()) -> str:
+        """A service account's token, bound to a pod when one is given; for this API unless for other audiences."""
         now = int(self._clock())
         bound: Json = {"namespace": namespace, "serviceaccount": {"name": account}}
         if pod:
             bound["pod"] = pod
         claims = {
             "iss": ISSUER,
-            "aud": [ISSUER],
+            "aud": list(audiences) or [ISSUER],
             "sub": f"system:serviceaccount:{namespace}:{account}",
             "iat": now,
             "nbf": now,
@@ -66,6 +67,11 @@ class Authority:
             "kubernetes.io": bound,
         }
         return jwt.encode(claims, self._key, "RS256", headers={"kid": "lab"})
+
+    def keys(self) -> Json:
+        """What verifies the tokens, as the API publishes it at /openid/v1/jwks."""
+        public: Json = json.loads(jwt.algorithms.RSAAlgorithm.to_jwk(self._key.public_key()))
+        return {"keys": [{**public, "use": "sig", "alg": "RS256", "kid": "lab"}]}
 
     def user(self, authorization: str) -> User:
         """Who a request's Authorization header names. Raises ApiError 401."""

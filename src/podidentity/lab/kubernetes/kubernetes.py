@@ -7,9 +7,9 @@ import ipaddress
 import ssl
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -95,9 +95,13 @@ class Kubernetes:
             context.load_cert_chain(file)
         return context
 
-    def service_account_token(self, namespace: str, name: str, pod_name: str, pod_uid: str) -> str:
-        """A token for a pod's service account."""
-        return self._authority.issue(namespace, name, {"name": pod_name, "uid": pod_uid})
+    def service_account_token(self, namespace: str, name: str, pod: Mapping[str, str], audience: str = "") -> str:
+        """A token for a service account's pod (`name`, `uid`); for this API unless for another audience."""
+        return self._authority.issue(namespace, name, dict(pod), [audience] if audience else ())
+
+    def token_keys(self) -> dict[str, Any]:
+        """The key set that verifies those tokens; their issuer is `ISSUER`."""
+        return self._authority.keys()
 
     async def run(self) -> None:
         """Run the controllers until cancelled."""

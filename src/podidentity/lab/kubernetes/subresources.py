@@ -46,8 +46,9 @@ class Subresources:
         lines = self._logs(place.namespace or "", place.name, container, query.get("follow") == "true", tail)
         return StreamingResponse(lines, media_type="text/plain")
 
-    async def _token(self, _request: Request, place: Place, _account: Json) -> Response:
-        token = self._authority.issue(place.namespace or "", place.name)
+    async def _token(self, request: Request, place: Place, _account: Json) -> Response:
+        audiences = ((await read_body(request)).get("spec") or {}).get("audiences") or ()
+        token = self._authority.issue(place.namespace or "", place.name, audiences=audiences)
         review = {"kind": "TokenRequest", "apiVersion": "authentication.k8s.io/v1", "status": {"token": token}}
         return JSONResponse(review, 201)
 

@@ -117,5 +117,6 @@ def _system() -> tuple[dict[str, str], list[Bind]]:
         elif path.is_dir():
             binds.append((str(path), str(path), True))
     own = [f"/etc/{name}" for name in _ETC if Path("/etc", name).exists()]
+    own += [str(path) for path in sorted(Path("/etc").glob("java-*-openjdk"))]  # Debian's JDKs have their conf there
     binds += [(path, path, True) for path in (*own, *python_directories())]
     return links, binds

@@ -1,0 +1,147 @@
+"""Installs the clients that the interop tests drive, each with its own package manager and pinned versions.
+
+They go to a cache outside the clone, `$XDG_CACHE_HOME/podidentity/interop`: one directory for each client and for each
+set of pins, complete or not there at all. Called by the tests when they need one, and by `make interop` before.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+HERE = Path(__file__).parent
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "podidentity" / "interop"
+INSTALL_SECONDS = 900
+_STAMP = ".complete"
+
+
+class MissingToolError(Exception):
+    """A client's package manager is not on this machine; the sentence names it and how to get it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """`programs` must be on PATH; what `pins` (below tests/interop) hold decides the directory."""
+
+    name: str
+    programs: tuple[str, ...]
+    pins: tuple[str, ...]
+    install: Callable[[Path], None]
+
+    @property
+    def directory(self) -> Path:
+        """Where it is, or will be."""
+        pinned = hashlib.sha256()
+        for path in sorted(HERE / pin for pin in self.pins):
+            pinned.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+        return CACHE / f"{self.name}-{pinned.hexdigest()[:12]}"
+
+
+def installed(name: str) -> Path:
+    """A client's directory; it is installed unless it is there. Raises `MissingToolError`."""
+    client = CLIENTS[name]
+    directory = client.directory
+    missing = [program for program in client.programs if shutil.which(program) is None]
+    if missing:
+        raise MissingToolError(
+            f"{client.name} needs {', '.join(missing)} on PATH; install it, or leave this client out"
+        )
+    with _locked(name):
+        if not (directory / _STAMP).exists():
+            shutil.rmtree(directory, ignore_errors=True)
+            directory.mkdir(parents=True)
+            client.install(directory)
+            (directory / _STAMP).touch()
+    return directory
+
+
+@contextlib.contextmanager
+def _locked(name: str) -> Iterator[None]:
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _run(*command: str, directory: Path, **environment: str) -> None:
+    done = subprocess.run(
+        command,
+        cwd=directory,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=INSTALL_SECONDS,
+        check=False,
+    )
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)} in {directory} failed:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}")
+
+
+def _python_packages(source: str) -> Callable[[Path], None]:
+    """A virtual environment of the base Python, so that the lab's containers can run it."""
+
+    def install(directory: Path) -> None:
+        _run(sys.executable, "-m", "venv", ".", directory=directory)
+        pip = ("bin/python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
+        pins = ("--requirement", str(HERE / source / "requirements.txt"))
+        _run(*pip, "--constraint", str(HERE / source / "constraints.txt"), *pins, directory=directory)
+
+    return install
+
+
+def _javascript(directory: Path) -> None:
+    shutil.copy(HERE / "javascript" / "package.json", directory)
+    _run("npm", "install", "--no-package-lock", "--no-audit", "--no-fund", "--ignore-scripts", directory=directory)
+
+
+def _go(source: str, program: str) -> Callable[[Path], None]:
+    def install(directory: Path) -> None:
+        # -trimpath and no cgo: the program runs in any container, and names no path of this machine.
+        build = ("go", "build", "-trimpath", "-mod=readonly", "-o", str(directory / program), ".")
+        _run(*build, directory=HERE / source, CGO_ENABLED="0", GOFLAGS="")
+
+    return install
+
+
+def _java(directory: Path) -> None:
+    shutil.copytree(HERE / "java", directory / "build")
+    goals = ("package", "dependency:copy-dependencies", "-DoutputDirectory=../libs", "-DincludeScope=runtime")
+    _run("mvn", "--quiet", "--batch-mode", *goals, directory=directory / "build")
+
+
+_JAVA_FILES = ("java/pom.xml", "java/src/main/java/Reader.java")
+CLIENTS = {
+    client.name: client
+    for client in (
+        Client("az", (), ("az/requirements.txt", "az/constraints.txt"), _python_packages("az")),
+        Client("python", (), ("python/requirements.txt", "python/constraints.txt"), _python_packages("python")),
+        Client("javascript", ("node", "npm"), ("javascript/package.json",), _javascript),
+        Client("go", ("go",), ("go/go.mod", "go/go.sum", "go/main.go"), _go("go", "reader")),
+        Client(
+            "go-autorest",
+            ("go",),
+            ("go-autorest/go.mod", "go-autorest/go.sum", "go-autorest/main.go"),
+            _go("go-autorest", "run"),
+        ),
+        Client("java", ("java", "mvn", "keytool"), _JAVA_FILES, _java),
+    )
+}
+
+
+def main() -> None:
+    """Install the named clients, or all; say which could not be had."""
+    for name in sys.argv[1:] or CLIENTS:
+        try:
+            print(f"{name}: {installed(name)}")
+        except MissingToolError as error:
+            print(f"{name}: not installed: {error}")
+
+
+if __name__ == "__main__":
+    main()
