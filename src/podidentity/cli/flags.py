@@ -7,6 +7,7 @@ the caller can warn once. Called by `cli.nmi`, `cli.mic` and the generator of do
 
 import difflib
 import re
+import shutil
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,8 +22,9 @@ _TRUE = frozenset({"1", "t", "T", "TRUE", "true", "True"})  # strconv.ParseBool
 _FALSE = frozenset({"0", "f", "F", "FALSE", "false", "False"})
 _UNITS_SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _DURATION_PART = re.compile(r"(\d+\.?\d*|\.\d+)(ns|us|µs|ms|s|m|h)")
-_HELP_WIDTH = 100
 _TEXT_COLUMN = 42
+WIDTHS = range(72, 100)
+"""Characters in a line of `--help`: below, a column of words is no sentence any more; above, eyes lose the line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +94,7 @@ COMMON = (
     Flag("log-format", "text", "text", "How log lines are written: text or json."),
     Flag("v", "number", "0", "How much is logged; 5 and more adds details that help when something is wrong."),
     Flag("custom-user-agent", "text", "", "Text added to the User-Agent of requests to Azure."),
-    Flag("enableProfile", "switch", "false", "Accepted for existing manifests; there is no profiler.", effect=False),
+    Flag("enableProfile", "switch", "false", "There is no profiler.", effect=False),
     _klog("add_dir_header", "switch", "false"),
     _klog("alsologtostderr", "switch", "false"),
     _klog("log_backtrace_at", "text", ":0"),
@@ -124,21 +126,28 @@ def parse(program: str, table: Sequence[Flag], arguments: Sequence[str]) -> Flag
     return Flags(values, frozenset(given), idle)
 
 
-def render_help(program: str, summary: str, table: Sequence[Flag], example: str) -> str:
-    """Write what `--help` shows."""
-    lines = [f"Usage: {program} [flags]", "", *textwrap.wrap(summary, _HELP_WIDTH), "", f"Example: {example}", ""]
-    for flag in table:
-        if flag.hidden:
-            continue
-        head = f"  --{flag.name}{_placeholder(flag)}"
-        body = textwrap.wrap(flag.text, _HELP_WIDTH - _TEXT_COLUMN) or [""]
-        if len(head) >= _TEXT_COLUMN:
-            lines.append(head)
-            head = ""
-        lines.append(f"{head:<{_TEXT_COLUMN}}{body[0]}")
-        lines += [" " * _TEXT_COLUMN + more for more in body[1:]]
-    lines += ["", "The flags of klog (-v, --logtostderr, --vmodule, ...) are accepted too."]
-    return "\n".join(lines)
+def render_help(program: str, summary: str, table: Sequence[Flag], example: str, width: int = WIDTHS.stop) -> str:
+    """Write what `--help` shows, at most `width` characters wide. Flags without effect are named at the end."""
+    shown = [flag for flag in table if not flag.hidden]
+    lines = [f"Usage: {program} [flags]", "", *textwrap.wrap(summary, width), "", f"Example: {example}", ""]
+    for flag in shown:
+        if flag.effect:
+            lines += _help_lines(flag, width)
+    idle = ", ".join(f"--{flag.name}" for flag in shown if not flag.effect)
+    accepted = f"Accepted for existing manifests, without effect: {idle}, and the flags of klog (--logtostderr, ...)."
+    return "\n".join([*lines, "", *textwrap.wrap(accepted, width, break_on_hyphens=False)])
+
+
+def help_width() -> int:
+    """Return the width of the reader's terminal, within reason."""
+    return min(max(shutil.get_terminal_size((WIDTHS.stop, 0)).columns, WIDTHS.start), WIDTHS.stop)
+
+
+def _help_lines(flag: Flag, width: int) -> list[str]:
+    head = f"  --{flag.name}{_placeholder(flag)}"
+    body = textwrap.wrap(flag.text, width - _TEXT_COLUMN)
+    first = [head] if len(head) >= _TEXT_COLUMN else [f"{head:<{_TEXT_COLUMN}}{body.pop(0)}"]
+    return first + [" " * _TEXT_COLUMN + more for more in body]
 
 
 def parse_duration(text: str) -> float | None:

@@ -69,7 +69,8 @@ def run(arguments: Sequence[str]) -> int:
     given = flags.parse("mic", TABLE, arguments)
     if given.switch("help"):
         summary = "The managed identity controller: assigns identities to pods, VMs and scale sets."
-        print(flags.render_help("podidentity mic", summary, TABLE, "mic --cloudconfig=/etc/kubernetes/azure.json"))
+        example = "mic --cloudconfig=/etc/kubernetes/azure.json"
+        print(flags.render_help("podidentity mic", summary, TABLE, example, flags.help_width()))
         return 0
     if given.switch("version"):
         print(f"podidentity mic {__version__}")

@@ -16,7 +16,7 @@ from typing import Any
 
 from podidentity import __version__
 from podidentity.azure import clouds
-from podidentity.cli.flags import COMMON, Flag, Flags, parse, render_help
+from podidentity.cli.flags import COMMON, Flag, Flags, help_width, parse, render_help
 from podidentity.errors import ConfigurationError, PodIdentityError, UsageError
 from podidentity.nmi.settings import MANAGED, STANDARD, Settings
 from podidentity.serving import logs
@@ -84,13 +84,14 @@ TABLE = (
         ours=True,
     ),
     Flag("ipt-update-interval-sec", "number", "60", "How often the redirect is checked at least, in seconds."),
+    Flag("startup-taint", "text", "", "Taint (its key) to take off the node once pods are intercepted.", ours=True),
     Flag("uninstall", "switch", "false", "Remove the interception from this host and exit.", ours=True),
     Flag("http-probe-port", "number", "8080", "Port of /healthz and /readyz."),
     Flag("prometheus-port", "number", "9090", "Port of /metrics."),
     Flag("allow-network-plugin-kubenet", "switch", "false", "Start although the node uses kubenet."),
     Flag("kubelet-config", "text", "/etc/default/kubelet", "File in which kubenet is looked for."),
-    Flag("enableScaleFeatures", "switch", "true", "Accepted for existing manifests.", effect=False),
-    Flag("enable-conntrack-deletion", "switch", "true", "Accepted: old connections are always ended.", effect=False),
+    Flag("enableScaleFeatures", "switch", "true", "NMI scales without it.", effect=False),
+    Flag("enable-conntrack-deletion", "switch", "true", "Old connections are always ended.", effect=False),
     *COMMON,
 )
 
@@ -99,7 +100,7 @@ def run(arguments: Sequence[str]) -> int:
     """Run the command; its exit status. Raises `PodIdentityError`."""
     flags = parse(PROGRAM, TABLE, arguments)
     if flags.switch("help"):
-        print(render_help(PROGRAM, SUMMARY, TABLE, EXAMPLE))
+        print(render_help(PROGRAM, SUMMARY, TABLE, EXAMPLE, help_width()))
         return 0
     if flags.switch("version"):
         print(f"podidentity {__version__}")
@@ -144,6 +145,7 @@ def settings_of(flags: Flags, environ: Mapping[str, str]) -> Settings:
         host_token=flags.switch("host-token-endpoint"),
         logins=clouds.logins(environ.get("AZURE_ENVIRONMENT_FILEPATH", "")),
         secret_namespaces=frozenset(filter(None, flags.text("secret-namespaces").split(","))),
+        startup_taint=flags.text("startup-taint"),
         user_agent=agent,
         log_format=flags.text("log-format"),
     )
@@ -157,7 +159,7 @@ def _act(flags: Flags, settings: Settings) -> int:
         _finish(daemon.uninstall(settings), asyncio.run)
         print("The interception is removed: pods of this node reach the real IMDS again.")
         return 0
-    _refuse_kubenet(flags)
+    refuse_kubenet(flags)
     import uvloop  # noqa: PLC0415  # a daemon's, not a command's
 
     _finish(daemon.run(settings), uvloop.run)
@@ -177,15 +179,18 @@ def _finish(work: Coroutine[Any, Any, None], runner: Callable[[Coroutine[Any, An
         raise
 
 
-def _refuse_kubenet(flags: Flags) -> None:
-    """Stop as upstream does on kubenet, whose pods can take each other's addresses (CVE-2021-1677)."""
+def refuse_kubenet(flags: Flags) -> None:
+    """Stop as upstream does on kubenet, whose pods can take each other's addresses (CVE-2021-1677).
+
+    Raises `ConfigurationError`; a file that cannot be read is a warning.
+    """
     path = Path(flags.text("kubelet-config"))
     if flags.switch("allow-network-plugin-kubenet"):
         return
     try:
         found = _KUBENET in path.read_text(errors="replace")
-    except FileNotFoundError:
-        return  # newer nodes have no such file, and no kubenet either
+    except FileNotFoundError:  # newer nodes have no such file, and no kubenet either
+        return
     except OSError as error:
         _log.warning("cannot tell whether this node uses kubenet: %s: %s", path, error.strerror)
         return

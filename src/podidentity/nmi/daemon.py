@@ -47,6 +47,7 @@ from podidentity.nmi.proxy import Proxy
 from podidentity.nmi.redirect import Redirect, RedirectSettings
 from podidentity.nmi.settings import Settings
 from podidentity.nmi.sources import Imds, Limited, Measured, Retrying, open_imds_client
+from podidentity.nmi.startup_taint import remove_startup_taint
 from podidentity.nmi.token import TokenFlow
 from podidentity.nmi.waiting import Waiting
 from podidentity.serving.logs import Lines
@@ -234,6 +235,9 @@ class Daemon:
         tasks.create_task(cluster.run())
         tasks.create_task(listener.run())
         await self._let_in(cluster, tasks)
+        if settings.startup_taint:
+            work = remove_startup_taint(api, settings.node, settings.startup_taint, self._is_ready, self._clock)
+            tasks.create_task(work)
         _log.info("answering the pods of node %s on %s:%d", settings.node, where.listen_address, where.listen_port)
 
     async def _let_in(self, cluster: Cluster, tasks: asyncio.TaskGroup) -> None:
@@ -285,13 +289,19 @@ class Daemon:
         return Page(200, b"Active" if self._intercepting() else b"Not Active")
 
     def _readiness(self) -> Page:
-        behind = self._cluster.behind() if self._cluster else ("not connected to the cluster yet",)
-        if self._redirect is not None:
-            behind = (*self._redirect.troubles(), *behind)
-        if behind:
-            return Page(503, "\n".join((*behind, "")).encode())
+        missing = self._missing()
+        if missing:
+            return Page(503, "\n".join((*missing, "")).encode())
         warnings = self._anti_spoof.warnings() if self._anti_spoof else ()
         return Page(200, "\n".join(("ok", *(f"warning: {told}" for told in warnings), "")).encode())
+
+    def _is_ready(self) -> bool:
+        return not self._missing()
+
+    def _missing(self) -> tuple[str, ...]:
+        """Say what stands between this node's pods and their tokens, one sentence each."""
+        behind = self._cluster.behind() if self._cluster else ("not connected to the cluster yet",)
+        return behind if self._redirect is None else (*self._redirect.troubles(), *behind)
 
     def _intercepting(self) -> bool:
         return self._listener is not None and (self._redirect is None or self._redirect.stands)

@@ -58,6 +58,9 @@ class Settings:
     logins: frozenset[str] = frozenset({PUBLIC_LOGIN})
     """Where service principals' tokens may be asked for: known clouds, and the one that is configured."""
 
+    startup_taint: str = ""
+    """Key of the taint that is taken off the node once its pods are intercepted; empty: none."""
+
     user_agent: str = "podidentity-nmi"
     log_format: str = "text"
     kubeconfig: str = ""

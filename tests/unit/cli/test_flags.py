@@ -1,10 +1,13 @@
 """Command lines as Go's flag and pflag read them, and what a wrong one says."""
 
+import contextlib
+from pathlib import Path
+
 import pytest
 
-from podidentity.cli.flags import COMMON, Flag, parse, parse_duration, render_help
-from podidentity.cli.nmi import EXAMPLE, PROGRAM, SUMMARY, TABLE, settings_of
-from podidentity.errors import UsageError
+from podidentity.cli.flags import COMMON, Flag, help_width, parse, parse_duration, render_help
+from podidentity.cli.nmi import EXAMPLE, PROGRAM, SUMMARY, TABLE, refuse_kubenet, settings_of
+from podidentity.errors import ConfigurationError, UsageError
 from podidentity.nmi.settings import Settings
 
 WORDS = (
@@ -107,11 +110,13 @@ def test_durations(text: str, seconds: float | None) -> None:
     assert parse_duration(text) == pytest.approx(seconds) if seconds is not None else parse_duration(text) is None
 
 
-def test_help_shows_every_flag_that_matters() -> None:
-    """Generated from the table; fits the width; has an example."""
-    text = render_help(PROGRAM, SUMMARY, TABLE, EXAMPLE)
+@pytest.mark.parametrize("width", [72, 80, 100])
+def test_help_shows_every_flag_that_matters(width: int) -> None:
+    """Generated from the table; fits the reader's terminal; has an example; what does nothing is named last."""
+    text = render_help(PROGRAM, SUMMARY, TABLE, EXAMPLE, width)
     assert all(f"--{flag.name}" in text for flag in TABLE if not flag.hidden)
-    assert max(len(line) for line in text.splitlines()) <= 100
+    assert max(len(line) for line in text.splitlines()) <= width
+    assert "--enableProfile" in text.rpartition("without effect:")[2]
     assert EXAMPLE in text
 
 
@@ -182,3 +187,51 @@ def test_wrong_settings_are_one_sentence(words: list[str], told: str) -> None:
     """Each names the flag."""
     with pytest.raises(UsageError, match=told):
         settings(*words)
+
+
+@pytest.mark.parametrize(("columns", "width"), [("40", 72), ("80", 80), ("300", 100)])
+def test_help_is_as_wide_as_the_terminal(columns: str, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within reason."""
+    monkeypatch.setenv("COLUMNS", columns)
+    assert help_width() == width
+
+
+def test_klogs_flags_are_accepted() -> None:
+    """Manifests pass them; those that do nothing are named in one warning."""
+    given = {flag.name for flag in TABLE if flag.hidden} | {"v"}
+    values = {flag.name: flag.default for flag in TABLE}
+    flags = parse(PROGRAM, TABLE, [f"--{name}={values[name]}" for name in given])
+    assert {"logtostderr", "vmodule", "stderrthreshold", "log_file_max_size", "skip_log_headers"} < given
+    assert set(flags.without_effect) == given - {"v"}
+
+
+def test_the_login_of_a_custom_cloud_is_read_from_its_description(tmp_path: Path) -> None:
+    """AZURE_ENVIRONMENT_FILEPATH, as MIC reads it; Microsoft's own clouds are known besides."""
+    file = tmp_path / "cloud.json"
+    file.write_text(
+        '{"resourceManagerEndpoint": "https://arm.own/", "activeDirectoryEndpoint": "https://Login.Own.Cloud/"}'
+    )
+    logins = settings(AZURE_ENVIRONMENT_FILEPATH=str(file)).logins
+    assert "https://login.own.cloud" in logins
+    assert {"https://login.microsoftonline.com", "https://login.microsoftonline.us"} < settings().logins < logins
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        settings(AZURE_ENVIRONMENT_FILEPATH=str(tmp_path / "none"))
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_kubenet_is_refused_unless_it_is_allowed(tmp_path: Path, *, allowed: bool) -> None:
+    """Upstream's check and flag."""
+    file = tmp_path / "kubelet"
+    file.write_text("KUBELET_FLAGS=--cloud-provider=azure --network-plugin=kubenet\n")
+    words = [f"--kubelet-config={file}", f"--allow-network-plugin-kubenet={str(allowed).lower()}"]
+    refused = pytest.raises(ConfigurationError, match="uses kubenet") if not allowed else contextlib.nullcontext()
+    with refused:
+        refuse_kubenet(parse(PROGRAM, TABLE, words))
+
+
+def test_an_unreadable_kubelet_config_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A missing file is nothing at all; one that cannot be read does not keep NMI from starting."""
+    refuse_kubenet(parse(PROGRAM, TABLE, [f"--kubelet-config={tmp_path / 'none'}"]))
+    assert caplog.records == []
+    refuse_kubenet(parse(PROGRAM, TABLE, [f"--kubelet-config={tmp_path}"]))
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
