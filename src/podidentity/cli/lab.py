@@ -14,6 +14,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from podidentity.cli import lab_log
 from podidentity.errors import LabError
 from podidentity.lab import control, directory, up
 from podidentity.lab import down as ending
@@ -131,6 +132,22 @@ def down(name: str) -> None:
     """Stop a lab and remove all of it."""
     ending.stop(directory.find(name))
     click.echo(f"the lab {name!r} is down")
+
+
+@lab.command("log")
+@_NAME
+@click.option("--follow", "-f", is_flag=True, help="Go on until the lab ends, or Ctrl-C.")
+@click.option("--output", "-o", type=click.Choice(["text", "json"]), default="text", show_default=True)
+def show_log(name: str, follow: bool, output: str) -> None:  # noqa: FBT001  # click's way
+    """Tell who asked Azure for what, with which identity, and what the answer was.
+
+    IMDS, Entra ID, ARM, Graph and Key Vault; the last 10,000 requests.
+
+    Example: podidentity lab log --follow
+    """
+    render = lab_log.render_json if output == "json" else lab_log.render_text
+    for entry in lab_log.entries(_ready(name), follow=follow):
+        click.echo(render(entry))
 
 
 @lab.command(short_help="Run the walk-through in a fresh lab.")

@@ -65,8 +65,8 @@ def listener(path: Path) -> socket.socket:
     return opened
 
 
-def ask(lab: Directory, method: str, path: str) -> Json:
-    """Ask a living lab. Raises `LabError` when it does not answer."""
+def ask(lab: Directory, method: str, path: str) -> Any:
+    """Ask a living lab; the JSON that it answers. Raises `LabError` when it does not answer."""
     connection = http.client.HTTPConnection("lab", timeout=ANSWER_SECONDS)
     stream = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     stream.settimeout(ANSWER_SECONDS)
@@ -74,7 +74,7 @@ def ask(lab: Directory, method: str, path: str) -> Json:
         _reach(stream.connect, lab.control)
         connection.sock = stream
         connection.request(method, path)
-        answer: Json = json.loads(connection.getresponse().read())
+        answer = json.loads(connection.getresponse().read())
     except (OSError, http.client.HTTPException, ValueError) as error:
         told = f"The lab {lab.name!r} does not answer ({error}). Is it still starting, or going down?"
         raise LabError(told) from None

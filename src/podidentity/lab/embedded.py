@@ -86,6 +86,15 @@ class Embedded:
         told = f"{node} cannot join with {list(taints)}: only nodes of a lab with --kubernetes real can wait."
         raise LabError(told)
 
+    def pod_at(self, address: str) -> str | None:
+        """The pod that has an address of its own."""
+        for pod in self._kubernetes.storage.list("pods"):
+            status = pod.get("status") or {}
+            over = status.get("phase") in {"Succeeded", "Failed"}  # its address may be another's by now
+            if status.get("podIP") == address and not over and not pod["spec"].get("hostNetwork"):
+                return f"{pod['metadata']['namespace']}/{pod['metadata']['name']}"
+        return None
+
     async def pods(self) -> Mapping[str, int]:
         """How many pods each node has."""
         return Counter(str(pod["spec"].get("nodeName")) for pod in self._kubernetes.storage.list("pods"))

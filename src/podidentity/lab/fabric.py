@@ -22,10 +22,13 @@ LOAD_BALANCER_NETWORK = "10.98.0.0/24"
 NETWORKS = (POD_NETWORK, SERVICE_NETWORK, LOAD_BALANCER_NETWORK, "192.168.50.0/24", "192.168.60.0/24")
 """All that is reachable in the lab; the gateway lets through nothing else."""
 
+_AZURE_GATEWAY = "192.168.60.1"
+OWN_ADDRESSES = (FABRIC_ADDRESS, _AZURE_GATEWAY)
+"""Where connections of the lab's own process come from: it makes them for the host."""
+
 BRIDGE = "cbr0"
 MOST_NODES = 100  # 192.168.50.10 ... 109
 
-_AZURE_GATEWAY = "192.168.60.1"
 _COUNTERS = "lab_counters"
 
 

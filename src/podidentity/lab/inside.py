@@ -77,6 +77,7 @@ class _Lab:
         self._azure = Azure(AzureSettings())
         self._machines = nodes.machines(self._azure, self._networks, settings.virtual_machines)
         self._kubernetes = self._orchestrator()
+        self._azure.log.asker_of = self._asker_of
         self._stop = asyncio.Event()
 
     async def run(self) -> None:
@@ -145,6 +146,13 @@ class _Lab:
     def _ready(self) -> None:
         self._write_facts()
         self._report({"ready": True})
+
+    def _asker_of(self, address: str) -> str:
+        """Who has an address: a pod, a node, or the host behind the gateway."""
+        if address in fabric.OWN_ADDRESSES:
+            return "host"
+        node = next((network.name for network in self._networks if network.address == address), None)
+        return node or self._kubernetes.pod_at(address) or address
 
     async def _status(self) -> control.Json:
         pods = await self._kubernetes.pods()

@@ -66,6 +66,10 @@ class Orchestrator(Protocol):
         """Let a node that waits join, tainted. Raises `LabError` when there is no such node or it cannot wait."""
         ...
 
+    def pod_at(self, address: str) -> str | None:
+        """Namespace and name of the pod that has an address of its own, `namespace/name`; None when it is not known."""
+        ...
+
     async def pods(self) -> Mapping[str, int]:
         """How many pods each node has, by node."""
         ...

@@ -1,8 +1,7 @@
-"""Objects that are wrong, in a lab with podidentity: an answer or an event that names the thing, and nobody else suffers."""
+"""Objects that are wrong, in a lab with podidentity: an answer or event names the thing, and nobody else suffers."""
 
 import contextlib
 import json
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -93,7 +92,9 @@ def test_wrong_identities_get_events_and_good_ones_work(up: Lab) -> None:
 def states(up: Lab) -> dict[str, str]:
     """The state of each assigned identity, by the name of its AzureIdentity."""
     items = up.get("azureassignedidentities", "-A")["items"]
-    return {one["spec"]["azureIdentityRef"]["metadata"]["name"]: one.get("status", {}).get("status", "") for one in items}
+    return {
+        one["spec"]["azureIdentityRef"]["metadata"]["name"]: one.get("status", {}).get("status", "") for one in items
+    }
 
 
 def test_an_application_whose_vault_does_not_exist_says_so(up: Lab) -> None:

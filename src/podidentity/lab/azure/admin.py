@@ -1,7 +1,8 @@
 """The lab's own door into its Azure: faults to set, the log to read, the state to take along.
 
 Served on the lab's control socket, which only the lab's user can open; nothing inside the lab reaches it. Methods:
-`GET` and `PATCH /faults` (fields of `Faults`), `GET /log` (oldest first), `GET /state` (with every secret).
+`GET` and `PATCH /faults` (fields of `Faults`), `GET /log` (oldest first; with `after` only what has a higher number,
+with `wait` up to so many seconds for that), `GET /state` (with every secret).
 """
 
 from dataclasses import asdict
@@ -32,8 +33,9 @@ def application(state: State, faults: Faults, log: Log) -> ASGIApp:
             return JSONResponse({"error": str(error)}, 400)
         return JSONResponse(asdict(faults))
 
-    async def show_log(_: Request) -> Response:
-        return JSONResponse([asdict(one) for one in log.entries])
+    async def show_log(request: Request) -> Response:
+        number, seconds = (float(request.query_params.get(name, 0)) for name in ("after", "wait"))
+        return JSONResponse([asdict(one) for one in await log.wait_after(int(number), seconds)])
 
     async def show_state(_: Request) -> Response:
         return Response(saving.render(state), media_type="application/json")

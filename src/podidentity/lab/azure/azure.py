@@ -12,7 +12,7 @@ from podidentity.lab.azure import admin, answers, arm, changes, entra, graph, ke
 from podidentity.lab.azure.faults import Faults
 from podidentity.lab.azure.imds import Imds
 from podidentity.lab.azure.issuers import Issuers
-from podidentity.lab.azure.log import Entry, Log
+from podidentity.lab.azure.log import Log, record
 from podidentity.lab.azure.roles import ROLES
 from podidentity.lab.azure.state import (
     AzureSettings,
@@ -152,7 +152,7 @@ class Azure:
         return application
 
     async def _answer(self, request: Request, route: Callable[[str], tuple[str, Service]]) -> Response:
-        request.state.who = ""
+        request.state.who = request.state.resource = ""
         name = ""
         changes.settle(self.state, self._clock())
         try:
@@ -163,6 +163,5 @@ class Azure:
         except (ValueError, KeyError, TypeError) as error:  # a body that is not what the operation takes
             message = f"The request content was invalid: {type(error).__name__} {error}"
             response = JSONResponse({"error": {"code": "InvalidRequestContent", "message": message}}, 400)
-        what = f"{request.headers.get('host', '')}{request.url.path}"
-        self.log.add(Entry(self._clock(), name, request.state.who, request.method, what, response.status_code))
+        self.log.add(record(self.log, self.state, self._clock(), name, request, response))
         return response

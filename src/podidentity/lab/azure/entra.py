@@ -108,6 +108,7 @@ class Entra:
             if self._faults.entra_statuses:
                 raise answers.asked_for(self._faults.entra_statuses.pop(0), self._faults.headers())
             form = {name: values[0] for name, values in parse_qs((await request.body()).decode()).items()}
+            request.state.resource = form.get("scope") or form.get("resource", "")
             return JSONResponse(await self._token(request, parts[0], form, v2="v2.0" in path))
         raise answers.entra(404, "invalid_request", 900144, f"There is nothing at {request.url.path}.")
 

@@ -75,6 +75,7 @@ class Imds:
         }
 
     async def _token(self, request: Request) -> Response:
+        request.state.resource = request.query_params.get("resource", "")
         if self._faults.imds_statuses:
             status = self._faults.imds_statuses.pop(0)
             raise answers.imds(status, *_FAULTS.get(status, _OTHER_FAULT), self._faults.headers())
