@@ -1,5 +1,6 @@
 """`podidentity lab ...`: an Azure and a Kubernetes on this machine. Words and output only; the lab does the rest."""
 
+import functools
 import json
 import shlex
 import subprocess
@@ -69,7 +70,8 @@ def start(detach: bool, **asked: Any) -> None:  # noqa: FBT001  # click's way
         _detach(settings)
     else:
         click.echo(f"starting the lab {settings.name!r} ...", err=True)
-        up.run(settings, _say_ready, lambda text: click.echo(text, err=True))
+        say_ready = functools.partial(_say_ready, how_to_end="Ctrl-C ends it.")
+        up.run(settings, say_ready, lambda text: click.echo(text, err=True))
         click.echo(f"the lab {settings.name!r} is down", err=True)
 
 
@@ -166,17 +168,20 @@ def _ready(name: str) -> Directory:
     return one
 
 
-def _say_ready(one: Directory) -> None:
-    name = "" if one.name == DEFAULT_NAME else f" --name {one.name}"
+def _name_option(one: Directory) -> str:
+    return "" if one.name == DEFAULT_NAME else f" --name {one.name}"
+
+
+def _say_ready(one: Directory, how_to_end: str) -> None:
     click.echo(f"""\
 the lab {one.name!r} is ready; its files are in {one.path}
 
-  eval "$(podidentity lab env{name})"         # in another shell; then
+  eval "$(podidentity lab env{_name_option(one)})"         # in another shell; then
   kubectl get nodes
   kubectl create -f deploy/infra/deployment-rbac.yaml
   curl https://management.azure.com/          # the lab's Azure, through the lab's proxy
 
-Ctrl-C ends it.""")
+{how_to_end}""")
 
 
 def _detach(settings: LabSettings) -> None:
@@ -209,7 +214,7 @@ def _detach(settings: LabSettings) -> None:
             raise LabError((said.read().splitlines() or ["the lab did not start"])[-1].removeprefix("error: "))
         for one in directory.existing():
             if one.name == settings.name and one.facts() and one.owner() == reading.pid:
-                _say_ready(one)
+                _say_ready(one, f"podidentity lab down{_name_option(one)}   # ends it")
                 return
         time.sleep(POLL_SECONDS)
     reading.terminate()

@@ -13,6 +13,7 @@ from podidentity.lab.directory import Directory
 WAIT_SECONDS = 5
 """How long the lab is asked to wait for the next entry; Ctrl-C works meanwhile."""
 
+_FIRST_REFUSAL = 400
 _SERVICES = {
     "imds": "IMDS",
     "entra": "Entra ID",
@@ -43,7 +44,7 @@ def render_text(entry: Entry) -> str:
     if entry["who"]:
         line += f", as {entry['identity'] or entry['who']}"
     answer = f"{entry['status']} {entry['why']}".rstrip()
-    return click.style(f"{line}: {answer}", fg="red" if entry["status"] >= 400 else None)
+    return click.style(f"{line}: {answer}", fg="red" if entry["status"] >= _FIRST_REFUSAL else None)
 
 
 def render_json(entry: Entry) -> str:

@@ -1,5 +1,7 @@
 """The ways in and through the lab: the proxy on loopback, names, Services, with real sockets and real nft rules."""
 
+import contextlib
+import json
 import socket
 import ssl
 import subprocess
@@ -11,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from podidentity.lab import dns, gateway, services
+from podidentity.lab.demo.admin import Admin
 from podidentity.lab.fabric import AZURE_ADDRESS
 from system.lab.running import Json, Lab, lab, pod, until
 
@@ -96,6 +99,32 @@ def test_azure_has_its_real_names(up: Lab) -> None:
     said = up.run_pod(pod("azure", script)).split()
     assert len(said) == 4
     assert "000" not in said
+
+
+@pytest.mark.root
+def test_the_log_tells_who_asked_for_what_as_whom(up: Lab) -> None:
+    """Host, pod and identity by name, the answer with its reason; a follower sees each request as it comes."""
+    command = up.user.command("log", "--name", up.name, "--follow", "--output", "json")
+    with subprocess.Popen(command, env=up.environment(), stdout=subprocess.PIPE, text=True) as following:
+        try:
+            assert following.stdout is not None
+            up.curl("https://management.azure.com/subscriptions/first")
+            seen = (json.loads(line) for line in following.stdout)
+            next(one for one in seen if one["what"] == "/subscriptions/first")
+            with contextlib.closing(Admin(up.variables)) as admin:
+                admin.create_group("logged", "westeurope")
+            up.run_pod(pod("refused-by-vault", "curl -s https://nowhere.vault.azure.net/secrets/x"))
+            made = next(one for one in seen if one["what"].endswith("/resourceGroups/logged"))
+            refused = next(one for one in seen if one["service"] == "keyvault")
+        finally:
+            following.terminate()
+    assert (made["asker"], made["service"], made["method"], made["status"]) == ("host", "arm", "PUT", 201)
+    assert made["who"] == up.variables["LAB_OWNER_CLIENT_ID"]
+    assert (refused["asker"], refused["status"]) == ("default/refused-by-vault", 404)
+    assert "nowhere" in refused["why"]
+    text = up.run("log", "--name", up.name).stdout
+    assert f"host → ARM: PUT {made['what']}, as {made['identity']}: 201" in text
+    assert up.variables["LAB_OWNER_CLIENT_SECRET"] not in text
 
 
 @pytest.mark.root
