@@ -181,7 +181,7 @@ def _say_right(right: Any, *, quoted: bool) -> str:
     match right:
         case {"set": [*members]}:
             return "{ " + ", ".join(sorted(_say_right(member, quoted=quoted) for member in members)) + " }"
-        case str() if quoted:
+        case str() if quoted and not right.startswith("@"):  # the name of a set stands bare
             return f'"{right}"'
         case str() | int():
             return str(right)
