@@ -19,19 +19,28 @@ _VARIABLES = {
     "tenantId": "TENANT_ID",
     "aadClientId": "CLIENT_ID",
     "aadClientSecret": "CLIENT_SECRET",
+    "aadClientCertPath": "",
+    "aadClientCertPassword": "",
     "subscriptionId": "SUBSCRIPTION_ID",
     "resourceGroup": "RESOURCE_GROUP",
     "vmType": "VM_TYPE",
     "useManagedIdentityExtension": "USE_MSI",
     "userAssignedIdentityID": "USER_ASSIGNED_MSI_CLIENT_ID",
 }
+"""The variable for each field; the certificate's have none, as upstream has no certificate and the cloud provider's
+(kubernetes-sigs/cloud-provider-azure, `pkg/provider/config`) are fields only."""
 _DOCS = "see docs/configure/azure-json.md"
 ENVIRONMENT_FILE_VARIABLE = "AZURE_ENVIRONMENT_FILEPATH"
 
 
 @dataclass(frozen=True, slots=True)
 class CloudConfig:
-    """Checked configuration. With `managed_identity` MIC asks IMDS for tokens, else it uses client ID and secret."""
+    """Checked configuration.
+
+    With `managed_identity` MIC asks IMDS for tokens; else it signs in with its client ID and a secret, or a certificate
+    (PKCS#12) when there is no secret. `user_assigned_identity` is a client ID or a resource ID, in lower case; MIC
+    never takes it off a machine.
+    """
 
     cloud: Cloud
     tenant_id: str
@@ -39,14 +48,16 @@ class CloudConfig:
     resource_group: str
     client_id: str = ""
     client_secret: str = field(default="", repr=False)
+    certificate_path: str = ""
+    certificate_password: str = field(default="", repr=False)
     managed_identity: bool = False
-    user_assigned_client_id: str = ""
+    user_assigned_identity: str = ""
 
 
 def load_cloud_config(path: str, environ: Mapping[str, str]) -> CloudConfig:
     """Read azure.json at `path`, or the environment when `path` is empty. Raises ConfigurationError."""
     if not path:
-        found = {name: environ.get(variable, "") for name, variable in _VARIABLES.items()}
+        found = {name: environ.get(variable, "") for name, variable in _VARIABLES.items() if variable}
         return _checked(found, "the environment", _VARIABLES, environ)
     return _checked(_read(Path(path)), path, {name: f'"{name}"' for name in _VARIABLES}, environ)
 
@@ -76,7 +87,9 @@ def _checked(
     lowered = {str(name).lower(): value for name, value in found.items()}
     text = {name: str(lowered.get(name.lower()) or "") for name in _VARIABLES}
     managed = text["useManagedIdentityExtension"].lower() == "true"
-    needed = ["subscriptionId", "resourceGroup"] + ([] if managed else ["tenantId", "aadClientId", "aadClientSecret"])
+    needed = ["subscriptionId", "resourceGroup"]
+    if not managed:
+        needed += ["tenantId", "aadClientId", *([] if text["aadClientCertPath"] else ["aadClientSecret"])]
     for name in needed:
         if not text[name]:
             raise ConfigurationError(f"{source}: {names[name]} is empty; MIC needs it to reach ARM, {_DOCS}")
@@ -87,6 +100,8 @@ def _checked(
         resource_group=text["resourceGroup"],
         client_id=text["aadClientId"],
         client_secret=text["aadClientSecret"],
+        certificate_path=text["aadClientCertPath"],
+        certificate_password=text["aadClientCertPassword"],
         managed_identity=managed,
-        user_assigned_client_id=text["userAssignedIdentityID"],
+        user_assigned_identity=text["userAssignedIdentityID"].lower(),
     )

@@ -20,6 +20,11 @@ class Cloud:
     arm: str
     audience: str
 
+    @property
+    def in_the_clear(self) -> tuple[str, ...]:
+        """Addresses to which secrets and tokens go without TLS; only a custom cloud has such."""
+        return tuple(one for one in (self.login, self.arm) if one.lower().startswith("http:"))
+
 
 _PUBLIC = Cloud(
     "AzurePublicCloud",
@@ -98,14 +103,19 @@ def logins(environment_file: str = "") -> frozenset[str]:
 
 
 def _custom(path: Path) -> Cloud:
-    """Read the endpoints of a custom cloud, which are taken as they stand."""
+    """Read the endpoints of a custom cloud, which are taken as they stand. Names in any case, as Go reads them."""
     try:
-        found: dict[str, Any] = json.loads(path.read_text())
-        arm = str(found["resourceManagerEndpoint"]).rstrip("/")
-        audience = str(found.get("serviceManagementEndpoint") or f"{arm}/")
-        return Cloud(
-            str(found.get("name", "AzureStackCloud")), str(found["activeDirectoryEndpoint"]).rstrip("/"), arm, audience
-        )
-    except (OSError, ValueError, KeyError) as error:
-        told = f"{path}: the endpoints of AzureStackCloud cannot be read ({error!r}); correct the file"
+        found = {str(name).lower(): value for name, value in json.loads(path.read_text()).items()}
+        arm, login = (_address(found, name) for name in ("resourceManagerEndpoint", "activeDirectoryEndpoint"))
+    except (OSError, ValueError, AttributeError) as error:
+        told = f"{path}: the endpoints of AzureStackCloud cannot be read: {error}; correct the file"
         raise ConfigurationError(told) from None
+    audience = found.get("servicemanagementendpoint") or found.get("tokenaudience") or f"{arm}/"
+    return Cloud(str(found.get("name") or "AzureStackCloud"), login, arm, str(audience))
+
+
+def _address(found: dict[str, Any], name: str) -> str:
+    text = str(found.get(name.lower()) or "").rstrip("/")
+    if not text.lower().startswith(("https://", "http://")):
+        raise ValueError(f'"{name}" must be an address that begins with https://')
+    return text

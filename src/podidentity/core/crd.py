@@ -207,6 +207,7 @@ def _identity(at: _Place, key: ObjectKey) -> AzureIdentity:
         ad_endpoint=at.text("adEndpoint"),
         replicas=at.number("replicas"),
         namespaced=str(annotations.get(BEHAVIOR_ANNOTATION, "")).lower() == NAMESPACED_BEHAVIOR,
+        stamp=hash(repr((annotations, at.metadata.get("labels")))),
         uid=str(at.metadata.get("uid", "")),
         conditions=_conditions(at.obj),
     )

@@ -82,6 +82,8 @@ class AzureIdentity:
     namespaced: bool = False
     uid: str = field(default="", compare=False)
     conditions: tuple[Condition, ...] = field(default=(), compare=False)
+    stamp: int = field(default=0, compare=False)
+    """Another one when a user changes an annotation or label; good within one process."""
 
     @property
     def arm_id(self) -> arm.IdentityId | None:

@@ -8,10 +8,11 @@ import socket
 
 import httpx2
 
-from podidentity.azure.cloud_config import CloudConfig, load_cloud_config
+from podidentity.azure.cloud_config import CloudConfig
 from podidentity.azure.compute import Machines
 from podidentity.azure.credentials import ArmCredential
 from podidentity.azure.management import Management
+from podidentity.azure.reloading import ReloadedConfig
 from podidentity.core.assigning import Policy
 from podidentity.core.identities import ObjectKey
 from podidentity.errors import ConfigurationError, ForbiddenError
@@ -23,6 +24,8 @@ from podidentity.kube.resources import NAMESPACES
 from podidentity.mic.book import Book
 from podidentity.mic.cluster import WatchedCluster
 from podidentity.mic.fencing import AZURE_WRITES, KUBERNETES_WRITES, fence
+from podidentity.mic.following import IdentityChanges
+from podidentity.mic.measuring import ArmMetrics, FailingIdentities, Measured
 from podidentity.mic.objects import AssignedObjects
 from podidentity.mic.observe import Counted, Metrics
 from podidentity.mic.records import ConfigMapRecords
@@ -39,7 +42,7 @@ _log = logging.getLogger(__name__)
 
 async def run(settings: Settings) -> None:
     """Run MIC until SIGTERM or SIGINT. Raises PodIdentityError when it cannot start."""
-    config = load_cloud_config(settings.cloud_config, os.environ)
+    config = ReloadedConfig(settings.cloud_config, os.environ)
     where = find_cluster(settings.kubeconfig)
     this = asyncio.current_task()
     assert this is not None  # noqa: S101  # a coroutine runs in a task
@@ -64,10 +67,11 @@ async def run(settings: Settings) -> None:
 class Mic:
     """One MIC."""
 
-    def __init__(self, settings: Settings, config: CloudConfig, api: Api, lock_api: Api) -> None:
+    def __init__(self, settings: Settings, config: ReloadedConfig, api: Api, lock_api: Api) -> None:
         self._settings = settings
         self._config = config
-        self._policy = policy_of(settings, config)
+        self._policy_changed = asyncio.Event()
+        self._workers: Workers | None = None
         self._api = api
         self._cluster = WatchedCluster(api, allow_list=settings.allow_list)
         self._recorder = Recorder(api)
@@ -77,6 +81,8 @@ class Mic:
         self._changed = asyncio.Event()
         self._registry = metrics.make_registry()
         self._metrics = Metrics(self._registry)
+        self._arm_metrics = ArmMetrics(self._registry)
+        self._registry.register(FailingIdentities(lambda: self._workers.failing if self._workers else ()))
         self._cluster.on_change(self._changed.set)
 
     @property
@@ -100,28 +106,52 @@ class Mic:
             group.create_task(self._recorder.run())
             await self._cluster.wait_until_synced()
             _log.info("MIC follows the cluster: %d pods with the label", len(self._cluster.pods))
-            arm = Management(self._config.cloud.arm, ArmCredential(self._config, azure), azure)
-            machines = Machines(arm)
-            group.create_task(self._election.run(lambda: self._lead(machines)))
+            credential = ArmCredential(self._config.current, azure)
+            _warn_in_the_clear(self._config.current)
+            group.create_task(self._config.run(lambda fresh: self._reload(fresh, credential)))
+            group.create_task(self._election.run(lambda: self._lead(credential, azure)))
 
-    async def _lead(self, machines: Machines) -> None:
+    def _reload(self, fresh: CloudConfig, credential: ArmCredential) -> None:
+        """azure.json says something else: sign in anew; what decisions depend on starts the term's work anew."""
+        _log.info("azure.json changed and is used")
+        _warn_in_the_clear(fresh)
+        credential.use(fresh)
+        self._policy_changed.set()
+
+    async def _lead(self, credential: ArmCredential, azure: httpx2.AsyncClient) -> None:
         """Be the leader, until cancelled."""
         self._metrics.elections.inc()
-        key = ObjectKey(self._settings.namespace, self._settings.config_map)
-        records = ConfigMapRecords(self._api, key, self._policy)
-        put = await first_record(records, self._cluster, self._policy)
+        while True:
+            config = self._config.current
+            self._policy_changed.clear()
+            async with asyncio.TaskGroup() as group:
+                machines = Machines(Management(config.cloud.arm, credential, azure))
+                work = group.create_task(self._work(policy_of(self._settings, config), machines))
+                while _same_place(config, self._config.current):
+                    await self._policy_changed.wait()
+                    self._policy_changed.clear()
+                work.cancel()
+
+    async def _work(self, policy: Policy, machines: Machines) -> None:
+        """Plan, write and assign, until cancelled."""
+        settings = self._settings
+        records = ConfigMapRecords(self._api, ObjectKey(settings.namespace, settings.config_map), policy)
+        put = await first_record(records, self._cluster, policy)
         story = BindingEvents(self._recorder, self._cluster)
-        tools = Tools(
-            machines, Book(records, put), story, self._policy, self._changed.set, self._settings.reconcile_seconds
-        )
+        measured = Measured(machines, self._arm_metrics)
+        tools = Tools(measured, Book(records, put), story, policy, self._changed.set, settings.reconcile_seconds)
         objects = Counted(AssignedObjects(self._api, self._cluster), self._metrics)
         board = Statuses(self._api, self._cluster)
         around = Surroundings(self._cluster, objects, story, board, self._changed, self._metrics.cycle)
-        settings = self._settings
         pacing = Pacing(settings.sync_seconds, settings.batch, settings.unassign_delay_seconds)
-        async with asyncio.TaskGroup() as group:
-            group.create_task(board.run())
-            await Sync(around, self._policy, pacing).run(Workers(tools, group))
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(board.run())
+                self._workers = Workers(tools, group)
+                with IdentityChanges(self._cluster.identities, self._workers):
+                    await Sync(around, policy, pacing).run(self._workers)
+        finally:
+            self._workers = None
 
     def _health(self) -> probes.Page:
         """Answer 200 always; only the leader says Active, as upstream does."""
@@ -139,12 +169,23 @@ def policy_of(settings: Settings, config: CloudConfig) -> Policy:
     return Policy(
         force_namespaced=settings.force_namespaced,
         immutable_client_ids=frozenset(one.lower() for one in settings.immutable_client_ids),
-        cluster_client_id=config.user_assigned_client_id.lower(),
+        cluster_client_id=config.user_assigned_identity,
         subscription=config.subscription_id,
         group=config.resource_group,
         allow_list=settings.allow_list,
         assign_on_binding=settings.assign_on_binding,
     )
+
+
+def _same_place(one: CloudConfig, other: CloudConfig) -> bool:
+    """Whether what decisions depend on is the same; credentials do not count."""
+    places = ((it.cloud, it.subscription_id, it.resource_group, it.user_assigned_identity) for it in (one, other))
+    return next(places) == next(places)
+
+
+def _warn_in_the_clear(config: CloudConfig) -> None:
+    for address in config.cloud.in_the_clear:
+        _log.warning("MIC's credentials go to %s without TLS; give that endpoint a certificate", address)
 
 
 async def require_namespaces(api: Api) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -241,3 +242,12 @@ def run_in_world(definitions: list[dict[str, Any]]) -> Callable[..., None]:
         asyncio.run(play())
 
     return run
+
+
+@pytest.fixture
+def unused_ports() -> tuple[int, int]:
+    """Two ports that are free now."""
+    with socket.socket() as one, socket.socket() as other:
+        for each in (one, other):
+            each.bind(("127.0.0.1", 0))
+        return one.getsockname()[1], other.getsockname()[1]

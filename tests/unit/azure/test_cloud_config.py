@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from podidentity.azure.cloud_config import load_cloud_config
+from podidentity.azure.clouds import find_cloud
+from podidentity.azure.reloading import ReloadedConfig
 from podidentity.errors import ConfigurationError
 
 GOOD = {
@@ -84,3 +86,112 @@ def test_a_custom_cloud_needs_its_endpoints(tmp_path: Path) -> None:
     assert load_cloud_config(given, {"AZURE_ENVIRONMENT_FILEPATH": str(path)}).cloud.arm == "https://arm.lab"
     with pytest.raises(ConfigurationError, match="set AZURE_ENVIRONMENT_FILEPATH"):
         load_cloud_config(given, {})
+
+
+def test_a_certificate_takes_the_place_of_the_secret(tmp_path: Path) -> None:
+    """As the cloud provider's fields name it."""
+    given = {name: value for name, value in GOOD.items() if name != "aadClientSecret"}
+    told = given | {"aadClientCertPath": "/mic.pfx", "aadClientCertPassword": "s3cr3t"}
+    config = load_cloud_config(written(tmp_path, json.dumps(told)), {})
+    assert (config.certificate_path, config.certificate_password) == ("/mic.pfx", "s3cr3t")
+    assert "s3cr3t" not in repr(config)
+
+
+def test_every_variable_is_read() -> None:
+    """Upstream's names."""
+    config = load_cloud_config(
+        "",
+        {
+            "CLOUD": "AzureChinaCloud",
+            "TENANT_ID": "t",
+            "CLIENT_ID": "c",
+            "CLIENT_SECRET": "x",
+            "SUBSCRIPTION_ID": "s",
+            "RESOURCE_GROUP": "g",
+            "VM_TYPE": "vmss",
+            "USE_MSI": "yes",
+            "USER_ASSIGNED_MSI_CLIENT_ID": "OWN",
+        },
+    )
+    assert config.cloud.name == "AzureChinaCloud"
+    assert (config.tenant_id, config.client_id, config.client_secret) == ("t", "c", "x")
+    assert (config.subscription_id, config.resource_group) == ("s", "g")
+    assert (config.managed_identity, config.user_assigned_identity) == (False, "own")
+
+
+@pytest.mark.parametrize(
+    ("name", "arm"),
+    [
+        ("", "https://management.azure.com"),
+        ("AzureCloud", "https://management.azure.com"),
+        ("AZUREPUBLICCLOUD", "https://management.azure.com"),
+        ("AzureUSGovernment", "https://management.usgovcloudapi.net"),
+        ("azureusgovernmentcloud", "https://management.usgovcloudapi.net"),
+        ("AzureChinaCloud", "https://management.chinacloudapi.cn"),
+        ("AzureGermanCloud", "https://management.microsoftazure.de"),
+    ],
+)
+def test_clouds_are_found_in_any_case(name: str, arm: str) -> None:
+    """Under the names of azure.json and of az."""
+    assert find_cloud(name).arm == arm
+    assert find_cloud(name).in_the_clear == ()
+
+
+def test_a_custom_cloud_is_taken_as_it_stands(tmp_path: Path) -> None:
+    """Names in any case, plain http too, which is then told."""
+    path = tmp_path / "cloud.json"
+    given = {
+        "ResourceManagerEndpoint": "http://arm.local:8080/",
+        "activeDirectoryEndpoint": "https://login.local/",
+        "serviceManagementEndpoint": "https://audience.local/guid",
+    }
+    path.write_text(json.dumps(given))
+    cloud = find_cloud("AzureStackCloud", str(path))
+    assert (cloud.arm, cloud.login) == ("http://arm.local:8080", "https://login.local")
+    assert cloud.audience == "https://audience.local/guid"
+    assert cloud.in_the_clear == ("http://arm.local:8080",)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", "cannot be read"),
+        ("[]", "cannot be read"),
+        ("{}", '"resourceManagerEndpoint" must be an address'),
+        ('{"resourceManagerEndpoint": "https://a", "activeDirectoryEndpoint": "b"}', '"activeDirectoryEndpoint" must'),
+    ],
+)
+def test_a_custom_cloud_that_is_none_is_told(tmp_path: Path, text: str, said: str) -> None:
+    """With the file and the field."""
+    path = tmp_path / "cloud.json"
+    path.write_text(text)
+    with pytest.raises(ConfigurationError, match=said):
+        find_cloud("azurestackcloud", str(path))
+
+
+def test_a_custom_cloud_needs_its_file() -> None:
+    """The variable is named."""
+    with pytest.raises(ConfigurationError, match="AZURE_ENVIRONMENT_FILEPATH"):
+        find_cloud("AzureStackCloud")
+
+
+def test_a_changed_file_is_read_again_and_a_broken_one_changes_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With one warning for each broken writing."""
+    path = written(tmp_path, json.dumps(GOOD))
+    config = ReloadedConfig(path, {})
+    assert config.reload() is None
+    written(tmp_path, "{ broken")
+    assert config.reload() is None
+    assert config.reload() is None
+    assert caplog.text.count("is not used, the former one stays") == 1
+    Path(path).unlink()
+    assert config.reload() is None
+    written(tmp_path, json.dumps(GOOD | {"aadClientSecret": "second"}))
+    fresh = config.reload()
+    assert fresh is config.current
+    assert fresh is not None
+    assert fresh.client_secret == "second"
+    written(tmp_path, json.dumps(GOOD | {"aadClientSecret": "second"}) + "  ")
+    assert config.reload() is None

@@ -1,0 +1,192 @@
+"""Requests to ARM and its operations: what is asked again, what is believed, and to whom no token goes."""
+
+import asyncio
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import httpx2
+import pytest
+
+import make
+from podidentity.azure.compute import Machines
+from podidentity.azure.management import Management, retry_after
+from podidentity.core.arm import TargetState
+from podidentity.core.drift import Change
+from podidentity.errors import AzureError
+
+BASE = "https://arm.example"
+OPERATION = {"Azure-AsyncOperation": f"{BASE}/operations/1", "Retry-After": "0"}
+ADD = Change((make.identity_id("reader"),))
+
+
+class Whoever:
+    """A credential that gives numbered tokens."""
+
+    def __init__(self) -> None:
+        self.number = 1
+
+    async def token(self) -> str:
+        """Give one."""
+        return f"token-{self.number}"
+
+    def refused(self, _token: str) -> None:
+        """Give another one the next time."""
+        self.number += 1
+
+
+def answer(status: int = 200, **given: object) -> httpx2.Response:
+    """Build an answer."""
+    return httpx2.Response(status, **({"json": {}} | given))  # type: ignore[arg-type]  # any field
+
+
+class Arm:
+    """Answers in their order; `asked` is what came."""
+
+    def __init__(self, *answers: httpx2.Response) -> None:
+        self.answers = list(answers)
+        self.asked: list[httpx2.Request] = []
+
+    def serve(self, request: httpx2.Request) -> httpx2.Response:
+        """Answer one request."""
+        self.asked.append(request)
+        return self.answers.pop(0)
+
+    def patch(self) -> TargetState:
+        """PATCH a scale set."""
+        return self._with(lambda machines: machines.patch(make.target(), ADD, TargetState()))
+
+    def get(self) -> TargetState:
+        """GET a scale set."""
+        return self._with(lambda machines: machines.get(make.target()))
+
+    def _with(self, act: Callable[[Machines], object]) -> TargetState:
+        async def run() -> object:
+            async with httpx2.AsyncClient(transport=httpx2.MockTransport(self.serve)) as http:
+                return await act(Machines(Management(BASE, Whoever(), http)))  # type: ignore[misc]  # a coroutine
+
+        found = asyncio.run(run())
+        assert isinstance(found, TargetState)
+        return found
+
+
+def test_a_patch_is_over_when_its_operation_is() -> None:
+    """However often it must be looked at; the answer to the PATCH tells the client IDs."""
+    shown = {"identity": {"userAssignedIdentities": {make.resource_id("reader"): {"clientId": "C"}}}}
+    doing = answer(json={"status": "InProgress"}, headers={"Retry-After": "0"})
+    arm = Arm(answer(json=shown, headers=OPERATION), doing, answer(json={"status": "Succeeded"}))
+    assert arm.patch().client_ids == ((make.identity_id("reader"), "c"),)
+    assert [request.method for request in arm.asked] == ["PATCH", "GET", "GET"]
+
+
+def test_a_patch_without_an_operation_is_over_at_once() -> None:
+    """As is one whose answer has no body."""
+    assert Arm(answer()).patch() == TargetState()
+    assert Arm(answer(204, json=None)).patch() == TargetState()
+
+
+def test_an_operation_may_be_named_by_location_alone() -> None:
+    """The older form: 202 until it is over."""
+    where = {"Location": f"{BASE}/operations/1", "Retry-After": "0"}
+    arm = Arm(answer(202, headers=where), answer(202, headers={"Retry-After": "0"}), answer(200))
+    arm.patch()
+    assert len(arm.asked) == 3
+
+
+def test_an_operation_that_failed_says_why() -> None:
+    """With ARM's code and words; the status is that of the answer."""
+    error = {"code": "LinkedAuthorizationFailed", "message": "no permission"}
+    with pytest.raises(AzureError, match="no permission") as caught:
+        Arm(answer(headers=OPERATION), answer(json={"status": "Failed", "error": error})).patch()
+    assert (caught.value.status, caught.value.code) == (200, "LinkedAuthorizationFailed")
+    with pytest.raises(AzureError, match="the operation canceled"):
+        Arm(answer(headers=OPERATION), answer(json={"status": "Canceled"})).patch()
+
+
+def test_a_look_that_fails_is_no_end() -> None:
+    """ARM goes on working; but an operation that it does not know is lost."""
+    hiccup = answer(503, headers={"Retry-After": "0"})
+    arm = Arm(answer(headers=OPERATION), hiccup, answer(json={"status": "Succeeded"}))
+    arm.patch()
+    assert len(arm.asked) == 3
+    with pytest.raises(AzureError, match="404"):
+        Arm(answer(headers=OPERATION), answer(404)).patch()
+
+
+@pytest.mark.parametrize("where", ["https://evil.example/operations/1", "http://arm.example/operations/1", "nonsense"])
+def test_no_token_goes_to_a_foreign_host(where: str) -> None:
+    """Whatever a header says."""
+    arm = Arm(answer(headers={"Azure-AsyncOperation": where}))
+    with pytest.raises(AzureError, match="foreign host"):
+        arm.patch()
+    assert len(arm.asked) == 1
+
+
+def test_a_regional_part_of_arm_is_arm() -> None:
+    """Operations are often looked after where the machine is."""
+    where = {"Azure-AsyncOperation": "https://westus.arm.example/1", "Retry-After": "0"}
+    Arm(answer(headers=where), answer(json={"status": "Succeeded"})).patch()
+
+
+def test_a_token_that_arm_does_not_take_is_replaced_once() -> None:
+    """Then its refusal counts."""
+    arm = Arm(answer(401), answer(json={"properties": {"provisioningState": "Updating"}}))
+    assert arm.get().busy
+    assert [request.headers["authorization"] for request in arm.asked] == ["Bearer token-1", "Bearer token-2"]
+    with pytest.raises(AzureError) as caught:
+        Arm(answer(401), answer(401)).get()
+    assert caught.value.status == 401
+
+
+def test_what_does_not_exist_is_gone() -> None:
+    """And what cannot be read is an error."""
+    assert Arm(answer(404)).get().gone
+    with pytest.raises(AzureError, match="without a JSON object"):
+        Arm(answer(text="<html>", json=None)).get()
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({"json": {"error": {"code": "TooManyRequests", "message": "slow"}}}, "TooManyRequests: slow"),
+        ({"json": {"error": None}}, "429"),
+        ({"text": "<html>proxy</html>", "json": None}, "proxy"),
+    ],
+)
+def test_a_refusal_carries_what_arm_said(body: dict[str, object], said: str) -> None:
+    """In whatever form, with its Retry-After."""
+    with pytest.raises(AzureError, match=said) as caught:
+        Arm(answer(429, headers={"Retry-After": "7"}, **body)).get()
+    assert caught.value.retry_after_seconds == 7
+
+
+def test_no_answer_is_an_error_without_status() -> None:
+    """Its address is in the sentence, its query is not."""
+
+    def broken(request: httpx2.Request) -> httpx2.Response:
+        raise httpx2.ConnectError("no route", request=request)
+
+    async def run() -> None:
+        async with httpx2.AsyncClient(transport=httpx2.MockTransport(broken)) as http:
+            await Machines(Management(BASE, Whoever(), http)).get(make.target())
+
+    with pytest.raises(AzureError, match=r"did not answer GET /subscriptions/[^?]*/ss:") as caught:
+        asyncio.run(run())
+    assert caught.value.status == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("10", 10.0),
+        ("0", 0.0),
+        ("999999", 3600.0),
+        ("Tue, 03 Jun 2025 10:00:30 GMT", 30.0),
+        ("Tue, 03 Jun 2025 09:00:00 GMT", 0.0),
+        ("soon", None),
+        ("", None),
+    ],
+)
+def test_retry_after_is_seconds_or_a_date(text: str, seconds: float | None) -> None:
+    """RFC 9110, 10.2.3."""
+    now = datetime(2025, 6, 3, 10, 0, 0, tzinfo=UTC)
+    assert retry_after(httpx2.Response(429, headers={"Retry-After": text}), lambda: now) == seconds
