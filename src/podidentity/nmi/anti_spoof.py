@@ -37,6 +37,9 @@ class Told(Protocol):
     def interface_gone(self, interface: int) -> None:
         """An interface is no more."""
 
+    def unplugged(self, uid: str) -> None:
+        """A pod has lost its port of a bridge."""
+
 
 class AntiSpoofSettings(NamedTuple):
     """Not `enabled`, it is only said which pods could take each other's addresses."""
@@ -60,6 +63,8 @@ class AntiSpoof:
         self._loaded: nftables.Table | None = None
         self._trouble = ""
         self._interfaces: frozenset[int] = frozenset()
+        self._routed = 0
+        self._standing: frozenset[str] = frozenset()
 
     def look_again(self) -> None:
         """Wake up: a pod changed."""
@@ -69,6 +74,11 @@ class AntiSpoof:
     def unproven(self) -> int:
         """How many pods of bridges cannot be told from their neighbours."""
         return len(self._unplaced)
+
+    @property
+    def proven(self) -> int:
+        """Of how many pods it is known by which interface or port they ask."""
+        return self._routed + len(self._standing)
 
     def warnings(self) -> tuple[str, ...]:
         """One sentence for each pod whose port is not known, or one that says why nothing is."""
@@ -98,10 +108,7 @@ class AntiSpoof:
             self._tell(tuple(Unplaced(pod, "") for pod in pods), str(error))
             return
         self._miss(seen)
-        for pod in pods:
-            for address in deciding.addresses_of(pod):
-                if (interface := seen.routes.get(address)) is not None:
-                    self._told.expect(pod.uid, interface)
+        self._routed = self._expect(pods, seen)
         there = [pod for pod in pods if any(map(seen.reach, deciding.addresses_of(pod)))]
         try:
             if self._enabled:
@@ -112,6 +119,16 @@ class AntiSpoof:
         except HostError as error:
             self._loaded = None
             self._tell(tuple(Unplaced(pod, "") for pod in there), str(error))
+
+    def _expect(self, pods: Collection[Pod], seen: Bridges) -> int:
+        """Tell where the packets of pods with a route of their own will come in; how many these are."""
+        found = 0
+        for pod in pods:
+            ways = {seen.routes[address] for address in deciding.addresses_of(pod) if address in seen.routes}
+            if len(ways) == 1:
+                self._told.expect(pod.uid, ways.pop())
+                found += 1
+        return found
 
     def _miss(self, seen: Bridges) -> None:
         """End the connections that came in by an interface that is gone: its pod is gone too."""
@@ -127,7 +144,10 @@ class AntiSpoof:
         table = interception.ports(self._metadata_address, seen.ports, there)
         if table != self._loaded or await nftables.differences(table):
             await nftables.replace(table)
-        self._loaded, self._places = table, placed.places
+        standing = frozenset(uid for uid, one in placed.places.items() if one in there)
+        for uid in self._standing - standing:
+            self._told.unplugged(uid)
+        self._loaded, self._places, self._standing = table, placed.places, standing
         return placed.unplaced
 
     async def _unload(self) -> None:

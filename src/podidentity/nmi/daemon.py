@@ -206,6 +206,7 @@ class Daemon:
         self._listener: Listener | None = None
         self._finding: Finding | None = None
         self._metrics.stands.set_function(self._intercepting)
+        self._metrics.proven.set_function(lambda: self._anti_spoof.proven if self._anti_spoof else 0)
         self._metrics.unproven.set_function(lambda: self._anti_spoof.unproven if self._anti_spoof else 0)
 
     async def close_off(self) -> None:
@@ -245,6 +246,7 @@ class Daemon:
         if self._redirect is None or self._anti_spoof is None:
             return
         await self._redirect.send_pods_here()
+        tasks.create_task(self._redirect.run())
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(SYNC_SECONDS):
                 await cluster.wait_until_synced()
@@ -252,7 +254,6 @@ class Daemon:
         await self._anti_spoof.keep()
         tasks.create_task(self._anti_spoof.run())
         await self._redirect.let_in()
-        tasks.create_task(self._redirect.run())
 
     async def stop(self) -> None:
         """Finish what is in flight and leave the interception standing."""
@@ -283,6 +284,11 @@ class Daemon:
         """Reset the connections of a pod whose interface is gone."""
         if self._listener is not None:
             self._listener.reset_link(interface)
+
+    def unplugged(self, uid: str) -> None:
+        """Reset the connections of a pod that hangs on its bridge no more."""
+        if self._listener is not None:
+            self._listener.reset_pod(uid)
 
     def _health(self) -> Page:
         """Upstream's probe: always 200, the body says whether pods are intercepted."""

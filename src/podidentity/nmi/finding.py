@@ -42,6 +42,7 @@ class Finding:
         self._clock = clock
         self._links: OrderedDict[str, tuple[int, bytes]] = OrderedDict()
         self._homes: dict[str, int] = {}
+        self._gone: OrderedDict[str, None] = OrderedDict()
         self._looks: OrderedDict[str, tuple[float, Sequence[Pod] | KubernetesError]] = OrderedDict()
         self._under_way: dict[str, asyncio.Future[None]] = {}
         self._slots = asyncio.Semaphore(_LOOKS_AT_ONCE)
@@ -68,16 +69,19 @@ class Finding:
             return Looked()
         if isinstance(outcome, KubernetesError):
             return Refusal(503, f"the API server cannot say who has {peer.address}: {outcome}")
-        return Looked(outcome)
+        return Looked(pod for pod in outcome if not self._is_gone(pod))
 
     def expect(self, uid: str, interface: int) -> None:
         """Learn by which interface a pod's packets come in before it asks; the first word counts."""
         self._homes.setdefault(uid, interface)
 
     def forget(self, uid: str) -> None:
-        """Drop what is remembered of a pod that is gone."""
+        """Drop what is remembered of a pod that is gone, and never believe an older look that still saw it."""
         self._links.pop(uid, None)
         self._homes.pop(uid, None)
+        self._gone[uid] = None
+        while len(self._gone) > _REMEMBERED_LINKS:
+            self._gone.popitem(last=False)
 
     def _judge(self, peer: Peer, found: Sequence[Pod], *, directly: bool) -> Pod | Look | Refusal:
         if not found:
@@ -98,6 +102,11 @@ class Finding:
             self._links.popitem(last=False)
         peer.uid = pod.uid
         return pod
+
+    def _is_gone(self, pod: Pod) -> bool:
+        """Say whether the watch has told that a pod is gone; one that only changed its addresses is there again."""
+        back = (known.uid for address in pod.ips for known in self._pods.at(address))
+        return pod.uid in self._gone and pod.uid not in back
 
     def _is_home(self, uid: str, link: tuple[int, bytes]) -> bool:
         """Say whether a pod's packets came in like this before, or as its route told; what is new is remembered."""

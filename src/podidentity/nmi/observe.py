@@ -67,6 +67,11 @@ class Metrics:
         self.stands = Gauge(
             f"{PREFIX}nmi_redirect_stands", "1 while guard, redirect and listener are all there.", registry=registry
         )
+        self.proven = Gauge(
+            f"{PREFIX}nmi_proven_pods",
+            "Pods of whom it is known by which interface or port they ask.",
+            registry=registry,
+        )
         self.unproven = Gauge(
             f"{PREFIX}nmi_unproven_pods",
             "Pods on bridges of whom it is not known which port is theirs.",

@@ -105,6 +105,7 @@ class Redirect:
     async def run(self) -> None:
         """Watch this host's rules and repair them, until cancelled."""
         changed = asyncio.Event()
+        changed.set()  # what happened before the watch began was not heard
         async with watch_host(changed):
             pause = 0.0
             while True:

@@ -23,6 +23,7 @@ from podidentity.core.identities import (
 from podidentity.core.matching import Match
 from podidentity.errors import NotFoundError
 from podidentity.nmi.daemon import assemble
+from podidentity.nmi.finding import Finding
 from podidentity.nmi.http import Limits, Listener, Site
 from podidentity.nmi.observe import Metrics, Observer
 from podidentity.nmi.ports import Peer
@@ -238,6 +239,7 @@ class Serving:
     port: int
     node_port: int
     clients: list[Client]
+    finding: Finding
     link: tuple[int, bytes] | None = None
 
     async def connect(self) -> Client:
@@ -276,10 +278,10 @@ async def serving(
         )
         async with asyncio.TaskGroup() as tasks:
             observer = Observer(Metrics(registry), Lines(given.log_format, "audit"), fake.served.append)
-            listener, fake.follower, _ = assemble(given, fake, http, clock, observer, tasks)
+            listener, fake.follower, finding = assemble(given, fake, http, clock, observer, tasks)
             if limits is not None:
                 listener.limits = limits
-            made = Serving(fake, stand_in, clock, listener, registry, 0, 0, [])
+            made = Serving(fake, stand_in, clock, listener, registry, 0, 0, [], finding)
             site = Site(listener.app.answer, lambda _, client: Peer(client[0], made.link, port=client[1]))
             made.port = await listener.listen(ADDRESS, 0, site)
             node_site = Site(listener.app.answer_node, lambda _, client: Peer(client[0], port=client[1]))

@@ -485,6 +485,41 @@ def test_a_look_that_finds_another_pod_serves_that_one() -> None:
     run(test)
 
 
+def test_a_look_from_before_a_pod_went_is_not_believed() -> None:
+    """What the API server said a moment ago, or says late, does not undo what the watch has told since."""
+
+    async def test(nmi: Serving) -> None:
+        old = pod("old")
+        nmi.cluster.add(old, make.identity())
+        nmi.link = (7, b"")
+        assert (await nmi.ask()).status == 200
+        nmi.cluster.api = [old]
+        nmi.link = (8, b"")
+        assert (await nmi.ask()).status == 503
+        nmi.cluster.remove(old)
+        assert (await nmi.ask()).status == 404
+        nmi.clock.pass_time(10)
+        assert (await nmi.ask()).status == 404
+        assert nmi.cluster.looks == 2
+
+    run(test)
+
+
+def test_an_interface_known_beforehand_is_the_only_one() -> None:
+    """A pod that never asked is bound to its interface all the same: the next one at its address gets nothing."""
+
+    async def test(nmi: Serving) -> None:
+        nmi.cluster.add(pod("old"), make.identity())
+        nmi.finding.expect("uid-of-old", 7)
+        nmi.link = (8, b"")
+        answer = await nmi.ask()
+        assert (answer.status, "has moved" in answer.json["error_description"]) == (503, True)
+        nmi.link = (7, b"")
+        assert (await nmi.ask()).status == 200
+
+    run(test)
+
+
 def test_a_connection_belongs_to_its_first_pod() -> None:
     """A kept-alive connection whose address went to another pod is not that pod's."""
 

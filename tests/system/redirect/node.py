@@ -39,14 +39,21 @@ def until(holds: Callable[[], object], what: str, seconds: float = 15.0) -> None
 
 def exchange(connection: socket.socket, target: str = TARGET) -> tuple[int, dict[str, Any]]:
     """Send one request and read its whole answer: status and body. Raises when the connection ends."""
+    status, body, _ = exchange_and_look(connection, target)
+    return status, body
+
+
+def exchange_and_look(connection: socket.socket, target: str = TARGET) -> tuple[int, dict[str, Any], bool]:
+    """Do likewise, and say whether the answer was the connection's last."""
     connection.sendall(HEAD.format(target=target).encode())
     received = b""
     while True:
         head, end, body = received.partition(b"\r\n\r\n")
         if end:
-            length = int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
+            lines = head.lower()
+            length = int(lines.partition(b"content-length: ")[2].split(b"\r\n")[0])
             if len(body) >= length:
-                return int(head.split(b" ")[1]), json.loads(body)
+                return int(head.split(b" ")[1]), json.loads(body), b"connection: close" in lines
         piece = connection.recv(65536)
         if not piece:
             raise ConnectionResetError(f"the connection ended after {received!r}")
@@ -137,8 +144,10 @@ class Node:
         served = self.imds.served
         before = len(served.asked)
         self.imds.call(lambda: setattr(served, "held", asyncio.Event()))
-        yield lambda: len(served.asked) > before
-        self.go_on()
+        try:
+            yield lambda: len(served.asked) > before
+        finally:
+            self.go_on()
 
     def go_on(self) -> None:
         """Let IMDS answer."""
@@ -161,6 +170,20 @@ class Node:
                 *command, stdin=subprocess.DEVNULL, stderr=log, stdout=log, env=environ
             )
         until(self._is_ready, f"NMI is ready; its log:\n{self.log()}")
+
+    def run_once(self, *flags: str, path: str = "") -> tuple[int, str]:
+        """Run NMI beside the daemon until it ends by itself: its exit status and what it wrote."""
+        done = self.network.node.call(
+            lambda: subprocess.run(
+                [sys.executable, "-m", "podidentity", "nmi", "--node=n1", *flags],
+                env={"KUBECONFIG": str(self._kubeconfig), "PATH": path or os.environ["PATH"]},
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=False,
+            )
+        )
+        return done.returncode, done.stdout + done.stderr
 
     def _is_ready(self) -> bool:
         assert self.process is not None
@@ -190,7 +213,7 @@ class Node:
         self.process = None
 
     def terminate(self) -> int:
-        """Ask the daemon to stop, and wait for it: its exit status."""
+        """Ask the daemon to stop, if nobody has yet, and wait for it: its exit status."""
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
         status = self.process.wait(15)
