@@ -64,19 +64,7 @@ class Metrics:
         self.repairs = Counter(
             f"{PREFIX}nmi_redirect_repairs_count", "How often the redirect was found changed.", registry=registry
         )
-        self.stands = Gauge(
-            f"{PREFIX}nmi_redirect_stands", "1 while guard, redirect and listener are all there.", registry=registry
-        )
-        self.proven = Gauge(
-            f"{PREFIX}nmi_proven_pods",
-            "Pods of whom it is known by which interface or port they ask.",
-            registry=registry,
-        )
-        self.unproven = Gauge(
-            f"{PREFIX}nmi_unproven_pods",
-            "Pods on bridges of whom it is not known which port is theirs.",
-            registry=registry,
-        )
+        self.stands, self.proven, self.unproven = _host_gauges(registry)
         self.direct = Counter(
             f"{PREFIX}nmi_direct_connections_count",
             "Connections refused because they were dialled directly.",
@@ -91,6 +79,23 @@ class Metrics:
     def api_failed(self, operation: str) -> None:
         """Count a request to the Kubernetes API that failed."""
         self.api_errors.labels(operation).inc()
+
+
+def _host_gauges(registry: CollectorRegistry) -> tuple[Gauge, Gauge, Gauge]:
+    """Make what is told of this node's interception; read when the page is."""
+    return (
+        Gauge(f"{PREFIX}nmi_redirect_stands", "1 while guard, redirect and listener are all there.", registry=registry),
+        Gauge(
+            f"{PREFIX}nmi_proven_pods",
+            "Pods of whom it is known by which interface or port they ask.",
+            registry=registry,
+        ),
+        Gauge(
+            f"{PREFIX}nmi_unproven_pods",
+            "Pods on bridges of whom it is not known which port is theirs.",
+            registry=registry,
+        ),
+    )
 
 
 class _Note(NamedTuple):
