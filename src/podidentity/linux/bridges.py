@@ -46,6 +46,13 @@ def look(known: frozenset[int] = frozenset()) -> Bridges:
     return Bridges(networks, ports, frozenset(link.interface for link in here), netlink.host_routes())
 
 
+def with_veths() -> frozenset[str]:
+    """Name the bridges that have a veth among their ports. Raises `HostError`."""
+    here = netlink.links()
+    used = {link.master for link in here if link.kind == "veth"}
+    return frozenset(link.name for link in here if link.kind == "bridge" and link.interface in used)
+
+
 def _port(link: netlink.Link, *, ask: bool) -> Port:
     if not ask or link.namespace < 0:
         return Port(link.interface, link.name, frozenset(), "")

@@ -18,6 +18,7 @@ from podidentity.linux.nftables import Chain, Set, Table
 
 GUARD = ("inet", "podidentity_guard")
 REDIRECT = ("ip", "podidentity")
+BRIDGE_GUARD = ("bridge", "podidentity_guard")
 HOLD = ("ip", "podidentity_hold")
 PORTS = ("bridge", "podidentity_ports")
 ADDRESSES = "addresses"
@@ -50,6 +51,12 @@ def guard(what: Interception) -> Table:
     # nat never sees packets that conntrack calls INVALID (a bare RST, SYN+FIN): only this chain stops those.
     rules = (f"ip daddr {what.metadata_address} counter drop",)
     return Table(*GUARD, (Chain("forward", "filter", "forward", _BEFORE_OTHERS_FILTER, rules),))
+
+
+def bridge_guard(what: Interception) -> Table:
+    """Drop what a bridge would carry to IMDS: pods that hang on the uplink's own bridge are never routed."""
+    rules = (f"ip daddr {what.metadata_address} counter drop",)
+    return Table(*BRIDGE_GUARD, (Chain("forward", "filter", "forward", _BEFORE_OTHERS_FILTER, rules),))
 
 
 def redirect(what: Interception) -> Table:

@@ -13,7 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from podidentity.errors import HostError
-from podidentity.linux import conntrack, datapath, interception, nftables, routing
+from podidentity.linux import bridges, conntrack, datapath, interception, nftables, routing
+from podidentity.linux.commands import CommandError
 from podidentity.linux.interception import Interception
 from podidentity.linux.listening import is_listening
 from podidentity.linux.notifications import watch_host
@@ -47,6 +48,7 @@ class Redirect:
         self._on_repair = on_repair
         self._wrong: tuple[str, ...] = ("the redirect has not been put up yet",)
         self._bypasses: tuple[str, ...] = ()
+        self._bridges = True
 
     @property
     def stands(self) -> bool:
@@ -63,8 +65,20 @@ class Redirect:
 
     async def put_up_guard(self) -> None:
         """Cut pods off from IMDS. First of all, before anything listens. Raises `HostError`."""
-        await nftables.replace(interception.guard(await self._now()))
+        what = await self._now()
+        await nftables.replace(interception.guard(what))
         await routing.ensure_rules(self._settings.metadata_address)
+        await self._guard_bridges(what)
+
+    async def _guard_bridges(self, what: Interception) -> None:
+        """Guard bridges too, where the kernel can; without, only pods bridged straight to the uplink are concerned."""
+        if not self._bridges:
+            return
+        try:
+            await nftables.replace(interception.bridge_guard(what))
+        except HostError as error:
+            self._bridges = False
+            _log.warning("pods that are bridged to the node's uplink can reach IMDS: %s", error)
 
     async def send_pods_here(self) -> None:
         """Redirect pods to the listener, which must listen already; new connections still wait. Raises `HostError`."""
@@ -91,13 +105,14 @@ class Redirect:
             *await nftables.differences(interception.guard(what)),
             *(f"ip rule `{rule}` is missing" for rule in missing),
             *await nftables.differences(interception.redirect(what)),
+            *(await nftables.differences(interception.bridge_guard(what)) if self._bridges else ()),
             *(() if is_listening(what.listen_address, what.listen_port) else (f"nobody listens at {_place(what)}",)),
         )
 
     async def uninstall(self) -> None:
         """Take everything away: pods reach the real IMDS afterwards. Raises `HostError`."""
         self._wrong = ("the interception was removed",)
-        await _remove_ports()
+        await _remove_bridge_tables()
         await nftables.remove(interception.HOLD, interception.REDIRECT, interception.GUARD)
         await routing.remove_rules(self._settings.metadata_address)
         await self._forget_connections(only_unredirected=False)
@@ -137,8 +152,7 @@ class Redirect:
         await self._read_back()
 
     async def _read_back(self) -> tuple[str, ...]:
-        uplinks = await routing.uplinks(self._settings.metadata_address)
-        self._bypasses = await asyncio.to_thread(datapath.bypasses, uplinks)
+        self._bypasses = await asyncio.to_thread(datapath.bypasses, await self._uplinks())
         self._wrong = await self.differences()
         return self._wrong
 
@@ -148,6 +162,12 @@ class Redirect:
             settings.metadata_address, settings.metadata_port, only_unredirected=only_unredirected
         )
 
+    async def _uplinks(self) -> tuple[str, ...]:
+        """Name where no pod's packets come in. Pods may hang on the uplink's own bridge: that one does not count."""
+        found = await routing.uplinks(self._settings.metadata_address)
+        shared = await asyncio.to_thread(bridges.with_veths)
+        return tuple(name for name in found if name not in shared)
+
     async def _now(self) -> Interception:
         """Look the uplinks up each time: network interfaces come and go."""
         settings = self._settings
@@ -156,15 +176,17 @@ class Redirect:
             metadata_port=settings.metadata_port,
             listen_address=settings.listen_address,
             listen_port=settings.listen_port,
-            uplinks=await routing.uplinks(settings.metadata_address),
+            uplinks=await self._uplinks(),
             anti_spoof=settings.anti_spoof,
         )
 
 
-async def _remove_ports() -> None:
-    """In a transaction of its own: a kernel without the bridge family has no such table either."""
-    if await nftables.listed(*interception.PORTS) is not None:
-        await nftables.remove(interception.PORTS)
+async def _remove_bridge_tables() -> None:
+    """Only what is there: a kernel without the bridge family refuses to remove what it cannot have."""
+    for table in (interception.PORTS, interception.BRIDGE_GUARD):
+        with contextlib.suppress(CommandError):  # such a kernel may refuse to list, too
+            if await nftables.listed(*table) is not None:
+                await nftables.remove(table)
 
 
 def _place(what: Interception) -> str:

@@ -66,6 +66,7 @@ class Node:
     def __init__(self, network: Network, directory: Path) -> None:
         self.network = network
         self.directory = directory
+        self.search_path = os.environ["PATH"]
         self._log = directory / "nmi.log"
         self._kubeconfig = directory / "kubeconfig"
         self._opened = contextlib.ExitStack()
@@ -164,19 +165,19 @@ class Node:
     def start(self, *flags: str) -> None:
         """Start NMI and wait until it says that it is ready."""
         command = [sys.executable, "-m", "podidentity", "nmi", "--node=n1", "--http-probe-port=8085", *flags]
-        environ = {"KUBECONFIG": str(self._kubeconfig), "PATH": os.environ["PATH"]}
+        environ = {"KUBECONFIG": str(self._kubeconfig), "PATH": self.search_path}
         with self._log.open("ab") as log:
             self.process = self.network.node.popen(
                 *command, stdin=subprocess.DEVNULL, stderr=log, stdout=log, env=environ
             )
         until(self._is_ready, f"NMI is ready; its log:\n{self.log()}")
 
-    def run_once(self, *flags: str, path: str = "") -> tuple[int, str]:
+    def run_once(self, *flags: str) -> tuple[int, str]:
         """Run NMI beside the daemon until it ends by itself: its exit status and what it wrote."""
         done = self.network.node.call(
             lambda: subprocess.run(
                 [sys.executable, "-m", "podidentity", "nmi", "--node=n1", *flags],
-                env={"KUBECONFIG": str(self._kubeconfig), "PATH": path or os.environ["PATH"]},
+                env={"KUBECONFIG": str(self._kubeconfig), "PATH": os.environ["PATH"]},
                 capture_output=True,
                 text=True,
                 timeout=60,
