@@ -52,6 +52,8 @@ async def serve_deleted(request: Request, parts: list[str], state: State) -> Res
         return JSONResponse({"nameAvailable": free, **({} if free else {"reason": "AlreadyExists"})})
     if rest == ["deletedvaults"]:
         return JSONResponse({"value": [_deleted(state, name) for name in state.deleted_vaults]})
+    if rest in (["managedhsms"], ["deletedmanagedhsms"]):  # `az keyvault list-deleted` asks for both
+        return JSONResponse({"value": []})
     name = rest[3] if len(rest) > 3 and rest[0] == "locations" and rest[2] == "deletedvaults" else ""
     if name not in state.deleted_vaults:
         message = f"The vault '{name}' is not among the deleted ones."
