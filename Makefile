@@ -88,6 +88,7 @@ test: install $(HELM) $(GO) $(SDKS) debian cluster-ready ## all tests
 interop: install debian ## the suite of real clients alone: az, Python, JavaScript, Go, Java
 	@$(BIN)/python tests/interop/clients.py
 	$(BIN)/pytest -q tests/interop
+	@$(BIN)/python tools/interop_page.py
 
 fix: install $(HELM) ## format, autofix, regenerate
 	$(BIN)/ruff format --quiet .

@@ -60,7 +60,11 @@ def pytest_runtest_makereport(
 
 
 def pytest_sessionfinish() -> None:
-    """Write the last run's results, for `tools/interop_page.py`."""
-    if _ROWS:
-        RESULTS.parent.mkdir(exist_ok=True)
-        RESULTS.write_text(json.dumps(_ROWS, indent=1) + "\n")
+    """Write each test's last results, for `tools/interop_page.py`: a run of some tests leaves the others' rows."""
+    if not _ROWS:
+        return
+    RESULTS.parent.mkdir(exist_ok=True)
+    before = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
+    again = {row["test"] for row in _ROWS}
+    kept = [row for row in before if row["test"] not in again]
+    RESULTS.write_text(json.dumps([*kept, *_ROWS], indent=1) + "\n")

@@ -12,7 +12,7 @@ from podidentity.lab.nodes import SCALE_SET
 HERE = Path(__file__).parent
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_the_management_libraries_work_unmodified(stage: Stage, client: Callable[[str], Path], record: Record) -> None:
     """Identity, role, VM, identity on it and off it again through the poller; typed errors for what is not there."""
     directory, own = client("python"), stage.lab.variables
@@ -32,7 +32,7 @@ def test_the_management_libraries_work_unmodified(stage: Stage, client: Callable
     done = stage.on_host(f"{directory}/bin/python {HERE}/python/management.py", **variables)
     said = done.json()
     for package, version in said["versions"].items():
-        record(f"Python {package}", version, "makes and reads its resources; errors have their types")
+        record(f"Python {package}", version, "makes, changes and reads its resources; errors have their types")
     identity = stage.admin.identity("interop", "managed")
     assert "managed" in said["identities"]
     assert said["roles"] == ["Reader"]

@@ -1,0 +1,75 @@
+"""A machine's metadata service beyond the happy path: faults, limits, what the machine is."""
+
+import asyncio
+from typing import Any
+
+import httpx2
+import pytest
+from starlette.testclient import TestClient
+
+from podidentity.lab.azure import Azure, AzureSettings
+from podidentity.lab.azure.state import Principal
+
+URL = "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https://vault.azure.net"
+HEADER = {"Metadata": "true"}
+
+
+@pytest.fixture
+def azure() -> Azure:
+    """A tenant with a scale set that carries a system-assigned identity."""
+    made = Azure(AzureSettings())
+    made.add_scale_set("ss", 2)
+    machine = next(iter(made.state.machines.values()))
+    made.state.principals["system"] = Principal("system", "client", "ss", resource_id=machine.id)
+    machine.system_principal = "system"
+    return made
+
+
+@pytest.fixture
+def instance(azure: Azure) -> str:
+    """The ID of the scale set's second instance."""
+    return f"{next(iter(azure.state.machines.values())).id}/virtualMachines/1"
+
+
+def test_it_fails_as_it_is_told_and_then_recovers(azure: Azure, instance: str) -> None:
+    """410 while it is updated, 429, 500; with a Retry-After where one was given; then a token."""
+    imds = TestClient(azure.imds(instance))
+    azure.faults.imds_statuses += [410, 429, 500]
+    azure.faults.retry_after_seconds = 3
+    answers = [imds.get(URL, headers=HEADER) for _ in range(4)]
+    assert [one.status_code for one in answers] == [410, 429, 500, 200]
+    assert [one.headers.get("Retry-After") for one in answers] == ["3", "3", "3", None]
+    assert [one.json().get("error") for one in answers] == ["gone", "too_many_requests", "unknown", None]
+
+
+def test_five_at_once_and_no_more(azure: Azure, instance: str) -> None:
+    """The sixth token request that is there at the same time is 429."""
+    azure.faults.imds_seconds = 0.5
+
+    async def ask() -> list[int]:
+        transport = httpx2.ASGITransport(app=azure.imds(instance))
+        async with httpx2.AsyncClient(transport=transport, base_url="http://169.254.169.254") as http:
+            answers = await asyncio.gather(*(http.get(URL, headers=HEADER) for _ in range(6)))
+        return sorted(one.status_code for one in answers)
+
+    assert asyncio.run(ask()) == [200] * 5 + [429]
+
+
+def test_a_resource_that_nobody_has_is_refused(azure: Azure, instance: str) -> None:
+    """AADSTS500011 in IMDS's form."""
+    refused = TestClient(azure.imds(instance)).get(
+        "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https://nowhere.example", headers=HEADER
+    )
+    body: dict[str, Any] = refused.json()
+    assert (refused.status_code, body["error"]) == (400, "invalid_resource")
+    assert body["error_description"].startswith("AADSTS500011")
+
+
+def test_an_instance_knows_what_it_is(azure: Azure, instance: str) -> None:
+    """Its scale set, its own ID, its group; and which versions may be asked for."""
+    imds = TestClient(azure.imds(instance))
+    compute = imds.get("/metadata/instance?api-version=2021-02-01", headers=HEADER).json()["compute"]
+    assert (compute["name"], compute["vmScaleSetName"]) == ("ss_1", "ss")
+    assert compute["resourceId"] == instance
+    assert "2018-02-01" in imds.get("/metadata/versions", headers=HEADER).json()["apiVersions"]
+    assert imds.get("/metadata/instance", headers=HEADER).status_code == 400
