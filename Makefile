@@ -83,10 +83,13 @@ check: install build ## format, lint, types, layers, generated files in step, un
 	$(BIN)/pytest tests/unit tests/test_house.py -q --cov --cov-fail-under=100 --cov-report=term:skip-covered
 
 test: install $(HELM) $(GO) $(SDKS) debian cluster-ready ## all tests
+	@rm -f build/interop.json
 	$(BIN)/pytest -q
+	@$(BIN)/python tools/interop_page.py --check
 
-interop: install debian ## the suite of real clients alone: az, Python, JavaScript, Go, Java
+interop: install debian $(SDKS) ## the suite of real clients alone: az, Python, JavaScript, Go, Java
 	@$(BIN)/python tests/interop/clients.py
+	@rm -f build/interop.json
 	$(BIN)/pytest -q tests/interop
 	@$(BIN)/python tools/interop_page.py
 
