@@ -109,6 +109,8 @@ def run(arguments: Sequence[str]) -> int:
     settings = settings_of(flags, os.environ)
     if flags.without_effect:
         _log.warning("flags without effect here: %s", ", ".join(f"--{name}" for name in flags.without_effect))
+    if settings.namespace_allow_list and not settings.managed_mode:
+        _log.warning("--namespace-allow-list counts in managed mode only; in standard mode give it to MIC")
     return _act(flags, settings)
 
 
