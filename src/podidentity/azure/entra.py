@@ -15,7 +15,7 @@ import httpx2
 
 from podidentity.errors import AzureError, ConfigurationError
 
-_TIMEOUT = httpx2.Timeout(5.0, connect=3.0)  # a thread cannot be cancelled: two calls must end within a pod's grace
+_TIMEOUT = httpx2.Timeout(8.0, connect=3.0)  # a thread cannot be cancelled: two calls must end within a pod's grace
 _SERVER_ERROR = 500
 _THROTTLED = 429
 

@@ -207,7 +207,7 @@ class Client:
 
     async def read(self) -> Answer:
         """Read one answer. Raises IncompleteReadError when the connection ends."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             head = (await self.reader.readuntil(b"\r\n\r\n")).decode()
             line, *rest = head.split("\r\n")
             headers = {name.lower(): value.strip() for name, _, value in (item.partition(":") for item in rest if item)}
@@ -271,7 +271,7 @@ async def serving(
     clock = JumpingClock()
     fake = FakeCluster(clock)
     registry = CollectorRegistry()
-    async with asyncio.timeout(60), (imds or StandInImds()).listening() as stand_in, open_imds_client("test") as http:
+    async with asyncio.timeout(100), (imds or StandInImds()).listening() as stand_in, open_imds_client("test") as http:
         stand_in.clock = clock.wall
         given = replace(
             settings or Settings("n1"), redirect=False, metadata_address=ADDRESS, metadata_port=stand_in.port

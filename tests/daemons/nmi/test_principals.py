@@ -2,6 +2,7 @@
 
 import asyncio
 import datetime as dt
+import importlib
 import ipaddress
 import json
 from collections.abc import Awaitable, Callable, Iterator
@@ -42,6 +43,13 @@ class Pair:
         form = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         key = self.key.private_bytes(serialization.Encoding.PEM, *form)
         return key + self.certificate.public_bytes(serialization.Encoding.PEM)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def loaded() -> None:
+    """Import what the first token would, so that no test's time limit holds it on a busy machine."""
+    for name in ("msal.application", "jwt", "cryptography.hazmat.primitives.serialization.pkcs12"):
+        importlib.import_module(name)
 
 
 @pytest.fixture(scope="module")
