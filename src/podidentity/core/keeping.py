@@ -32,6 +32,8 @@ GONE_SECONDS = 15.0
 """A target that was gone is looked at again after this when somebody needs it: names of scale sets come back."""
 FRESH_SECONDS = 30.0
 """A PATCH says anew whether there is a system-assigned identity: what is older than this must not decide it."""
+EMPTYING_FRESH_SECONDS = 1.0
+"""A PATCH that leaves nothing (type None) takes away whatever somebody else has put there since the last answer."""
 NEVER = float("inf")
 
 
@@ -112,12 +114,18 @@ def next_step(course: Course, now: float) -> Step:
     if send is None:
         return _forget_step(course, course.state) or Wait(due)
     at = max(at, course.updates.ready_at(now))
-    if at <= now + LONGEST_GATHER_SECONDS and now >= course.read_at + FRESH_SECONDS:
+    fresh = EMPTYING_FRESH_SECONDS if _empties(send) else FRESH_SECONDS
+    if at <= now + LONGEST_GATHER_SECONDS and now >= course.read_at + fresh:
         return _read_step(course, now)  # while the burst gathers: nobody waits for it
     if at > now:
         return _forget_step(course, course.state) or Wait(min(at, due))
     unrecorded = frozenset(send.change.assign) - course.put
     return Record(add=unrecorded) if unrecorded else send
+
+
+def _empties(send: Send) -> bool:
+    remaining = (send.state.identities | {*send.change.assign}) - {*send.change.unassign}
+    return not (remaining or send.state.others)
 
 
 def _read_step(course: Course, now: float) -> Step:

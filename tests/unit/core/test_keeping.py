@@ -96,9 +96,21 @@ def test_what_is_put_is_recorded_before_and_struck_off_after() -> None:
     world.want()
     world.until(world.now + 10)
     kinds = [type(step) for _, step in world.log]
-    assert kinds == [Read, Record, Send, Send, Record]
+    assert kinds == [Read, Record, Send, Read, Send, Record]
     assert world.put == frozenset()
     assert keeping.idle(world.course)
+
+
+def test_what_somebody_else_just_put_there_survives_the_last_removal() -> None:
+    """A PATCH that leaves nothing takes everything away: it is made from an answer of this moment."""
+    world = run(wants=["a"])
+    world.until(world.now + 5)
+    world.azure.carries[one("foreign")] = "client-of-foreign"
+    world.want()
+    world.until(world.now + 10)
+    sent = [step for _, step in world.log if isinstance(step, Send)]
+    assert one("foreign") in sent[-1].state.identities
+    assert world.azure.carries.keys() == ids("foreign")
 
 
 def test_a_patch_is_made_from_a_fresh_answer() -> None:

@@ -19,6 +19,7 @@ ROLES = {
     "Reader": "acdd72a7-3385-48ef-bd42-f606fba81ae7",
     "Managed Identity Operator": "f1a07417-d97a-45cb-824c-7a7467783830",
 }
+COMPUTE_VERSION = "2022-08-01"
 Json = dict[str, Any]
 
 
@@ -78,6 +79,20 @@ class Admin:
         policy = self._policy(self._object_id(client_id), {"secrets": ["get", "list"]})
         stored["properties"]["accessPolicies"].append(policy)
         return self._arm("PUT", self.vault(group, vault), "2026-02-01", stored)
+
+    def assign_to_scale_set(self, group: str, name: str, identity: str) -> None:
+        """`az vmss identity assign`: adds an identity to those that are there."""
+        body = {"identity": {"type": "UserAssigned", "userAssignedIdentities": {identity: {}}}}
+        self._arm("PATCH", self.scale_set(group, name), COMPUTE_VERSION, body)
+
+    def scale_set_identities(self, group: str, name: str) -> tuple[str, ...]:
+        """The resource IDs of the identities that a scale set carries."""
+        found = self._arm("GET", self.scale_set(group, name), COMPUTE_VERSION).get("identity") or {}
+        return tuple(found.get("userAssignedIdentities") or ())
+
+    def scale_set(self, group: str, name: str) -> str:
+        """The path of a scale set."""
+        return f"{self.group(group)}/providers/Microsoft.Compute/virtualMachineScaleSets/{name}"
 
     def cluster_principal(self) -> str:
         """The object ID of the cluster's service principal, which MIC signs in as."""

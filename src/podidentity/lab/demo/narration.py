@@ -1,7 +1,12 @@
 """How the demo speaks: one line for each thing asked and answered; colours on a terminal, plain lines elsewhere."""
 
+import re
+
 from rich.console import Console
 from rich.text import Text
+
+_GROUP = re.compile(r"/subscriptions/[0-9a-f-]+/resourceGroups/[^/]+/providers/", re.IGNORECASE)
+"""What all resource IDs of the story begin with; commands show it in full, answers do not."""
 
 
 class Narrator:
@@ -21,7 +26,7 @@ class Narrator:
     def answered(self, answer: str) -> None:
         """Show what came back."""
         for line in answer.strip().splitlines()[:6]:
-            self._line(f"      {line[:200]}", "dim")
+            self._line(f"      {_GROUP.sub('.../', line)[:400]}", "dim")
 
     def proved(self, sentence: str) -> None:
         """Say what the step showed."""

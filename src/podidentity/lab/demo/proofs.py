@@ -64,17 +64,7 @@ def second_identity(stage: Stage) -> None:
     granted = stage.admin.assign_role("Managed Identity Operator", stage.admin.cluster_principal(), scope)
     stage.az(f'role assignment create --role "Managed Identity Operator" ... --scope {scope}', granted, "scope")
     properties = answer["properties"]
-    for kind, spec in (
-        ("AzureIdentity", {"type": 0, "resourceID": scope, "clientID": properties["clientId"]}),
-        ("AzureIdentityBinding", {"azureIdentity": OTHER, "selector": OTHER}),
-    ):
-        obj = {
-            "apiVersion": "aadpodidentity.k8s.io/v1",
-            "kind": kind,
-            "metadata": {"name": OTHER, "namespace": "default"},
-            "spec": spec,
-        }
-        stage.kubectl("apply", "-f", "-", stdin=json.dumps(obj), show=f"kubectl apply -f {OTHER}-{kind.lower()}.yaml")
+    stage.bind(OTHER, answer)
     result = _ask(stage, "second-app", {"aadpodidbinding": OTHER})
     expect("status of the second application's token request", expected=200, got=result["token"][0])
     claims = result["token"][1]

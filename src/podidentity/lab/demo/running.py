@@ -15,7 +15,7 @@ from pathlib import Path
 
 from podidentity.errors import LabError
 from podidentity.lab import environment, up
-from podidentity.lab.demo import proofs, story
+from podidentity.lab.demo import promises, proofs, story
 from podidentity.lab.demo.admin import Admin
 from podidentity.lab.demo.narration import Narrator
 from podidentity.lab.demo.stage import Stage
@@ -42,6 +42,10 @@ STEPS: tuple[Step, ...] = (
     ("A pod without the label gets nothing", proofs.without_the_label),
     ("A second application gets its own token", proofs.second_identity),
     ("... and the first application's vault refuses it", proofs.refused_by_the_vault),
+    ("An identity that the cluster may not use", promises.without_the_role),
+    ("The binding is deleted", promises.binding_deleted),
+    ("NMI is killed, restarted and rolled", promises.nmi_comes_and_goes),
+    ("The last pod goes, and its identity with it", promises.last_pod_gone),
     ("The metadata service saw no pod", proofs.no_packet_reached_imds),
 )
 

@@ -18,7 +18,6 @@ from podidentity.lab import control, directory
 from podidentity.lab.demo.admin import Admin
 from podidentity.lab.demo.narration import Narrator
 
-WAIT_SECONDS = 40.0
 POLL_SECONDS = 0.2
 
 
@@ -36,6 +35,7 @@ class Stage:
     repository: Path
     kubectl_program: str
     facts: dict[str, str] = field(default_factory=dict)
+    patience_seconds: float = 60.0
 
     def az(self, command: str, answer: Mapping[str, Any], *keys: str) -> None:
         """Show the `az` command that was stood for, and the parts of the answer that matter."""
@@ -87,21 +87,45 @@ class Stage:
             return 0, str(error)
         return answer.status_code, answer.text
 
-    def run_in_pod(self, name: str, program: str, labels: Mapping[str, str], *, host_network: bool = False) -> str:
-        """Start a pod that runs a Python program once, wait for its end, give what it printed."""
-        pod = {
+    def pod(self, name: str, program: str, labels: Mapping[str, str]) -> Any:
+        """A pod that runs a Python program once, beside the application."""
+        container = {"name": name, "image": "podidentity/lab-tools:1", "command": ["python3", "-c", program]}
+        return {
             "apiVersion": "v1",
             "kind": "Pod",
             "metadata": {"name": name, "namespace": "default", "labels": {"app": name, **labels}},
-            "spec": {
-                "restartPolicy": "Never",
-                "nodeName": self.facts["node"],
-                "hostNetwork": host_network,
-                "containers": [
-                    {"name": name, "image": "podidentity/lab-tools:1", "command": ["python3", "-c", program]}
-                ],
-            },
+            "spec": {"restartPolicy": "Never", "nodeName": self.facts["node"], "containers": [container]},
         }
+
+    def bind(self, name: str, identity: Mapping[str, Any]) -> None:
+        """Create the AzureIdentity of an identity as Azure answered it, and a binding, both called `name`."""
+        for kind, spec in (
+            (
+                "AzureIdentity",
+                {"type": 0, "resourceID": identity["id"], "clientID": identity["properties"]["clientId"]},
+            ),
+            ("AzureIdentityBinding", {"azureIdentity": name, "selector": name}),
+        ):
+            metadata = {"name": name, "namespace": "default"}
+            obj = {"apiVersion": "aadpodidentity.k8s.io/v1", "kind": kind, "metadata": metadata, "spec": spec}
+            self.kubectl("apply", "-f", "-", stdin=json.dumps(obj), show=f"kubectl apply -f -   # the {kind} {name}")
+
+    def events(self, kind: str, name: str) -> list[str]:
+        """What the events about an object say, oldest first."""
+        involved = f"involvedObject.kind={kind},involvedObject.name={name}"
+        return [
+            f"{one['reason']}: {one['message']}" for one in self.get("events", "--field-selector", involved)["items"]
+        ]
+
+    def assigned_states(self) -> dict[str, str]:
+        """The state of each assigned identity, by the name of its AzureIdentity."""
+        items = self.get("azureassignedidentities", "-A")["items"]
+        return {_identity_of(one): str(one.get("status", {}).get("status", "")) for one in items}
+
+    def run_in_pod(self, name: str, program: str, labels: Mapping[str, str], *, host_network: bool = False) -> str:
+        """Start a pod that runs a Python program once, wait for its end, give what it printed."""
+        pod = self.pod(name, program, labels)
+        pod["spec"]["hostNetwork"] = host_network
         what = "a pod in the node's own network" if host_network else "a pod"
         if labels:
             what += f" with the label {', '.join(f'{key}={value}' for key, value in labels.items())}"
@@ -117,13 +141,22 @@ class Stage:
         )
         return self.kubectl("logs", name)
 
-    def until(self, what: str, condition: Callable[[], object], seconds: float = WAIT_SECONDS) -> None:
+    def rollout(self, *workloads: str) -> None:
+        """Wait until workloads (`deployment/mic`) are there in their newest form."""
+        for workload in workloads:
+            self.kubectl("rollout", "status", workload, f"--timeout={self.patience_seconds:.0f}s")
+
+    def until(self, what: str, condition: Callable[[], object]) -> None:
         """Wait for a condition; say what was waited for when it never comes."""
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + self.patience_seconds
         while not condition():
             if time.monotonic() > deadline:
-                raise StepError(f"waited {seconds:.0f} s for {what}")
+                raise StepError(f"waited {self.patience_seconds:.0f} s for {what}")
             time.sleep(POLL_SECONDS)
+
+
+def _identity_of(assigned: Mapping[str, Any]) -> str:
+    return str(assigned["spec"]["azureIdentityRef"]["metadata"]["name"])
 
 
 def expect(what: str, *, expected: object, got: object) -> None:

@@ -43,8 +43,7 @@ def set_secret(stage: Stage) -> None:
 def install(stage: Stage) -> None:
     """MIC and NMI, by the walk-through's one command."""
     stage.kubectl("create", "-f", "deploy/infra/deployment-rbac.yaml")
-    stage.kubectl("rollout", "status", "deployment/mic", "--timeout=60s")
-    stage.kubectl("rollout", "status", "daemonset/nmi", "--timeout=60s")
+    stage.rollout("deployment/mic", "daemonset/nmi")
     stage.narrator.proved("MIC runs, and NMI runs on every node with its redirect verified")
 
 
@@ -116,16 +115,11 @@ def deploy_app(stage: Stage) -> None:
     filled = text.replace("a1b2456e4ffc45be9239611f357a4321", stage.facts["version"])
     show = f"kubectl create -f {EXAMPLE}/keyvaultsample.yaml   # with the secret's version filled in"
     stage.kubectl("create", "-f", "-", stdin=filled, show=show)
-    stage.kubectl("rollout", "status", f"deployment/{APP}", "--timeout=60s")
+    stage.rollout(f"deployment/{APP}")
     pod = stage.get("pods", "-l", f"app={APP}")["items"][0]
     stage.facts["node"] = pod["spec"]["nodeName"]
-    stage.until("the identity of the pod to be Assigned", lambda: _states(stage) == ["Assigned"])
+    stage.until("the identity of the pod to be Assigned", lambda: stage.assigned_states().get(IDENTITY) == "Assigned")
     stage.narrator.proved(f"the pod runs on {stage.facts['node']} and MIC has assigned its identity")
-
-
-def _states(stage: Stage) -> list[str]:
-    items = stage.get("azureassignedidentities", "-A")["items"]
-    return [item.get("status", {}).get("status", "") for item in items]
 
 
 def fetch_secret(stage: Stage) -> None:
