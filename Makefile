@@ -7,7 +7,7 @@ KUBERNETES ?= embedded
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help demo test interop check fix lab bench cluster cluster-ready image install debian
+.PHONY: help picture demo test interop check fix lab bench cluster cluster-ready image install debian
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -58,8 +58,11 @@ demo: export REQUIRED = 1
 demo: install debian $(if $(filter real,$(KUBERNETES)),cluster-ready) ## the main job: the walk-through in a fresh lab; KUBERNETES=real: on real nodes
 	@$(BIN)/podidentity lab demo --kubernetes $(KUBERNETES)
 
-lab: install debian ## a lab to play in; Ctrl-C ends it
-	@$(BIN)/podidentity lab up
+picture: install debian ## draw docs/demo.svg from a real run of the demo
+	@$(BIN)/python tools/picture.py
+
+lab: install debian ## a lab to play in: a shell in which kubectl works; `exit` ends it
+	@$(BIN)/podidentity lab shell
 
 bench: install debian $(GO) build/nginx ## the benchmarks, one JSON line each; exit 1 when one is over its budget
 	@failed=0; for program in bench/*.py; do $(BIN)/python $$program || failed=1; done; exit $$failed

@@ -15,9 +15,9 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from podidentity.cli import lab_log
+from podidentity.cli import lab_log, lab_shell
 from podidentity.errors import LabError
-from podidentity.lab import control, directory, up
+from podidentity.lab import control, directory, manifest, up
 from podidentity.lab import down as ending
 from podidentity.lab.directory import DEFAULT_NAME, Directory
 from podidentity.lab.environment import variables
@@ -73,6 +73,18 @@ def start(detach: bool, **asked: Any) -> None:  # noqa: FBT001  # click's way
         say_ready = functools.partial(_say_ready, how_to_end="Ctrl-C ends it.")
         up.run(settings, say_ready, lambda text: click.echo(text, err=True))
         click.echo(f"the lab {settings.name!r} is down", err=True)
+
+
+@lab.command("shell")
+@_NAME
+@click.option("--nodes", default=2, show_default=True, help="How many nodes.")
+@click.option("--virtual-machines", default=0, show_default=True, help="How many of them are VMs, not of a scale set.")
+def open_shell(**asked: Any) -> None:
+    """Start a lab and open a shell in it; the lab ends with the shell.
+
+    Example: podidentity lab shell
+    """
+    sys.exit(lab_shell.run(LabSettings(**asked)))
 
 
 @lab.command("env")
@@ -134,6 +146,15 @@ def down(name: str) -> None:
     """Stop a lab and remove all of it."""
     ending.stop(directory.find(name))
     click.echo(f"the lab {name!r} is down")
+
+
+@lab.command("manifest")
+def show_manifest() -> None:
+    """Print the manifest that installs podidentity.
+
+    Example: podidentity lab manifest | kubectl create -f -
+    """
+    click.echo(manifest.text(), nl=False)
 
 
 @lab.command("log")

@@ -29,4 +29,5 @@ def variables(lab: Directory) -> dict[str, str]:
         found |= {name: value, name.lower(): value}  # curl reads only http_proxy, others only HTTP_PROXY
     found |= dict.fromkeys(_TRUST, str(lab.ca))
     found |= {f"LAB_{name.upper()}": str(facts[name]) for name in _FACTS}
-    return {**found, "LAB_DIRECTORY": str(lab.path)}
+    # az keeps who is signed in: not in the user's own profile.
+    return {**found, "AZURE_CONFIG_DIR": str(lab.path / "az"), "LAB_DIRECTORY": str(lab.path)}

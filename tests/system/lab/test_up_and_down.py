@@ -97,6 +97,26 @@ def test_a_detached_lab_stays(home: Path) -> None:
     assert not processes_of(home)
 
 
+def test_a_shell_in_a_lab_of_its_own(home: Path) -> None:
+    """The shell's user has kubectl and the lab's commands; its status is handed on; then the lab is gone."""
+    one = Lab(home, "one")
+    done = subprocess.run(
+        one.user.command("shell", "--name", "one", "--nodes", "1"),
+        env={**one.environment(), "SHELL": "/bin/sh"},
+        input="podidentity lab list; kubectl get nodes -o name; echo $LAB_NAME; exit 7\n",
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    listed, *others = done.stdout.splitlines()
+    assert listed.startswith("one\tready\t")
+    assert others == ["node/node-0", "one"]
+    assert "kubectl create -f deploy/infra/deployment-rbac.yaml" in done.stderr
+    assert done.returncode == 7
+    assert not one.directory.exists()
+
+
 def test_secrets_are_the_owner_s_alone(home: Path) -> None:
     """What holds a secret can be read by nobody else."""
     with lab(home, "one", "--nodes", "1") as up:

@@ -73,6 +73,10 @@ class Admin:
         path = f"{scope}/providers/Microsoft.Authorization/roleAssignments/{uuid.uuid4()}"
         return self._arm("PUT", path, "2022-04-01", {"properties": properties})
 
+    def delete_role_assignment(self, path: str) -> None:
+        """`az role assignment delete`; `path` is the assignment's ID."""
+        self._arm("DELETE", path, "2022-04-01")
+
     def set_policy(self, group: str, vault: str, client_id: str) -> Json:
         """`az keyvault set-policy --secret-permissions get list --spn`."""
         stored = self._arm("GET", self.vault(group, vault), "2026-02-01")

@@ -25,7 +25,8 @@ class Narrator:
 
     def answered(self, answer: str) -> None:
         """Show what came back."""
-        for line in answer.strip().splitlines()[:6]:
+        lines = dict.fromkeys(answer.strip().splitlines())  # kubectl repeats itself while it waits
+        for line in list(lines)[:6]:
             self._line(f"      {_GROUP.sub('.../', line)[:400]}", "dim")
 
     def proved(self, sentence: str) -> None:
@@ -35,6 +36,10 @@ class Narrator:
     def failed(self, sentence: str) -> None:
         """Say what went wrong, what was expected and where to look."""
         self._line(f"    FAILED  {sentence}", "bold red")
+
+    def end(self, sentence: str) -> None:
+        """Say what became of the whole run."""
+        self._line(f"\n{sentence}", "bold")
 
     def say(self, sentence: str) -> None:
         """Print a plain line."""

@@ -33,7 +33,7 @@ def without_the_role(stage: Stage) -> None:
     stage.narrator.asked(f"kubectl get events   # of the binding {FORGOTTEN}")
     stage.narrator.answered(told[-1])
     expect("state of the assignment", expected="Created", got=stage.assigned_states().get(FORGOTTEN))
-    expect("whether the scale set carries it", expected=False, got=_carries(stage, FORGOTTEN))
+    expect("whether the scale set carries it", expected=False, got=carries(stage, FORGOTTEN))
     stage.quietly("delete", "pod", FORGOTTEN, "--wait=false")
     stage.quietly("delete", "azureidentitybinding", FORGOTTEN)
     stage.narrator.proved("the event says which role is missing and where; nothing was assigned")
@@ -99,13 +99,13 @@ def last_pod_gone(stage: Stage) -> None:
     stage.admin.assign_to_scale_set(group, SCALE_SET, made["id"])
     stage.narrator.asked(f"az vmss identity assign -n {SCALE_SET} -g {group} --identities {made['id']}")
     for name in (IDENTITY, FOREIGN):
-        stage.until(f"{name} on the scale set", lambda name=name: _carries(stage, name))  # type: ignore[misc]
+        stage.until(f"{name} on the scale set", lambda name=name: carries(stage, name))  # type: ignore[misc]
     stage.narrator.answered(json.dumps(_names(stage)))
     stage.kubectl("scale", f"deployment/{APP}", "--replicas=0")
-    stage.until(f"{IDENTITY} to leave the scale set", lambda: not _carries(stage, IDENTITY))
+    stage.until(f"{IDENTITY} to leave the scale set", lambda: not carries(stage, IDENTITY))
     stage.narrator.asked(f"az vmss identity show -n {SCALE_SET} -g {group}")
     stage.narrator.answered(json.dumps(_names(stage)))
-    expect("whether the foreign identity is still there", expected=True, got=_carries(stage, FOREIGN))
+    expect("whether the foreign identity is still there", expected=True, got=carries(stage, FOREIGN))
     stage.narrator.proved(f"{IDENTITY} left with its last pod; {FOREIGN}, which podidentity did not bring, stayed")
 
 
@@ -117,7 +117,8 @@ def _names(stage: Stage) -> list[str]:
     return sorted(one.rsplit("/", 1)[1] for one in found)
 
 
-def _carries(stage: Stage, name: str) -> bool:
+def carries(stage: Stage, name: str) -> bool:
+    """Whether the scale set carries an identity of this name."""
     return name in _names(stage)
 
 

@@ -15,8 +15,9 @@ from pathlib import Path
 
 from podidentity.errors import LabError
 from podidentity.lab import environment, up
-from podidentity.lab.demo import promises, proofs, story
+from podidentity.lab.demo import az, promises, proofs, story
 from podidentity.lab.demo.admin import Admin
+from podidentity.lab.demo.az import AzAdmin
 from podidentity.lab.demo.narration import Narrator
 from podidentity.lab.demo.stage import Stage
 from podidentity.lab.settings import KubernetesKind, LabSettings
@@ -50,9 +51,14 @@ STEPS: tuple[Step, ...] = (
 )
 
 
-def run(repository: Path, steps: Sequence[Step] = STEPS, kubernetes: KubernetesKind = "embedded") -> int:
+def run(
+    repository: Path,
+    steps: Sequence[Step] = STEPS,
+    kubernetes: KubernetesKind = "embedded",
+    narrator: Narrator | None = None,
+) -> int:
     """Run every step in a lab of its own; 0 when all passed, 1 otherwise. The lab is taken down in any case."""
-    narrator = Narrator()
+    narrator = narrator or Narrator()
     narrator.say("podidentity demo: the walk-through of 2018, on this machine, without an Azure account")
     began = time.monotonic()
     try:
@@ -63,7 +69,7 @@ def run(repository: Path, steps: Sequence[Step] = STEPS, kubernetes: KubernetesK
     except KeyboardInterrupt:
         narrator.say("\ndemo: interrupted; its lab is down")
         raise
-    narrator.say(f"\ndemo: {passed} of {len(steps)} steps passed in {time.monotonic() - began:.0f} s")
+    narrator.end(f"demo: {passed} of {len(steps)} steps passed in {time.monotonic() - began:.0f} s")
     return 0 if passed == len(steps) else 1
 
 
@@ -75,8 +81,17 @@ def set_up(repository: Path, narrator: Narrator, kubernetes: KubernetesKind = "e
     kubectl, name = _kubectl(), f"demo-{os.getpid()}"
     with up.running(LabSettings(name, kubernetes=kubernetes), narrator.say) as lab:
         mine = {**_plain(), **environment.variables(lab.directory)}
-        with contextlib.closing(Admin(mine)) as admin:
+        with contextlib.closing(_admin(mine, narrator)) as admin:
             yield Stage(mine, narrator, admin, repository, kubectl, {"lab": name, "node": FIRST_NODE})
+
+
+def _admin(mine: Mapping[str, str], narrator: Narrator) -> Admin:
+    program = az.find()
+    if program is None:
+        narrator.say("az is not on PATH: what az would send, the demo sends itself")
+        return Admin(mine)
+    narrator.say(f"az commands are typed to the real one, {program}, through the lab's proxy")
+    return AzAdmin(mine, program)
 
 
 def play(stage: Stage, steps: Sequence[Step]) -> int:

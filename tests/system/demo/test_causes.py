@@ -1,0 +1,236 @@
+"""Each step of the demo with its cause taken away: a step that passes then would prove nothing."""
+
+import contextlib
+import dataclasses
+import io
+import json
+import re
+import shutil
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from podidentity.lab.demo import promises, proofs, running, story
+from podidentity.lab.demo.admin import Admin
+from podidentity.lab.demo.asking import start_asking
+from podidentity.lab.demo.narration import Narrator
+from podidentity.lab.demo.stage import Stage
+
+pytestmark = pytest.mark.root
+REPOSITORY = Path(__file__).parents[3]
+IMPATIENT_SECONDS = 5.0
+Step = Callable[[Stage], None]
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    """One lab for all steps; they follow each other as in the demo, each after its own failure."""
+    home = tmp_path_factory.mktemp("labs")
+    home.chmod(0o700)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("PODIDENTITY_LAB_HOME", str(home))
+        patched.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("kept")))
+        with running.set_up(REPOSITORY, Narrator(Console(file=io.StringIO()))) as one:
+            yield one
+
+
+def plays(stage: Stage, step: Step) -> str:
+    """Play one step; what it said when it failed, "" when it passed."""
+    told = io.StringIO()
+    heard = dataclasses.replace(stage, narrator=Narrator(Console(file=told, soft_wrap=True, width=10_000)))
+    passed = running.play(heard, [("the step", step)])
+    failures = re.findall(r"FAILED +(.*)", told.getvalue())
+    assert len(failures) == 1 - passed, told.getvalue()
+    return failures[0] if failures else ""
+
+
+def fails(stage: Stage, step: Step, expected: str) -> None:
+    """The step must fail, soon, for this reason."""
+    said = plays(dataclasses.replace(stage, patience_seconds=IMPATIENT_SECONDS), step)
+    assert re.search(expected, said), f"{step.__name__} said: {said!r}"
+
+
+def passes(stage: Stage, *steps: Step) -> None:
+    """The steps must pass."""
+    for step in steps:
+        assert plays(stage, step) == "", step.__name__
+
+
+@contextlib.contextmanager
+def nobody(stage: Stage) -> Iterator[Stage]:
+    """A stage whose administrator cannot sign in."""
+    with contextlib.closing(Admin({**stage.environment, "LAB_OWNER_CLIENT_SECRET": "wrong"})) as admin:
+        yield dataclasses.replace(stage, admin=admin)
+
+
+def delete(stage: Stage, *objects: str) -> None:
+    """Take away what a failed step left."""
+    stage.quietly("delete", "--ignore-not-found", *objects)
+
+
+def test_the_vault_and_its_secret(stage: Stage) -> None:
+    """Without a sign-in no group, without a group no vault, without a vault no secret."""
+    with nobody(stage) as other:
+        fails(other, story.create_group, "signing in .* answered 401")
+    fails(stage, story.create_vault, "answered 404: .*ResourceGroupNotFound")
+    passes(stage, story.create_group)
+    fails(stage, story.set_secret, "got no answer|answered 404")
+    passes(stage, story.create_vault, story.set_secret)
+
+
+def test_the_installation(stage: Stage, tmp_path: Path) -> None:
+    """An image that nobody has is no installation; without the kinds there are no identities; the counter counts."""
+    passes(stage, proofs.without_podidentity)
+    for name in ("deploy", "examples"):
+        shutil.copytree(REPOSITORY / name, tmp_path / name)
+    manifest = tmp_path / "deploy/infra/deployment-rbac.yaml"
+    manifest.write_text(re.sub(r"image: \S+", "image: nobody/has:this", manifest.read_text()))
+    stage.facts["client_id"] = str(uuid.uuid4())
+    fails(stage, story.create_azure_identity, "no matches for kind|error validating")
+    fails(stage, story.create_binding, "no matches for kind|error validating")
+    fails(dataclasses.replace(stage, repository=tmp_path), story.install, "rollout status")
+    delete(stage, "-f", str(manifest))
+    passes(stage, story.install)
+    delete(stage, "pod/early")
+    fails(stage, proofs.without_podidentity, "packets counted on node-0: expected more than")
+
+
+def test_identity_and_rights(stage: Stage) -> None:
+    """No sign-in, no identity; nobody of that ID, no role and no policy."""
+    with nobody(stage) as other:
+        fails(other, story.create_identity, "signing in .* answered 401")
+    passes(stage, story.create_identity)
+    stranger = dataclasses.replace(
+        stage, facts={**stage.facts, "client_id": str(uuid.uuid4()), "principal_id": str(uuid.uuid4())}
+    )
+    fails(stranger, story.grant_reader, "PrincipalNotFound")
+    fails(stranger, story.set_policy, "has not the shape that was expected")
+    with nobody(stage) as other:
+        fails(other, story.let_the_cluster_use_it, "signing in .* answered 401")
+    passes(stage, story.grant_reader, story.let_the_cluster_use_it, story.create_azure_identity)
+
+
+def test_the_application(stage: Stage) -> None:
+    """Without a binding nothing is assigned; without the access policy there is no secret to show."""
+    fails(stage, story.deploy_app, "waited 5 s for the identity of the pod to be Assigned")
+    delete(stage, "-f", "examples/keyvault-app/keyvaultsample.yaml")
+    passes(stage, story.create_binding, story.deploy_app)
+    fails(stage, story.fetch_secret, "/keyvault to answer 200")
+    passes(stage, story.set_policy, story.fetch_secret)
+
+
+def test_the_neighbour(stage: Stage) -> None:
+    """Let past NMI by an exception, the neighbour has the node's token, and the step sees it."""
+    exception = {
+        "apiVersion": "aadpodidentity.k8s.io/v1",
+        "kind": "AzurePodIdentityException",
+        "metadata": {"name": "neighbour", "namespace": "default"},
+        "spec": {"podLabels": {"app": "neighbour"}},
+    }
+    stage.quietly("create", "-f", "-", stdin=json.dumps(exception))
+    fails(stage, proofs.without_the_label, "neighbour's token request: expected 400, got 200")
+    delete(stage, "azurepodidentityexception/neighbour", "pod/neighbour", "pod/node-itself")
+    passes(stage, proofs.without_the_label)
+
+
+class Forgetful(Admin):
+    """An administrator who says that roles are assigned, and assigns none."""
+
+    def assign_role(self, role: str, principal: str, scope: str) -> dict[str, object]:
+        """Do nothing."""
+        del role, principal
+        return {"properties": {"scope": scope}}
+
+
+def test_the_second_application(stage: Stage) -> None:
+    """Without the role its identity is not assigned; with rights on the vault it would be let in."""
+    with contextlib.closing(Forgetful(stage.environment)) as admin:
+        ungranted = dataclasses.replace(stage, admin=admin)
+        fails(ungranted, proofs.second_identity, "waited 5 s for pod second-app to finish")
+        delete(stage, "pod/second-app", "azureidentitybinding/other-identity", "azureidentity/other-identity")
+        passes(stage, proofs.second_identity)
+        stage.admin.set_policy(story.GROUP, story.VAULT, stage.get("azureidentity", proofs.OTHER)["spec"]["clientID"])
+        delete(stage, "pod/second-app")
+        opened = dataclasses.replace(ungranted, facts=dict(stage.facts))  # the role is there since the step passed
+        passes(opened, proofs.second_identity)
+    fails(opened, proofs.refused_by_the_vault, "second application: expected 403, got 200")
+    passes(stage, proofs.refused_by_the_vault)
+
+
+def test_the_forgotten_role(stage: Stage) -> None:
+    """With the role there is nothing to complain about."""
+    made = stage.admin.create_identity(story.GROUP, promises.FORGOTTEN, story.LOCATION)
+    granted = stage.admin.assign_role("Managed Identity Operator", stage.admin.cluster_principal(), made["id"])
+    fails(stage, promises.without_the_role, "waited 5 s for an event")
+    delete(stage, f"pod/{promises.FORGOTTEN}", f"azureidentitybinding/{promises.FORGOTTEN}")
+    stage.until("the identity to leave the scale set", lambda: not promises.carries(stage, promises.FORGOTTEN))
+    stage.admin.delete_role_assignment(granted["id"])
+    passes(stage, promises.without_the_role)
+
+
+def test_the_deleted_binding(stage: Stage) -> None:
+    """A second binding of the same identity keeps the tokens coming."""
+    binding = {
+        "apiVersion": "aadpodidentity.k8s.io/v1",
+        "kind": "AzureIdentityBinding",
+        "metadata": {"name": "another", "namespace": "default"},
+        "spec": {"azureIdentity": proofs.OTHER, "selector": proofs.OTHER},
+    }
+    stage.quietly("create", "-f", "-", stdin=json.dumps(binding))
+    fails(stage, promises.binding_deleted, "waited 5 s for refusals to watcher")
+    delete(stage, f"pod/{promises.WATCHER}")
+    binding["metadata"] = {"name": proofs.OTHER, "namespace": "default"}
+    stage.quietly("create", "-f", "-", stdin=json.dumps(binding))
+    delete(stage, "azureidentitybinding/another")
+    passes(stage, promises.binding_deleted)
+
+
+def test_the_last_pod(stage: Stage) -> None:
+    """While somebody else's pod needs the identity, it stays."""
+    start_asking(stage, "another-user", {"aadpodidbinding": story.IDENTITY})
+    fails(stage, promises.last_pod_gone, f"waited 5 s for {story.IDENTITY} to leave the scale set")
+    delete(stage, "pod/another-user")
+    stage.quietly("scale", f"deployment/{story.APP}", "--replicas=1")
+    stage.rollout(f"deployment/{story.APP}")
+    passes(stage, promises.last_pod_gone)
+
+
+def test_the_interception(stage: Stage) -> None:
+    """Without NMI and its guard, pods reach the metadata service, and both steps that deny it fail."""
+    passes(stage, promises.nmi_comes_and_goes, proofs.no_packet_reached_imds)
+    delete(stage, "daemonset/nmi")
+    stage.quietly("create", "-f", "deploy/infra/uninstall.yaml")
+    names = dict.fromkeys(stage.packets())
+
+    def is_open() -> bool:
+        before = stage.packets()
+        stage.run_in_pod(f"prober-{uuid.uuid4().hex[:8]}", proofs.ASK, {})
+        return stage.packets() != before
+
+    stage.until(f"the interception to be gone from one of {list(names)}", is_open)
+    fails(stage, proofs.no_packet_reached_imds, "at the metadata service since NMI runs: expected")
+
+
+def test_every_step_of_the_demo_is_here() -> None:
+    """A new step needs a way to fail."""
+    text = Path(__file__).read_text()
+    played = {f"{step.__module__.rpartition('.')[2]}.{step.__name__}" for _, step in running.STEPS}
+    assert {name for name in played if f"fails(stage, {name}," not in text and name not in _FAILS_OTHERWISE} == set()
+
+
+_FAILS_OTHERWISE = {
+    "story.create_group",
+    "story.create_identity",
+    "story.grant_reader",
+    "story.install",
+    "story.let_the_cluster_use_it",
+    "story.set_policy",
+    "proofs.second_identity",
+    "proofs.refused_by_the_vault",
+    "promises.nmi_comes_and_goes",
+}
+"""Above they fail on a stage of another name, or in another way."""

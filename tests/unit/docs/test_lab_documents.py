@@ -1,0 +1,37 @@
+"""What is said of the lab is true of it: the picture, the variables, the manifest."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from podidentity.cli.main import main
+from podidentity.lab.demo.running import STEPS
+from podidentity.lab.directory import Directory
+from podidentity.lab.environment import variables
+
+ROOT = Path(__file__).parents[3]
+
+
+def test_the_picture_is_of_todays_demo() -> None:
+    """It shows all steps passed, and fetches nothing."""
+    drawn = (ROOT / "docs/demo.svg").read_text().replace("&#160;", " ")
+    assert f"demo: {len(STEPS)} of {len(STEPS)} steps passed" in drawn
+    assert re.findall(r"url\(.?http", drawn) == []
+
+
+def test_every_variable_of_a_lab_is_documented(tmp_path: Path) -> None:
+    """A shell's user finds in docs/lab.md what each is for."""
+    names = "gateway_port tenant_id subscription_id location node_resource_group owner_client_id owner_client_secret"
+    facts = ", ".join(f'"{name}": 1' for name in f"{names} cluster_client_id logs name".split())
+    (tmp_path / "lab.json").write_text(f"{{{facts}}}")
+    documented = (ROOT / "docs/lab.md").read_text()
+    made = {name for name in variables(Directory(tmp_path)) if name.isupper()}
+    assert {name for name in made if f"`{name}`" not in documented} == set()
+
+
+def test_the_manifest_is_the_one_of_deploy(capsys: pytest.CaptureFixture[str]) -> None:
+    """`podidentity lab manifest` prints what kubectl is to take."""
+    with pytest.raises(SystemExit):
+        main(["lab", "manifest"])
+    assert capsys.readouterr().out == (ROOT / "deploy/infra/deployment-rbac.yaml").read_text()
