@@ -20,7 +20,7 @@ from podidentity.lab.demo.asking import start_asking
 from podidentity.lab.demo.narration import Narrator
 from podidentity.lab.demo.stage import Stage
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.timeout(400)]  # most of it is waiting; on a crowded machine, too long
 REPOSITORY = Path(__file__).parents[3]
 IMPATIENT_SECONDS = 5.0
 Step = Callable[[Stage], None]

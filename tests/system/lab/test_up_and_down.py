@@ -74,9 +74,13 @@ def test_without_interception_the_counter_counts(home: Path, network: str) -> No
 
 
 def test_two_labs_side_by_side(home: Path) -> None:
-    """Two labs have the same addresses and nothing in common."""
-    with lab(home, "one", "--nodes", "1") as one, lab(home, "two", "--nodes", "3") as two:
+    """Two labs, of different shape, have the same addresses and nothing in common."""
+    shape = ("--nodes", "3", "--virtual-machines", "1", "--network", "bridge")
+    with lab(home, "one", "--nodes", "1") as one, lab(home, "two", *shape) as two:
         one.create(pod("only-here", "true"))
+        told = json.loads(two.run("status", "--name", "two", "--json").stdout)
+        kinds = [node["machine"].split("/")[7] for node in told["nodes"]]
+        assert (told["network"], kinds) == ("bridge", [*["virtualMachineScaleSets"] * 2, "virtualMachines"])
         assert len(two.get("nodes")["items"]) == 3
         assert not two.get("pods")["items"]
         assert one.variables["LAB_TENANT_ID"] != two.variables["LAB_TENANT_ID"]
