@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from podidentity.lab.demo.admin import Admin
-from system.lab.running import Json, Lab, lab
+from podidentity.lab.real import program
+from system.lab.running import Json, Lab, User, lab
 
 REPOSITORY = Path(__file__).parents[2]
 DEPLOY = REPOSITORY / "deploy/infra"
@@ -55,9 +56,9 @@ class Cluster:
 
     def try_kubectl(self, *words: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
         """Run kubectl, whatever comes of it."""
-        program = shutil.which("kubectl") or str(Path(sys.executable).with_name("kubectl"))
+        kubectl = shutil.which("kubectl") or str(Path(sys.executable).with_name("kubectl"))
         return subprocess.run(
-            [program, *words],
+            [kubectl, *words],
             env=self.lab.variables,
             input=stdin,
             capture_output=True,
@@ -132,8 +133,13 @@ class Cluster:
 @contextlib.contextmanager
 def start(home: Path, *words: str) -> Iterator[Cluster]:
     """Start a cluster below `home`, and take it down again."""
-    with lab(home, "cluster", "--kubernetes", "real", *words, seconds=WAIT_SECONDS) as one:
-        yield Cluster(one)
+    user = User(environment={"XDG_CACHE_HOME": str(program.place().parents[1])})  # where Kubernetes has been built
+    with lab(home, "cluster", "--kubernetes", "real", *words, user=user, seconds=WAIT_SECONDS) as one:
+        made = Cluster(one)
+        try:
+            yield made
+        finally:
+            made.admin.close()
 
 
 def custom(kind: str, name: str, spec: Json) -> Json:
@@ -141,10 +147,10 @@ def custom(kind: str, name: str, spec: Json) -> Json:
     return {"apiVersion": "aadpodidentity.k8s.io/v1", "kind": kind, "metadata": {"name": name}, "spec": spec}
 
 
-def pod(name: str, program: str, *, binding: str | None = None, node: str | None = None, **spec: Any) -> Json:
+def pod(name: str, script: str, *, binding: str | None = None, node: str | None = None, **spec: Any) -> Json:
     """A pod that runs a Python program once."""
     labels = {"app": name} | ({"aadpodidbinding": binding} if binding else {})
-    container = {"name": "main", "image": "podidentity/lab-tools:1", "command": ["python3", "-u", "-c", program]}
+    container = {"name": "main", "image": "podidentity/lab-tools:1", "command": ["python3", "-u", "-c", script]}
     where = {"nodeName": node} if node else {}
     return {
         "apiVersion": "v1",
