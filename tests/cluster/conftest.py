@@ -43,3 +43,10 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     home.chmod(0o700)
     with start(home) as one:
         yield one
+
+
+@pytest.fixture(scope="session")
+def installed(cluster: Cluster) -> Cluster:
+    """The cluster with podidentity as its README installs it."""
+    cluster.install()
+    return cluster

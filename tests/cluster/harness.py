@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from podidentity.lab.demo.admin import Admin
+from podidentity.lab.directory import Directory
 from podidentity.lab.real import program
 from system.lab.running import Json, Lab, User, lab
 
@@ -48,6 +49,11 @@ class Cluster:
         """What all components say."""
         return Path(self.lab.variables["LAB_LOGS"])
 
+    @property
+    def cgroup(self) -> str:
+        """What the control groups of all its containers have in their path."""
+        return Directory(self.lab.directory).cgroup
+
     def kubectl(self, *words: str, stdin: str | None = None) -> str:
         """Run kubectl; what it printed."""
         done = self.try_kubectl(*words, stdin=stdin)
@@ -69,7 +75,8 @@ class Cluster:
 
     def create(self, *objects: Json, namespace: str = "default") -> None:
         """`kubectl create`."""
-        self.kubectl("create", "-n", namespace, "-f", "-", stdin="\n---\n".join(map(json.dumps, objects)))
+        listed = {"apiVersion": "v1", "kind": "List", "items": objects}
+        self.kubectl("create", "-n", namespace, "-f", "-", stdin=json.dumps(listed))
 
     def get(self, *words: str) -> Json:
         """`kubectl get ... -o json`."""
@@ -82,7 +89,7 @@ class Cluster:
 
     def install(self, manifest: str = "deployment-rbac.yaml") -> None:
         """Install podidentity as its README says, and wait until it says that it is ready."""
-        self.kubectl("create", "-f", str(DEPLOY / manifest))
+        self.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(DEPLOY / manifest))
         self.roll_out("daemonset/nmi")
         self.roll_out("deployment/mic")
 
@@ -119,11 +126,31 @@ class Cluster:
         until(lambda: self.get("pod", name, "-n", namespace)["status"].get("podIP"), f"an address of pod {name}")
         return str(self.get("pod", name, "-n", namespace)["status"]["podIP"])
 
+    def counts(self, name: str, namespace: str = "default") -> dict[str, int]:
+        """What a pod that runs `KEEP_ASKING` has counted; nothing while it cannot be reached."""
+        status, body = self.lab.curl(f"http://{self.pod_ip(name, namespace)}:8080/")
+        counted: dict[str, int] = json.loads(body) if status == 200 else {}
+        return counted
+
     def finished(self, name: str, namespace: str = "default") -> str:
         """Wait for a pod's end; what it wrote."""
         ended = {"Succeeded", "Failed"}
         until(lambda: self.get("pod", name, "-n", namespace)["status"].get("phase") in ended, f"the end of pod {name}")
         return self.kubectl("logs", "-n", namespace, name)
+
+    def inside(self) -> int:
+        """The lab's first process, as this machine numbers it."""
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                line = path.read_bytes()
+                if b"podidentity.lab.inside" in line and bytes(self.lab.directory) in line and b"unshare" not in line:
+                    return int(path.parent.name)
+        raise AssertionError("the lab has no first process")
+
+    def forget_last_address(self, node: str) -> None:
+        """Let the node's next pod have the lowest address that is free, though it was just in use."""
+        kept = Path(f"/proc/{self.inside()}/root/run/podidentity/{node}/addresses/pods/last_reserved_ip.0")
+        kept.unlink(missing_ok=True)
 
     def nodes(self) -> list[str]:
         """The names of the nodes that are there."""

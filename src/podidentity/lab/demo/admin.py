@@ -37,10 +37,6 @@ class Admin:
         """End its connections."""
         self._http.close()
 
-    def close(self) -> None:
-        """Close its connections."""
-        self._http.close()
-
     def create_group(self, name: str, location: str) -> Json:
         """`az group create`."""
         return self._arm("PUT", self.group(name), "2024-11-01", {"location": location})

@@ -1,0 +1,106 @@
+"""NMI comes and goes under load from pods of both nodes: a pod gets its own token or waits, and never anything else."""
+
+import contextlib
+import json
+import os
+import signal
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from cluster.harness import Cluster, Identity, pod, until
+from cluster.programs import KEEP_ASKING
+
+NODES = ("node-0", "node-1")
+
+
+@pytest.fixture(scope="module")
+def asking(installed: Cluster) -> Iterator[Identity]:
+    """A pod on each node that keeps asking on new connections."""
+    made = installed.identity("asking")
+    installed.bind(made)
+    for node in NODES:
+        installed.create(pod(f"asking-{node}", KEEP_ASKING, binding=made.name, node=node))
+    for node in NODES:
+        until(lambda node=node: installed.counts(f"asking-{node}").get(f"200 {made.client_id}"), f"tokens on {node}")  # type: ignore[misc]  # a default for the loop's sake
+    yield made
+    installed.delete(*(f"pod/asking-{node}" for node in NODES))
+
+
+def test_ten_rolling_updates_refuse_nobody(installed: Cluster, asking: Identity) -> None:
+    """Every node's NMI is replaced ten times: each request is answered with the pod's own token, none is refused."""
+    replace_all = {"spec": {"updateStrategy": {"rollingUpdate": {"maxUnavailable": "100%"}}}}
+    installed.kubectl("patch", "daemonset", "nmi", "--type=merge", "-p", json.dumps(replace_all))
+    with _nothing_but_tokens(installed, asking, allowed=set()):
+        for _ in range(10):
+            installed.kubectl("rollout", "restart", "daemonset/nmi")
+            installed.roll_out("daemonset/nmi")
+
+
+def test_eviction_refuses_nobody(installed: Cluster, asking: Identity) -> None:
+    """A drained node's NMI goes as in an update; its DaemonSet brings it back."""
+    with _nothing_but_tokens(installed, asking, allowed=set()):
+        for name in _nmi_pods(installed):
+            eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name}}
+            path = f"/api/v1/namespaces/default/pods/{name}/eviction"
+            installed.kubectl("create", "--raw", path, "-f", "-", stdin=json.dumps(eviction))
+        _until_replaced(installed)
+
+
+def test_a_killed_nmi_lets_nothing_through(installed: Cluster, asking: Identity) -> None:
+    """SIGKILL gives nobody time for anything: connections are refused or cut, and no packet passes."""
+    cut = {"ConnectionRefusedError", "ConnectionResetError", "RemoteDisconnected", "TimeoutError"}
+    with _nothing_but_tokens(installed, asking, allowed=cut):
+        killed = _processes(installed, "nmi")
+        assert len(killed) == len(NODES)
+        for pid in killed:
+            os.kill(pid, signal.SIGKILL)
+        until(lambda: len(_processes(installed, "nmi") - killed) == len(NODES), "NMI's return")
+        installed.roll_out("daemonset/nmi")
+
+
+@contextlib.contextmanager
+def _nothing_but_tokens(installed: Cluster, asking: Identity, allowed: set[str]) -> Iterator[None]:
+    """Over the body, pods on both nodes get their own tokens, afterwards too; else only what is `allowed`."""
+    own, packets = f"200 {asking.client_id}", installed.imds_packets()
+    before = {node: Counter(installed.counts(f"asking-{node}")) for node in NODES}
+    yield
+    for node in NODES:
+        settled = installed.counts(f"asking-{node}")
+        until(_grown(installed, node, own, settled.get(own, 0)), f"tokens on {node} again")
+        gained = Counter(installed.counts(f"asking-{node}")) - before[node]
+        assert gained[own] > 0
+        assert set(gained) - {own} <= allowed, gained
+    assert installed.imds_packets() == packets
+
+
+def _grown(installed: Cluster, node: str, own: str, count: int) -> Callable[[], bool]:
+    return lambda: installed.counts(f"asking-{node}").get(own, 0) > count + 20
+
+
+def _nmi_pods(installed: Cluster) -> list[str]:
+    return [one["metadata"]["name"] for one in installed.get("pods", "-l", "component=nmi")["items"]]
+
+
+def _until_replaced(installed: Cluster) -> None:
+    old = set(_nmi_pods(installed))
+
+    def replaced() -> bool:
+        status = installed.get("daemonset", "nmi")["status"]
+        return not old & set(_nmi_pods(installed)) and status.get("numberReady") == len(NODES)
+
+    until(replaced, "NMI's successors")
+
+
+def _processes(installed: Cluster, program: str) -> set[int]:
+    """The processes of the cluster that run a program of podidentity's image."""
+    found = set()
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            words = path.read_bytes().split(b"\0")
+            ours = installed.cgroup in (path.parent / "cgroup").read_text()
+            if ours and f"/usr/local/bin/{program}".encode() in words:
+                found.add(int(path.parent.name))
+    return found
