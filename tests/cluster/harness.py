@@ -138,6 +138,12 @@ class Cluster:
         until(lambda: self.get("pod", name, "-n", namespace)["status"].get("phase") in ended, f"the end of pod {name}")
         return self.kubectl("logs", "-n", namespace, name)
 
+    def result(self, name: str) -> str:
+        """Wait for a pod's end; what it wrote. The pod is deleted: as long as it is there, it has its identity."""
+        said = self.finished(name)
+        self.delete(f"pod/{name}")
+        return said
+
     def inside(self) -> int:
         """The lab's first process, as this machine numbers it."""
         for path in Path("/proc").glob("[0-9]*/cmdline"):

@@ -1,6 +1,7 @@
 """Tokens on a real cluster, the daemons in pods of their own: every kind of pod gets its own, and nobody else's."""
 
 import json
+from functools import partial
 from typing import Any
 
 import pytest
@@ -35,14 +36,14 @@ def test_every_pod_gets_its_own_on_every_node(installed: Cluster, reader: Identi
             name = f"{identity.name}-{node}"
             installed.create(pod(name, ONCE, binding=identity.name, node=node))
             asked[name] = identity.client_id
-    got = {name: json.loads(installed.finished(name)) for name in asked}
+    got = {name: json.loads(installed.result(name)) for name in asked}
     assert got == {name: ["200", owner] for name, owner in asked.items()}
 
 
 def test_a_pod_without_the_label_gets_nothing(installed: Cluster) -> None:
     """Not the node's token, and not a neighbour's."""
     installed.create(pod("unlabelled", ONCE, node="node-0"))
-    assert json.loads(installed.finished("unlabelled")) == ["400", ""]
+    assert json.loads(installed.result("unlabelled")) == ["400", ""]
 
 
 def test_an_init_container_has_the_identity_already(installed: Cluster, reader: Identity) -> None:
@@ -50,7 +51,7 @@ def test_an_init_container_has_the_identity_already(installed: Cluster, reader: 
     obj = pod("initialised", ONCE, binding=reader.name)
     obj["spec"]["initContainers"] = [_container(OWN, reader)]
     installed.create(obj)
-    assert json.loads(installed.finished("initialised")) == ["200", reader.client_id]
+    assert json.loads(installed.result("initialised")) == ["200", reader.client_id]
 
 
 def test_jobs_and_cron_jobs_are_pods_like_others(installed: Cluster, reader: Identity, writer: Identity) -> None:
@@ -59,6 +60,7 @@ def test_jobs_and_cron_jobs_are_pods_like_others(installed: Cluster, reader: Ide
     installed.kubectl("create", "job", "from-cron", "--from=cronjob/cron")
     for name in ("job", "from-cron"):
         installed.kubectl("wait", f"job/{name}", "--for=condition=complete", "--timeout=180s")
+        installed.delete(f"job/{name}")
 
 
 def test_a_recreated_pod_of_a_stateful_set_does_not_inherit(
@@ -77,7 +79,7 @@ def test_a_recreated_pod_of_a_stateful_set_does_not_inherit(
 
 
 def test_an_exception_leads_to_the_nodes_own_service(installed: Cluster, reader: Identity) -> None:
-    """An excepted pod asks the node's metadata service, which knows one identity; the packet is NMI's, not the pod's."""
+    """An excepted pod asks the node's metadata service, which knows one identity; no packet is the pod's."""
     before = installed.imds_packets()
     installed.create(custom("AzurePodIdentityException", "excepted", {"podLabels": {"app": "excepted"}}))
     installed.create(pod("holder", KEEP_ASKING, binding=reader.name, node="node-0"))
@@ -98,7 +100,7 @@ def test_many_pods_that_come_and_go_on_every_node(installed: Cluster, reader: Id
         job["spec"] |= {"completions": 50, "parallelism": 12}
         installed.create(job)
     for node in owners:
-        until(lambda: _job_is_over(installed, f"churn-{node}"), f"50 pods on {node}")
+        until(partial(_job_is_over, installed, f"churn-{node}"), f"50 pods on {node}")
         status = installed.get("job", f"churn-{node}")["status"]
         answers = installed.kubectl("logs", "-l", f"app=churn-{node}", "--tail=1", "--prefix")
         assert (status.get("succeeded"), status.get("failed", 0)) == (50, 0), answers

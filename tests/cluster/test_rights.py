@@ -1,0 +1,67 @@
+"""Rights of the daemons against what they really do: nothing is refused, and nothing is granted that is never used.
+
+What they do stands in the API server's audit log. Runs after all other tests of the cluster: they are the use.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cluster.harness import DEPLOY, Cluster
+
+Right = tuple[str, str, str]
+"""API group, resource, verb."""
+
+MANIFEST = DEPLOY / "deployment-rbac.yaml"
+ACCOUNTS = {part: f"system:serviceaccount:default:aad-pod-id-{part}-service-account" for part in ("nmi", "mic")}
+
+# What only happens when something is wrong, or is not installed here: each has tests of its own.
+RARE: dict[str, set[Right]] = {
+    "nmi": {("", "secrets", "get")},  # service principals
+    "mic": {("aadpodidentity.k8s.io", "azureassignedidentities", "patch")},
+}
+
+
+def test_every_request_of_the_daemons_was_allowed(installed: Cluster) -> None:
+    """No request of NMI's or MIC's was answered with 403."""
+    refused = [(one["user"]["username"], one["requestURI"]) for one in _requests(installed) if _status(one) == 403]
+    assert refused == []
+
+
+def test_every_right_of_the_daemons_was_used(installed: Cluster) -> None:
+    """A verb in a role that nothing uses is a right for an attacker alone."""
+    used: dict[str, set[Right]] = {part: set() for part in ACCOUNTS}
+    for one in _requests(installed):
+        reference = one.get("objectRef") or {}
+        for part, account in ACCOUNTS.items():
+            if one["user"]["username"] == account:
+                used[part].add((reference.get("apiGroup", ""), reference.get("resource", ""), one["verb"]))
+    assert {part: _granted(part) - used[part] - RARE[part] for part in ACCOUNTS} == {"nmi": set(), "mic": set()}
+
+
+def _requests(installed: Cluster) -> Iterator[dict[str, Any]]:
+    for line in (installed.logs / "audit.log").read_text().splitlines():
+        one = json.loads(line)
+        if one["user"]["username"] in ACCOUNTS.values():
+            yield one
+
+
+def _status(request: dict[str, Any]) -> int:
+    return int(request.get("responseStatus", {}).get("code", 0))
+
+
+def _granted(part: str, manifest: Path = MANIFEST) -> set[Right]:
+    rights = set()
+    for obj in yaml.safe_load_all(manifest.read_text()):
+        if obj["kind"] in {"Role", "ClusterRole"} and obj["metadata"]["name"] == f"aad-pod-id-{part}-role":
+            for rule in obj["rules"]:
+                rights |= {
+                    (group, resource, verb)
+                    for group in rule["apiGroups"]
+                    for resource in rule["resources"]
+                    for verb in rule["verbs"]
+                }
+    return rights
