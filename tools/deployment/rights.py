@@ -19,7 +19,8 @@ def nmi_rules(*, managed: bool) -> list[Json]:
 
     Of Secrets it may get one by name (service principals' own); it cannot list them.
     """
-    resources = CHOICES if managed else (*CHOICES, "azureassignedidentities")
+    # In standard mode MIC has read identities and bindings: what NMI needs of them is in the assigned identities.
+    resources = CHOICES if managed else ("azureassignedidentities", "azurepodidentityexceptions")
     followed = ["pods", "namespaces"] if managed else ["pods"]  # --namespace-allow-list; else MIC sees to that
     return [
         _rule("", followed, FOLLOW),
