@@ -59,7 +59,7 @@ class AntiSpoof:
         self._changed = asyncio.Event()
         self._places: Mapping[str, Place] = {}
         self._unplaced: tuple[Unplaced, ...] = ()
-        self._inherited: Mapping[str, frozenset[str]] | None = None
+        self._inherited: Mapping[int, frozenset[str]] | None = None
         self._loaded: nftables.Table | None = None
         self._trouble = ""
         self._interfaces: frozenset[int] = frozenset()
@@ -138,7 +138,7 @@ class AntiSpoof:
 
     async def _place(self, pods: Collection[Pod], seen: Bridges) -> tuple[Unplaced, ...]:
         if self._inherited is None:
-            self._inherited = await _inherited()
+            self._inherited = await _inherited(seen.ports)
         placed = deciding.place(tuple(pods), _as_before(seen.ports, self._inherited), self._places)
         there = [one for one in placed.places.values() if one.port.interface in seen.interfaces]
         table = interception.ports(self._metadata_address, seen.ports, there)
@@ -163,7 +163,7 @@ class AntiSpoof:
                 _log.warning("%s", sentence)
 
 
-async def _inherited() -> Mapping[str, frozenset[str]]:
+async def _inherited(ports: Collection[Port]) -> Mapping[int, frozenset[str]]:
     """Which port had which addresses under the last NMI: a restart must not let a pod change places."""
     found: dict[str, frozenset[str]] = {}
     for item in await nftables.listed(*interception.PORTS) or ():
@@ -171,12 +171,12 @@ async def _inherited() -> Mapping[str, frozenset[str]]:
             for element in nftables.elements(item["set"]):
                 name, _, address = element.partition(" . ")
                 found[name.strip('"')] = found.get(name.strip('"'), frozenset()) | {address}
-    return found
+    return {port.interface: found[port.name] for port in ports if port.name in found}
 
 
-def _as_before(ports: Collection[Port], inherited: Mapping[str, frozenset[str]]) -> tuple[Port, ...]:
+def _as_before(ports: Collection[Port], inherited: Mapping[int, frozenset[str]]) -> tuple[Port, ...]:
     """A port that had an address has no other now: its pod may have given itself one since."""
     return tuple(
-        port._replace(addresses=port.addresses & inherited[port.name]) if port.name in inherited else port
+        port._replace(addresses=port.addresses & inherited[port.interface]) if port.interface in inherited else port
         for port in ports
     )

@@ -5,12 +5,13 @@ One node with one daemon serves all tests; each test has pods of its own names.
 
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 import make
 from system.redirect.frames import listening_in
-from system.redirect.network import Network
+from system.redirect.network import BRIDGE, PODS, Network
 from system.redirect.node import HEAD, TARGET, Node, exchange, until
 
 POD = "/api/v1/namespaces/default/pods/"
@@ -119,3 +120,22 @@ def test_two_pods_that_claim_one_address_get_nothing(node: Node) -> None:
     until(lambda: outcome(node) == "503", "both are known")
     node.remove(POD + "second")
     until(lambda: outcome(node).startswith("token of first "), "one is left")
+
+
+def test_a_restart_lets_no_pod_change_places(tmp_path: Path) -> None:
+    """While NMI is away a pod dies, and its neighbour puts on the dead one's address: not believed."""
+    with Network("bridge") as network, Node(network, tmp_path) as node:
+        for number, name in enumerate(("heir", "dead")):
+            node.add_pod(number, name)
+            node.assign(name, make.identity(name))
+        node.start("--retry-attempts-for-created=0")
+        until(lambda: knows(node, 2), "NMI knows where both are")
+        node.terminate()
+        network.node.run(f"ip link del {network.veths[1]}")
+        network.pods[0].run(
+            f"ip addr del {PODS[0]}/24 dev eth0; ip addr add {PODS[1]}/24 dev eth0; ip route add default via {BRIDGE}"
+        )
+        node.start("--retry-attempts-for-created=0")
+        assert outcome(node) in NOT_ANSWERED
+        assert "pod default/dead at 10.244.7.3: no free port" in node.page("/readyz")[1]
+        assert not any("dead" in asked.target for asked in node.imds.served.asked)
