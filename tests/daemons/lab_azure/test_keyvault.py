@@ -117,6 +117,15 @@ def test_a_deleted_secret_comes_back_or_goes_for_good(vault: Vault) -> None:
     assert vault.ask("PUT", "/secrets/s1", {"value": "w"}).status_code == 200
 
 
+def test_all_permissions_are_all_but_purge(vault: Vault) -> None:
+    """Whoever made a vault may delete its secrets, and not purge them before that is given by name."""
+    vault.create(roles=False, permissions=("all",))
+    vault.ask("PUT", "/secrets/s1", {"value": "v"})
+    assert vault.ask("DELETE", "/secrets/s1").status_code == 200
+    assert vault.ask("DELETE", "/deletedsecrets/s1").status_code == 403
+    assert vault.ask("POST", "/deletedsecrets/s1/recover").status_code == 200
+
+
 def test_a_deleted_vault_comes_back_or_goes_for_good(vault: Vault) -> None:
     """Its name stays taken and its secrets are kept until it is purged."""
     vault.create(roles=False)
