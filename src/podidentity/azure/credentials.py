@@ -23,7 +23,8 @@ LAST_SECONDS = 30.0
 """While a new one cannot be had, the old one serves until it has less than this left."""
 REFUSAL_SECONDS = 5.0
 """How long a refusal counts when nobody says when to come back."""
-IMDS = "http://169.254.169.254"
+IMDS_HOST = "169.254.169.254"
+IMDS = f"http://{IMDS_HOST}"
 Found = tuple[str, float]
 
 

@@ -39,7 +39,7 @@ class Management:
         """Send one request; once more with a fresh token when ARM did not like the first. Raises AzureError."""
         shown = f"{method} {urlsplit(url).path}"
         for last in (False, True):
-            token = await self._credential.token()
+            token = await self._signed_in()
             try:
                 headers = {"Authorization": f"Bearer {token}"}
                 answer = await self._http.request(method, url, json=body, headers=headers)
@@ -51,6 +51,13 @@ class Management:
         if answer.is_error:
             raise refusal(shown, answer, _error(answer))
         return answer
+
+    async def _signed_in(self) -> str:
+        try:
+            return await self._credential.token()
+        except AzureError as error:
+            # Its status and code speak of MIC's login: taken for ARM's they would blame an identity of a pod.
+            raise AzureError(str(error), retry_after_seconds=error.retry_after_seconds) from error
 
     def owns(self, url: str) -> bool:
         """Whether a token may be sent to `url`: this ARM, or a regional part of it."""

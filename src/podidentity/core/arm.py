@@ -5,6 +5,7 @@ az itself writes `resourcegroups` and `resourceGroups`. Values therefore compare
 text as it was written, which is what goes back to ARM.
 """
 
+import functools
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -35,6 +36,7 @@ class IdentityId:
         return self.text
 
 
+@functools.lru_cache(maxsize=16384)  # a plan asks for each pod's again and again
 def parse_identity_id(text: str) -> IdentityId | None:
     """Read `/subscriptions/S/resourcegroups/G/providers/Microsoft.ManagedIdentity/userAssignedIdentities/N`, any case.
 
@@ -120,6 +122,7 @@ def scale_set(subscription: str, group: str, name: str) -> ScaleSet:
     return ScaleSet(subscription.lower(), group.lower(), name.lower(), (subscription, group, name))
 
 
+@functools.lru_cache(maxsize=8192)  # likewise, for each node's
 def target_of(node_name: str, provider_id: str, subscription: str, group: str) -> Target:
     """Say which VM or scale set a node is.
 

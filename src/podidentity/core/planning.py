@@ -18,7 +18,6 @@ from podidentity.core.identities import (
     AssignedState,
     AssignmentKey,
     AzureAssignedIdentity,
-    AzureIdentity,
     IdentityType,
     ObjectKey,
 )
@@ -82,10 +81,12 @@ def plan(wanted: Wanted, snapshot: Snapshot, policy: Policy) -> Plan:
     leaving = {write.assigned.key for write in writes}
     taken = {assigned.key for assigned in snapshot.assigned}
     told = arm.client_ids(snapshot.targets.values())
-    for about, assignment in sorted(wanted.assignments.items()):
-        stored = existing.get(about)
-        filled = replace(assignment, identity=_filled(assignment.identity, stored, told))
-        state = _state(assignment, snapshot, policy)
+    carried = _carried(snapshot, policy)
+    new = sorted(wanted.assignments.keys() - existing.keys())  # their names depend on their order
+    for about in [*(about for about in wanted.assignments if about in existing), *new]:
+        assignment, stored = wanted.assignments[about], existing.get(about)
+        filled = _filled(assignment, stored, told)
+        state = _state(assignment, carried)
         if stored is not None:
             writes += _update(stored, filled, state, was_empty=not assignment.identity.client_id)
         elif _plain_key(assignment, policy) not in leaving:
@@ -125,25 +126,25 @@ def _is_others(stored: AzureAssignedIdentity) -> bool:
     return stored.deleting and FINALIZER not in stored.finalizers
 
 
-def _filled(
-    identity: AzureIdentity, stored: AzureAssignedIdentity | None, told: Mapping[IdentityId, str]
-) -> AzureIdentity:
+def _filled(assignment: Assignment, stored: AzureAssignedIdentity | None, told: Mapping[IdentityId, str]) -> Assignment:
     """Give an identity without a client ID the one that ARM tells; until ARM has been asked, what was stored."""
+    identity = assignment.identity
     if identity.client_id or identity.arm_id is None:
-        return identity
+        return assignment
     before = stored.identity.client_id if stored and stored.identity.arm_id == identity.arm_id else ""
-    return replace(identity, client_id=told.get(identity.arm_id, before))
+    return replace(assignment, identity=replace(identity, client_id=told.get(identity.arm_id, before)))
 
 
 def _update(
     stored: AzureAssignedIdentity, assignment: Assignment, state: AssignedState, *, was_empty: bool
 ) -> list[Write]:
     """Say what to write. A client ID that was only filled in is written, and takes nothing away from the pod."""
-    before = replace(stored.identity, client_id=assignment.identity.client_id) if was_empty else stored.identity
-    moved = stored.node != assignment.node or before != assignment.identity
+    same = stored.identity == assignment.identity
+    filled_in = was_empty and replace(stored.identity, client_id=assignment.identity.client_id) == assignment.identity
+    moved = stored.node != assignment.node or not (same or filled_in)
     if not moved and stored.state == AssignedState.ASSIGNED:
         state = AssignedState.ASSIGNED  # what Azure lost is put back by drift; the pod keeps asking meanwhile
-    if moved or (stored.identity, stored.binding) != (assignment.identity, assignment.binding):
+    if moved or not same or stored.binding != assignment.binding:
         fresh = _stored(assignment, stored.key, state)
         return [Replace(replace(fresh, resource_version=stored.resource_version, finalizers=stored.finalizers))]
     if stored.state != state:
@@ -163,13 +164,21 @@ def _stored(assignment: Assignment, key: ObjectKey, state: AssignedState) -> Azu
     )
 
 
-def _state(assignment: Assignment, snapshot: Snapshot, policy: Policy) -> AssignedState:
+def _carried(snapshot: Snapshot, policy: Policy) -> dict[str, frozenset[IdentityId]]:
+    """Say what each node's machine carries, as far as ARM told."""
+    nothing = TargetState()
+    return {
+        node.name: snapshot.targets.get(warming.target_of(node, policy), nothing).identities
+        for node in snapshot.nodes.values()
+    }
+
+
+def _state(assignment: Assignment, carried: Mapping[str, frozenset[IdentityId]]) -> AssignedState:
     """Assigned when nothing is left to do in Azure, else Created."""
     if assignment.identity.type != IdentityType.USER_ASSIGNED:
         return AssignedState.ASSIGNED
-    node = snapshot.nodes.get(assignment.node)
-    known = snapshot.targets.get(warming.target_of(node, policy), TargetState()) if node else TargetState()
-    return AssignedState.ASSIGNED if assignment.identity.arm_id in known.identities else AssignedState.CREATED
+    there = assignment.identity.arm_id in carried.get(assignment.node, ())
+    return AssignedState.ASSIGNED if there else AssignedState.CREATED
 
 
 def _in_use(wanted: Wanted, snapshot: Snapshot, policy: Policy) -> dict[Target, frozenset[IdentityId]]:
@@ -179,10 +188,15 @@ def _in_use(wanted: Wanted, snapshot: Snapshot, policy: Policy) -> dict[Target, 
         in_use[target] = set()
     for target, identities in warming.promised(snapshot, policy).items():
         in_use[target] |= identities
+    used: defaultdict[str, set[IdentityId]] = defaultdict(set)
     for assignment in wanted.assignments.values():
-        identity, node = assignment.identity.arm_id, snapshot.nodes.get(assignment.node)
-        if identity is not None and node is not None:
-            in_use[warming.target_of(node, policy)].add(identity)
+        identity = assignment.identity.arm_id
+        if identity is not None:
+            used[assignment.node].add(identity)
+    for name, identities in used.items():
+        node = snapshot.nodes.get(name)
+        if node is not None:
+            in_use[warming.target_of(node, policy)] |= identities
     return {
         target: frozenset(identities) for target, identities in sorted(in_use.items(), key=lambda item: item[0].path)
     }

@@ -1,6 +1,7 @@
 """Puts MIC together and runs it: the one place where its real parts are constructed."""
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -10,7 +11,7 @@ import httpx2
 
 from podidentity.azure.cloud_config import CloudConfig
 from podidentity.azure.compute import Machines
-from podidentity.azure.credentials import ArmCredential
+from podidentity.azure.credentials import IMDS_HOST, ArmCredential
 from podidentity.azure.management import Management
 from podidentity.azure.reloading import ReloadedConfig
 from podidentity.core.assigning import Policy
@@ -54,7 +55,11 @@ async def run(settings: Settings) -> None:
         async with (
             open_client(where, settings.user_agent) as http,
             open_client(where, settings.user_agent) as lock_http,
-            httpx2.AsyncClient(timeout=_AZURE_TIMEOUT_SECONDS, headers={"User-Agent": settings.user_agent}) as azure,
+            httpx2.AsyncClient(
+                timeout=_AZURE_TIMEOUT_SECONDS,
+                headers={"User-Agent": settings.user_agent},
+                mounts={f"all://{IMDS_HOST}": None},  # no proxy of the environment's may see the way to IMDS
+            ) as azure,
         ):
             mic = Mic(settings, config, Api(http, pace=Pace(settings.requests_per_second)), Api(lock_http))
             http.event_hooks["request"].append(fence(lambda: mic.leading, KUBERNETES_WRITES))
@@ -105,6 +110,7 @@ class Mic:
                 group.create_task(reflector.run())
             group.create_task(self._recorder.run())
             await self._cluster.wait_until_synced()
+            gc.freeze()  # what was listed stays: the collector need not look at it again and again
             _log.info("MIC follows the cluster: %d pods with the label", len(self._cluster.pods))
             credential = ArmCredential(self._config.current, azure)
             _warn_in_the_clear(self._config.current)

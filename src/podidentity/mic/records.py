@@ -13,6 +13,8 @@ from podidentity.mic.ports import Put
 
 RECORD = "assigned-by-mic"
 """The key of the ConfigMap under which the record stands."""
+PLAIN_BYTES = 256 * 1024
+"""A ConfigMap holds 1 MiB in all; 20 scale sets with 400 identities each would fill it."""
 
 
 class ConfigMapRecords:
@@ -34,8 +36,7 @@ class ConfigMapRecords:
 
     async def store(self, put: Put) -> None:
         """Write it, leaving the ConfigMap's other keys as they are."""
-        shown = {target.path: sorted(identity.text for identity in put[target]) for target in put}
-        text = json.dumps(shown, indent=1, sort_keys=True)
+        text = render_record(put)
         try:
             found = await self._api.get(CONFIG_MAPS, self._key)
         except NotFoundError:
@@ -46,14 +47,33 @@ class ConfigMapRecords:
         await self._api.replace(CONFIG_MAPS, {**found, "data": data})
 
     def _read(self, text: str) -> Put:
-        """Read what an earlier leader wrote. Raises ConfigurationError: a guess could take identities from pods."""
         try:
-            written = {str(path): [str(one) for one in identities] for path, identities in json.loads(text).items()}
-        except (ValueError, AttributeError, TypeError) as error:
+            return read_record(text, self._policy)
+        except (ValueError, LookupError, AttributeError, TypeError) as error:
             told = f'ConfigMap {self._key}: "{RECORD}" cannot be read ({error}); restore it, or delete that key'
             raise ConfigurationError(told) from None
-        put: dict[Target, frozenset[IdentityId]] = {}
-        for path, identities in written.items():
-            target = arm.target_of("", f"azure://{path}", self._policy.subscription, self._policy.group)
-            put[target] = frozenset(found for one in identities if (found := arm.parse_identity_id(one)))
-        return put
+
+
+def render_record(put: Put) -> str:
+    """Write resource IDs by target; where that would fill the ConfigMap, each ID once and its numbers by target."""
+    shown = {target.path: sorted(identity.text for identity in put[target]) for target in put}
+    text = json.dumps(shown, indent=1, sort_keys=True)
+    if len(text) <= PLAIN_BYTES:
+        return text
+    texts = sorted({one for identities in shown.values() for one in identities})
+    number = {one: index for index, one in enumerate(texts)}
+    targets = {path: [number[one] for one in identities] for path, identities in shown.items()}
+    return json.dumps({"identities": texts, "targets": targets}, sort_keys=True)
+
+
+def read_record(text: str, policy: Policy) -> Put:
+    """Read either form. Raises ValueError, LookupError, AttributeError or TypeError when it is none: never guesses."""
+    found = json.loads(text)
+    if found.keys() == {"identities", "targets"}:
+        texts, numbers = found["identities"], found["targets"]
+        found = {path: [texts[number] for number in numbers[path]] for path in numbers}
+    put: dict[Target, frozenset[IdentityId]] = {}
+    for path, identities in found.items():
+        target = arm.target_of("", f"azure://{path}", policy.subscription, policy.group)
+        put[target] = frozenset(one for text in identities if (one := arm.parse_identity_id(str(text))))
+    return put

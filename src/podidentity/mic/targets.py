@@ -97,8 +97,9 @@ class Worker:
         """Ask for a new plan when it could come out differently; tell users of what fails now and did not before."""
         told, self.failing = {(one.identity, one.code) for one in self.failing}, keeping.failing(self.course)
         fresh = [one for one in self.failing if (one.identity, one.code) not in told]
+        for why in dict.fromkeys(one.why for one in fresh):
+            _log.warning("%s: %s", self.course.target, why)
         for one in fresh:
-            _log.warning("%s: %s", one.target, one.why)
             self._tools.story.failed(one.identity, one.target, one.why)
         if fresh or len(told) != len(self.failing) or self.course.state != before:
             self._tools.changed()

@@ -70,6 +70,7 @@ class StandInArm:
         self.gets: deque[Fault] = deque()
         self.operation_errors: deque[Fault] = deque()
         self.patch_seconds = 0.0
+        self.retry_after = "0"
         self.log: list[tuple[float, str, str, dict[str, Any]]] = []
         self.tokens: list[dict[str, str]] = []
         self.secret = "first"
@@ -176,13 +177,13 @@ class StandInArm:
         after = Machine(dict(machine.identities), machine.system)
         _apply(after, asked)
         shown = _document(after) | {"properties": {"provisioningState": "Updating"}}
-        headers = {"Azure-AsyncOperation": f"{self.base}/operations/{name}", "Retry-After": "0"}
+        headers = {"Azure-AsyncOperation": f"{self.base}/operations/{name}", "Retry-After": self.retry_after}
         return JSONResponse(shown, headers=headers)
 
     def _operation(self, name: str) -> Response:
         found = self._operations[name]
         if not found.ends.done():
-            return JSONResponse({"status": "InProgress"}, headers={"Retry-After": "0"})
+            return JSONResponse({"status": "InProgress"}, headers={"Retry-After": self.retry_after})
         if found.error:
             error = {"code": found.error.code, "message": found.error.message}
             return JSONResponse({"status": "Failed", "error": error})

@@ -190,3 +190,19 @@ def test_retry_after_is_seconds_or_a_date(text: str, seconds: float | None) -> N
     """RFC 9110, 10.2.3."""
     now = datetime(2025, 6, 3, 10, 0, 0, tzinfo=UTC)
     assert retry_after(httpx2.Response(429, headers={"Retry-After": text}), lambda: now) == seconds
+
+
+def test_a_failed_login_is_nobodys_fault_but_mics() -> None:
+    """Its status must not be taken for ARM's: a 400 of IMDS would set aside the identities of pods."""
+
+    class Nobody(Whoever):
+        async def token(self) -> str:
+            raise AzureError("IMDS refused", status=400, code="invalid_request", retry_after_seconds=3.0)
+
+    async def run() -> None:
+        async with httpx2.AsyncClient() as http:
+            await Machines(Management(BASE, Nobody(), http)).get(make.target())
+
+    with pytest.raises(AzureError, match="IMDS refused") as caught:
+        asyncio.run(run())
+    assert (caught.value.status, caught.value.code, caught.value.retry_after_seconds) == (0, "", 3.0)
