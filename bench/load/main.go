@@ -1,8 +1,9 @@
 // Load asks one HTTP/1.1 server the same question over and over on keep-alive connections, as cheaply as Go can, so
 // that the server is what is measured. It prints one JSON line. Used by bench/nmi.py and the load tests.
 //
-// Each connection sends the head from -head and reads the answer to its end by Content-Length. With -unique each
-// head carries a number of its own in place of the 32 zeros in it, as SDKs put a new request ID into each. With -first=N
+// Each connection sends the head from -head and reads the answer to its end by Content-Length. With -expect each body
+// must contain the text given for its source: any other is a wrong answer. With -persist a connection that breaks is
+// opened again, as clients do, and the longest time without an answer is told. With -unique each head carries a number of its own in place of the 32 zeros in it, as SDKs put a new request ID into each. With -first=N
 // every connection sends N requests at once and reads their answers, all connections at the same moment.
 package main
 
@@ -12,6 +13,7 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"slices"
@@ -24,13 +26,20 @@ import (
 var zeros = []byte("00000000000000000000000000000000")
 
 type client struct {
-	connection net.Conn
-	reader     *bufio.Reader
-	head       []byte
-	number     []byte // the part of head that is rewritten, nil when nothing is
-	micros     []uint32
-	statuses   map[int]int
-	failed     string
+	dial     func() (net.Conn, error)
+	reader   *bufio.Reader
+	conn     net.Conn
+	head     []byte
+	number   []byte // the part of head that is rewritten, nil when nothing is
+	expected []byte
+	body     []byte
+	micros   []uint32
+	statuses map[int]int
+	wrong    string
+	failed   string
+	broken   int
+	last     time.Time
+	gap      time.Duration
 }
 
 type result struct {
@@ -40,6 +49,9 @@ type result struct {
 	P99      float64        `json:"p99_ms"`
 	Statuses map[string]int `json:"statuses"`
 	Failures []string       `json:"failures"`
+	Wrong    []string       `json:"wrong"`
+	Broken   int            `json:"broken"`
+	Gap      float64        `json:"longest_gap_ms"`
 }
 
 func main() {
@@ -49,6 +61,8 @@ func main() {
 	connections := flag.Int("connections", 32, "how many connections")
 	seconds := flag.Float64("seconds", 2, "how long")
 	unique := flag.Bool("unique", false, "number the heads")
+	expect := flag.String("expect", "", "what each source's body must contain, separated by commas like the sources")
+	persist := flag.Bool("persist", false, "go on after a connection breaks")
 	first := flag.Int("first", 0, "so many requests on each connection, all at once, in place of a time")
 	flag.Parse()
 	head, err := os.ReadFile(*headFile)
@@ -56,8 +70,12 @@ func main() {
 	clients := make([]*client, *connections)
 	for i := range clients {
 		clients[i] = connect(*address, strings.Split(*sources, ","), i, head, *unique)
+		if *expect != "" {
+			texts := strings.Split(*expect, ",")
+			clients[i].expected = []byte(texts[i%len(texts)])
+		}
 	}
-	started, ended := run(clients, time.Duration(*seconds*float64(time.Second)), *first)
+	started, ended := run(clients, time.Duration(*seconds*float64(time.Second)), *first, *persist)
 	check(json.NewEncoder(os.Stdout).Encode(summary(clients, ended.Sub(started))))
 }
 
@@ -66,9 +84,9 @@ func connect(address string, sources []string, i int, head []byte, unique bool) 
 	if source := sources[i%len(sources)]; source != "" {
 		dialer.LocalAddr = &net.TCPAddr{IP: net.ParseIP(source)}
 	}
-	connection, err := dialer.Dial("tcp", address)
-	check(err)
-	made := &client{connection: connection, reader: bufio.NewReader(connection), head: bytes.Clone(head), statuses: map[int]int{}}
+	made := &client{head: bytes.Clone(head), statuses: map[int]int{}}
+	made.dial = func() (net.Conn, error) { return dialer.Dial("tcp", address) }
+	check(made.open())
 	if unique {
 		at := bytes.Index(made.head, zeros)
 		made.number = made.head[at : at+len(zeros)]
@@ -77,7 +95,14 @@ func connect(address string, sources []string, i int, head []byte, unique bool) 
 	return made
 }
 
-func run(clients []*client, long time.Duration, first int) (time.Time, time.Time) {
+func (c *client) open() (err error) {
+	if c.conn, err = c.dial(); err == nil {
+		c.reader = bufio.NewReader(c.conn)
+	}
+	return err
+}
+
+func run(clients []*client, long time.Duration, first int, persist bool) (time.Time, time.Time) {
 	var all sync.WaitGroup
 	start := make(chan struct{})
 	var deadline time.Time
@@ -88,7 +113,11 @@ func run(clients []*client, long time.Duration, first int) (time.Time, time.Time
 				one.burst(first)
 				return
 			}
-			for number := uint64(1); one.ask(number) && time.Now().Before(deadline); number++ {
+			one.last = time.Now()
+			for number := uint64(1); time.Now().Before(deadline); number++ {
+				if !one.ask(number) && !(persist && one.again(deadline)) {
+					return
+				}
 			}
 		})
 	}
@@ -106,17 +135,29 @@ func (c *client) ask(number uint64) bool {
 		copy(c.number[len(c.number)-len(digits):], digits)
 	}
 	began := time.Now()
-	if _, err := c.connection.Write(c.head); err != nil {
+	if _, err := c.conn.Write(c.head); err != nil {
 		c.failed = err.Error()
 		return false
 	}
 	return c.read(began)
 }
 
+// again opens a new connection in place of one that broke; false when the time is up.
+func (c *client) again(deadline time.Time) bool {
+	c.broken++
+	c.failed = ""
+	for c.conn.Close(); time.Now().Before(deadline); time.Sleep(2 * time.Millisecond) {
+		if c.open() == nil {
+			return true
+		}
+	}
+	return false
+}
+
 // burst sends several requests without waiting for answers in between.
 func (c *client) burst(count int) {
 	began := time.Now()
-	if _, err := c.connection.Write(bytes.Repeat(c.head, count)); err != nil {
+	if _, err := c.conn.Write(bytes.Repeat(c.head, count)); err != nil {
 		c.failed = err.Error()
 		return
 	}
@@ -130,15 +171,33 @@ func (c *client) burst(count int) {
 func (c *client) read(began time.Time) bool {
 	status, length, err := c.readHead()
 	if err == nil {
-		_, err = c.reader.Discard(length)
+		err = c.readBody(length)
 	}
 	if err != nil {
 		c.failed = err.Error()
 		return false
 	}
+	now := time.Now()
 	c.statuses[status]++
-	c.micros = append(c.micros, uint32(time.Since(began).Microseconds()))
+	c.micros = append(c.micros, uint32(now.Sub(began).Microseconds()))
+	if status == 200 && c.expected != nil {
+		if !bytes.Contains(c.body, c.expected) {
+			c.wrong = fmt.Sprintf("%s was expected, this came: %.200s", c.expected, c.body)
+		}
+		c.gap = max(c.gap, now.Sub(c.last))
+		c.last = now
+	}
 	return true
+}
+
+func (c *client) readBody(length int) error {
+	if c.expected == nil {
+		_, err := c.reader.Discard(length)
+		return err
+	}
+	c.body = slices.Grow(c.body[:0], length)[:length]
+	_, err := io.ReadFull(c.reader, c.body)
+	return err
 }
 
 func (c *client) readHead() (status int, length int, err error) {
@@ -166,7 +225,7 @@ func (c *client) readHead() (status int, length int, err error) {
 }
 
 func summary(clients []*client, took time.Duration) result {
-	told := result{Seconds: took.Seconds(), Statuses: map[string]int{}, Failures: []string{}}
+	told := result{Seconds: took.Seconds(), Statuses: map[string]int{}, Failures: []string{}, Wrong: []string{}}
 	var micros []uint32
 	for _, one := range clients {
 		micros = append(micros, one.micros...)
@@ -176,6 +235,11 @@ func summary(clients []*client, took time.Duration) result {
 		if one.failed != "" {
 			told.Failures = append(told.Failures, one.failed)
 		}
+		if one.wrong != "" {
+			told.Wrong = append(told.Wrong, one.wrong)
+		}
+		told.Broken += one.broken
+		told.Gap = max(told.Gap, one.gap.Seconds()*1000)
 	}
 	slices.Sort(micros)
 	told.Requests = len(micros)

@@ -55,6 +55,8 @@ def build_go(source: Path, program: Path) -> Path:
 class Crowd(Node):
     """A node whose pods have addresses of their own choosing, and identities shared among them."""
 
+    sources: list[str]
+
     def fill(self, pods: int, identities: int, *, on_loopback: bool = False) -> list[str]:
         """Make pods and give each one of the identities, in turn; their addresses. Call before `start`."""
         self.imds.served.padding = TOKEN_BYTES

@@ -1,0 +1,205 @@
+"""NMI with its real watches against an API server that tests break, and IMDS likewise, under a clock that tests move.
+
+Pods have loopback addresses of their own: pod 7 is 127.0.1.7.
+"""
+
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+
+import make
+from daemons.kube.scripted import JumpingClock, ScriptedServer, Watch
+from daemons.nmi.harness import ADDRESS, TARGET, Answer, Client
+from daemons.nmi.imds import StandInImds
+from podidentity.core import crd
+from podidentity.core.identities import AssignedState, AzureAssignedIdentity, ObjectKey
+from podidentity.kube.api import Api
+from podidentity.kube.connection import find_cluster, open_client
+from podidentity.nmi.cluster import Cluster
+from podidentity.nmi.daemon import assemble
+from podidentity.nmi.http import Listener, Site
+from podidentity.nmi.observe import Metrics, Observer
+from podidentity.nmi.ports import Peer
+from podidentity.nmi.settings import Settings
+from podidentity.nmi.sources import open_imds_client
+from podidentity.serving.logs import Lines
+
+ASSIGNED = f"/apis/{crd.API_VERSION}/namespaces/default/azureassignedidentities"
+PODS = "/api/v1/namespaces/default/pods"
+GONE = {"kind": "Status", "code": 410, "reason": "Expired", "message": "too old resource version"}
+
+
+class DrillClock(JumpingClock):
+    """One clock for the watches and for tokens."""
+
+    def __init__(self) -> None:
+        super().__init__(hasty=False)
+        self.ahead = 1_800_000_000.0
+
+    def steady(self) -> float:
+        """Return seconds that only go forward."""
+        return self.now()
+
+    def wall(self) -> float:
+        """Return seconds since 1970, as somebody set them."""
+        return self.ahead + self.now()
+
+
+@dataclass
+class Drill:
+    """NMI at work, and everything around it that can fail."""
+
+    server: ScriptedServer
+    imds: StandInImds
+    clock: DrillClock
+    links: dict[str, tuple[int, bytes]] = field(default_factory=dict)
+    port: int = 0
+    listener: Listener | None = None
+
+    # The cluster.
+
+    def add_pod(self, name: str, number: int) -> None:
+        """Let a pod run at an address."""
+        pod, address = make.pod(name), f"127.0.1.{number}"
+        metadata = {"name": name, "namespace": "default", "uid": pod.uid, "labels": dict(pod.labels)}
+        status = {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}]}
+        self.tell(f"{PODS}/{name}", {"metadata": metadata, "spec": {"nodeName": "n1"}, "status": status})
+
+    def assign(self, pod: str, identity: str) -> None:
+        """Do what MIC does."""
+        key = ObjectKey("default", f"{pod}-{identity}")
+        made, binding = make.identity(identity), make.binding(azure_identity=identity)
+        assigned = AzureAssignedIdentity(key, made, binding, ObjectKey("default", pod), "n1", AssignedState.ASSIGNED)
+        self.tell(f"{ASSIGNED}/{key.name}", crd.render_assigned(assigned))
+
+    def tell(self, path: str, obj: Any) -> None:
+        """Add an object, and say so on the watches that are open."""
+        self._send(path, "ADDED", self.server.put(path, obj))
+
+    def remove(self, path: str) -> None:
+        """Delete an object likewise."""
+        obj = self.server.objects.pop(path)
+        self.server.version += 1
+        obj["metadata"]["resourceVersion"] = str(self.server.version)
+        self._send(path, "DELETED", obj)
+
+    def watches(self, plural: str = "") -> list[Watch]:
+        """Return the watches that are open."""
+        return [one for one in self.server.watches if one.request.path.endswith(plural) and not one.ended.is_set()]
+
+    def go_away(self) -> None:
+        """Let the API server be gone: connections break, new ones are cut."""
+        self.server.reachable = False
+        for watch in self.watches():
+            watch.cut()
+
+    def confirm(self) -> None:
+        """Send what a living API server sends once a minute."""
+        for watch in self.watches():
+            watch.send("BOOKMARK", {"metadata": {"resourceVersion": str(self.server.version)}})
+
+    def come_back(self) -> None:
+        """Let the API server be there again. It has forgotten what happened meanwhile, so watches are too old."""
+        self.server.reachable = True
+        for _ in range(3):
+            self.server.on_next_watch(expire)
+
+    def _send(self, path: str, kind: str, obj: Any) -> None:
+        for watch in self.watches(path.split("/")[-2]):
+            watch.send(kind, obj)
+
+    # Time.
+
+    async def pass_time(self, seconds: float) -> None:
+        """Let time pass in steps, so that whoever sleeps wakes in between."""
+        for _ in range(int(seconds)):
+            self.clock.jump(1.0)
+            await asyncio.sleep(0.001)
+
+    async def until(self, holds: Callable[[], Any], what: str) -> None:
+        """Let time pass slowly until something is true."""
+        try:
+            async with asyncio.timeout(20):
+                while not holds():
+                    self.clock.jump(0.05)
+                    await asyncio.sleep(0.002)
+        except TimeoutError:
+            raise AssertionError(f"never happened: {what}") from None
+
+    # Pods.
+
+    async def ask(self, number: int, target: str = TARGET) -> Answer:
+        """Ask once from a pod's address, while time passes."""
+        opened = await asyncio.open_connection(ADDRESS, self.port, local_addr=(f"127.0.1.{number}", 0))
+        client = Client(*opened)
+        try:
+            asking = asyncio.ensure_future(client.ask(target))
+            await self.until(asking.done, f"pod {number} is answered")
+            return asking.result()
+        finally:
+            client.hang_up()
+
+    async def until_answered(self, number: int, wanted: Callable[[Answer], bool], what: str) -> Answer:
+        """Ask again and again until the answer is as wanted."""
+        async with asyncio.timeout(30):
+            while not wanted(answer := await self.ask(number)):
+                self.confirm()
+                self.clock.jump(0.5)
+        assert wanted(answer), what
+        return answer
+
+
+def expire(watch: Watch) -> None:
+    """Tell a watch that its version is too old."""
+    watch.send("ERROR", GONE)
+    watch.end()
+
+
+def is_of(identity: str) -> Callable[[Answer], bool]:
+    """Say what is wanted: a token of this identity."""
+    return lambda answer: answer.status == 200 and answer.token.startswith(f"token of {identity} ")
+
+
+def has(status: int) -> Callable[[Answer], bool]:
+    """Say what is wanted: a status."""
+    return lambda answer: answer.status == status
+
+
+@asynccontextmanager
+async def drilling(pods: int) -> AsyncIterator[Drill]:
+    """Run NMI with so many pods: pod-1 at 127.0.1.1 has identity id-1, and so on."""
+    async with (
+        asyncio.timeout(100),
+        ScriptedServer.listening() as server,
+        StandInImds().listening() as imds,
+        open_imds_client("test") as http,
+    ):
+        drill = Drill(server, imds, DrillClock())
+        imds.clock = drill.clock.wall
+        for number in range(1, pods + 1):
+            drill.add_pod(f"pod-{number}", number)
+            drill.assign(f"pod-{number}", f"id-{number}")
+        with tempfile.TemporaryDirectory() as directory:
+            where = find_cluster(str(server.write_kubeconfig(Path(directory))))
+        settings = Settings("n1", redirect=False, metadata_address=ADDRESS, metadata_port=imds.port,
+                            wait_created_seconds=0, wait_assigned_seconds=0)  # fmt: skip
+        async with open_client(where, clock=drill.clock) as kubernetes, asyncio.TaskGroup() as tasks:
+            cluster = Cluster(Api(kubernetes, drill.clock), settings)
+            observer = Observer(Metrics(CollectorRegistry()), Lines("text", "audit"), lambda _: None)
+            listener, follower, _ = assemble(settings, cluster, http, drill.clock, observer, tasks)
+            cluster.tell(follower)
+            site = Site(listener.app.answer, lambda _, peer: Peer(peer[0], drill.links.get(peer[0]), port=peer[1]))
+            drill.port, drill.listener = await listener.listen(ADDRESS, 0, site), listener
+            running = tasks.create_task(cluster.run())
+            await drill.until(lambda: not cluster.behind(), "the watches are filled")
+            try:
+                yield drill
+            finally:
+                running.cancel()
+                listener.close()
