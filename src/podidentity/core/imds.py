@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 from urllib.parse import parse_qsl
 
 from podidentity.core.identities import ObjectKey
@@ -50,9 +51,11 @@ class Head:
     headers: tuple[tuple[bytes, bytes], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class TokenRequest:
-    """What a token request asks for; empty texts were not given. At most one of the three IDs is set."""
+class TokenRequest(NamedTuple):
+    """What a token request asks for; empty texts were not given. At most one of the three IDs is set.
+
+    A tuple, because it is looked up with every request: hashing a dataclass takes a call of Python code.
+    """
 
     resource: str
     client_id: str = ""

@@ -30,6 +30,7 @@ from podidentity.kube.store import Change, Store, addresses, pod_of, selector_in
 from podidentity.nmi.ports import WATCH_TRUSTED_SECONDS, SecretContents
 from podidentity.nmi.settings import Settings
 
+_NEVER = -float("inf")
 _LOOK_SECONDS = 5.0  # a client of an unknown pod waits for it
 _LABEL_LIMIT = 63  # longer names are no label values: then the objects of all nodes are watched
 
@@ -142,7 +143,7 @@ class Cluster:
     def confirmed(self) -> float:
         """Say when the watch of pods was last known to be true."""
         confirmed_at = self._pods.confirmed_at
-        return -float("inf") if confirmed_at is None else confirmed_at
+        return _NEVER if confirmed_at is None else confirmed_at
 
     async def look(self, address: str) -> Sequence[Pod]:
         """List this node's pods directly: an address may also be a pod's second one, which no selector knows."""
@@ -181,8 +182,13 @@ class Cluster:
 
     def granted_as_of(self) -> float:
         """Say when every watch of what choices depend on was last known to be true."""
-        moments = [reflector.confirmed_at for reflector in self._reflectors]
-        return min((-float("inf") if moment is None else moment for moment in moments), default=-float("inf"))
+        oldest = float("inf")
+        for reflector in self._reflectors:  # a loop, because this is asked with every request
+            moment = reflector.confirmed_at
+            if moment is None:
+                return _NEVER
+            oldest = min(oldest, moment)
+        return oldest
 
     def assigned_to(self, pod: ObjectKey) -> Sequence[AzureAssignedIdentity]:
         """Return the assigned identities that name the pod."""

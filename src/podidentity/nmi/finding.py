@@ -15,6 +15,7 @@ from podidentity.core.imds import Refusal
 from podidentity.errors import KubernetesError, NotFoundError
 from podidentity.nmi.ports import WATCH_TRUSTED_SECONDS, Clock, Peer, Pods
 
+_NEVER = -float("inf")
 _REMEMBERED_LINKS = 4096
 _LOOK_KEPT_SECONDS = 1.0
 _LOOKS_AT_ONCE = 4
@@ -51,7 +52,7 @@ class Finding:
         """Say which pod `peer` is. Remembers the connection's pod, and where that pod's packets come in."""
         if looked is None:
             confirmed = self._pods.confirmed()
-            if confirmed == -float("inf"):
+            if confirmed == _NEVER:
                 return Refusal(503, "the pods of this node are not known yet; ask again in a moment")
             if self._clock.steady() - confirmed > WATCH_TRUSTED_SECONDS:
                 return Look("the watch of pods has been silent for too long")
@@ -90,7 +91,7 @@ class Finding:
             names = " and ".join(sorted(str(pod.key) for pod in found))
             return Refusal(503, f"{names} both claim the address {peer.address}; ask again when one of them is gone")
         pod = found[0]
-        if peer.uid not in {"", pod.uid}:
+        if peer.uid and peer.uid != pod.uid:
             if not directly:
                 return Look(f"the pod at {peer.address} is another one")
             return Refusal(503, "this connection began as another pod's; open a new one")

@@ -16,7 +16,7 @@ from podidentity.core.imds import Forward, HostTokenRequest, Parsed, TokenReques
 from podidentity.core.sources import ManagedIdentity, Source
 from podidentity.nmi.token import Answer
 from podidentity.serving.logs import Lines
-from podidentity.serving.metrics import PREFIX, REQUEST_BUCKETS_SECONDS, SHORT_BUCKETS_SECONDS
+from podidentity.serving.metrics import PREFIX, REQUEST_BUCKETS_SECONDS, SHORT_BUCKETS_SECONDS, Cell, Durations
 
 now = perf_counter
 """Seconds of a clock that measures durations."""
@@ -35,7 +35,7 @@ class Metrics:
     """Everything NMI counts, in `registry`."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self.operations = Histogram(
+        self.operations = Durations(
             f"{PREFIX}nmi_operations_duration_seconds",
             "Time from a request to its answer.",
             ("operation_type", "status_code", "namespace", "resource"),
@@ -101,7 +101,7 @@ def _host_gauges(registry: CollectorRegistry) -> tuple[Gauge, Gauge, Gauge]:
 class _Note(NamedTuple):
     """What is the same for every answer of one kind: where it is counted, and its line but for the time it took."""
 
-    counted: Histogram
+    counted: Cell
     line: bytes | None
 
 

@@ -110,10 +110,12 @@ class Lines:
             self.dropped += len(waiting)
 
 
-class _Second:
-    """The text of the second we are in: formatting it for each line would cost more than the line."""
+class _Moment:
+    """The text of the second and the millisecond we are in: formatting them for each line would cost more than it."""
 
-    number = -1
+    second = -1
+    second_text = b""
+    millisecond = -1
     text = b""
 
 
@@ -122,12 +124,15 @@ def _moment(seconds: float) -> str:
 
 
 def _moment_bytes() -> bytes:
-    seconds = time.time()
-    whole = int(seconds)
-    if whole != _Second.number:
-        _Second.number = whole
-        _Second.text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole)).encode()
-    return b"%b.%03d" % (_Second.text, int((seconds - whole) * 1000))
+    millisecond = int(time.time() * 1000)
+    if millisecond != _Moment.millisecond:
+        second = millisecond // 1000
+        if second != _Moment.second:
+            _Moment.second_text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second)).encode()
+            _Moment.second = second
+        _Moment.text = b"%b.%03d" % (_Moment.second_text, millisecond % 1000)
+        _Moment.millisecond = millisecond
+    return _Moment.text
 
 
 def _fields(record: logging.LogRecord) -> dict[str, object]:

@@ -5,10 +5,13 @@ library puts `_total` behind every counter's name and a `_created` sample beside
 aad-pod-identity know neither. Each daemon defines its metrics; `probes` serves the page.
 """
 
-from collections.abc import Iterator
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
-from prometheus_client.metrics_core import Metric
+from prometheus_client.metrics_core import HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 from prometheus_client.utils import floatToGoString
 
@@ -20,6 +23,59 @@ SHORT_BUCKETS_SECONDS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.
 """Upstream's, for additions, deletions, updates and IMDS: rules that name one of them go on working."""
 REQUEST_BUCKETS_SECONDS = (0.0005, 0.005, 0.05, 0.5, 1, 2, 3, 4, 5, 10, 15, 20, 25, 30, 40, 50, 60, 70, 80, 90, 100)
 """For NMI's operations: upstream's from 0.5 on, and finer steps below, where cached answers are."""
+
+
+class Cell:
+    """The durations that were counted under one set of labels, in seconds."""
+
+    __slots__ = ("_bounds", "counts", "total")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self._bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def observe(self, seconds: float) -> None:
+        """Count one."""
+        self.counts[bisect_left(self._bounds, seconds)] += 1
+        self.total += seconds
+
+
+class Durations(Collector):
+    """A histogram for what is counted with every request, by the event loop's thread alone: it takes no locks.
+
+    Prometheus-client's own costs a quarter of what the rest of a token's record does.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        documentation: str,
+        labels: Sequence[str],
+        buckets: Sequence[float],
+        registry: CollectorRegistry,
+    ) -> None:
+        self._family = name, documentation, labels
+        self._buckets = tuple(buckets)
+        self._cells: dict[tuple[str, ...], Cell] = {}
+        registry.register(self)
+
+    def labels(self, *values: str) -> Cell:
+        """Return where durations with these labels are counted."""
+        cell = self._cells.get(values)
+        if cell is None:
+            cell = self._cells[values] = Cell(self._buckets)
+        return cell
+
+    def collect(self) -> Iterable[Metric]:
+        """Give everything counted so far; called by the registry."""
+        name, documentation, labels = self._family
+        family = HistogramMetricFamily(name, documentation, labels=labels)
+        bounds = [*(floatToGoString(bound) for bound in self._buckets), "+Inf"]  # type: ignore[no-untyped-call]
+        for values, cell in self._cells.items():
+            counted = list(zip(bounds, accumulate(cell.counts), strict=True))
+            family.add_metric(values, counted, cell.total)
+        yield family
 
 
 def make_registry() -> CollectorRegistry:

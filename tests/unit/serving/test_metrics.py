@@ -4,7 +4,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.parser import text_string_to_metric_families
 
 from podidentity.nmi.observe import Metrics
-from podidentity.serving.metrics import make_registry, render
+from podidentity.serving.metrics import Durations, make_registry, render
 
 
 def test_counters_carry_no_suffix() -> None:
@@ -42,3 +42,20 @@ def test_nmi_has_upstreams_names() -> None:
         assert f"# TYPE aadpodidentity_{name} " in text
     assert "# TYPE aadpodidentity_kubernetes_api_operations_errors_count counter" in text
     assert "\nprocess_cpu_seconds_total " in text
+
+
+def test_durations_are_written_as_prometheus_own_histogram_is() -> None:
+    """Ours takes no locks; dashboards must not see a difference, on a bucket's edge neither."""
+    written, name, buckets = [], "aadpodidentity_x_seconds", (0.5, 1.0)
+    for ours in (True, False):
+        registry = CollectorRegistry()
+        counted: Durations | Histogram
+        if ours:
+            counted = Durations(name, "Time.", ("status",), buckets, registry)
+        else:
+            counted = Histogram(name, "Time.", ("status",), buckets=buckets, registry=registry)
+        for seconds in (0.1, 0.5, 0.7, 1.0, 3.0):
+            counted.labels("200").observe(seconds)
+        counted.labels("404").observe(0.2)
+        written.append(sorted(render(registry).decode().splitlines()))
+    assert written[0] == written[1]
