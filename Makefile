@@ -39,13 +39,6 @@ $(GO): $(STAMP)
 	@command -v go >/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --group go
 	@touch $(GO)
 
-# The JavaScript SDK that tests run. PyPI has Node, where PATH has none; versions are exact without a lock file.
-SDKS := tests/interop/sdks/node_modules
-$(SDKS): $(STAMP) tests/interop/sdks/package.json
-	@command -v npm >/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --group node
-	@cd tests/interop/sdks && PATH="$$PATH:$(CURDIR)/$(BIN)" npm install --no-package-lock --no-audit --no-fund --silent
-	@touch $(SDKS)
-
 # Unpacked, not installed: the package would start a server on port 80.
 build/nginx: | build
 	@echo "fetching nginx"
@@ -85,12 +78,12 @@ check: install build ## format, lint, types, layers, generated files in step, un
 	$(BIN)/python tools/manifests.py --check
 	$(BIN)/pytest tests/unit tests/test_house.py -q --cov --cov-fail-under=100 --cov-report=term:skip-covered
 
-test: install $(HELM) $(GO) $(SDKS) debian cluster-ready ## all tests
+test: install $(HELM) $(GO) debian cluster-ready ## all tests
 	@rm -f build/interop.json
 	$(BIN)/pytest -q
 	@$(BIN)/python tools/interop_page.py --check
 
-interop: install debian $(SDKS) ## the suite of real clients alone: az, Python, JavaScript, Go, Java
+interop: install debian ## the suite of real clients alone: az, Python, JavaScript, Go, Java
 	@$(BIN)/python tests/interop/clients.py
 	@rm -f build/interop.json
 	$(BIN)/pytest -q tests/interop

@@ -1,5 +1,6 @@
 """NMI with its redirect on a node of namespaces, and real SDKs as processes in the pods."""
 
+import atexit
 import itertools
 import json
 import os
@@ -7,6 +8,7 @@ import queue
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,11 +17,11 @@ from typing import Any
 import pytest
 
 import make
+from interop import clients
 from system.redirect.network import Network
 from system.redirect.node import Node
 
 HERE = Path(__file__).parent
-ROOT = HERE.parents[2]
 LABELLED, PLAIN = 0, 1
 _numbers = itertools.count()
 
@@ -75,7 +77,7 @@ class World:
         """Return the process that asks as `client` in a pod."""
         is_node = client.startswith("node")
         if (pod, is_node) not in self._sdks:
-            command = [node_program(), str(HERE / "ask.mjs")] if is_node else [sys.executable, str(HERE / "ask.py")]
+            command = node_command() if is_node else [sys.executable, str(HERE / "ask.py")]
             self._sdks[pod, is_node] = Sdk(self.node, pod, command)
         return self._sdks[pod, is_node]
 
@@ -105,12 +107,16 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         made.close()
 
 
-def node_program() -> str:
-    """Find Node and see that the SDK is installed; `make test` installs both."""
-    program = shutil.which("node") or shutil.which("node", path=ROOT / ".venv/bin")
-    if program and (HERE / "node_modules/@azure/identity").is_dir():
-        return program
-    told = "@azure/identity is not installed: run make tests/interop/sdks/node_modules"
-    if os.environ.get("CI"):
-        pytest.fail(told)
-    pytest.skip(told)
+def node_command() -> list[str]:
+    """Put the script beside the SDK that all interop tests share, which is installed when it is not there."""
+    try:
+        installed = clients.installed("javascript")
+    except clients.MissingToolError as error:
+        if os.environ.get("CI"):
+            pytest.fail(str(error))
+        pytest.skip(str(error))
+    directory = Path(tempfile.mkdtemp(prefix="podidentity-sdk-"))
+    atexit.register(shutil.rmtree, directory)
+    shutil.copy(HERE / "ask.mjs", directory)
+    (directory / "node_modules").symlink_to(installed / "node_modules")
+    return ["node", str(directory / "ask.mjs")]

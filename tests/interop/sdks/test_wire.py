@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from interop.sdks.conftest import HERE, node_program
+from interop.sdks.conftest import HERE, node_command
 from podidentity.core.imds import Rules, TokenRequest
 from podidentity.nmi.heads import Heads, essence_of
 
@@ -61,7 +61,7 @@ def recorder() -> Iterator[Recorder]:
 
 def ask(recorder: Recorder, client: str, *asked: dict[str, Any]) -> list[bytes]:
     """Ask with one SDK, and return the heads that it sent."""
-    command = [node_program(), str(HERE / "ask.mjs")] if client == "node" else [sys.executable, str(HERE / "ask.py")]
+    command = node_command() if client == "node" else [sys.executable, str(HERE / "ask.py")]
     lines = [
         json.dumps({"client": client, "resource": f"https://r{number}.example", "chain": False, "options": one})
         for number, one in enumerate(asked)
