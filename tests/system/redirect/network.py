@@ -94,7 +94,7 @@ class Network:
     def __init__(self, kind: str) -> None:
         self.kind = kind
         self._made = 0
-        self._counted = 0
+        self._counted = (0, 0)
         with contextlib.ExitStack() as opened:
             self.azure = opened.enter_context(contextlib.closing(Namespace()))
             self.node = opened.enter_context(contextlib.closing(Namespace()))
@@ -125,8 +125,9 @@ class Network:
             f"ip addr add {IMDS}/32 dev lo; ip addr add 192.168.77.1/24 dev tonode; ip link set tonode up\n"
             f"ip route add 10.244.7.0/24 via {NODE}"
         )
-        rule = f"ip saddr 10.244.0.0/16 ip daddr {IMDS} counter"
-        table = Table("ip", "count", (Chain("prerouting", "filter", "prerouting", -300, (rule,)),))
+        of_pods = f"ip saddr 10.244.0.0/16 ip daddr {IMDS}"
+        rules = (f"{of_pods} counter", f"{of_pods} tcp flags & (syn | ack) == syn counter")
+        table = Table("ip", "count", (Chain("prerouting", "filter", "prerouting", -300, rules),))
         self.azure.run(f"nft -f - <<END\n{render(table)}END")
         if self.kind == "bridge":
             self.node.run(f"ip link add cbr0 type bridge; ip addr add {BRIDGE}/24 dev cbr0; ip link set cbr0 up")
@@ -162,6 +163,13 @@ class Network:
 
     def leaked(self) -> int:
         """Count the packets of pods that arrived at the stand-in for IMDS since the last call."""
-        listed = self.azure.run("nft list table ip count")
-        before, self._counted = self._counted, int(listed.split("packets ")[1].split()[0])
-        return self._counted - before
+        return self._count()[0]
+
+    def opened(self) -> int:
+        """Count those among them that open a connection, likewise."""
+        return self._count()[1]
+
+    def _count(self) -> tuple[int, int]:
+        listed = self.azure.run("nft list table ip count").split("packets ")
+        before, self._counted = self._counted, (int(listed[1].split()[0]), int(listed[2].split()[0]))
+        return self._counted[0] - before[0], self._counted[1] - before[1]

@@ -10,7 +10,7 @@ import pytest
 
 from podidentity.linux.original_destination import original_destination
 from podidentity.nmi.redirect import Redirect
-from system.redirect.acting import PORT, SETTINGS, install, within
+from system.redirect.acting import PORT, SETTINGS, install, put_up, within
 from system.redirect.network import IMDS, NODE, PODS, Network
 from system.redirect.traffic import FIN, RST, SYN, Server, ask, fetch, hammering, raw_socket, segment, send
 
@@ -28,7 +28,6 @@ def shared(request: pytest.FixtureRequest) -> Iterator[Network]:
 @pytest.fixture
 def network(shared: Network) -> Iterator[Network]:
     """The network, with nothing of ours on its node before or after."""
-    shared.leaked()
     yield shared
     within(shared.node, Redirect.uninstall)
     shared.node.run("conntrack -F 2>/dev/null")
@@ -50,6 +49,7 @@ async def until(holds: Callable[[], bool]) -> None:
 
 def test_without_interception_the_counter_counts(network: Network) -> None:
     """The control: were nothing in the way, these tests would see it."""
+    network.leaked()
     assert fetch(network.pods[0]) == "imds"
     assert network.leaked() > 0
 
@@ -57,7 +57,7 @@ def test_without_interception_the_counter_counts(network: Network) -> None:
 @pytest.mark.usefixtures("nmi")
 def test_pods_reach_nmi_and_the_node_reaches_imds(network: Network) -> None:
     """Pods are sent to the daemon with the self-test content; the node itself still has its own IMDS."""
-    within(network.node, install)
+    put_up(network)
     assert [fetch(pod) for pod in network.pods] == ["nmi", "nmi"]
     assert fetch(network.node) == "imds"
     assert network.leaked() == 0
@@ -66,7 +66,7 @@ def test_pods_reach_nmi_and_the_node_reaches_imds(network: Network) -> None:
 
 def test_peer_and_original_destination_tell_who_asked_and_what(network: Network) -> None:
     """The daemon sees the pod's own address, and can tell a redirected connection from a direct one."""
-    within(network.node, install)
+    put_up(network)
     with network.node.listen(NODE, PORT) as listener:
         for port, address in ((80, IMDS), (PORT, NODE)):
             with network.pods[0].call(functools.partial(socket.create_connection, (address, port), 5)):
@@ -79,7 +79,7 @@ def test_peer_and_original_destination_tell_who_asked_and_what(network: Network)
 @pytest.mark.usefixtures("nmi")
 def test_guard_alone_refuses_other_ports_and_invalid_packets(network: Network) -> None:
     """The redirect skips what connection tracking calls invalid, and any port but 80: the guard stops those."""
-    within(network.node, install)
+    put_up(network)
 
     def odd_packets() -> None:
         with raw_socket() as sender:
@@ -98,8 +98,7 @@ def test_established_connections_to_imds_are_cut(network: Network) -> None:
     connection = network.pods[0].call(lambda: socket.create_connection((IMDS, 80), 2))
     with connection:
         assert ask(connection) == "imds"
-        within(network.node, install)
-        network.leaked()
+        put_up(network)
         with pytest.raises(OSError, match=r"timed out|reset|unreachable"):
             ask(connection)
         assert network.leaked() == 0
@@ -109,7 +108,7 @@ def test_established_connections_to_imds_are_cut(network: Network) -> None:
 def test_nothing_leaks_while_the_listener_is_killed_and_comes_back(network: Network) -> None:
     """Rules outlive the daemon: pods are refused in between, never let through."""
     server = Server(network.node, NODE, PORT, "nmi")
-    within(network.node, install)
+    put_up(network)
     with hammering(network.pods) as seen:
         for _ in range(10):
             server.close()
@@ -124,7 +123,7 @@ def test_nothing_leaks_while_the_listener_is_killed_and_comes_back(network: Netw
 def test_a_planned_restart_refuses_nobody(network: Network) -> None:
     """While held, a new client waits for its retransmission and is answered by the successor."""
     server = Server(network.node, NODE, PORT, "nmi")
-    within(network.node, install)
+    put_up(network)
     within(network.node, Redirect.hold_new_connections)
     server.close()
     answers: list[str] = []
@@ -159,6 +158,7 @@ def test_what_others_change_is_seen_and_repaired(network: Network) -> None:
             return len(repaired) > before and redirect.stands
 
         await install(redirect)
+        network.leaked()
         assert redirect.stands
         async with asyncio.timeout(20):
             keeping = asyncio.create_task(redirect.run())
@@ -180,7 +180,7 @@ def test_what_others_change_is_seen_and_repaired(network: Network) -> None:
 def test_uninstall_leaves_nothing(network: Network) -> None:
     """Only the explicit uninstall opens the way to IMDS again, and it removes every trace."""
     before = network.node.run("nft list ruleset; ip rule")
-    within(network.node, install)
+    put_up(network)
     within(network.node, Redirect.hold_new_connections)
     within(network.node, Redirect.uninstall)
     assert network.node.run("nft list ruleset; ip rule") == before
@@ -200,7 +200,7 @@ def test_upstreams_chain_is_retired(network: Network, program: str) -> None:
         f"{program} -t nat -I PREROUTING 1 -j aad-metadata\n"
         f"{program} -t nat -A PREROUTING -d 10.96.0.1 -p tcp -j DNAT --to {NODE}"
     )
-    within(network.node, install)
+    put_up(network)
     left = network.node.run(f"{program}-save -t nat")
     assert "aad-metadata" not in left
     assert "10.96.0.1" in left
