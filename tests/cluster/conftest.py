@@ -9,12 +9,17 @@ from cluster.harness import Cluster, start
 from podidentity.errors import PodIdentityError
 from podidentity.lab.real import images, program, requirements
 
+# The order of the files: what installs nothing, what uses two nodes, what adds one, what looks back at all of it.
+ORDER = ("test_manifests", "test_tokens", "test_updates", "test_joining", "test_rights")
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests on a cluster run programs of a whole cluster on a busy machine: their limit is generous."""
-    for item in items:
-        if "tests/cluster/" in str(item.path):
-            item.add_marker(pytest.mark.timeout(600))
+    """Tests here share a cluster, so they have an order; and on a busy machine a cluster may take its time."""
+    here = [item for item in items if item.path.parent.name == "cluster"]
+    for item in here:
+        item.add_marker(pytest.mark.timeout(900))
+    ordered = iter(sorted(here, key=lambda item: ORDER.index(item.path.stem)))
+    items[:] = [next(ordered) if item in here else item for item in items]
 
 
 def _why_not() -> str | None:
@@ -41,7 +46,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         pytest.skip(f"NO REAL CLUSTER: {why}")
     home = tmp_path_factory.mktemp("labs")
     home.chmod(0o700)
-    with start(home) as one:
+    with start(home, "--nodes", "3", "--late", "1") as one:
         yield one
 
 
