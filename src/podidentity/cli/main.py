@@ -107,6 +107,8 @@ class _Commands(click.Group):
     """Commands that are imported when they are used; their lines in `--help` stand here."""
 
     summaries = {  # noqa: RUF012  # never changed
+        "doctor": "Check an installation: roles, definitions, daemons, identities.",
+        "explain": "What a pod would get when it asks for a token, and why.",
         "lab": "An Azure and a Kubernetes on this machine, to try everything in.",
         "mic": "The managed identity controller (a Deployment runs it).",
         "nmi": "The node managed identity daemon (a DaemonSet runs it).",
@@ -124,6 +126,14 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002  # click's signature
         if cmd_name == "lab":
             return _lab()
+        if cmd_name == "explain":
+            from podidentity.cli.explain import explain  # noqa: PLC0415  # needs the Kubernetes client
+
+            return explain
+        if cmd_name == "doctor":
+            from podidentity.cli.doctor import doctor  # noqa: PLC0415  # likewise
+
+            return doctor
         if cmd_name == "rollout":
             from podidentity.cli.rollout import rollout  # noqa: PLC0415  # needs the Kubernetes client
 

@@ -131,6 +131,14 @@ class Api:
                 return Listed(items, page.metadata.resource_version, odd)
             parameters["continue"] = page.metadata.continue_
 
+    async def server_version(self) -> str:
+        """Ask which version of Kubernetes answers."""
+        response = await self._send(_Request("get the version", "GET", "/version"))
+        try:
+            return str(msgspec.json.decode(response.content)["gitVersion"])
+        except (msgspec.MsgspecError, KeyError, TypeError):
+            raise InvalidError("get the version: the answer is none; is that address an API server?") from None
+
     async def get(self, kind: Kind[T], key: ObjectKey) -> T:
         """Read one object."""
         response = await self._send(_Request(f"get {kind} {_shown(key)}", "GET", kind.path(*key)))

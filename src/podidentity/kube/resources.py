@@ -287,3 +287,7 @@ CONFIG_MAPS = Kind("", "v1", "configmaps", "ConfigMap", _read_whole)
 ENDPOINTS = Kind("", "v1", "endpoints", "Endpoints", _read_whole)
 EVENTS = Kind("", "v1", "events", "Event", _read_whole)
 LEASES = Kind("coordination.k8s.io", "v1", "leases", "Lease", _read_whole)
+SUBJECT_REVIEWS = Kind(
+    "authorization.k8s.io", "v1", "subjectaccessreviews", "SubjectAccessReview", _read_whole, namespaced=False
+)
+"""Only ever created: the answer says whether somebody may do something."""

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from podidentity.lab.kubernetes import discovery, places
-from podidentity.lab.kubernetes.auth import Access, Authority, User
+from podidentity.lab.kubernetes.auth import Access, Authority, User, named_user
 from podidentity.lab.kubernetes.kinds import Kinds
 from podidentity.lab.kubernetes.places import Place
 from podidentity.lab.kubernetes.reading import Reading
@@ -20,7 +20,9 @@ from podidentity.lab.kubernetes.writing import Writing, read_body
 
 HEALTH_PATHS = frozenset({"healthz", "readyz", "livez"})
 KEYS_PATH = "openid/v1/jwks"
-REVIEW_PATH = "apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
+REVIEWS = "apis/authorization.k8s.io/v1"
+REVIEW_PATH = f"{REVIEWS}/selfsubjectaccessreviews"
+OTHERS_REVIEW_PATH = f"{REVIEWS}/subjectaccessreviews"
 PLAIN_PARTS = frozenset({"", "status"})
 
 
@@ -59,8 +61,8 @@ class Api:
         user = self._authority.user(request.headers.get("authorization", ""))
         if path == KEYS_PATH:
             return JSONResponse(self._authority.keys())
-        if path == REVIEW_PATH:
-            return await self._review(request, user)
+        if path in {REVIEW_PATH, OTHERS_REVIEW_PATH}:
+            return await self._review(request, user, of_others=path == OTHERS_REVIEW_PATH)
         found = discovery.document(self._kinds, path)
         if found is not None:
             return JSONResponse(found)
@@ -72,8 +74,12 @@ class Api:
             return await self._subresources.serve(request, place)
         return await self._operations[verb](request, place)
 
-    async def _review(self, request: Request, user: User) -> Response:
+    async def _review(self, request: Request, user: User, *, of_others: bool) -> Response:
         review = await read_body(request)
+        if of_others:
+            access = Access("create", "authorization.k8s.io", "subjectaccessreviews", "", "")
+            self._authority.require(user, access)
+            user = named_user(review["spec"].get("user", ""))
         asked = review["spec"].get("resourceAttributes") or {}
         resource = "/".join(filter(None, (asked.get("resource", ""), asked.get("subresource", ""))))
         access = Access(

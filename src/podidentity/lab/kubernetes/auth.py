@@ -42,6 +42,15 @@ class Access:
     name: str
 
 
+def named_user(name: str) -> User:
+    """The user of a name, as a SubjectAccessReview gives it: a service account, or somebody without rights."""
+    start, _, account = name.rpartition(":")
+    prefix, _, namespace = start.rpartition(":")
+    if prefix != "system:serviceaccount":
+        return User(name)
+    return User(name, namespace, account)
+
+
 class Authority:
     """Issues and checks tokens."""
 

@@ -1,0 +1,230 @@
+"""The health of an installation, as a platform engineer would check it: facts in, findings out.
+
+Called by `cli.doctor`, which gathers the facts. What a role must allow stands here, as a table.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from podidentity.core.cluster import Node
+from podidentity.core.crd import GROUP
+from podidentity.core.findings import Finding, note, ok, problem, unknown, wait
+from podidentity.core.identities import (
+    AssignedState,
+    AzureAssignedIdentity,
+    AzureIdentity,
+    AzureIdentityBinding,
+    Condition,
+    ObjectKey,
+)
+
+KINDS = ("azureassignedidentities", "azureidentities", "azureidentitybindings", "azurepodidentityexceptions")
+STUCK_SECONDS = 300.0
+"""How long an assigned identity may be Created before it counts as stuck: a scale set takes about a minute."""
+SHOWN = 10
+_PASSING = frozenset({"NotInUse", "Assigning", "NoPods"})
+
+
+@dataclass(frozen=True, slots=True)
+class Right:
+    """One verb on one resource. `home`: in the daemon's own namespace only; `needed` False: nice to have."""
+
+    verb: str
+    group: str
+    resource: str
+    home: bool = False
+    needed: bool = True
+
+
+def _rights(verbs: str, group: str, resources: str, *, home: bool = False, needed: bool = True) -> tuple[Right, ...]:
+    return tuple(Right(verb, group, one, home, needed) for one in resources.split() for verb in verbs.split())
+
+
+MIC_RIGHTS = (
+    *_rights("list watch", "", "pods nodes"),
+    *_rights("create patch", "", "events", needed=False),
+    *_rights("list watch", GROUP, "azureidentities azureidentitybindings"),
+    *_rights("list watch create update patch delete", GROUP, "azureassignedidentities"),
+    *_rights("get create update", "", "configmaps endpoints", home=True),
+    *_rights("get create update", "coordination.k8s.io", "leases", home=True, needed=False),
+    *_rights("patch", GROUP, "azureidentities azureidentitybindings", needed=False),
+)
+NMI_RIGHTS = (
+    *_rights("list watch", "", "pods"),
+    *_rights("list watch", GROUP, "azurepodidentityexceptions azureassignedidentities"),
+    *_rights("get", "", "secrets", needed=False),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Daemon:
+    """One pod of MIC or NMI."""
+
+    key: ObjectKey
+    node: str
+    ready: bool
+    image: str
+    account: str
+    arguments: tuple[str, ...] = ()
+    environ: Mapping[str, str] = field(default_factory=dict)
+    restarts: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What was found. `None` or absent: it could not be looked at, and `unseen` says why.
+
+    `definitions` says of each definition whether it has conditions; `denied` what each daemon's account may not do;
+    `created_seconds` for how long an assigned identity has been there.
+    """
+
+    server: str
+    definitions: Mapping[str, bool] = field(default_factory=dict)
+    nodes: tuple[Node, ...] = ()
+    mic: tuple[Daemon, ...] = ()
+    nmi: tuple[Daemon, ...] = ()
+    leader: str = ""
+    denied: Mapping[str, tuple[Right, ...]] = field(default_factory=dict)
+    identities: tuple[AzureIdentity, ...] = ()
+    bindings: tuple[AzureIdentityBinding, ...] = ()
+    assigned: tuple[AzureAssignedIdentity, ...] = ()
+    created_seconds: Mapping[ObjectKey, float] = field(default_factory=dict)
+    unseen: tuple[tuple[str, str], ...] = ()
+    managed_mode: bool = False
+
+
+def diagnose(facts: Facts) -> tuple[Finding, ...]:
+    """Say what is well and what is not."""
+    return (
+        ok("api server", facts.server),
+        *(unknown(check, why) for check, why in facts.unseen),
+        *_definitions(facts),
+        *_mic(facts),
+        *_nmi(facts),
+        *_roles(facts),
+        *_told("identities", [(f"AzureIdentity {one.key}", one.conditions) for one in facts.identities]),
+        *_told("bindings", [(f"AzureIdentityBinding {one.key}", one.conditions) for one in facts.bindings]),
+        *_stuck(facts),
+        _throttling(facts),
+    )
+
+
+def _definitions(facts: Facts) -> Iterator[Finding]:
+    missing = [f"{kind}.{GROUP}" for kind in KINDS if kind not in facts.definitions]
+    plain = [kind for kind in KINDS[1:3] if facts.definitions.get(kind) is False]
+    if missing:
+        told = f"not installed: {', '.join(missing)}"
+        yield problem("definitions", told, "install the CustomResourceDefinitions of deploy/infra")
+    elif plain:
+        told = f"without conditions: {', '.join(plain)}; these are aad-pod-identity's own definitions"
+        yield note("definitions", told, "install ours to see why an identity or a binding has no effect")
+    else:
+        yield ok("definitions", "all four are installed, with conditions")
+
+
+def _mic(facts: Facts) -> Iterator[Finding]:
+    if facts.managed_mode:
+        yield ok("mic", "NMI runs in managed mode: no MIC is needed")
+        return
+    ready = [one for one in facts.mic if one.ready]
+    if not facts.mic:
+        yield problem("mic", "no pod of MIC was found", "install deploy/infra/deployment-rbac.yaml or the chart")
+    elif not ready:
+        yield problem("mic", f"none of {len(facts.mic)} pods of MIC is ready", _logs(facts.mic[0]))
+    else:
+        yield ok("mic", f"{len(ready)} of {len(facts.mic)} pods ready, {_images(facts.mic)}")
+        if facts.leader:
+            yield ok("leader", facts.leader)
+        else:
+            yield wait("leader", "nobody leads", "an election takes up to leader-election-duration, 15 s")
+
+
+def _nmi(facts: Facts) -> Iterator[Finding]:
+    if not facts.nmi:
+        yield problem("nmi", "no pod of NMI was found", "install deploy/infra/deployment-rbac.yaml or the chart")
+        return
+    linux = {one.name for one in facts.nodes if one.labels.get("kubernetes.io/os", "linux") == "linux"}
+    ready = {one.node for one in facts.nmi if one.ready}
+    missing = sorted(linux - ready)
+    if missing:
+        broken = next((one for one in facts.nmi if not one.ready), None)
+        todo = _logs(broken) if broken else "see kubectl describe daemonset nmi: nodeSelector, taints, resources"
+        yield problem("nmi", f"not ready on {_some(missing)}: pods there get no tokens", todo)
+    else:
+        yield ok("nmi", f"ready on all {len(linux)} nodes, {_images(facts.nmi)}")
+
+
+def _roles(facts: Facts) -> Iterator[Finding]:
+    for daemon, denied in sorted(facts.denied.items()):
+        needed = sorted({_shown(one) for one in denied if one.needed})
+        useful = sorted({_shown(one) for one in denied if not one.needed})
+        if needed:
+            yield problem("role", f"{daemon} may not {_some(needed)}", "add it to its ClusterRole; see deploy/infra")
+        elif useful:
+            yield note("role", f"{daemon} works without: {_some(useful)}", "deploy/infra has the whole role")
+        else:
+            yield ok("role", f"{daemon} may do all it needs")
+
+
+def _told(check: str, told: Iterable[tuple[str, tuple[Condition, ...]]]) -> Iterator[Finding]:
+    every = list(told)
+    failing = [
+        (who, one)
+        for who, conditions in every
+        for one in conditions
+        if one.status == "False" and one.reason not in _PASSING
+    ]
+    for who, one in failing[:SHOWN]:
+        yield problem(check, f"{who}: {one.type} is False ({one.reason}): {one.message}")
+    if len(failing) > SHOWN:
+        yield problem(check, f"and {len(failing) - SHOWN} more")
+    if not failing:
+        yield ok(check, f"{len(every)}, none failing")
+
+
+def _stuck(facts: Facts) -> Iterator[Finding]:
+    stuck = [
+        one
+        for one in facts.assigned
+        if one.state == AssignedState.CREATED and facts.created_seconds.get(one.key, 0.0) > STUCK_SECONDS
+    ]
+    if stuck:
+        told = f"{len(stuck)} of {len(facts.assigned)} not yet Assigned: {_some([str(one.key) for one in stuck])}"
+        pod = stuck[0].pod
+        yield problem("assigned", told, f"podidentity explain pod {pod}")
+    else:
+        yield ok("assigned", f"{len(facts.assigned)}, none stuck")
+
+
+def _throttling(facts: Facts) -> Finding:
+    """Throttling shows as the condition of an identity that waits for it."""
+    throttled = [
+        f"{identity.key}"
+        for identity in facts.identities
+        for one in identity.conditions
+        if one.status == "False" and ("throttl" in one.message.lower() or one.reason in _THROTTLED)
+    ]
+    if throttled:
+        told = f"Azure throttles the assignment of {_some(throttled)}"
+        return problem("throttling", told, "MIC goes on when Azure allows it; spread nodes over more scale sets")
+    return ok("throttling", "no identity waits for Azure's rate limit")
+
+
+_THROTTLED = frozenset({"TooManyRequests", "OperationNotAllowed", "SubscriptionRequestsThrottled"})
+
+
+def _images(daemons: Iterable[Daemon]) -> str:
+    return ", ".join(sorted({one.image for one in daemons}))
+
+
+def _logs(daemon: Daemon) -> str:
+    return f"kubectl -n {daemon.key.namespace} logs {daemon.key.name}"
+
+
+def _shown(right: Right) -> str:
+    return f"{right.verb} {right.resource}"
+
+
+def _some(texts: list[str]) -> str:
+    more = f" and {len(texts) - SHOWN} more" if len(texts) > SHOWN else ""
+    return ", ".join(texts[:SHOWN]) + more

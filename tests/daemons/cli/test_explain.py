@@ -1,0 +1,135 @@
+"""`podidentity explain pod` and `podidentity doctor` against a real HTTP API."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import make
+from podidentity.core import crd
+from podidentity.core.identities import AssignedState
+
+if TYPE_CHECKING:
+    from daemons.cli.conftest import Cluster, Run
+
+IDENTITIES = "azureidentities.aadpodidentity.k8s.io"
+BINDINGS = "azureidentitybindings.aadpodidentity.k8s.io"
+ASSIGNED = "azureassignedidentities.aadpodidentity.k8s.io"
+
+
+def assigned(cluster: "Cluster") -> None:
+    """One pod with an identity that is assigned to it."""
+    cluster.pod("web", "n1", labels={"aadpodidbinding": "reader"})
+    cluster.storage.create(IDENTITIES, crd.render_identity(make.identity()))
+    cluster.storage.create(BINDINGS, crd.render_binding(make.binding()))
+    cluster.storage.create(ASSIGNED, crd.render_assigned(make.assigned()))
+
+
+def test_a_healthy_pod_is_explained(cluster: "Cluster", podidentity: "Run", capsys: pytest.CaptureFixture[str]) -> None:
+    """The last line says what it gets; exit status 0."""
+    cluster.healthy()
+    assigned(cluster)
+    assert podidentity("explain", "pod", "default/web") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("✓ pod")
+    assert "the pod gets a token of AzureIdentity default/reader" in lines[-1]
+
+
+def test_programs_read_json(cluster: "Cluster", podidentity: "Run", capsys: pytest.CaptureFixture[str]) -> None:
+    """One object for each finding."""
+    cluster.healthy()
+    cluster.pod("web", "n1", labels={"aadpodidbinding": "raeder"})
+    cluster.storage.create(BINDINGS, crd.render_binding(make.binding()))
+    assert podidentity("explain", "pod", "default/web", "--output", "json") == 1
+    last = json.loads(capsys.readouterr().out)[-1]
+    assert last["check"] == "binding"
+    assert last["verdict"] == "problem"
+    assert "did you mean reader?" in last["todo"]
+
+
+def test_what_the_daemons_were_told_counts(
+    cluster: "Cluster", podidentity: "Run", capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Managed mode and the allow-list are read from the daemons' command lines."""
+    cluster.node("n1")
+    cluster.daemon("nmi", "n1", "--operation-mode=managed", "--forceNamespaced", "--namespace-allow-list")
+    assigned(cluster)
+    assert podidentity("explain", "pod", "default/web") == 1
+    assert "namespace default is not allowed the identity" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("pod", "words"),
+    [("web", '"web" names no pod; write NAMESPACE/NAME'), ("default/gone", "there is no pod default/gone")],
+)
+def test_bad_input_is_one_sentence(
+    cluster: "Cluster", podidentity: "Run", capsys: pytest.CaptureFixture[str], pod: str, words: str
+) -> None:
+    """No traceback."""
+    cluster.node("n1")
+    assert podidentity("explain", "pod", pod) in {2, 4}
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert words in error
+    assert len(error.splitlines()) == 1
+
+
+def test_no_cluster_is_one_sentence(
+    podidentity: "Run", monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """A kubeconfig that is not there."""
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "gone"))
+    assert podidentity("doctor") == 2
+    assert "gone not found; correct the file" in capsys.readouterr().err
+
+
+def findings(podidentity: "Run", capsys: pytest.CaptureFixture[str]) -> tuple[int, dict[str, list[dict[str, Any]]]]:
+    """What doctor finds, by check."""
+    status = podidentity("doctor", "--output", "json")
+    found: dict[str, list[dict[str, Any]]] = {}
+    for one in json.loads(capsys.readouterr().out):
+        found.setdefault(one["check"], []).append(one)
+    return status, found
+
+
+def test_a_healthy_installation(cluster: "Cluster", podidentity: "Run", capsys: pytest.CaptureFixture[str]) -> None:
+    """Our own manifest gives both accounts all they need; exit status 0."""
+    cluster.healthy()
+    assigned(cluster)
+    status, found = findings(podidentity, capsys)
+    assert {one["verdict"] for many in found.values() for one in many} == {"ok"}
+    assert [one["what"] for one in found["role"]] == ["MIC may do all it needs", "NMI may do all it needs"]
+    assert found["leader"][0]["what"] == "mic-n1"
+    assert status == 0
+
+
+def test_an_installation_with_troubles(
+    cluster: "Cluster", podidentity: "Run", capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A node without NMI, a role without a right, a stuck assigned identity: each is named; exit status 1."""
+    cluster.healthy()
+    cluster.node("n2")
+    stuck = crd.render_assigned(make.assigned(state=AssignedState.CREATED))
+    cluster.storage.create(ASSIGNED, stuck)
+
+    def age(obj: Any) -> None:
+        obj["metadata"]["creationTimestamp"] = "2020-01-01T00:00:00Z"
+
+    cluster.storage.change(ASSIGNED, "default", stuck["metadata"]["name"], age)
+
+    def forbid(obj: Any) -> None:
+        obj["rules"] = [rule for rule in obj["rules"] if "nodes" not in rule["resources"]]
+
+    cluster.storage.change("clusterroles.rbac.authorization.k8s.io", None, "aad-pod-id-mic-role", forbid)
+    status, found = findings(podidentity, capsys)
+    assert status == 1
+    assert "not ready on n2" in found["nmi"][0]["what"]
+    assert "MIC may not list nodes, list pods, watch nodes, watch pods" in found["role"][0]["what"]
+
+
+def test_an_empty_cluster(podidentity: "Run", capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing is installed: that is what it says, instead of failing."""
+    status, found = findings(podidentity, capsys)
+    assert status == 1
+    assert "not installed" in found["definitions"][0]["what"]

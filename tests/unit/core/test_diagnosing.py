@@ -1,0 +1,98 @@
+"""What `doctor` makes of an installation."""
+
+from dataclasses import replace
+
+import pytest
+
+import make
+from podidentity.core import diagnosing
+from podidentity.core.cluster import Node
+from podidentity.core.diagnosing import KINDS, MIC_RIGHTS, Daemon, Facts, Right
+from podidentity.core.findings import Verdict
+from podidentity.core.identities import AssignedState, Condition, ObjectKey
+
+MIC = Daemon(ObjectKey("default", "mic-1"), "n1", True, "podidentity/mic:2", "mic")
+NMI = Daemon(ObjectKey("default", "nmi-1"), "n1", True, "podidentity/nmi:2", "nmi")
+HEALTHY = Facts(
+    server="https://there, v1.36",
+    definitions=dict.fromkeys(KINDS, True),
+    nodes=(make.node("n1"), Node("w1", labels={"kubernetes.io/os": "windows"})),
+    mic=(MIC,),
+    nmi=(NMI,),
+    leader="mic-1",
+    denied={"MIC": (), "NMI": ()},
+    identities=(make.identity(),),
+    bindings=(make.binding(),),
+    assigned=(make.assigned(),),
+)
+FAILING = Condition("Assigned", "False", "LinkedAuthorizationFailed", "scale set ss: give MIC the role")
+
+
+def test_all_is_well() -> None:
+    """A Windows node needs no NMI."""
+    assert {one.verdict for one in diagnosing.diagnose(HEALTHY)} == {Verdict.OK}
+
+
+CREATED = make.assigned(state=AssignedState.CREATED)
+
+
+@pytest.mark.parametrize(
+    ("facts", "check", "verdict", "words"),
+    [
+        (replace(HEALTHY, definitions={}), "definitions", Verdict.PROBLEM, "not installed: azureassignedidentities."),
+        (replace(HEALTHY, definitions=dict.fromkeys(KINDS, False)), "definitions", Verdict.NOTE, "without conditions"),
+        (replace(HEALTHY, mic=()), "mic", Verdict.PROBLEM, "no pod of MIC"),
+        (replace(HEALTHY, mic=(replace(MIC, ready=False),)), "mic", Verdict.PROBLEM, "none of 1 pods"),
+        (replace(HEALTHY, mic=(), managed_mode=True), "mic", Verdict.OK, "managed mode"),
+        (replace(HEALTHY, leader=""), "leader", Verdict.WAIT, "nobody leads"),
+        (replace(HEALTHY, nmi=()), "nmi", Verdict.PROBLEM, "no pod of NMI"),
+        (replace(HEALTHY, nmi=(replace(NMI, ready=False),)), "nmi", Verdict.PROBLEM, "not ready on n1"),
+        (replace(HEALTHY, nmi=(replace(NMI, node="n0"),)), "nmi", Verdict.PROBLEM, "not ready on n1"),
+        (replace(HEALTHY, denied={"MIC": MIC_RIGHTS[:1]}), "role", Verdict.PROBLEM, "MIC may not list pods"),
+        (
+            replace(HEALTHY, denied={"MIC": (Right("create", "", "events", needed=False),)}),
+            "role",
+            Verdict.NOTE,
+            "works without: create events",
+        ),
+        (
+            replace(HEALTHY, identities=(make.identity(conditions=(FAILING,)),)),
+            "identities",
+            Verdict.PROBLEM,
+            "AzureIdentity default/reader: Assigned is False (LinkedAuthorizationFailed)",
+        ),
+        (
+            replace(HEALTHY, assigned=(CREATED,), created_seconds={CREATED.key: 400.0}),
+            "assigned",
+            Verdict.PROBLEM,
+            "1 of 1 not yet Assigned",
+        ),
+        (replace(HEALTHY, assigned=(CREATED,)), "assigned", Verdict.OK, "none stuck"),
+        (
+            replace(HEALTHY, identities=(make.identity(conditions=(replace(FAILING, reason="TooManyRequests"),)),)),
+            "throttling",
+            Verdict.PROBLEM,
+            "Azure throttles the assignment of default/reader",
+        ),
+        (replace(HEALTHY, unseen=(("nodes", "forbidden"),)), "nodes", Verdict.UNKNOWN, "forbidden"),
+    ],
+)
+def test_what_is_wrong_is_told(facts: Facts, check: str, verdict: Verdict, words: str) -> None:
+    """With the thing it is about."""
+    found = [one for one in diagnosing.diagnose(facts) if one.check == check]
+    assert (verdict, True) in [(one.verdict, words in one.what) for one in found]
+
+
+def test_long_lists_are_cut() -> None:
+    """A hundred failing identities, or nodes, are counted."""
+    many = tuple(make.identity(f"i{number:02}", conditions=(FAILING,)) for number in range(30))
+    nodes = tuple(make.node(f"n{number:02}") for number in range(30))
+    told = [one.what for one in diagnosing.diagnose(replace(HEALTHY, identities=many, nodes=nodes))]
+    assert "and 20 more" in told
+    assert any(what.endswith("n09 and 20 more: pods there get no tokens") for what in told)
+
+
+def test_what_passes_by_itself_is_no_problem() -> None:
+    """An identity that nobody uses is not failing."""
+    idle = make.identity(conditions=(replace(FAILING, reason="NotInUse"),))
+    assert {one.verdict for one in diagnosing.diagnose(replace(HEALTHY, identities=(idle,)))} == {Verdict.OK}
