@@ -31,8 +31,13 @@ TABLE = (
     Flag("clientQps", "number", "0", "Requests a second to Kubernetes; 0: the server sets the pace."),
     Flag("immutable-user-msis", "text", "", "Client IDs, comma-separated, that are never unassigned."),
     Flag("config-map-name", "text", "aad-pod-identity-config", "ConfigMap in which MIC records what it assigned."),
-    Flag("type-upgrade-status-key", "text", "type-upgrade-status", "Accepted for existing manifests.", effect=False),
-    Flag("enable-type-upgrade", "switch", "true", "Accepted: both spellings are always read.", effect=False),
+    Flag("type-upgrade-status-key", "text", "type-upgrade-status", "Key under which a rewrite is recorded there."),
+    Flag(
+        "enable-type-upgrade",
+        "switch",
+        "true",
+        "Given explicitly: rewrite stored objects to today's spelling, once. Both spellings are always read.",
+    ),
     Flag("update-user-msi-max-retry", "number", "2", "Accepted: each identity is retried by itself.", effect=False),
     Flag("update-user-msi-retry-interval", "duration", "1s", "Accepted for existing manifests.", effect=False),
     Flag("identity-assignment-reconcile-interval", "duration", "3m", "Put back what Azure lost this often."),
@@ -58,6 +63,13 @@ TABLE = (
         "How long an identity stays where it is after its last pod. A restart of MIC begins the delay anew.",
         ours=True,
     ),
+    Flag(
+        "uninstall",
+        "switch",
+        "false",
+        "Take all assigned identities and their finalizers away and exit; no MIC leads for a minute afterwards.",
+        ours=True,
+    ),
     *flags.COMMON,
 )
 
@@ -81,6 +93,10 @@ def run(arguments: Sequence[str]) -> int:
         _log.warning("these flags are accepted and have no effect: %s", ", ".join(given.without_effect))
     from podidentity.mic import daemon  # noqa: PLC0415  # --help needs none of it
 
+    if given.switch("uninstall"):
+        removed = asyncio.run(daemon.uninstall(settings))
+        print(f"{removed} assigned identities were removed; delete MIC within a minute, or it will put them back")
+        return 0
     asyncio.run(daemon.run(settings))
     return 0
 
@@ -88,7 +104,7 @@ def run(arguments: Sequence[str]) -> int:
 def settings_of(given: Flags, environ: Mapping[str, str]) -> Settings:
     """Check flags and environment. Raises ConfigurationError."""
     namespace = environ.get("MIC_POD_NAMESPACE", "")
-    if not namespace:
+    if not namespace and not given.switch("uninstall"):
         raise ConfigurationError("MIC_POD_NAMESPACE is not set; set it to the namespace in which MIC runs")
     if given.text("assign-on") not in ASSIGN_ON:
         raise UsageError(f'flag --assign-on: "{given.text("assign-on")}" is neither pod nor binding')
@@ -114,6 +130,12 @@ def settings_of(given: Flags, environ: Mapping[str, str]) -> Settings:
         unassign_delay_seconds=given.seconds("unassign-delay"),
         immutable_client_ids=frozenset(filter(None, map(str.strip, given.text("immutable-user-msis").split(",")))),
         config_map=given.text("config-map-name"),
+        type_upgrade_key=given.text("type-upgrade-status-key") if _upgrades(given) else "",
         namespace=namespace,
         user_agent=agent,
     )
+
+
+def _upgrades(given: Flags) -> bool:
+    """Whether to rewrite: upstream's default is true, ours is to leave objects alone unless somebody asks."""
+    return "enable-type-upgrade" in given.given and given.switch("enable-type-upgrade")

@@ -138,6 +138,64 @@ def render_conditions(conditions: Iterable[Condition]) -> list[dict[str, str]]:
     ]
 
 
+def respelled(obj: Json) -> dict[str, Any] | None:
+    """Return an object with its fields spelled as the schema has them, nothing else changed; None when they are.
+
+    What upstream calls the type upgrade (`pkg/crd`, UpgradeAll). Only when asked for: a rewrite fights with GitOps.
+    """
+    fresh = {**obj, "spec": _respelled_spec(str(obj.get("kind", "")), _mapping(obj.get("spec")))}
+    status = _mapping(obj.get("status"))
+    if status:
+        fresh["status"] = _respelled(status, ("status", "availableReplicas", "conditions", "metadata"))
+    return fresh if fresh != obj else None
+
+
+_FIELDS = {
+    "AzureIdentity": (
+        "type",
+        "resourceID",
+        "clientID",
+        "clientPassword",
+        "tenantID",
+        "auxiliaryTenantIDs",
+        "adResourceID",
+        "adEndpoint",
+        "replicas",
+        "metadata",
+    ),
+    "AzureIdentityBinding": ("azureIdentity", "selector", "weight", "metadata"),
+    "AzureAssignedIdentity": (
+        "azureIdentityRef",
+        "azureBindingRef",
+        "pod",
+        "podNamespace",
+        "nodename",
+        "replicas",
+        "metadata",
+    ),
+    "AzurePodIdentityException": ("podLabels", "metadata"),
+}
+
+
+def _respelled_spec(kind: str, spec: Json) -> dict[str, Any]:
+    fresh = _respelled(spec, _FIELDS.get(kind, ()))
+    secret = fresh.get("clientPassword")
+    if isinstance(secret, Mapping):
+        fresh["clientPassword"] = _respelled(secret, ("name", "namespace"))
+    for name, inner_kind in (("azureIdentityRef", "AzureIdentity"), ("azureBindingRef", "AzureIdentityBinding")):
+        inner = fresh.get(name)
+        if isinstance(inner, Mapping) and isinstance(inner.get("spec"), Mapping):
+            fresh[name] = {**inner, "spec": _respelled_spec(inner_kind, inner["spec"])}
+    return fresh
+
+
+def _respelled(holder: Json, names: Iterable[str]) -> dict[str, Any]:
+    """Rename keys that differ only in case; the value that `_get` would read is the one that stays."""
+    known = {name.lower(): name for name in names}
+    fresh = {key: value for key, value in holder.items() if key.lower() not in known}
+    return {known[key.lower()]: _get(holder, known[key.lower()]) for key in holder if key.lower() in known} | fresh
+
+
 class _Place:
     """One object and where it stands, so that every complaint names it."""
 

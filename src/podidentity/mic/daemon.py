@@ -22,6 +22,7 @@ from podidentity.kube.connection import find_cluster, open_client
 from podidentity.kube.election import Candidate, Election
 from podidentity.kube.events import Recorder
 from podidentity.kube.resources import NAMESPACES
+from podidentity.mic import draining, upgrading
 from podidentity.mic.book import Book
 from podidentity.mic.cluster import WatchedCluster
 from podidentity.mic.fencing import AZURE_WRITES, KUBERNETES_WRITES, fence
@@ -67,6 +68,12 @@ async def run(settings: Settings) -> None:
             await mic.run(azure)
     except asyncio.CancelledError:
         _log.info("MIC was told to stop")
+
+
+async def uninstall(settings: Settings) -> int:
+    """Remove all assigned identities; how many. Raises PodIdentityError."""
+    async with open_client(find_cluster(settings.kubeconfig), settings.user_agent) as http:
+        return await draining.drain(Api(http), ObjectKey(settings.leader_namespace, settings.leader_name))
 
 
 class Mic:
@@ -141,7 +148,10 @@ class Mic:
     async def _work(self, policy: Policy, machines: Machines) -> None:
         """Plan, write and assign, until cancelled."""
         settings = self._settings
-        records = ConfigMapRecords(self._api, ObjectKey(settings.namespace, settings.config_map), policy)
+        key = ObjectKey(settings.namespace, settings.config_map)
+        if settings.type_upgrade_key:
+            await upgrading.try_upgrade(self._api, key, settings.type_upgrade_key)
+        records = ConfigMapRecords(self._api, key, policy)
         put = await first_record(records, self._cluster, policy)
         story = BindingEvents(self._recorder, self._cluster)
         measured = Measured(machines, self._arm_metrics)

@@ -32,6 +32,9 @@ class Settings:
     assign_on_binding: bool = False
     unassign_delay_seconds: float = 0.0
     immutable_client_ids: frozenset[str] = frozenset()
+    type_upgrade_key: str = ""
+    """Key of the ConfigMap that says that stored objects were rewritten; empty: they are not."""
+
     config_map: str = "aad-pod-identity-config"
     namespace: str = "default"
     """Where MIC runs (MIC_POD_NAMESPACE); its ConfigMap lives there."""

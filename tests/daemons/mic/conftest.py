@@ -70,6 +70,7 @@ class World:
         self.requests: list[tuple[str, str]] = []
         self.under_way = self.most_under_way = 0
         self.refuse_creation_of = ""
+        self.refuse: tuple[str, str] | None = None
 
     def add(self, *objects: Pod | Node | AzureIdentity | AzureIdentityBinding) -> None:
         """Create objects, as users and kubelets do."""
@@ -109,6 +110,10 @@ class World:
         self.under_way += counted
         self.most_under_way = max(self.most_under_way, self.under_way)
         try:
+            if self.refuse and scope["method"] == self.refuse[0] and self.refuse[1] in scope["path"]:
+                await send({"type": "http.response.start", "status": 500, "headers": []})
+                await send({"type": "http.response.body", "body": b"{}"})
+                return
             body = await receive() if counted and scope["method"] == "POST" else {}
             if self.refuse_creation_of and self.refuse_creation_of.encode() in body.get("body", b""):
                 await send({"type": "http.response.start", "status": 500, "headers": []})
@@ -180,12 +185,17 @@ async def served(world: World) -> AsyncIterator[httpx2.AsyncClient]:
     port = server.servers[0].sockets[0].getsockname()[1]
     trust = ssl.create_default_context(cadata=kubernetes.ca_pem.decode())
     headers = {"Authorization": f"Bearer {kubernetes.admin_token}"}
-    async with httpx2.AsyncClient(
-        base_url=f"https://localhost:{port}", verify=trust, headers=headers, trust_env=False
-    ) as http:
-        yield http
-    server.force_exit = server.should_exit = True
-    await serving
+    try:
+        async with httpx2.AsyncClient(
+            base_url=f"https://localhost:{port}", verify=trust, headers=headers, trust_env=False
+        ) as http:
+            yield http
+    finally:
+        server.force_exit = server.should_exit = True
+        await serving
+        for connection in tuple(server.server_state.connections):
+            connection.transport.abort()  # a watch that nobody reads any more
+        await asyncio.sleep(0)
 
 
 @contextlib.asynccontextmanager
@@ -223,6 +233,20 @@ def definitions() -> list[dict[str, Any]]:
 
     text = (Path(__file__).parents[3] / "deploy/infra/deployment-rbac.yaml").read_text()
     return [one for one in yaml.safe_load_all(text) if one and one["kind"] == "CustomResourceDefinition"]
+
+
+def played(definitions: list[dict[str, Any]], story: Callable[[World, Api], Any]) -> None:
+    """Run an async story with a fresh cluster and nobody in it."""
+
+    async def play() -> None:
+        world = World(Kubernetes(NoLogs()), Machines())
+        async with served(world) as http:
+            for definition in definitions:
+                answer = await http.post("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", json=definition)
+                assert answer.status_code == 201, answer.text
+            await story(world, Api(http))
+
+    asyncio.run(play())
 
 
 @pytest.fixture

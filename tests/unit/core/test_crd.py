@@ -158,3 +158,32 @@ def test_conditions_are_read_and_written_alike() -> None:
     assert crd.render_conditions(crd.parse_binding(obj).conditions) == [stored]
     assert crd.parse_identity(obj).conditions == crd.parse_binding(obj).conditions
     assert crd.parse_binding({**obj, "status": {"conditions": "odd"}}).conditions == ()
+
+
+def test_old_spelling_is_rewritten_and_nothing_else() -> None:
+    """Names that differ only in case; the value that counted is the one that stays."""
+    old = {
+        "apiVersion": "v1",
+        "kind": "AzureIdentity",
+        "metadata": {"name": "x", "annotations": {"a": "b"}},
+        "spec": {"Type": 1, "ClientID": "old", "clientID": "new", "ClientPassword": {"Name": "n"}, "unknown": 1},
+        "status": {"Status": "", "AvailableReplicas": 1},
+    }
+    fresh = crd.respelled(old)
+    assert fresh is not None
+    assert fresh["spec"] == {"type": 1, "clientID": "new", "clientPassword": {"name": "n"}, "unknown": 1}
+    assert (fresh["metadata"], fresh["status"]["availableReplicas"]) == (old["metadata"], 1)
+    assert crd.parse_identity(fresh) == crd.parse_identity(old)
+    assert crd.respelled(fresh) is None
+
+
+def test_what_is_embedded_is_rewritten_too() -> None:
+    """An assigned identity of old times."""
+    stored = crd.render_assigned(make.assigned())
+    assert crd.respelled(stored) is None
+    identity = {**stored["spec"]["azureIdentityRef"], "spec": {"ResourceID": "r"}}
+    spec = {"AzureIdentityRef": identity, "azureBindingRef": {"metadata": {}}, "Pod": "web"}
+    fresh = crd.respelled({**stored, "spec": spec, "status": {}})
+    assert fresh is not None
+    assert fresh["spec"]["azureIdentityRef"]["spec"] == {"resourceID": "r"}
+    assert fresh["spec"]["pod"] == "web"
