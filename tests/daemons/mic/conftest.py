@@ -131,7 +131,7 @@ class World:
     async def until(self, condition: Callable[[], object], what: str) -> None:
         """Wait until a change makes `condition` true."""
         try:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while not condition():  # noqa: ASYNC110  # the condition is on the far side of a socket
                     await asyncio.sleep(0.005)
         except TimeoutError:

@@ -1,0 +1,232 @@
+"""Several MICs as processes of their own, with one Kubernetes API and one ARM: who asked what is noted."""
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import ssl
+import sys
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import uvicorn
+
+import make
+from daemons.mic.conftest import Machines, NoLogs, World
+from podidentity.lab.kubernetes import Kubernetes
+
+SECONDS = 3
+"""Duration of a leader's promise: long enough for a loaded machine to renew it every quarter."""
+LOCK = "aad-pod-identity-mic"
+
+
+class Asked:
+    """One request that changes something, and whether it took effect."""
+
+    def __init__(self, who: str, method: str, path: str) -> None:
+        self.who = who
+        self.method = method
+        self.path = path
+        self.status = 0
+
+
+class Stage(World):
+    """The world that all members share. `cut` members get no answer from Kubernetes."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(Kubernetes(NoLogs()), Machines())
+        self.folder = folder
+        self.asked: list[Asked] = []
+        self.cut: set[str] = set()
+        self.carried: dict[str, set[str]] = {}
+        self.patch_may_end = asyncio.Event()
+        self.patch_may_end.set()
+        self.patched_by: list[str] = []
+
+    async def watched(self, scope: Any, receive: Any, send: Any) -> None:
+        """Kubernetes, with a note of each write."""
+        who = member_of(scope)
+        while who in self.cut:  # noqa: ASYNC110  # a partition: nothing comes back, however long one waits
+            await asyncio.sleep(0.02)
+        if scope["method"] == "GET":
+            await super().watched(scope, receive, send)
+            return
+        asked = Asked(who, scope["method"], scope["path"])
+        self.asked.append(asked)
+
+        async def noting(message: Any) -> None:
+            asked.status = message.get("status", asked.status)
+            await send(message)
+
+        await super().watched(scope, receive, noting)
+
+    async def azure(self, scope: Any, receive: Any, send: Any) -> None:
+        """Entra ID and ARM: tokens, and one document for each scale set."""
+        body = b""
+        while True:
+            message = await receive()
+            body += message.get("body", b"")
+            if not message.get("more_body"):
+                break
+        path = scope["path"]
+        if scope["method"] == "POST":
+            await answer(send, {"access_token": "token", "expires_in": 3600})
+            return
+        if scope["method"] == "PATCH":
+            self.patched_by.append(member_of(scope))
+            await self.patch_may_end.wait()
+            for text, value in (json.loads(body)["identity"].get("userAssignedIdentities") or {}).items():
+                held = self.carried.setdefault(path, set())
+                held.discard(text) if value is None else held.add(text)
+            if json.loads(body)["identity"]["type"] == "None":
+                self.carried[path] = set()
+        identities = {text: {"clientId": f"client-of-{text.rpartition('/')[2]}"} for text in self.carried.get(path, ())}
+        kind = "UserAssigned" if identities else "None"
+        properties = {"provisioningState": "Succeeded"}
+        shown = {"type": kind, "userAssignedIdentities": identities}
+        await answer(send, {"id": path, "identity": shown, "properties": properties})
+
+    def leader(self) -> str:
+        """Who holds the lock."""
+        for one in self.kubernetes.storage.list("endpoints"):
+            text = one["metadata"].get("annotations", {}).get("control-plane.alpha.kubernetes.io/leader", "{}")
+            return str(json.loads(text).get("holderIdentity", ""))
+        return ""
+
+    def by(self, who: str, since: int = 0) -> list[Asked]:
+        """What a member asked, from one moment on."""
+        return [one for one in self.asked[since:] if one.who == who]
+
+
+class Member:
+    """One MIC."""
+
+    def __init__(self, name: str, process: asyncio.subprocess.Process, probe_port: int) -> None:
+        self.name = name
+        self.process = process
+        self.probe_port = probe_port
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal."""
+        self.process.send_signal(number)
+
+    async def health(self) -> str:
+        """The body of /healthz."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.probe_port)
+        writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        text = await reader.read()
+        writer.close()
+        return text.rpartition(b"\r\n\r\n")[2].decode()
+
+
+@contextlib.asynccontextmanager
+async def member(stage: Stage, name: str) -> AsyncIterator[Member]:
+    """Run `podidentity mic` with the stage's Kubernetes and ARM."""
+    probe, prometheus = free_port(), free_port()
+    command = [
+        sys.executable,
+        "-m",
+        "podidentity",
+        "mic",
+        f"--kubeconfig={stage.folder / 'kubeconfig'}",
+        f"--leader-election-instance={name}",
+        f"--leader-election-duration={SECONDS}s",
+        f"--custom-user-agent=member-{name}",
+        f"--http-probe-port={probe}",
+        f"--prometheus-port={prometheus}",
+    ]
+    environ = {
+        "PATH": os.environ["PATH"],
+        "MIC_POD_NAMESPACE": "default",
+        "CLOUD": "AzureStackCloud",
+        "AZURE_ENVIRONMENT_FILEPATH": str(stage.folder / "cloud.json"),
+        "TENANT_ID": "tenant",
+        "CLIENT_ID": "mic",
+        "CLIENT_SECRET": "secret",
+        "SUBSCRIPTION_ID": make.SUBSCRIPTION,
+        "RESOURCE_GROUP": make.GROUP,
+    }
+    with (stage.folder / f"{name}.log").open("wb") as log:
+        process = await asyncio.create_subprocess_exec(*command, env=environ, stdout=log, stderr=log)
+        try:
+            yield Member(name, process, probe)
+        finally:
+            if process.returncode is None:
+                process.send_signal(signal.SIGCONT)
+                process.kill()
+            await process.wait()
+
+
+@contextlib.asynccontextmanager
+async def staged(folder: Path, definitions: list[dict[str, Any]]) -> AsyncIterator[Stage]:
+    """Serve Kubernetes and Azure on loopback."""
+    stage = Stage(folder)
+    tls = stage.kubernetes.tls_context()
+    async with serving(stage.watched, tls) as kubernetes, serving(stage.azure, None) as azure:
+        (folder / "ca.pem").write_bytes(stage.kubernetes.ca_pem)
+        (folder / "kubeconfig").write_text(
+            f"""apiVersion: v1
+kind: Config
+current-context: lab
+contexts: [{{name: lab, context: {{cluster: lab, user: admin}}}}]
+clusters: [{{name: lab, cluster: {{server: "https://127.0.0.1:{kubernetes}", certificate-authority: {folder}/ca.pem}}}}]
+users: [{{name: admin, user: {{token: {stage.kubernetes.admin_token}}}}}]
+"""
+        )
+        address = f"http://127.0.0.1:{azure}"
+        cloud = {"name": "Own", "resourceManagerEndpoint": address, "activeDirectoryEndpoint": address}
+        (folder / "cloud.json").write_text(json.dumps(cloud))
+        trust = ssl.create_default_context(cadata=stage.kubernetes.ca_pem.decode())
+        headers = {"Authorization": f"Bearer {stage.kubernetes.admin_token}"}
+        base = f"https://localhost:{kubernetes}"
+        async with httpx2.AsyncClient(base_url=base, verify=trust, headers=headers, trust_env=False) as http:
+            for definition in definitions:
+                made = await http.post("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", json=definition)
+                assert made.status_code == 201, made.text
+        yield stage
+
+
+@contextlib.asynccontextmanager
+async def serving(app: Callable[..., Any], tls: Any) -> AsyncIterator[int]:
+    """Serve an application; its port."""
+    config = uvicorn.Config(app, interface="asgi3", port=0, log_level="error", lifespan="off", ws="none")
+    config.load()
+    config.ssl = tls
+    server = uvicorn.Server(config)
+    task = asyncio.create_task(server._serve())
+    while not server.started:  # noqa: ASYNC110  # uvicorn has no event for it
+        await asyncio.sleep(0)
+    try:
+        yield server.servers[0].sockets[0].getsockname()[1]
+    finally:
+        server.force_exit = server.should_exit = True
+        await task
+        for connection in tuple(server.server_state.connections):
+            connection.transport.abort()
+        await asyncio.sleep(0)
+
+
+async def answer(send: Any, shown: Any) -> None:
+    """Send a JSON document."""
+    headers = [(b"content-type", b"application/json")]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": json.dumps(shown).encode()})
+
+
+def member_of(scope: Any) -> str:
+    """Which member asks."""
+    agent = dict(scope["headers"]).get(b"user-agent", b"").decode()
+    found = re.search(r"member-(\w+)", agent)
+    return found[1] if found else ""
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
