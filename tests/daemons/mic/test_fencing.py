@@ -1,0 +1,122 @@
+"""A request that changes something leaves the process only while this MIC leads, whatever it waited for before."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx2
+import pytest
+
+from podidentity.errors import FencedError, KubernetesError
+from podidentity.mic.fencing import AZURE_WRITES, KUBERNETES_WRITES, fence
+
+
+class Leading:
+    """Whether we lead, as the test has it."""
+
+    def __init__(self) -> None:
+        self.now = True
+        self.seen: list[str] = []
+        self.may_answer = asyncio.Event()
+
+
+@asynccontextmanager
+async def client(leading: Leading, methods: frozenset[str]) -> AsyncIterator[httpx2.AsyncClient]:
+    """A client with one connection, to a server that notes the method of each request it gets."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while line := await reader.readline():
+                leading.seen.append(line.split()[0].decode())
+                while await reader.readline() != b"\r\n":
+                    pass
+                await leading.may_answer.wait()
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+                await writer.drain()
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with (
+        server,
+        httpx2.AsyncClient(
+            base_url=f"http://127.0.0.1:{port}", limits=httpx2.Limits(max_connections=1), trust_env=False
+        ) as http,
+    ):
+        http.event_hooks["request"].append(fence(lambda: leading.now, methods))
+        yield http
+
+
+def play(story: Callable[[Leading, httpx2.AsyncClient], Any], methods: frozenset[str] = KUBERNETES_WRITES) -> None:
+    """Run a story with a fenced client."""
+
+    async def run() -> None:
+        leading = Leading()
+        async with client(leading, methods) as http:
+            await story(leading, http)
+
+    asyncio.run(run())
+
+
+def test_a_leader_writes() -> None:
+    """Nothing is in its way."""
+
+    async def story(leading: Leading, http: httpx2.AsyncClient) -> None:
+        leading.may_answer.set()
+        for method in sorted(KUBERNETES_WRITES):
+            assert (await http.request(method, "/")).status_code == 200
+        assert leading.seen == sorted(KUBERNETES_WRITES)
+
+    play(story)
+
+
+@pytest.mark.parametrize("method", sorted(KUBERNETES_WRITES))
+def test_who_does_not_lead_only_reads(method: str) -> None:
+    """The write is an error of Kubernetes' kind, so that everybody who writes can live with it; reading goes on."""
+
+    async def story(leading: Leading, http: httpx2.AsyncClient) -> None:
+        leading.now = False
+        leading.may_answer.set()
+        with pytest.raises(FencedError, match="was not sent: this MIC no longer leads"):
+            await http.request(method, "/path")
+        assert (await http.get("/")).status_code == 200
+        assert leading.seen == ["GET"]
+
+    assert issubclass(FencedError, KubernetesError)
+    play(story)
+
+
+def test_a_write_that_waited_for_its_connection_is_asked_again() -> None:
+    """It was decided while we led, and its turn comes when we no longer do: not a byte of it is sent."""
+
+    async def story(leading: Leading, http: httpx2.AsyncClient) -> None:
+        reading = asyncio.create_task(http.get("/slow"))
+        while not leading.seen:  # noqa: ASYNC110  # the far side of a socket
+            await asyncio.sleep(0)
+        writing = asyncio.create_task(http.patch("/late", content=b"1"))
+        for _ in range(50):
+            await asyncio.sleep(0)
+        assert not writing.done()
+        leading.now = False
+        leading.may_answer.set()
+        await reading
+        with pytest.raises(FencedError):
+            await writing
+        assert leading.seen == ["GET"]
+
+    play(story)
+
+
+def test_tokens_of_azure_may_be_asked_by_anybody() -> None:
+    """A POST to Entra ID changes nothing; a PATCH to ARM does."""
+
+    async def story(leading: Leading, http: httpx2.AsyncClient) -> None:
+        leading.now = False
+        leading.may_answer.set()
+        assert (await http.post("/token")).status_code == 200
+        with pytest.raises(FencedError):
+            await http.patch("/machine")
+
+    play(story, AZURE_WRITES)
