@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import httpx2
@@ -71,6 +71,7 @@ class World:
         self.under_way = self.most_under_way = 0
         self.refuse_creation_of = ""
         self.refuse: tuple[str, str] | None = None
+        self._watches = asyncio.Event()
 
     def add(self, *objects: Pod | Node | AzureIdentity | AzureIdentityBinding) -> None:
         """Create objects, as users and kubelets do."""
@@ -103,6 +104,21 @@ class World:
 
         self.kubernetes.storage.change("namespaces", None, name, edit)
 
+    def cut_watches(self) -> None:
+        """End every watch that is open now."""
+        self._watches.set()
+        self._watches = asyncio.Event()
+
+    async def _until_cut(self, serving: Awaitable[None]) -> None:
+        task, cut = asyncio.ensure_future(serving), asyncio.ensure_future(self._watches.wait())
+        try:
+            await asyncio.wait({task, cut}, return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                task.result()
+        finally:
+            for one in (task, cut):
+                one.cancel()
+
     async def watched(self, scope: Any, receive: Any, send: Any) -> None:
         """The API, with a note of each request, and with faults."""
         self.requests.append((scope["method"], scope["path"]))
@@ -124,7 +140,7 @@ class World:
             async def again() -> Any:
                 return next(first, None) or await receive()
 
-            await self.kubernetes.app(scope, again, send)
+            await self._until_cut(self.kubernetes.app(scope, again, send))
         finally:
             self.under_way -= counted
 
@@ -195,7 +211,8 @@ async def served(world: World) -> AsyncIterator[httpx2.AsyncClient]:
         await serving
         for connection in tuple(server.server_state.connections):
             connection.transport.abort()  # a watch that nobody reads any more
-        await asyncio.sleep(0)
+        for _ in range(10):  # TLS, its transport and the socket below it let go one after the other
+            await asyncio.sleep(0)
 
 
 @contextlib.asynccontextmanager

@@ -208,7 +208,8 @@ async def serving(app: Callable[..., Any], tls: Any) -> AsyncIterator[int]:
         await task
         for connection in tuple(server.server_state.connections):
             connection.transport.abort()
-        await asyncio.sleep(0)
+        for _ in range(10):  # TLS, its transport and the socket below it let go one after the other
+            await asyncio.sleep(0)
 
 
 async def answer(send: Any, shown: Any) -> None:
