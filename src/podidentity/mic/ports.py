@@ -1,6 +1,6 @@
 """What MIC's parts need of the world, and no more. `daemon` gives the real things, tests give fakes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from podidentity.core.arm import IdentityId, Target, TargetState
@@ -86,8 +86,8 @@ class Storyteller(Protocol):
 class Narrator(Protocol):
     """Tells users what became of the objects that a plan is about."""
 
-    def wrote(self, write: Write) -> None:
-        """A write went through."""
+    def wrote(self, writes: Sequence[Write]) -> None:
+        """These writes went through."""
         ...
 
     def refused(self, write: Write, why: str) -> None:

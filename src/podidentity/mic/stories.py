@@ -4,7 +4,8 @@ What the workers report of identities and targets, and what the sync reports of 
 """
 
 import logging
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from podidentity.core.arm import IdentityId, Target
@@ -21,6 +22,7 @@ from podidentity.kube.events import Recorder, Subject
 from podidentity.kube.resources import ASSIGNED_IDENTITIES, BINDINGS, IDENTITIES
 from podidentity.mic.cluster import WatchedCluster
 
+_PODS_SHOWN = 5
 _log = logging.getLogger(__name__)
 
 
@@ -48,13 +50,17 @@ class BindingEvents:
 
     # What the sync tells: of single objects.
 
-    def wrote(self, write: Write) -> None:
-        """A write went through."""
-        one = write.assigned
-        if isinstance(write, Delete):
-            self._tell(one.binding, "Normal", "binding removed", f"{_shown(one)} is no longer assigned")
-        elif one.state == AssignedState.ASSIGNED:
-            self._tell(one.binding, "Normal", "binding applied", f"{_shown(one)} is assigned")
+    def wrote(self, writes: Sequence[Write]) -> None:
+        """These writes went through. One event for each binding: thousands of pods may have come at once."""
+        told: defaultdict[tuple[ObjectKey, str, str], list[AzureAssignedIdentity]] = defaultdict(list)
+        for write in writes:
+            one = write.assigned
+            if isinstance(write, Delete):
+                told[one.binding.key, "binding removed", "is no longer assigned"].append(one)
+            elif one.state == AssignedState.ASSIGNED:
+                told[one.binding.key, "binding applied", "is assigned"].append(one)
+        for (_, reason, verb), ones in told.items():
+            self._tell(ones[0].binding, "Normal", reason, f"{_together(ones)} {verb}")
 
     def refused(self, write: Write, why: str) -> None:
         """A write did not go through."""
@@ -87,6 +93,14 @@ class BindingEvents:
     ) -> None:
         stored = self._cluster.bindings.get(binding.key) or binding  # an embedded one does not know its UID
         self._recorder.record(Subject.of(BINDINGS, binding.key, stored.uid), kind, reason, message)
+
+
+def _together(ones: Sequence[AzureAssignedIdentity]) -> str:
+    if len(ones) == 1:
+        return _shown(ones[0])
+    pods = sorted(str(one.pod) for one in ones)
+    more = ", ..." if len(pods) > _PODS_SHOWN else ""
+    return f"{ones[0].identity.key.name} for {len(pods)} pods ({', '.join(pods[:_PODS_SHOWN])}{more})"
 
 
 def _shown(assigned: AzureAssignedIdentity) -> str:

@@ -96,8 +96,7 @@ class Sync:
     def _report(self, report: apply.Report) -> None:
         if report.written:
             _log.info("%d assigned identities written", len(report.written))
-        for write in report.written:
-            self._around.story.wrote(write)
+        self._around.story.wrote(report.written)
         for failure in report.failures:
             if not failure.overtaken:
                 self._around.story.refused(failure.write, failure.why)

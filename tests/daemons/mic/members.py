@@ -91,6 +91,12 @@ class Stage(World):
         shown = {"type": kind, "userAssignedIdentities": identities}
         await answer(send, {"id": path, "identity": shown, "properties": properties})
 
+    def use_account(self, namespace: str, name: str) -> None:
+        """Let members that are started from now on be a service account."""
+        path = self.folder / "kubeconfig"
+        token = self.kubernetes.service_account_token(namespace, name, {"name": "mic", "uid": "uid"})
+        path.write_text(path.read_text().replace(self.kubernetes.admin_token, token))
+
     def leader(self) -> str:
         """Who holds the lock."""
         for one in self.kubernetes.storage.list("endpoints"):

@@ -1,0 +1,80 @@
+"""The swap promise: with aad-pod-identity's own role and definitions, MIC does all that aad-pod-identity does."""
+
+import asyncio
+import copy
+from pathlib import Path
+from typing import Any
+
+import make
+from daemons.mic.members import member, staged
+
+GROUP = "aadpodidentity.k8s.io"
+ACCOUNT = "aad-pod-id-mic-service-account"
+
+UPSTREAMS_RIGHTS = (
+    ("apiextensions.k8s.io", "customresourcedefinitions", "*"),
+    ("", "pods nodes", "list watch"),
+    ("", "events", "create patch"),
+    ("", "configmaps", "get create update"),
+    ("", "endpoints", "create get update"),
+    (GROUP, "azureidentitybindings azureidentities", "get list watch post update"),
+    (GROUP, "azurepodidentityexceptions", "list update"),
+    (GROUP, "azureassignedidentities", "*"),
+)
+"""What the role of aad-pod-identity v1.8.17 allows its MIC (deploy/infra/deployment-rbac.yaml)."""
+
+
+def without_conditions(definitions: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Definitions whose status has no conditions, as aad-pod-identity's have none."""
+    plain = copy.deepcopy(definitions)
+    for one in plain:
+        for version in one["spec"]["versions"]:
+            del version["schema"]["openAPIV3Schema"]["properties"]["status"]["properties"]["conditions"]
+    return plain
+
+
+def role() -> list[tuple[str, dict[str, Any]]]:
+    """Aad-pod-identity's role for MIC's account."""
+    rbac = "rbac.authorization.k8s.io"
+    rules = [
+        {"apiGroups": [group], "resources": resources.split(), "verbs": verbs.split()}
+        for group, resources, verbs in UPSTREAMS_RIGHTS
+    ]
+    subject = {"kind": "ServiceAccount", "name": ACCOUNT, "namespace": "default"}
+    reference = {"apiGroup": rbac, "kind": "ClusterRole", "name": "mic"}
+    bound = {"metadata": {"name": "mic"}, "roleRef": reference, "subjects": [subject]}
+    return [
+        (f"clusterroles.{rbac}", {"kind": "ClusterRole", "metadata": {"name": "mic"}, "rules": rules}),
+        (f"clusterrolebindings.{rbac}", {"kind": "ClusterRoleBinding", **bound}),
+        ("serviceaccounts", {"kind": "ServiceAccount", "metadata": {"name": ACCOUNT, "namespace": "default"}}),
+    ]
+
+
+def test_under_upstreams_role_and_definitions_all_of_upstream_works(
+    tmp_path: Path, definitions: list[dict[str, Any]]
+) -> None:
+    """It leads, assigns and takes away; what needs more is off, with one warning each that names the right."""
+
+    async def run() -> None:
+        async with staged(tmp_path, without_conditions(definitions)) as stage:
+            for resource, obj in role():
+                stage.kubernetes.storage.create(resource, obj)
+            stage.use_account("default", ACCOUNT)
+            async with member(stage, "a"):
+                pod = make.pod()
+                stage.add(make.node(), make.identity(), make.binding(), pod)
+                await stage.until(lambda: stage.states() == {"web-default-reader": "Assigned"}, "Assigned")
+                await stage.until(lambda: ("Normal", "binding applied") in stage.events(), "the event")
+                log = tmp_path / "a.log"
+                told = "conditions are not written on azureidentitybindings"
+                await stage.until(lambda: told in log.read_text(), "the warnings")
+                stage.remove_pod(pod)
+                await stage.until(lambda: not stage.states() and not any(stage.carried.values()), "removal")
+                text = log.read_text()
+                assert text.count("leading without a Lease") == 1
+                assert text.count("conditions are not written on azureidentities") == 1
+                assert text.count(told) == 1
+                assert 'cannot patch resource "azureidentities"' in text
+                assert 'resource "leases"' in text
+
+    asyncio.run(run())
