@@ -55,6 +55,7 @@ async def _work(queue: Iterator[Write], objects: Objects, report: Report) -> Non
         try:
             await _one(write, objects)
         except (ConflictError, NotFoundError, FencedError) as error:
+            _log.info("%s of assigned identity %s was overtaken: %s", type(write).__name__, write.assigned.key, error)
             report.failures.append(Failure(write, str(error), overtaken=True))  # the watch will tell what is there now
         except KubernetesError as error:
             _log.error("%s of assigned identity %s failed: %s", type(write).__name__, write.assigned.key, error)
