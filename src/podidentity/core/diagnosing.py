@@ -101,6 +101,7 @@ def diagnose(facts: Facts) -> tuple[Finding, ...]:
         *_definitions(facts),
         *_mic(facts),
         *_nmi(facts),
+        *_versions(facts),
         *_roles(facts),
         *_told("identities", [(f"AzureIdentity {one.key}", one.conditions) for one in facts.identities]),
         *_told("bindings", [(f"AzureIdentityBinding {one.key}", one.conditions) for one in facts.bindings]),
@@ -152,6 +153,21 @@ def _nmi(facts: Facts) -> Iterator[Finding]:
         yield problem("nmi", f"not ready on {_some(missing)}: pods there get no tokens", todo)
     else:
         yield ok("nmi", f"ready on all {len(linux)} nodes, {_images(facts.nmi)}")
+
+
+def _versions(facts: Facts) -> Iterator[Finding]:
+    """More than one version at a time is what an upgrade looks like; it should end."""
+    tags = {name: {one.image.rpartition(":")[2] for one in found} for name, found in _parts(facts)}
+    every = set().union(*tags.values())
+    if len(every) > 1:
+        told = ", ".join(f"{name} {', '.join(sorted(found))}" for name, found in tags.items())
+        yield note("versions", f"more than one version runs: {told}", "finish the upgrade, or the way back")
+    elif every:
+        yield ok("versions", f"all pods run {every.pop()}")
+
+
+def _parts(facts: Facts) -> tuple[tuple[str, tuple[Daemon, ...]], ...]:
+    return (("MIC", facts.mic), ("NMI", facts.nmi))
 
 
 def _roles(facts: Facts) -> Iterator[Finding]:

@@ -131,7 +131,7 @@ class Member:
 
 
 @contextlib.asynccontextmanager
-async def member(stage: Stage, name: str) -> AsyncIterator[Member]:
+async def member(stage: Stage, name: str, *flags: str) -> AsyncIterator[Member]:
     """Run `podidentity mic` with the stage's Kubernetes and ARM."""
     probe, prometheus = free_port(), free_port()
     command = [
@@ -145,6 +145,7 @@ async def member(stage: Stage, name: str) -> AsyncIterator[Member]:
         f"--custom-user-agent=member-{name}",
         f"--http-probe-port={probe}",
         f"--prometheus-port={prometheus}",
+        *flags,
     ]
     environ = {
         "PATH": os.environ["PATH"],

@@ -78,3 +78,21 @@ def test_under_upstreams_role_and_definitions_all_of_upstream_works(
                 assert 'resource "leases"' in text
 
     asyncio.run(run())
+
+
+def test_an_allow_list_that_cannot_be_read_ends_mic(tmp_path: Path, definitions: list[dict[str, Any]]) -> None:
+    """Without the right to read namespaces it does not start: one sentence, exit status 2, and nothing is assigned."""
+
+    async def run() -> None:
+        async with staged(tmp_path, definitions) as stage:
+            for resource, obj in role():
+                stage.kubernetes.storage.create(resource, obj)
+            stage.use_account("default", ACCOUNT)
+            async with member(stage, "a", "--namespace-allow-list") as one, asyncio.timeout(60):
+                assert await one.process.wait() == 2
+            told = (tmp_path / "a.log").read_text()
+            assert "error: --namespace-allow-list needs the right to list and watch namespaces" in told
+            assert "Traceback" not in told
+            assert stage.leader() == ""
+
+    asyncio.run(run())

@@ -44,6 +44,12 @@ CREATED = make.assigned(state=AssignedState.CREATED)
         (replace(HEALTHY, mic=()), "mic", Verdict.PROBLEM, "no pod of MIC"),
         (replace(HEALTHY, mic=(replace(MIC, ready=False),)), "mic", Verdict.PROBLEM, "none of 1 pods"),
         (replace(HEALTHY, mic=(), managed_mode=True), "mic", Verdict.OK, "managed mode"),
+        (
+            replace(HEALTHY, nmi=(replace(NMI, image="podidentity/nmi:3"),)),
+            "versions",
+            Verdict.NOTE,
+            "more than one version runs: MIC 2, NMI 3",
+        ),
         (replace(HEALTHY, leader=""), "leader", Verdict.WAIT, "nobody leads"),
         (replace(HEALTHY, nmi=()), "nmi", Verdict.PROBLEM, "no pod of NMI"),
         (replace(HEALTHY, nmi=(replace(NMI, ready=False),)), "nmi", Verdict.PROBLEM, "not ready on n1"),
