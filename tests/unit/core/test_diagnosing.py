@@ -89,6 +89,13 @@ def test_what_is_wrong_is_told(facts: Facts, check: str, verdict: Verdict, words
     assert (verdict, True) in [(one.verdict, words in one.what) for one in found]
 
 
+def test_without_daemons_there_is_no_version() -> None:
+    """Nothing is said of it."""
+    checks = {one.check for one in diagnosing.diagnose(replace(HEALTHY, mic=(), nmi=()))}
+    assert "versions" not in checks
+    assert {"mic", "nmi"} <= checks
+
+
 def test_long_lists_are_cut() -> None:
     """A hundred failing identities, or nodes, are counted."""
     many = tuple(make.identity(f"i{number:02}", conditions=(FAILING,)) for number in range(30))
