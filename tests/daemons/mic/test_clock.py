@@ -8,7 +8,7 @@ another scale set's PATCH of 25 s: 24 s.
 
 import asyncio
 import selectors
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -129,7 +129,7 @@ class Memory:
     def failed(self, identity: IdentityId, target: Target, why: str) -> None:
         """Say nothing."""
 
-    def wrote(self, write: Write) -> None:
+    def wrote(self, writes: Sequence[Write]) -> None:
         """Say nothing."""
 
     def refused(self, write: Write, why: str) -> None:
