@@ -167,6 +167,7 @@ def test_the_forgotten_role(stage: Stage) -> None:
     granted = stage.admin.assign_role("Managed Identity Operator", stage.admin.cluster_principal(), made["id"])
     fails(stage, promises.without_the_role, "waited 5 s for an event")
     delete(stage, f"pod/{promises.FORGOTTEN}", f"azureidentitybinding/{promises.FORGOTTEN}")
+    stage.until("the assignment to go", lambda: promises.FORGOTTEN not in stage.assigned_states())
     stage.until("the identity to leave the scale set", lambda: not promises.carries(stage, promises.FORGOTTEN))
     stage.admin.delete_role_assignment(granted["id"])
     passes(stage, promises.without_the_role)
