@@ -18,12 +18,13 @@ if __name__ == "__main__":
 
 from fuzz import naive
 from podidentity.core.imds import Forward, HostTokenRequest, Refusal, Rules, TokenRequest
-from podidentity.nmi.heads import Heads, essence_of
+from podidentity.nmi.heads import Heads, essence_of, without_request_id
 
 FORWARDED = re.compile(
     r"/metadata/(?:instance(?:/[A-Za-z0-9._~-]+)*|versions|attested/document|loadbalancer|scheduledevents)"
     r"(?:\?(?:(?:api-version|format|nonce|extended)=[A-Za-z0-9._:%/=-]*&?)*)?"
 )
+REQUEST_ID = b"\r\nx-ms-client-request-id: "
 HARMLESS = b"\r\nX-Request-Id: 8c9e4d62-0000-4b0e-9d52-3f7a5d0f9f11"
 
 _long_lived = Heads(Rules())
@@ -58,6 +59,10 @@ def _check_memory(head: bytes) -> None:
     if essence is None:
         return
     understood = Heads(Rules()).understand(head)
+    if without_request_id(head) is not None:
+        at = head.index(REQUEST_ID) + len(REQUEST_ID)
+        other = head[:at] + b"0" + head[at:]
+        assert Heads(Rules()).understand(other) == understood, "the request ID decided something"
     assert Heads(Rules()).understand(essence + b"\r\n\r\n") == understood, "a line that was left out decided something"
     if head.count(b"\r\n") < 60:
         longer = head[:-4] + HARMLESS + head[-4:]

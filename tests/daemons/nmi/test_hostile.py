@@ -222,6 +222,7 @@ def test_a_flood_of_different_heads_does_not_grow_memory() -> None:
                 assert (await client.send(request(TOKEN_PATH + QUERY, *PLAIN, f"X: {number}"))).status == 200
             assert len(nmi.listener.heads._whole) <= 1024
             assert len(nmi.listener.heads._alike) <= 1024
+            assert len(nmi.listener.heads._unnumbered) <= 1024
 
     asyncio.run(test())
 
