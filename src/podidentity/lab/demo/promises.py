@@ -34,6 +34,7 @@ def without_the_role(stage: Stage) -> None:
     stage.narrator.answered(told[-1])
     expect("state of the assignment", expected="Created", got=stage.assigned_states().get(FORGOTTEN))
     expect("whether the scale set carries it", expected=False, got=carries(stage, FORGOTTEN))
+    stage.explain(FORGOTTEN, outcome=1)
     stage.quietly("delete", "pod", FORGOTTEN, "--wait=false")
     stage.quietly("delete", "azureidentitybinding", FORGOTTEN)
     stage.narrator.proved("the event says which role is missing and where; nothing was assigned")
@@ -55,6 +56,7 @@ def binding_deleted(stage: Stage) -> None:
     stage.narrator.asked(f"kubectl logs {WATCHER}   # asks ten times a second; started again at the first refusal")
     stage.narrator.answered(f"{len(issued)} tokens, then: {refused.text}")
     expect("tokens after the first refusal", expected=0, got=sum(one.time > refused.time for one in issued))
+    stage.explain(WATCHER, outcome=1)
     late = max(0.0, issued[-1].time - deleted)
     stage.quietly("delete", "pod", WATCHER, "--wait=false")
     stage.narrator.proved(
@@ -87,6 +89,7 @@ def nmi_comes_and_goes(stage: Stage) -> None:
     stage.narrator.answered(f"answers by status, 0: none came: {json.dumps(counts)}")
     expect("tokens for pods without an identity", expected=0, got=counts.get(200, 0))
     expect("packets of pods at the metadata service", expected=before, got=stage.packets())
+    stage.explain(hammers[0], outcome=1)
     for name in hammers:
         stage.quietly("delete", "pod", name, "--wait=false")
     stage.narrator.proved("while NMI was killed, restarted and rolled, pods were held or refused, and none got past it")

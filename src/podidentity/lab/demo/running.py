@@ -123,7 +123,7 @@ def _keep_logs(of_lab: Mapping[str, str]) -> str:
 
 def _plain() -> dict[str, str]:
     """What the demo's programs see of the user's environment: enough to be found and to find the lab, no proxy."""
-    kept = ("PATH", "HOME", "LANG", "PODIDENTITY_LAB_HOME", "XDG_RUNTIME_DIR")
+    kept = ("PATH", "PYTHONPATH", "HOME", "LANG", "PODIDENTITY_LAB_HOME", "XDG_RUNTIME_DIR")
     return {"PATH": os.defpath, "HOME": "/", **{name: os.environ[name] for name in kept if name in os.environ}}
 
 

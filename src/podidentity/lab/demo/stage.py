@@ -5,6 +5,7 @@ A step fails by raising `StepError`; the sentence says what was expected and wha
 
 import json
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from podidentity.lab.demo.admin import Admin
 from podidentity.lab.demo.narration import Narrator
 
 POLL_SECONDS = 0.2
+EXPLAINED_LINES = 6  # the last ones of `explain` hold the reason and the outcome
 
 
 class StepError(LabError):
@@ -71,6 +73,21 @@ class Stage:
     def get(self, *arguments: str) -> Any:
         """`kubectl get ... -o json`, decoded."""
         return json.loads(self.quietly("get", *arguments, "-o", "json"))
+
+    def explain(self, pod: str, *, outcome: int) -> str:
+        """Ask `podidentity explain` about a pod, show what it says, and expect its exit status; what it said."""
+        self.narrator.asked(f"podidentity explain pod default/{pod}")
+        done = subprocess.run(
+            [sys.executable, "-m", "podidentity", "explain", "pod", f"default/{pod}"],
+            env=dict(self.environment),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        self.narrator.answered("\n".join(done.stdout.strip().splitlines()[-EXPLAINED_LINES:]) or done.stderr)
+        expect(f"exit status of explain for {pod}", expected=outcome, got=done.returncode)
+        return done.stdout
 
     def packets(self) -> dict[str, int]:
         """Packets of pods that passed each node's uplink towards the metadata address, by node."""

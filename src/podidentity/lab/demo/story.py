@@ -139,4 +139,5 @@ def fetch_secret(stage: Stage) -> None:
     finally:
         stage.narrator.answered(json.dumps(last))
     expect(url, expected=VALUE, got=str(last[1]).strip())
+    stage.explain(stage.get("pods", "-l", f"app={APP}")["items"][0]["metadata"]["name"], outcome=0)
     stage.narrator.proved("the application read the secret with its own identity, and no secret of its own")
