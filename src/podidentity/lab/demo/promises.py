@@ -9,6 +9,7 @@ from podidentity.lab.demo.stage import Stage, expect
 from podidentity.lab.demo.story import APP, GROUP, IDENTITY, LOCATION
 from podidentity.lab.nodes import SCALE_SET
 
+ROLE = "Managed Identity Operator"
 FORGOTTEN = "forgotten-identity"
 FOREIGN = "foreign-identity"
 WATCHER = "watcher"
@@ -26,7 +27,7 @@ def without_the_role(stage: Stage) -> None:
     told: list[str] = []
 
     def is_told() -> bool:
-        told[:] = [one for one in stage.events("AzureIdentityBinding", FORGOTTEN) if "Managed Identity Operator" in one]
+        told[:] = [one for one in stage.events("AzureIdentityBinding", FORGOTTEN) if ROLE in one]
         return bool(told)
 
     stage.until(f"an event on the binding {FORGOTTEN} that names the missing role", is_told)
@@ -34,7 +35,12 @@ def without_the_role(stage: Stage) -> None:
     stage.narrator.answered(told[-1])
     expect("state of the assignment", expected="Created", got=stage.assigned_states().get(FORGOTTEN))
     expect("whether the scale set carries it", expected=False, got=carries(stage, FORGOTTEN))
-    stage.explain(FORGOTTEN, outcome=1)
+    stage.until(
+        f"the condition of AzureIdentity {FORGOTTEN} to name the missing role",
+        lambda: ROLE in json.dumps(stage.get("azureidentity", FORGOTTEN).get("status")),
+    )
+    why = stage.explain(FORGOTTEN, outcome=1)
+    expect("whether explain names the missing role", expected=True, got=ROLE in why)
     stage.quietly("delete", "pod", FORGOTTEN, "--wait=false")
     stage.quietly("delete", "azureidentitybinding", FORGOTTEN)
     stage.narrator.proved("the event says which role is missing and where; nothing was assigned")
