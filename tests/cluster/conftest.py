@@ -10,7 +10,7 @@ from podidentity.errors import PodIdentityError
 from podidentity.lab.real import images, program, requirements
 
 # The order of the files: what installs nothing, what uses two nodes, what adds one, what looks back at all of it.
-ORDER = ("test_manifests", "test_tokens", "test_updates", "test_joining", "test_rights")
+ORDER = ("test_manifests", "test_federation", "test_tokens", "test_updates", "test_joining", "test_rights")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

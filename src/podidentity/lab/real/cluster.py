@@ -39,6 +39,7 @@ class Real:
         self._program = program
         self._images = images
         self._keys = pki.make(STATE / "pki", [plan.network.name for plan in plans])
+        place.publish_issuer(plane.ISSUER, self._keys.token_keys)
         around = Surroundings(
             program=program,
             keys=self._keys,

@@ -3,13 +3,18 @@
 Files below one directory, in memory like all state. Called by `cluster`.
 """
 
+import base64
 import datetime as dt
+import hashlib
 import ipaddress
+import json
 import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
+import jwt
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -44,6 +49,16 @@ class Pki:
     def path(self, name: str) -> str:
         """One of: ca.crt, api.crt, api.key, kubelet-client.crt, kubelet-client.key, accounts.key, accounts.pub."""
         return str(self.folder / name)
+
+    def token_keys(self) -> dict[str, Any]:
+        """What verifies service accounts' tokens: the key set that kube-apiserver publishes at /openid/v1/jwks."""
+        text = (self.folder / "accounts.pub").read_bytes()
+        public = cast("rsa.RSAPublicKey", serialization.load_pem_public_key(text))
+        der = public.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+        # kube-apiserver names a key after itself: pkg/serviceaccount/jwt.go, keyIDFromPublicKey.
+        kid = base64.urlsafe_b64encode(hashlib.sha256(der).digest()).decode().rstrip("=")
+        shown = json.loads(jwt.algorithms.RSAAlgorithm.to_jwk(public))
+        return {"keys": [{**shown, "use": "sig", "alg": "RS256", "kid": kid}]}
 
     @property
     def token_file(self) -> str:
