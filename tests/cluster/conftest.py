@@ -9,8 +9,9 @@ from cluster.harness import Cluster, start
 from podidentity.errors import PodIdentityError
 from podidentity.lab.real import images, program, requirements
 
-# The order of the files: what installs nothing, what uses two nodes, what adds one, what looks back at all of it.
-ORDER = ("test_manifests", "test_federation", "test_tokens", "test_updates", "test_joining", "test_rights")
+# The order of the files: what installs nothing comes first, what looks back at all of it last.
+FIRST = ("test_manifests", "test_federation", "test_tokens", "test_updates")
+LAST = ("test_joining", "test_rights")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -18,8 +19,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = [item for item in items if item.path.parent.name == "cluster"]
     for item in here:
         item.add_marker(pytest.mark.timeout(900))
-    ordered = iter(sorted(here, key=lambda item: ORDER.index(item.path.stem)))
+    ordered = iter(sorted(here, key=lambda item: _turn(item.path.stem)))
     items[:] = [next(ordered) if item in here else item for item in items]
+
+
+def _turn(name: str) -> int:
+    if name in FIRST:
+        return FIRST.index(name)
+    return len(FIRST) + (1 + LAST.index(name) if name in LAST else 0)
 
 
 def _why_not() -> str | None:
