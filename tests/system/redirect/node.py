@@ -75,9 +75,13 @@ class Node:
     def __enter__(self) -> Self:
         imds = StandInImds()
         self.imds = self._opened.enter_context(Background(self.network.azure, lambda: imds.listening(IMDS, 80)))
-        self.api = self._opened.enter_context(Background(self.network.node, ScriptedServer.listening))
-        self._kubeconfig.write_text(json.dumps(kubeconfig(f"http://127.0.0.1:{self.api.served.port}")))
+        self._kubeconfig.write_text(json.dumps(self.serve_kubernetes()))
         return self
+
+    def serve_kubernetes(self) -> dict[str, Any]:
+        """Start an API server on the node; the kubeconfig with which to reach it."""
+        self.api = self._opened.enter_context(Background(self.network.node, ScriptedServer.listening))
+        return kubeconfig(f"http://127.0.0.1:{self.api.served.port}")
 
     def __exit__(self, *_: object) -> None:
         if self.process is not None:
