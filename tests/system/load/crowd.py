@@ -1,23 +1,25 @@
 """A node with a crowd of pods on it, all of them in one network namespace, and a load program that asks for them.
 
-Used by the load tests and by bench/nmi.py.
+Used by the load tests and by bench/.
 """
 
+import contextlib
 import itertools
 import json
 import os
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import make
 from podidentity.core import crd
 from podidentity.core.identities import AssignedState, AzureAssignedIdentity, ObjectKey
-from system.redirect.network import IMDS, NODE, PODS
+from system.redirect.network import IMDS, NODE, PODS, Network
 from system.redirect.node import ASSIGNED, Node, exchange
 
 ROOT = Path(__file__).parents[3]
@@ -114,6 +116,17 @@ class Crowd(Node):
         assert self.process is not None
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return int(status.split("VmRSS:")[1].split()[0]) / 1024
+
+
+@contextlib.contextmanager
+def crowded() -> Iterator[Crowd]:
+    """A node for as long as the body runs; fill and start it."""
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        Network("bridge") as network,
+        Crowd(network, Path(directory)) as made,
+    ):
+        yield made
 
 
 def pin(pid: int) -> None:

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +94,7 @@ class Whole(Node):
         return self.page("/healthz", 8080) == (200, "Active")
 
     def tell(self, *objects: Any) -> None:
-        """Create nodes, identities and bindings."""
+        """Create objects, all in one turn of the API server."""
         self.cluster.call(self.world.add, *objects)
 
     def tell_identity(self, name: str) -> tuple[AzureIdentity, AzureIdentityBinding]:
@@ -116,6 +116,11 @@ class Whole(Node):
 
         created: float = self.cluster.call(act)
         return created
+
+    def schedule_all(self, pods: Iterable[tuple[str, str, str]]) -> None:
+        """Create pods at once: name, selector and node of each."""
+        made = [make.pod(name, node=node, selector=selector) for name, selector, node in pods]
+        self.tell(*made)
 
     def remove_pod(self, name: str) -> None:
         """Delete a pod at once."""
