@@ -15,6 +15,7 @@ import pytest
 
 from contract.servers import embedded
 
+START_SECONDS = 900  # a real cluster, on a busy machine
 COMMAND_SECONDS = 60
 CRDS = Path(__file__).parents[2] / "charts" / "aad-pod-identity" / "crds" / "crd.yaml"
 _numbers = itertools.count()
@@ -67,14 +68,17 @@ class Kubectl:
         return self("get", "--raw", path.replace("{}", self.namespace))
 
 
-@pytest.fixture(scope="session")
-def kubeconfig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The server's kubeconfig, with our CRDs installed."""
+@pytest.fixture(scope="session", params=["embedded", "real"])
+def kubeconfig(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The kubeconfig of each server in turn, with our CRDs installed."""
     with contextlib.ExitStack() as stack:
-        path = stack.enter_context(embedded(tmp_path_factory.mktemp("contract")))
+        if request.param == "embedded":
+            path = stack.enter_context(embedded(tmp_path_factory.mktemp("contract")))
+        else:
+            path = Path(request.getfixturevalue("cluster").lab.variables["KUBECONFIG"])
         kubectl = Kubectl(path, "default")
-        kubectl("create", "-f", str(CRDS))
-        kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
+        kubectl("apply", "-f", str(CRDS))
+        kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
         yield path
 
 
@@ -98,3 +102,10 @@ def eventually() -> Callable[[Callable[[], object], str], None]:
         raise AssertionError(f"not in time: {what}")
 
     return wait
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whichever test comes first starts the cluster."""
+    for item in items:
+        if item.path.parent == Path(__file__).parent:
+            item.add_marker(pytest.mark.timeout(START_SECONDS))

@@ -8,6 +8,7 @@ import pytest
 from contract.conftest import Kubectl
 
 Json = dict[str, Any]
+NOW = "2026-01-01T00:00:00Z"
 ID = "/subscriptions/S/resourcegroups/G/providers/Microsoft.ManagedIdentity/userAssignedIdentities/reader"
 
 
@@ -76,11 +77,20 @@ def test_a_service_principal_may_have_any_resource_id(kubectl: Kubectl) -> None:
 
 
 def test_printer_columns_are_shown(kubectl: Kubectl) -> None:
-    """`kubectl get` shows what the definitions say, in their order."""
+    """`kubectl get` shows what the definitions say, in their order, conditions among it."""
     kubectl("create", "-f", "-", stdin=identity(type=0, clientID="c-1"))
+    condition = {
+        "type": "Assigned",
+        "status": "False",
+        "reason": "NoRole",
+        "message": "grant it",
+        "lastTransitionTime": NOW,
+    }
+    change = json.dumps({"status": {"conditions": [condition]}})
+    kubectl("patch", "azureidentity", "reader", "--type=merge", "-p", change)
     head, row = (line.split() for line in kubectl("get", "azureidentity").splitlines())
-    assert head == ["NAME", "TYPE", "CLIENTID", "AGE"]
-    assert row[:3] == ["reader", "0", "c-1"]
+    assert head == ["NAME", "TYPE", "CLIENTID", "ASSIGNED", "REASON", "AGE"]
+    assert row[:5] == ["reader", "0", "c-1", "False", "NoRole"]
 
 
 def test_the_status_is_part_of_the_object(kubectl: Kubectl) -> None:

@@ -39,10 +39,18 @@ _MESSAGES = {
     "NonResourceAttributes": "path:string verb:string",
     "AccessReviewSpec": "resourceAttributes:ResourceAttributes nonResourceAttributes:NonResourceAttributes",
     "SelfSubjectAccessReview": "metadata:ObjectMeta spec:AccessReviewSpec",
+    "TokenRequestSpec": "audiences:*string - - expirationSeconds:int",
+    "TokenRequest": "metadata:ObjectMeta spec:TokenRequestSpec",
 }
 _KINDS = frozenset(name for name, fields in _MESSAGES.items() if fields.startswith("metadata:"))
 _Field = descriptor_pb2.FieldDescriptorProto
-_TYPES = {"string": _Field.TYPE_STRING, "bytes": _Field.TYPE_BYTES, "bool": _Field.TYPE_BOOL}
+# `int` fits what is used here; JSON would show a 64-bit number as text.
+_TYPES = {
+    "string": _Field.TYPE_STRING,
+    "bytes": _Field.TYPE_BYTES,
+    "bool": _Field.TYPE_BOOL,
+    "int": _Field.TYPE_INT32,
+}
 
 
 def read(body: bytes) -> Json:

@@ -5,9 +5,12 @@ other kind has name and age. Form: `meta.k8s.io/v1` Table. Called by `api` when 
 """
 
 import datetime as dt
+import functools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
+
+import jsonpath_rfc9535
 
 from podidentity.lab.kubernetes.kinds import Kind
 
@@ -65,12 +68,21 @@ def _columns(kind: Kind, now: float) -> list[Column]:
 
 
 def _own(column: Json, now: float) -> Column:
-    """A column of a custom resource definition: its JSON path is a chain of field names."""
-    path = str(column["jsonPath"]).lstrip(".")
-    cell: Cell = lambda obj: _at(obj, path)  # noqa: E731  # one of two forms of the same thing
-    if column.get("type") == "date":
-        return Column(column["name"], lambda obj: _age(_at(obj, path), now), "string", column.get("priority", 0))
-    return Column(column["name"], cell, column.get("type", "string"), column.get("priority", 0))
+    """A column of a custom resource definition."""
+    query = _query(f"${column['jsonPath']}")
+
+    def cell(obj: Json) -> Any:
+        found = query.find_one(obj)
+        value = None if found is None else found.value
+        return _age(value, now) if column.get("type") == "date" else value
+
+    kind = "string" if column.get("type") == "date" else column.get("type", "string")
+    return Column(column["name"], cell, kind, column.get("priority", 0))
+
+
+@functools.cache
+def _query(path: str) -> jsonpath_rfc9535.JSONPathQuery:
+    return jsonpath_rfc9535.compile(path)
 
 
 def _at(obj: Any, path: str) -> Any:

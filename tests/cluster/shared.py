@@ -1,0 +1,41 @@
+"""The one real cluster of a test run, for `tests/cluster` and for the contract; or one sentence why there is none.
+
+With CI set, that sentence is a failure. A plugin (`tests/conftest.py`), so that both folders share one cluster.
+"""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from cluster.harness import Cluster, start
+from podidentity.errors import PodIdentityError
+from podidentity.lab.real import images, program, requirements
+
+
+def _why_not() -> str | None:
+    """Why there can be no real cluster here."""
+    if os.geteuid() != 0:
+        return "a real cluster needs root"
+    if program.find() is None:
+        return f"Kubernetes {program.version()} is not built: `make cluster-ready` builds it"
+    try:
+        images.archives()
+        requirements.meet(lambda _: None, path=os.environ["PATH"], rootless=False)
+    except PodIdentityError as error:
+        return str(error)
+    return None
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Two nodes that are there and one that joins when a test says so; nothing installed."""
+    why = _why_not()
+    if why and os.environ.get("CI"):
+        pytest.fail(why)
+    if why:
+        pytest.skip(f"NO REAL CLUSTER: {why}")
+    home = tmp_path_factory.mktemp("labs")
+    home.chmod(0o700)
+    with start(home, "--nodes", "3", "--late", "1") as one:
+        yield one
