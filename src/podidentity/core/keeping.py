@@ -76,7 +76,7 @@ class Course:
 
     `state` is what ARM last said, kept while it is `doubtful` so that pods whose identity is there are served; `put` is
     the durable record; `expected` the client IDs that AzureIdentities name, `questioned` those of which one changed;
-    `renewed` was taken off and put on again; `trouble` is why nothing can be put there now.
+    `renewed` was taken off and put on again; `leaving` goes with the PATCH under way; `trouble` is what is wrong now.
     """
 
     target: Target
@@ -97,6 +97,7 @@ class Course:
     quarantine: Quarantine = field(default_factory=Quarantine)
     questioned: frozenset[IdentityId] = frozenset()
     renewed: frozenset[IdentityId] = frozenset()
+    leaving: frozenset[IdentityId] = frozenset()
     reads: Bucket = READS
     updates: Bucket = UPDATES
 
@@ -280,6 +281,7 @@ def sending(course: Course, send: Send, now: float) -> Course:
         quarantine=quarantine.tried(course.quarantine, now) if send.retry_of else course.quarantine,
         renewed=course.renewed | renewing,
         questioned=course.questioned - renewing,
+        leaving=frozenset(send.change.unassign),
     )
 
 
@@ -300,6 +302,7 @@ def sent(course: Course, send: Send, answered: TargetState, now: float) -> Cours
         course,
         state=state,
         read_at=now,
+        leaving=frozenset(),
         doubtful=any(not told.get(one) for one in change.assign),
         failures=0,
         trouble=None,
@@ -312,6 +315,7 @@ def failed(course: Course, step: Read | Record | Send, refusal: Refusal, now: fl
     """A step did not succeed; `refusal` says why."""
     if not isinstance(step, Send):
         return _later(course, refusal, now)
+    course = replace(course, leaving=frozenset())
     blamed = refusals.blame(refusal, step.change, step.state.identities)
     if blamed is Blame.TARGET:
         # A request that was throttled changed nothing; of others, who knows.
@@ -370,6 +374,12 @@ def failing(course: Course) -> tuple[Failing, ...]:
         why = refusals.advise_target(course.trouble, course.target)
         found += tuple(Failing(one, course.target, course.trouble.code, why) for one in missing)
     return found
+
+
+def carried(course: Course) -> TargetState | None:
+    """Say what a pod that comes now may rely on: not what is just being taken off. None before the first answer."""
+    state = course.state
+    return state and replace(state, identities=state.identities - course.leaving) if course.leaving else state
 
 
 def idle(course: Course) -> bool:

@@ -124,10 +124,9 @@ class Workers:
 
     @property
     def states(self) -> dict[Target, TargetState]:
-        """What ARM last said of each target."""
-        return {
-            target: worker.course.state for target, worker in self._workers.items() if worker.course.state is not None
-        }
+        """What pods may rely on, of each target that ARM has told of."""
+        carried = {target: keeping.carried(worker.course) for target, worker in self._workers.items()}
+        return {target: state for target, state in carried.items() if state is not None}
 
     @property
     def put(self) -> Put:

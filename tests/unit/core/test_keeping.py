@@ -507,3 +507,31 @@ def test_an_unknown_target_fails_nothing() -> None:
     """Before ARM was asked there is nothing to tell."""
     assert keeping.failing(run(wants=["a"]).course) == ()
     assert TargetState() == TargetState(frozenset())
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_what_is_being_taken_off_is_not_relied_on(refused: bool) -> None:  # noqa: FBT001  # a parameter
+    """A pod made again while its identity's removal is under way waits until the identity is back."""
+    world = run(wants=["a", "b"])
+    world.until(world.now + 10)
+    world.want("b")
+    step = keeping.next_step(world.course, world.now)
+    while not isinstance(step, Send):
+        world.step()
+        step = keeping.next_step(world.course, world.now)
+    under_way = keeping.want(keeping.sending(world.course, step, world.now), ids("a", "b"), world.now)
+    told = keeping.carried(under_way)
+    assert told is not None
+    assert told.identities == ids("b")
+    if refused:
+        after = keeping.failed(under_way, step, BROKEN, world.now)
+    else:
+        after = keeping.sent(under_way, step, TargetState(ids("b")), world.now)
+    told = keeping.carried(after)
+    assert told is not None
+    assert told.identities == (ids("a", "b") if refused else ids("b"))
+
+
+def test_before_the_first_answer_nothing_is_relied_on() -> None:
+    """Nobody knows what is there."""
+    assert keeping.carried(run(wants=["a"]).course) is None
