@@ -5,7 +5,7 @@ import pytest
 from cluster.harness import Cluster
 
 # The order of the files: what installs nothing comes first, what looks back at all of it last.
-FIRST = ("test_manifests", "test_federation", "test_tokens", "test_updates")
+FIRST = ("test_manifests", "test_helm", "test_federation", "test_tokens", "test_updates")
 LAST = ("test_joining", "test_rights")
 
 

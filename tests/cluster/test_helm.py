@@ -1,0 +1,86 @@
+"""The chart on a real cluster: installed, upgraded and uninstalled by Helm, with nothing left behind.
+
+Runs before anything else is installed: two NMIs on one node would want the same ports.
+"""
+
+import json
+import subprocess
+from collections.abc import Iterator
+
+import helm_python
+import pytest
+
+import chart
+from cluster.harness import Cluster, Identity, pod, until
+from cluster.programs import ONCE
+
+RELEASE = "podidentity"
+NAMESPACE = "identity"
+TIMEOUT_SECONDS = 300
+
+
+@pytest.fixture(scope="module")
+def helm(cluster: Cluster) -> Iterator[helm_python.Config]:
+    """Helm in a namespace of its own."""
+    cluster.kubectl("create", "namespace", NAMESPACE)
+    with helm_python.Config(kubeconfig_path=cluster.lab.variables["KUBECONFIG"], namespace=NAMESPACE) as config:
+        yield config
+    cluster.delete(f"namespace/{NAMESPACE}")
+
+
+@pytest.fixture(scope="module")
+def reader(cluster: Cluster) -> Iterator[Identity]:
+    """An identity, bound in the namespace `default`."""
+    made = cluster.identity("helm-reader")
+    cluster.kubectl("apply", "--server-side", "-f", str(chart.CHART / "crds" / "crd.yaml"))
+    cluster.bind(made)
+    yield made
+    cluster.delete("azureidentitybinding/helm-reader", "azureidentity/helm-reader")
+
+
+def tables(cluster: Cluster, node: str) -> str:
+    """The netfilter tables and ip rules of a node, as text."""
+    enter = ["nsenter", f"--target={cluster.inside()}", "--mount", "--", "nsenter", f"--net=/run/netns/{node}", "--"]
+    told = ""
+    for command in (["nft", "list", "tables"], ["ip", "rule", "show"]):
+        told += subprocess.run([*enter, *command], capture_output=True, text=True, check=True, timeout=60).stdout
+    return told
+
+
+def token_of(cluster: Cluster, name: str, reader: Identity) -> list[str]:
+    """What a new pod of the identity gets."""
+    cluster.create(pod(name, ONCE, binding=reader.name))
+    got: list[str] = json.loads(cluster.result(name))
+    return got
+
+
+def test_installed_it_gives_tokens(cluster: Cluster, helm: helm_python.Config, reader: Identity) -> None:
+    """`helm install --wait` returns when every part is ready, and a pod gets its own token."""
+    helm.install(str(chart.CHART), RELEASE, {}, namespace=NAMESPACE, wait="legacy", timeout=TIMEOUT_SECONDS)
+    assert "podidentity_guard" in tables(cluster, "node-0")
+    assert token_of(cluster, "helm-first", reader) == ["200", reader.client_id]
+
+
+def test_upgraded_it_goes_on(cluster: Cluster, helm: helm_python.Config, reader: Identity) -> None:
+    """Another value rolls both parts out; pods get tokens afterwards."""
+    values = {"nmi": {"loggingFormat": "json"}, "mic": {"loggingFormat": "json"}}
+    helm.upgrade(str(chart.CHART), RELEASE, values, namespace=NAMESPACE, wait="legacy", timeout=TIMEOUT_SECONDS)
+    for what in ("daemonset/aad-pod-identity-nmi", "deployment/aad-pod-identity-mic"):
+        cluster.roll_out(what, namespace=NAMESPACE)
+    log = cluster.kubectl("logs", "-n", NAMESPACE, "-l", "app.kubernetes.io/component=nmi", "--tail=1")
+    assert json.loads(log.splitlines()[0])
+    assert token_of(cluster, "helm-second", reader) == ["200", reader.client_id]
+
+
+def test_uninstalled_nothing_is_left(cluster: Cluster, helm: helm_python.Config, reader: Identity) -> None:
+    """Assigned identities, finalizers, the interception of every node, and the hooks' own objects are gone."""
+    cluster.create(pod("helm-left", "import time; time.sleep(3600)", binding=reader.name))
+    until(lambda: cluster.get("azureassignedidentities", "-A")["items"], "the pod's assigned identity")
+    helm.uninstall(RELEASE, timeout=TIMEOUT_SECONDS, wait="legacy")
+    assert cluster.get("azureassignedidentities", "-A")["items"] == []
+    for node in ("node-0", "node-1"):
+        assert "podidentity" not in tables(cluster, node)
+        assert "169.254.169.254" not in tables(cluster, node)
+    left = cluster.get("daemonset,job,deployment,serviceaccount,role,secret", "-n", NAMESPACE)["items"]
+    assert [one["metadata"]["name"] for one in left if one["metadata"]["name"] != "default"] == []
+    cluster.delete("pod/helm-left")
