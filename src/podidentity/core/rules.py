@@ -3,6 +3,7 @@
 Called by NMI on each token request and by `explain`.
 """
 
+import re
 from collections.abc import Collection, Iterable
 
 from podidentity.core.cluster import Pod
@@ -10,6 +11,8 @@ from podidentity.core.identities import AzureIdentity, AzurePodIdentityException
 
 MIC_SERVICE_ACCOUNTS = frozenset({"aad-pod-id-mic-service-account", "aad-pod-identity-mic"})
 """What `deploy/` and the chart call it."""
+
+_SECRET_NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,252}")  # Kubernetes' own rule: no name of a Secret has a slash
 
 
 def is_excepted(pod: Pod, exceptions: Iterable[AzurePodIdentityException]) -> bool:
@@ -45,10 +48,13 @@ def secret_refusal(identity: AzureIdentity, allowed_namespaces: Collection[str])
     """Say why the identity's Secret may not be read; None when it may.
 
     A Secret of another namespace together with `adEndpoint` would carry that Secret to an address of a tenant's choice.
+    So would a name that walks there (`../../other/secrets/s`): it becomes part of a path.
     """
     secret = identity.client_password
     if secret is None:
         return f"AzureIdentity {identity.key} has no clientPassword; name the Secret that holds it"
+    if _SECRET_NAME.fullmatch(secret.name) is None:
+        return f'AzureIdentity {identity.key}: "{secret.name}" is no name of a Secret; correct clientPassword'
     if secret.namespace == identity.key.namespace or secret.namespace in allowed_namespaces:
         return None
     return (

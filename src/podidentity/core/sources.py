@@ -13,7 +13,7 @@ from podidentity.core.imds import Refusal, TokenRequest
 PUBLIC_LOGIN = "https://login.microsoftonline.com"
 """Where a service principal's token is asked for when its AzureIdentity has no `adEndpoint`, as upstream has it."""
 
-_TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*")  # a GUID or a domain: it becomes part of a path
+_TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,252}")  # a GUID or a domain: it becomes part of a path
 
 
 class ManagedIdentity(NamedTuple):

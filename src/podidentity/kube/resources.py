@@ -15,10 +15,11 @@ from podidentity.core import crd
 from podidentity.core.addresses import canonical
 from podidentity.core.cluster import Node, Owner, Pod
 from podidentity.core.identities import ObjectKey
-from podidentity.errors import MalformedObjectError
+from podidentity.errors import InvalidError, MalformedObjectError
 
 T = TypeVar("T")
 Json = Mapping[str, Any]
+_NO_NAME = frozenset("/%?#\\")  # Kubernetes forbids the first two in every name; all mean something in a URL
 
 
 class Meta(msgspec.Struct, rename="camel", gc=False):
@@ -64,7 +65,13 @@ class Kind(Generic[T]):
         return f"{self.group}/{self.version}" if self.group else self.version
 
     def path(self, namespace: str = "", name: str = "") -> str:
-        """Return the URL path of one object, of one namespace's objects, or of all."""
+        """Return the URL path of one object, of one namespace's objects, or of all.
+
+        Raises `InvalidError` for a name that would lead to another object: clients resolve `..` before they send.
+        """
+        for part in (namespace, name):
+            if part in {".", ".."} or not _NO_NAME.isdisjoint(part):
+                raise InvalidError(f'{self}: "{part}" is no name of an object; correct it')
         start = f"/apis/{self.group}/{self.version}" if self.group else f"/api/{self.version}"
         inside = f"/namespaces/{namespace}" if self.namespaced and namespace else ""
         return f"{start}{inside}/{self.plural}" + (f"/{name}" if name else "")

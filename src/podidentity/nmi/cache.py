@@ -166,6 +166,8 @@ class Cached:
             if self._flights.get(key) is flight:  # not forgotten while it was in the air
                 self._land(key, outcome)
             flight.set_result(outcome)
+        except Exception as error:  # noqa: BLE001  # a bug is told to whoever waits (500): it must not end the daemon
+            flight.set_exception(error)
         finally:
             if self._flights.get(key) is flight:
                 del self._flights[key]

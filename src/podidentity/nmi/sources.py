@@ -50,6 +50,8 @@ class Imds:
         try:
             async with asyncio.timeout(_ANSWER_SECONDS):
                 answer = await self._http.get(self._url, params=query, headers={"Metadata": "true"})
+        except httpx2.InvalidURL as error:
+            raise ConfigurationError(f"IMDS cannot be asked for this identity ({error}); correct its IDs") from None
         except (httpx2.HTTPError, TimeoutError) as error:
             told = "no answer in time" if isinstance(error, TimeoutError | httpx2.TimeoutException) else str(error)
             raise AzureError(f"IMDS does not answer ({told}); is it reachable from this node?") from None

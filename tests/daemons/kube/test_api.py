@@ -30,6 +30,16 @@ async def test_a_long_list_comes_in_pages(api: Api, server: ScriptedServer) -> N
     assert server.requests[1].query["fieldSelector"] == "spec.nodeName=n1"
 
 
+@pytest.mark.parametrize("name", ["../../other/secrets/s", "..", ".", "s?x=y", "s#x", "%2e%2e", "a\\b"])
+@pytest.mark.parametrize("place", ["name", "namespace"])
+async def test_a_name_leads_to_no_other_object(api: Api, server: ScriptedServer, name: str, place: str) -> None:
+    """The client would resolve `..` before it sends: such a name is refused, and nothing is asked."""
+    server.put("/api/v1/namespaces/other/secrets/s", {"metadata": {"namespace": "other", "name": "s"}})
+    with pytest.raises(errors.InvalidError, match="is no name of an object"):
+        await api.get(SECRETS, ObjectKey("team", "s")._replace(**{place: name}))
+    assert server.requests == []
+
+
 ODD: list[Any] = [
     b'{"metadata":{"namespace":"team","name":"odd","labels":5}}',
     b'{"metadata":{"namespace":"team","name":"odd"},"status":{"podIPs":"none"}}',

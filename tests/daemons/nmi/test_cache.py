@@ -275,6 +275,30 @@ def test_a_client_that_hangs_up_does_not_end_the_call_for_others() -> None:
     run(test)
 
 
+def test_a_bug_in_a_source_ends_nothing_but_its_own_call() -> None:
+    """Whoever waits is told, and is answered 500; the daemon's task group goes on, and so does the next call."""
+
+    class Broken:
+        broken = True
+
+        async def acquire(self, source: Source, resource: str) -> Grant:
+            await asyncio.sleep(0)
+            if self.broken:
+                raise ValueError("a bug")
+            return Token(str(source), 2_000_000_000, 0, resource)
+
+    async def act() -> None:
+        source, clock = Broken(), JumpingClock()
+        async with asyncio.timeout(60), asyncio.TaskGroup() as tasks:
+            cached = Cached(source, clock, tasks.create_task)
+            both = await asyncio.gather(*(cached.kept(READER, RESOURCE) for _ in range(2)), return_exceptions=True)
+            assert [type(one) for one in both] == [ValueError, ValueError]
+            source.broken = False
+            assert (await cached.kept(READER, RESOURCE)).texts == (str(READER),)
+
+    asyncio.run(act())
+
+
 @dataclass
 class Slow:
     """A source whose calls take as long as a test says, and which says who was served."""

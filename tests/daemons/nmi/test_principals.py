@@ -221,6 +221,11 @@ def test_tenants_do_not_share_tokens(entra: StandInEntra) -> None:
         ({"tenant_id": "../x"}, 503, 'tenant "../x" is neither an ID nor a domain'),
         ({"ad_endpoint": "https://login.microsoftonline.com.evil.example/"}, 503, "is no known cloud's"),
         ({"client_password": SecretReference("kube-system", "sp")}, 503, "of another namespace"),
+        (
+            {"client_password": SecretReference("default", "../../kube-system/secrets/sp")},
+            503,
+            "is no name of a Secret",
+        ),
     ],
 )
 def test_what_is_wrong_is_told(entra: StandInEntra, fields: dict[str, object], status: int, told: str) -> None:

@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 
+import pytest
+
 import make
 from podidentity.core import redact, rules
 from podidentity.core.cluster import Owner
@@ -42,6 +44,13 @@ def test_a_secret_comes_only_from_the_identitys_namespace() -> None:
     assert "another namespace" in (rules.secret_refusal(foreign, ()) or "")
     assert rules.secret_refusal(foreign, {"kube-system"}) is None
     assert "no clientPassword" in (rules.secret_refusal(make.identity(), ()) or "")
+
+
+@pytest.mark.parametrize("name", ["../../kube-system/secrets/s", "..", ".", "", "s?x", "s#", "%2e%2e", "S", "a" * 254])
+def test_a_secrets_name_leads_nowhere_else(name: str) -> None:
+    """A name becomes part of a path: with dots and slashes it would reach another namespace's Secret."""
+    walking = make.identity(client_password=SecretReference("default", name))
+    assert "is no name of a Secret" in (rules.secret_refusal(walking, {"default"}) or "")
 
 
 def test_a_client_id_is_shortened() -> None:

@@ -46,7 +46,9 @@ def test_without_an_endpoint_the_public_cloud_is_asked() -> None:
     assert found.endpoint == PUBLIC_LOGIN == "https://login.microsoftonline.com"
 
 
-@pytest.mark.parametrize("fields", [{"tenant_id": "a/../b"}, {"auxiliary_tenant_ids": ("t2", "?x")}])
+@pytest.mark.parametrize(
+    "fields", [{"tenant_id": "a/../b"}, {"tenant_id": "a" * 254}, {"auxiliary_tenant_ids": ("t2", "?x")}]
+)
 def test_a_tenant_is_an_id_or_a_domain(fields: dict[str, object]) -> None:
     """It becomes part of a path."""
     refused = sources.source_of(replace(PRINCIPAL, **fields))  # type: ignore[arg-type]  # any field
