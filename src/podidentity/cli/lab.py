@@ -1,5 +1,6 @@
 """`podidentity lab ...`: an Azure and a Kubernetes on this machine. Words and output only; the lab does the rest."""
 
+import dataclasses
 import functools
 import json
 import shlex
@@ -17,7 +18,7 @@ from rich.table import Table
 
 from podidentity.cli import lab_log, lab_shell
 from podidentity.errors import LabError
-from podidentity.lab import control, directory, manifest, up
+from podidentity.lab import control, directory, keeping, manifest, up
 from podidentity.lab import down as ending
 from podidentity.lab.directory import DEFAULT_NAME, Directory
 from podidentity.lab.environment import variables
@@ -59,6 +60,7 @@ def lab() -> None:
 @_KUBERNETES
 @click.option("--late", default=0, help="How many nodes wait until `lab join`; with --kubernetes real.")
 @click.option("--logs", type=click.Path(path_type=Path), help="A directory for logs that outlives the lab.")
+@click.option("--azure", type=click.Path(path_type=Path), help="A file of `lab save`: its Azure goes on.")
 @click.option("--detach", is_flag=True, help="Return when the lab is ready, and leave it running.")
 def start(detach: bool, **asked: Any) -> None:  # noqa: FBT001  # click's way
     """Start a lab and stay with it until Ctrl-C.
@@ -66,6 +68,8 @@ def start(detach: bool, **asked: Any) -> None:  # noqa: FBT001  # click's way
     Example: podidentity lab up --nodes 3 --detach
     """
     settings = LabSettings(**asked)
+    if settings.azure is not None:
+        settings = dataclasses.replace(settings, azure=settings.azure.absolute())
     if detach:
         _detach(settings)
     else:
@@ -148,6 +152,18 @@ def down(name: str) -> None:
     click.echo(f"the lab {name!r} is down")
 
 
+@lab.command()
+@_NAME
+@click.argument("file", type=click.Path(path_type=Path))
+def save(name: str, file: Path) -> None:
+    """Keep a lab's Azure in a file: identities, roles, vaults and every secret. `lab up --azure FILE` goes on with it.
+
+    Example: podidentity lab save azure.json
+    """
+    keeping.save(_ready(name), file)
+    click.echo(f"the Azure of the lab {name!r} is in {file}; it holds secrets")
+
+
 @lab.command("manifest")
 def show_manifest() -> None:
     """Print the manifest that installs podidentity.
@@ -223,6 +239,8 @@ def _detach(settings: LabSettings) -> None:
     command += ["--kubernetes", settings.kubernetes, "--late", str(settings.late)]
     if settings.logs:
         command += ["--logs", str(settings.logs.absolute())]
+    if settings.azure:
+        command += ["--azure", str(settings.azure)]
     said = tempfile.TemporaryFile("w+")  # noqa: SIM115  # and no pipe: it would break when we return
     reading = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=said, start_new_session=True

@@ -14,8 +14,7 @@ import socket
 import sys
 
 from podidentity.errors import PodIdentityError
-from podidentity.lab import control, dns, fabric, gateway, kubeconfig, nodes, reaping
-from podidentity.lab.azure import Azure, AzureSettings
+from podidentity.lab import control, dns, fabric, gateway, keeping, kubeconfig, nodes, reaping
 from podidentity.lab.directory import Directory
 from podidentity.lab.embedded import Embedded
 from podidentity.lab.fabric import AZURE_ADDRESS, AZURE_NAMESPACE, FABRIC_ADDRESS, METADATA_ADDRESS
@@ -74,7 +73,7 @@ class _Lab:
         self._directory = Directory(inherited.directory)
         self._networks = nodes.plan(settings.nodes)
         self._bridge = settings.network == "bridge"
-        self._azure = Azure(AzureSettings())
+        self._azure = keeping.open_azure(settings.azure)
         self._machines = nodes.machines(self._azure, self._networks, settings.virtual_machines)
         self._kubernetes = self._orchestrator()
         self._azure.log.asker_of = self._asker_of

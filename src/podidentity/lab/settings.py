@@ -18,7 +18,8 @@ class LabSettings:
 
     `late` is how many nodes, the last ones, wait until `lab join`; a real cluster's only.
     `virtual_machines` of the `nodes` are VMs of their own, the others share a scale set. `logs` is a directory that
-    outlives the lab; None: they are in the lab's own and go with it.
+    outlives the lab; None: they are in the lab's own and go with it. `azure` is a file of `lab save`: the lab's Azure
+    is as it was then.
     """
 
     name: str
@@ -28,6 +29,7 @@ class LabSettings:
     kubernetes: KubernetesKind = "embedded"
     late: int = 0
     logs: Path | None = None
+    azure: Path | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.nodes <= MOST_NODES:
@@ -63,6 +65,7 @@ def parse(text: str) -> Inherited:
     """Read what `Inherited.render` wrote."""
     values = json.loads(text)
     asked = values.pop("settings")
-    asked["logs"] = Path(asked["logs"]) if asked["logs"] else None
+    for name in ("logs", "azure"):
+        asked[name] = Path(asked[name]) if asked[name] else None
     directory, logs = Path(values.pop("directory")), Path(values.pop("logs"))
     return Inherited(settings=LabSettings(**asked), directory=directory, logs=logs, **values)

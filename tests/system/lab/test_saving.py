@@ -1,0 +1,62 @@
+"""A lab's Azure outlives its lab in a file."""
+
+import stat
+from pathlib import Path
+
+import pytest
+
+from podidentity.lab.demo.admin import Admin
+from system.lab.running import Lab, lab
+
+pytestmark = pytest.mark.root
+GROUP = "kept"
+LOCATION = "westeurope"
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """Where labs live."""
+    folder = tmp_path / "labs"
+    folder.mkdir(mode=0o700)
+    return folder
+
+
+def test_what_was_saved_goes_on(home: Path, tmp_path: Path) -> None:
+    """Tenant, CA, identities and secrets are the same in a lab that is started with the file; the file is private."""
+    kept = tmp_path / "azure.json"
+    with lab(home, "first", "--nodes", "1") as one:
+        admin = Admin(one.variables)
+        admin.create_group(GROUP, LOCATION)
+        identity = admin.create_identity(GROUP, "reader", LOCATION)["properties"]
+        admin.create_vault(GROUP, "keptvault", LOCATION)
+        admin.set_secret("keptvault", "mine", "value")
+        admin.close()
+        assert one.run("save", "--name", "first", str(kept)).returncode == 0
+        before = one.variables
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+    with lab(home, "second", "--nodes", "2", "--azure", str(kept)) as two:
+        assert two.variables["LAB_TENANT_ID"] == before["LAB_TENANT_ID"]
+        admin = Admin(two.variables)
+        again = admin.create_identity(GROUP, "reader", LOCATION)["properties"]
+        assert again == identity
+        admin.close()
+
+
+@pytest.mark.parametrize("content", [None, "no state", '{"format": 0}', "[]"])
+def test_a_file_that_is_no_azure_is_a_sentence(home: Path, tmp_path: Path, content: str | None) -> None:
+    """The lab does not start, and says why."""
+    kept = tmp_path / "azure.json"
+    if content is not None:
+        kept.write_text(content)
+    done = Lab(home, "broken").run("up", "--name", "broken", "--azure", str(kept))
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("error: ")
+    assert "Traceback" not in done.stderr
+
+
+def test_saving_where_nothing_can_be_written_is_a_sentence(home: Path, tmp_path: Path) -> None:
+    """The path is named; nothing half-written stays."""
+    with lab(home, "first", "--nodes", "1") as one:
+        done = one.run("save", "--name", "first", str(tmp_path / "nowhere" / "azure.json"))
+    assert done.returncode == 1
+    assert "nowhere" in done.stderr
