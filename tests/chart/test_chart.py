@@ -122,6 +122,19 @@ def test_roles_are_those_of_the_manifests() -> None:
     assert one(found, "Role", "aad-pod-identity-mic")["rules"] == [*rights.record_rules(), *rights.lock_rules()]
 
 
+@pytest.mark.parametrize("switch", [True, "true", "True"])
+def test_namespaces_are_read_where_the_allow_list_is_on(switch: object) -> None:
+    """By whoever decides, MIC or NMI in managed mode: without the right it ends; nobody else has it."""
+    added = rights.namespace_rules()
+    standard = objects({"mic": {"namespaceAllowList": switch}, "nmi": {"namespaceAllowList": switch}})
+    assert one(standard, "ClusterRole", "aad-pod-identity-mic")["rules"] == [*rights.mic_rules(), *added]
+    assert one(standard, "ClusterRole", "aad-pod-identity-nmi")["rules"] == rights.nmi_rules(managed=False)
+    managed = objects({"operationMode": "managed", "nmi": {"namespaceAllowList": switch}})
+    assert one(managed, "ClusterRole", "aad-pod-identity-nmi")["rules"] == [*rights.nmi_rules(managed=True), *added]
+    off = objects({"operationMode": "managed", "nmi": {"namespaceAllowList": "false"}})
+    assert one(off, "ClusterRole", "aad-pod-identity-nmi")["rules"] == rights.nmi_rules(managed=True)
+
+
 def test_managed_mode_installs_no_mic() -> None:
     """There is nothing for it to do, and nothing of it may stay."""
     found = objects({"operationMode": "managed"})

@@ -21,9 +21,8 @@ def nmi_rules(*, managed: bool) -> list[Json]:
     """
     # In standard mode MIC has read identities and bindings: what NMI needs of them is in the assigned identities.
     resources = CHOICES if managed else ("azureassignedidentities", "azurepodidentityexceptions")
-    followed = ["pods", "namespaces"] if managed else ["pods"]  # --namespace-allow-list; else MIC sees to that
     return [
-        _rule("", followed, FOLLOW),
+        _rule("", ["pods"], FOLLOW),
         _rule("", ["secrets"], ["get"]),
         _rule("", ["events"], ["create", "patch"]),  # each pod's first token
         _rule(GROUP, resources, FOLLOW),
@@ -38,6 +37,11 @@ def mic_rules() -> list[Json]:
         _rule(GROUP, ["azureidentities", "azureidentitybindings"], [*FOLLOW, "patch"]),  # their conditions
         _rule(GROUP, ["azureassignedidentities"], [*FOLLOW, "create", "update", "patch", "delete"]),
     ]
+
+
+def namespace_rules() -> list[Json]:
+    """What MIC, and NMI in managed mode, may do everywhere besides when they run with --namespace-allow-list."""
+    return [_rule("", ["namespaces"], FOLLOW)]
 
 
 def record_rules() -> list[Json]:
@@ -59,6 +63,7 @@ def chart_rules() -> Json:
         "nmi": nmi_rules(managed=False),
         "nmiManaged": nmi_rules(managed=True),
         "mic": mic_rules(),
+        "namespaceAllowList": namespace_rules(),
         "micRecord": record_rules(),
         "micLocks": lock_rules(),
     }

@@ -58,6 +58,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end }}
 {{- end -}}
 
+{{/* "true" when a switch is on, however it is spelt; else nothing. */}}
+{{- define "aad-pod-identity.on" -}}
+{{- if has (. | toString | lower) (list "true" "t" "1") }}true{{ end -}}
+{{- end -}}
+
 {{/* A port as a number: (list value default). */}}
 {{- define "aad-pod-identity.port" -}}
 {{- index . 0 | default (index . 1) | int -}}

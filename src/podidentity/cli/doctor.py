@@ -14,7 +14,7 @@ from podidentity.cli import showing
 from podidentity.cli.told import told
 from podidentity.core import diagnosing
 from podidentity.core.crd import GROUP
-from podidentity.core.diagnosing import MIC_RIGHTS, NMI_RIGHTS, Daemon, Facts, Right
+from podidentity.core.diagnosing import Daemon, Facts, Right
 from podidentity.core.findings import Finding, Verdict
 from podidentity.core.identities import ObjectKey
 from podidentity.errors import KubernetesError, NotFoundError
@@ -72,9 +72,10 @@ async def gather(api: Api, server: str) -> Facts:
     nmis = await looks.at("nmi", find_daemons(api, "nmi"), ())
     assigned = await looks.at("assigned", _assigned(api), {})
     settings = told(mics, nmis)
+    managed, allow_list = settings.managed_mode, settings.policy.allow_list
     asked: list[tuple[str, Daemon, tuple[Right, ...]]] = [
-        *[("MIC", one, MIC_RIGHTS) for one in mics[:1]],
-        *[("NMI", one, NMI_RIGHTS) for one in nmis[:1]],
+        *[("MIC", one, diagnosing.mic_rights(allow_list=allow_list)) for one in mics[:1]],
+        *[("NMI", one, diagnosing.nmi_rights(managed=managed, allow_list=allow_list)) for one in nmis[:1]],
     ]
     roles = {}
     for name, daemon, rights in asked:
@@ -95,6 +96,7 @@ async def gather(api: Api, server: str) -> Facts:
         created_seconds={key: age for key, (_, age) in assigned.items()},
         unseen=tuple(looks.unseen),
         managed_mode=settings.managed_mode,
+        assign_on_binding=settings.policy.assign_on_binding,
     )
 
 

@@ -1,11 +1,14 @@
 """The health of an installation, as a platform engineer would check it: facts in, findings out.
 
-Called by `cli.doctor`, which gathers the facts. What a role must allow stands here, as a table.
+Called by `cli.doctor`, which gathers the facts. What a role must allow stands here, as a table that a test holds
+against the roles of `deploy/infra`.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
+from podidentity.core import conditions
 from podidentity.core.cluster import Node
 from podidentity.core.crd import GROUP
 from podidentity.core.findings import Finding, note, ok, problem, unknown, wait
@@ -22,6 +25,7 @@ KINDS = ("azureassignedidentities", "azureidentities", "azureidentitybindings", 
 STUCK_SECONDS = 300.0
 """How long an assigned identity may be Created before it counts as stuck: a scale set takes about a minute."""
 SHOWN = 10
+T = TypeVar("T")
 _PASSING = frozenset({"NotInUse", "Assigning", "NoPods"})
 
 
@@ -49,11 +53,33 @@ MIC_RIGHTS = (
     *_rights("get create update", "coordination.k8s.io", "leases", home=True, needed=False),
     *_rights("patch", GROUP, "azureidentities azureidentitybindings", needed=False),
 )
-NMI_RIGHTS = (
+_NMI_ALWAYS = (
     *_rights("list watch", "", "pods"),
-    *_rights("list watch", GROUP, "azurepodidentityexceptions azureassignedidentities"),
     *_rights("get", "", "secrets", needed=False),
+    *_rights("create patch", "", "events", needed=False),
 )
+NMI_RIGHTS = (
+    *_NMI_ALWAYS,
+    *_rights("list watch", GROUP, "azurepodidentityexceptions azureassignedidentities"),
+)
+NMI_MANAGED_RIGHTS = (
+    *_NMI_ALWAYS,
+    *_rights("list watch", GROUP, "azurepodidentityexceptions azureidentities azureidentitybindings"),
+)
+NAMESPACE_RIGHTS = _rights("list watch", "", "namespaces")
+"""What --namespace-allow-list needs: MIC reads it, and NMI in managed mode."""
+
+
+def mic_rights(*, allow_list: bool) -> tuple[Right, ...]:
+    """Say what MIC's account must be allowed."""
+    return (*MIC_RIGHTS, *(NAMESPACE_RIGHTS if allow_list else ()))
+
+
+def nmi_rights(*, managed: bool, allow_list: bool) -> tuple[Right, ...]:
+    """Say what NMI's account must be allowed."""
+    if not managed:
+        return NMI_RIGHTS
+    return (*NMI_MANAGED_RIGHTS, *(NAMESPACE_RIGHTS if allow_list else ()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +117,7 @@ class Facts:
     created_seconds: Mapping[ObjectKey, float] = field(default_factory=dict)
     unseen: tuple[tuple[str, str], ...] = ()
     managed_mode: bool = False
+    assign_on_binding: bool = False
 
 
 def diagnose(facts: Facts) -> tuple[Finding, ...]:
@@ -103,8 +130,8 @@ def diagnose(facts: Facts) -> tuple[Finding, ...]:
         *_nmi(facts),
         *_versions(facts),
         *_roles(facts),
-        *_told("identities", [(f"AzureIdentity {one.key}", one.conditions) for one in facts.identities]),
-        *_told("bindings", [(f"AzureIdentityBinding {one.key}", one.conditions) for one in facts.bindings]),
+        *_told("identities", len(facts.identities), _of_identities(facts)),
+        *_told("bindings", len(facts.bindings), _of_bindings(facts)),
         *_stuck(facts),
         _throttling(facts),
     )
@@ -182,20 +209,68 @@ def _roles(facts: Facts) -> Iterator[Finding]:
             yield ok("role", f"{daemon} may do all it needs")
 
 
-def _told(check: str, told: Iterable[tuple[str, tuple[Condition, ...]]]) -> Iterator[Finding]:
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """A condition that says that something fails; `but` is why it does not count any more, "" when it does."""
+
+    who: str
+    condition: Condition
+    but: str = ""
+
+
+_NO_MIC = "that is older: MIC, which wrote it, does not run in managed mode"
+_ALL_THERE = "that is older: every pod that needs it has it"
+
+
+def _of_identities(facts: Facts) -> Iterator[_Told]:
+    there = _all_there((one.identity.arm_id, one) for one in facts.assigned) - {None}
+    for identity in facts.identities:
+        # With --assign-on=binding an identity may be refused where no pod needs it yet.
+        settled = identity.arm_id in there and not facts.assign_on_binding
+        for one in _failing(identity.conditions):
+            but = _outdated(facts, settled=settled) if one.type == conditions.ASSIGNED else ""
+            yield _Told(f"AzureIdentity {identity.key}", one, but)
+
+
+def _of_bindings(facts: Facts) -> Iterator[_Told]:
+    there = _all_there((one.binding.key, one) for one in facts.assigned)
+    for binding in facts.bindings:
+        for one in _failing(binding.conditions):
+            but = _outdated(facts, settled=binding.key in there) if one.type == conditions.APPLIED else ""
+            yield _Told(f"AzureIdentityBinding {binding.key}", one, but)
+
+
+def _outdated(facts: Facts, *, settled: bool) -> str:
+    return _NO_MIC if facts.managed_mode else _ALL_THERE if settled else ""
+
+
+def _all_there(by: Iterable[tuple[T, AzureAssignedIdentity]]) -> frozenset[T]:
+    """Name what has assigned identities, and all of them Assigned."""
+    every = tuple(by)
+    lacking = {about for about, one in every if one.deleting or one.state != AssignedState.ASSIGNED}
+    return frozenset(about for about, _ in every) - lacking
+
+
+def _failing(every: Iterable[Condition]) -> Iterator[Condition]:
+    return (one for one in every if one.status == "False" and one.reason not in _PASSING)
+
+
+def _told(check: str, number: int, told: Iterable[_Told]) -> Iterator[Finding]:
+    """A condition is written some seconds late: one that what is there contradicts is shown, and is no problem."""
     every = list(told)
-    failing = [
-        (who, one)
-        for who, conditions in every
-        for one in conditions
-        if one.status == "False" and one.reason not in _PASSING
-    ]
-    for who, one in failing[:SHOWN]:
-        yield problem(check, f"{who}: {one.type} is False ({one.reason}): {one.message}")
+    failing, older = [one for one in every if not one.but], [one for one in every if one.but]
+    for one in failing[:SHOWN]:
+        yield problem(check, _sentence(one))
     if len(failing) > SHOWN:
         yield problem(check, f"and {len(failing) - SHOWN} more")
-    if not failing:
-        yield ok(check, f"{len(every)}, none failing")
+    for one in older[:SHOWN]:
+        yield note(check, f"{_sentence(one)}; {one.but}")
+    if not every:
+        yield ok(check, f"{number}, none failing")
+
+
+def _sentence(told: _Told) -> str:
+    return f"{told.who}: {told.condition.type} is False ({told.condition.reason}): {told.condition.message}"
 
 
 def _stuck(facts: Facts) -> Iterator[Finding]:
@@ -215,10 +290,9 @@ def _stuck(facts: Facts) -> Iterator[Finding]:
 def _throttling(facts: Facts) -> Finding:
     """Throttling shows as the condition of an identity that waits for it."""
     throttled = [
-        f"{identity.key}"
-        for identity in facts.identities
-        for one in identity.conditions
-        if one.status == "False" and ("throttl" in one.message.lower() or one.reason in _THROTTLED)
+        told.who.removeprefix("AzureIdentity ")
+        for told in _of_identities(facts)
+        if not told.but and ("throttl" in told.condition.message.lower() or told.condition.reason in _THROTTLED)
     ]
     if throttled:
         told = f"Azure throttles the assignment of {_some(throttled)}"

@@ -16,6 +16,7 @@ from podidentity.core.findings import Finding, note, ok, problem, unknown, wait
 from podidentity.core.identities import (
     POD_LABEL,
     AssignedState,
+    AzureAssignedIdentity,
     AzureIdentity,
     AzurePodIdentityException,
     IdentityType,
@@ -102,7 +103,7 @@ def _bindings(case: Case) -> Iterator[Finding]:
             yield tell("binding", f"binding {result.binding} has no effect: {result.why}")
         else:
             yield ok("binding", f"binding {result.binding.key} gives AzureIdentity {result.identity.key}")
-            yield from _identity(result.identity)
+            yield from _identity(result.identity, case)
     if not matches:
         return
     if case.managed_mode:
@@ -138,7 +139,7 @@ def _no_binding(case: Case) -> Finding:
     return problem("binding", told, f"create one, or correct the label{hint}")
 
 
-def _identity(identity: AzureIdentity) -> Iterator[Finding]:
+def _identity(identity: AzureIdentity, case: Case) -> Iterator[Finding]:
     kind = _TYPES.get(IdentityType(identity.type)) if identity.type in _TYPES else None
     if kind is None:
         yield problem("identity", f"AzureIdentity {identity.key}: type {identity.type} is unknown", "use 0, 1 or 2")
@@ -153,20 +154,46 @@ def _identity(identity: AzureIdentity) -> Iterator[Finding]:
         if refusal is not None:
             yield note("secret", refusal)
         return
+    yield from _conditions(identity, case)
+
+
+def _conditions(identity: AzureIdentity, case: Case) -> Iterator[Finding]:
+    """What MIC wrote on the identity some seconds ago. What is there now counts more, where it says otherwise."""
+    there = case.managed_mode or _is_assigned(identity, case)
     for one in identity.conditions:
-        if one.status == "False" and one.reason == "Assigning":
+        if one.status != "False" or one.reason == "NotInUse" or one.type not in _TOLD:
+            continue
+        told = f"{one.type} is False ({one.reason}): {one.message}"
+        if one.type == conditions.ASSIGNED and there:
+            yield note("azure", f"{told}; that is older, or of another machine than this pod's")
+        elif one.reason == "Assigning":
             yield wait("azure", one.message)
-        elif one.status == "False" and one.reason != "NotInUse" and one.type in _TOLD:
-            yield problem("azure", f"{one.type} is False ({one.reason}): {one.message}")
+        else:
+            yield problem("azure", told)
 
 
 _TOLD = frozenset({conditions.ASSIGNED, conditions.CLIENT_ID_MATCHES})
 
 
+def _is_assigned(identity: AzureIdentity, case: Case) -> bool:
+    """Whether the pod's own assigned identity is on the pod's node."""
+    found = _of(identity, case)
+    return (
+        found is not None
+        and found.node == case.pod.node
+        and found.state == AssignedState.ASSIGNED
+        and not found.deleting
+    )
+
+
+def _of(identity: AzureIdentity, case: Case) -> AzureAssignedIdentity | None:
+    about = (case.pod.key, identity.key)
+    return next((one for one in case.snapshot.assigned if tuple(one.about) == about), None)
+
+
 def _assigned(match: Match, case: Case) -> Finding:
     """The assigned identity of one binding."""
-    about = (case.pod.key, match.identity.key)
-    found = next((one for one in case.snapshot.assigned if tuple(one.about) == about), None)
+    found = _of(match.identity, case)
     name = f"AzureAssignedIdentity for {match.identity.key}"
     if found is None:
         return _missing(match, case)

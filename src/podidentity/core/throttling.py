@@ -1,6 +1,7 @@
 """ARM's token buckets for one VM or scale set, so that MIC stays below them instead of running into 429.
 
-Figures: learn.microsoft.com/azure/virtual-machines/compute-throttling-limits, for each resource. Used by `keeping`.
+Figures: learn.microsoft.com/azure/virtual-machines/compute-throttling-limits, for each resource. Used by `keeping`;
+`mic.statuses` keeps buckets of its own.
 """
 
 from dataclasses import dataclass, replace

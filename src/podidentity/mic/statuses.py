@@ -1,9 +1,10 @@
 """Writes conditions on identities and bindings: only what differs, seldom, and only where it may.
 
 What they should say is decided by `core.conditions`. They are for people, so they must cost others nothing: changes
-gather, one object is written at most every few seconds, and one after the other. Under upstream's role the patch is
-forbidden, and its CRDs drop the field: each is said once, and then left alone. Only `status.conditions` is ever named
-in a write, so nobody who manages `spec` or `metadata` (a GitOps tool, upstream) sees anything of its own change.
+gather; the first few of an object are written soon, whatever goes on changing seldom; and one after the other. Under
+upstream's role the patch is forbidden, and its CRDs drop the field: each is said once, and then left alone. Only
+`status.conditions` is ever named in a write, so nobody who manages `spec` or `metadata` (a GitOps tool, upstream) sees
+anything of its own change.
 """
 
 import asyncio
@@ -17,6 +18,7 @@ from typing import Any
 from podidentity.core import conditions, crd
 from podidentity.core.conditions import Conditions
 from podidentity.core.identities import AzureIdentity, AzureIdentityBinding, Condition, ObjectKey
+from podidentity.core.throttling import Bucket
 from podidentity.errors import ForbiddenError, KubernetesError
 from podidentity.kube.api import Api
 from podidentity.kube.resources import BINDINGS, IDENTITIES, Kind
@@ -25,6 +27,8 @@ from podidentity.mic.cluster import WatchedCluster
 
 GATHER_SECONDS = 1.0
 PER_OBJECT_SECONDS = 10.0
+AT_ONCE = 3
+"""Changes of one object that follow each other at will: not in use, being assigned, assigned. Later ones wait."""
 BETWEEN_WRITES_SECONDS = 0.1
 HOLD_OFF_SECONDS = 600.0
 """After a refusal, before the next try: roles are corrected while MIC runs."""
@@ -39,7 +43,7 @@ class _Place:
     kind: Kind[Any]
     store: Store[Any]
     wanted: Conditions = field(default_factory=dict)
-    next_at: dict[ObjectKey, float] = field(default_factory=dict)
+    writes: dict[ObjectKey, Bucket] = field(default_factory=dict)
     held_until: float = float("-inf")
     warned: bool = False
 
@@ -47,7 +51,11 @@ class _Place:
         """What differs and may be written now."""
         if now < self.held_until:
             return []
-        return [key for key in self.wanted if self.next_at.get(key, now) <= now and self.fresh(key, "") is not None]
+        return [key for key in self.wanted if self.bucket(key).ready_at(now) <= now and self.fresh(key, "") is not None]
+
+    def bucket(self, key: ObjectKey) -> Bucket:
+        """How many more writes of this object there may be."""
+        return self.writes.get(key, _WRITES)
 
     def is_behind(self, now: float) -> bool:
         """Whether something differs that may be written later; while held off, only a new plan asks again."""
@@ -57,6 +65,9 @@ class _Place:
         """The conditions to write; None when the object is gone or says it already."""
         stored: AzureIdentity | AzureIdentityBinding | None = self.store.get(key)
         return None if stored is None else conditions.changed(stored.conditions, self.wanted[key], now)
+
+
+_WRITES = Bucket(capacity=AT_ONCE, refill_seconds=PER_OBJECT_SECONDS, left=AT_ONCE)
 
 
 class Statuses:
@@ -86,7 +97,7 @@ class Statuses:
                     self._filled.set()
 
     async def _write_all(self, place: _Place) -> None:
-        place.next_at = {key: at for key, at in place.next_at.items() if key in place.wanted}
+        place.writes = {key: bucket for key, bucket in place.writes.items() if key in place.wanted}
         for key in place.due(self._api.clock.now()):
             if self._api.clock.now() < place.held_until:
                 return
@@ -99,7 +110,7 @@ class Statuses:
         fresh = place.fresh(key, now)
         if fresh is None:
             return
-        place.next_at[key] = self._api.clock.now() + PER_OBJECT_SECONDS
+        place.writes[key] = place.bucket(key).take(self._api.clock.now())
         change = {
             "metadata": {"resourceVersion": place.store.version(key)},
             "status": {"conditions": crd.render_conditions(fresh)},

@@ -14,9 +14,10 @@ from podidentity.core.identities import Condition, ObjectKey
 from podidentity.errors import ForbiddenError
 from podidentity.kube.resources import BINDINGS, IDENTITIES, Stored
 from podidentity.mic.cluster import WatchedCluster
-from podidentity.mic.statuses import HOLD_OFF_SECONDS, PER_OBJECT_SECONDS, Statuses
+from podidentity.mic.statuses import AT_ONCE, GATHER_SECONDS, HOLD_OFF_SECONDS, PER_OBJECT_SECONDS, Statuses
 
 KEY = ObjectKey("default", "reader")
+IDLE = Condition("Assigned", "False", "NotInUse", "no pod uses it")
 NEW = Condition("Assigned", "False", "Assigning", "not yet")
 DONE = Condition("Assigned", "True", "Assigned", "on scale set ss")
 
@@ -85,19 +86,36 @@ def test_a_condition_is_written_once(caplog: pytest.LogCaptureFixture) -> None:
 DONE_AT_ZERO = Condition("Assigned", "True", "Assigned", "on scale set ss", "1970-01-01T00:00:00Z")
 
 
-def test_one_object_is_written_seldom() -> None:
+def test_the_first_changes_are_written_at_once() -> None:
+    """Not in use, being assigned, assigned: whoever looks need not wait for any of it."""
+
+    async def story(api: FakeApi, statuses: Statuses) -> None:
+        for shown in (IDLE, NEW, DONE):
+            before = api.clock.now()
+            statuses.want({KEY: (shown,)}, {})
+            await settle()
+            at, _, (written,) = api.patches[-1]
+            assert written["reason"] == shown.reason
+            assert at - before <= GATHER_SECONDS
+        assert len(api.patches) == AT_ONCE
+
+    play(story)
+
+
+def test_what_goes_on_changing_is_written_seldom() -> None:
     """What came in between is not written at all; the last word is."""
 
     async def story(api: FakeApi, statuses: Statuses) -> None:
-        statuses.want({KEY: (NEW,)}, {})
-        await settle()
+        for number in range(AT_ONCE):
+            statuses.want({KEY: (Condition("Assigned", "False", "Assigning", f"first {number}"),)}, {})
+            await settle()
         for number in range(50):
             statuses.want({KEY: (Condition("Assigned", "False", "Assigning", str(number)),)}, {})
         statuses.want({KEY: (DONE,)}, {})
         await settle()
-        (first, _, _), (second, _, shown) = api.patches
-        assert second - first >= PER_OBJECT_SECONDS
-        assert shown[0]["status"] == "True"
+        assert len(api.patches) == AT_ONCE + 1
+        assert api.patches[-1][0] - api.patches[0][0] >= PER_OBJECT_SECONDS
+        assert api.patches[-1][2][0]["status"] == "True"
 
     play(story)
 

@@ -34,6 +34,7 @@ def test_all_is_well() -> None:
 
 
 CREATED = make.assigned(state=AssignedState.CREATED)
+UNASSIGNED = replace(HEALTHY, assigned=(CREATED,))
 
 
 @pytest.mark.parametrize(
@@ -62,7 +63,7 @@ CREATED = make.assigned(state=AssignedState.CREATED)
             "works without: create events",
         ),
         (
-            replace(HEALTHY, identities=(make.identity(conditions=(FAILING,)),)),
+            replace(UNASSIGNED, identities=(make.identity(conditions=(FAILING,)),)),
             "identities",
             Verdict.PROBLEM,
             "AzureIdentity default/reader: Assigned is False (LinkedAuthorizationFailed)",
@@ -75,7 +76,7 @@ CREATED = make.assigned(state=AssignedState.CREATED)
         ),
         (replace(HEALTHY, assigned=(CREATED,)), "assigned", Verdict.OK, "none stuck"),
         (
-            replace(HEALTHY, identities=(make.identity(conditions=(replace(FAILING, reason="TooManyRequests"),)),)),
+            replace(UNASSIGNED, identities=(make.identity(conditions=(replace(FAILING, reason="TooManyRequests"),)),)),
             "throttling",
             Verdict.PROBLEM,
             "Azure throttles the assignment of default/reader",
@@ -100,7 +101,7 @@ def test_long_lists_are_cut() -> None:
     """A hundred failing identities, or nodes, are counted."""
     many = tuple(make.identity(f"i{number:02}", conditions=(FAILING,)) for number in range(30))
     nodes = tuple(make.node(f"n{number:02}") for number in range(30))
-    told = [one.what for one in diagnosing.diagnose(replace(HEALTHY, identities=many, nodes=nodes))]
+    told = [one.what for one in diagnosing.diagnose(replace(UNASSIGNED, identities=many, nodes=nodes))]
     assert "and 20 more" in told
     assert any(what.endswith("n09 and 20 more: pods there get no tokens") for what in told)
 
@@ -109,3 +110,56 @@ def test_what_passes_by_itself_is_no_problem() -> None:
     """An identity that nobody uses is not failing."""
     idle = make.identity(conditions=(replace(FAILING, reason="NotInUse"),))
     assert {one.verdict for one in diagnosing.diagnose(replace(HEALTHY, identities=(idle,)))} == {Verdict.OK}
+
+
+NOT_APPLIED = Condition("Applied", "False", "LinkedAuthorizationFailed", "1 pod on 1 node, 0 assigned")
+
+
+def verdicts(facts: Facts, check: str) -> list[Verdict]:
+    """How the findings about one thing weigh."""
+    return [one.verdict for one in diagnosing.diagnose(facts) if one.check == check]
+
+
+def behind(reason: str = "LinkedAuthorizationFailed", **fields: object) -> Facts:
+    """Conditions that say that an identity and its binding fail, where its pod has it."""
+    identity = make.identity(conditions=(replace(FAILING, reason=reason),))
+    binding = replace(make.binding(), conditions=(NOT_APPLIED,))
+    return replace(HEALTHY, identities=(identity,), bindings=(binding,), **fields)  # type: ignore[arg-type]  # any field
+
+
+def test_what_is_there_counts_more_than_older_conditions() -> None:
+    """Every pod has it: the conditions are shown, and nothing is wrong."""
+    for check in ("identities", "bindings"):
+        assert verdicts(behind(), check) == [Verdict.NOTE]
+    assert verdicts(behind("TooManyRequests"), "throttling") == [Verdict.OK]
+
+
+def test_as_long_as_one_pod_lacks_it_the_condition_counts() -> None:
+    """One of two, or the only one, which is going."""
+    other = replace(make.assigned(make.pod("other")), state=AssignedState.CREATED)
+    for assigned in ((make.assigned(), other), (replace(make.assigned(), deleting=True),), ()):
+        for check in ("identities", "bindings"):
+            assert verdicts(behind(assigned=assigned), check) == [Verdict.PROBLEM]
+
+
+def test_where_no_pod_is_needed_pods_prove_nothing() -> None:
+    """With --assign-on=binding an identity may be refused on a scale set that has no pod for it yet."""
+    assert verdicts(behind(assign_on_binding=True), "identities") == [Verdict.PROBLEM]
+
+
+def test_a_wrong_client_id_counts_wherever_the_identity_is() -> None:
+    """It says nothing about machines."""
+    wrong = Condition("ClientIDMatches", "False", "WrongClientID", "it is another")
+    assert verdicts(replace(HEALTHY, identities=(make.identity(conditions=(wrong,)),)), "identities") == [
+        Verdict.PROBLEM
+    ]
+    other = replace(NOT_APPLIED, type="SomebodyElses")
+    assert verdicts(replace(HEALTHY, bindings=(replace(make.binding(), conditions=(other,)),)), "bindings") == [
+        Verdict.PROBLEM
+    ]
+
+
+def test_in_managed_mode_no_condition_of_mics_counts() -> None:
+    """Nobody corrects what MIC wrote before it was taken away."""
+    left = behind(managed_mode=True, assigned=(), mic=())
+    assert [verdicts(left, check) for check in ("identities", "bindings")] == [[Verdict.NOTE], [Verdict.NOTE]]

@@ -159,3 +159,41 @@ def test_a_pod_whose_label_changed_is_refused_or_waits() -> None:
     """An outcome is what NMI would answer."""
     other = replace(make.assigned(), deleting=True)
     assert last(case(snapshot=with_identity(make.identity(), assigned=[other]))).verdict == Verdict.WAIT
+
+
+def test_what_is_there_counts_more_than_an_older_condition() -> None:
+    """The pod has its identity: that its condition says otherwise is worth knowing, and the pod gets its token."""
+    for reason in ("Assigning", "LinkedAuthorizationFailed"):
+        behind = make.identity(conditions=(replace(FAILING, reason=reason),))
+        there = case(snapshot=with_identity(behind, assigned=[make.assigned()]))
+        ((verdict, what),) = found(there, "azure")
+        assert verdict == Verdict.NOTE
+        assert what.startswith(f"Assigned is False ({reason}): scale set ss")
+        assert {one.verdict for one in explaining.explain(there)} == {Verdict.OK, Verdict.NOTE}
+
+
+@pytest.mark.parametrize(
+    "assigned",
+    [
+        make.assigned(state=AssignedState.CREATED),
+        replace(make.assigned(), node="n0"),
+        replace(make.assigned(), deleting=True),
+    ],
+)
+def test_what_is_not_there_is_as_the_condition_says(assigned: AzureAssignedIdentity) -> None:
+    """Created, of another node, or going: nothing speaks against the condition."""
+    failing = case(snapshot=with_identity(make.identity(conditions=(FAILING,)), assigned=[assigned]))
+    assert found(failing, "azure")[0][0] == Verdict.PROBLEM
+
+
+def test_a_wrong_client_id_is_a_problem_wherever_the_identity_is() -> None:
+    """That the identity is on the machine says nothing about its client ID."""
+    wrong = make.identity(conditions=(Condition("ClientIDMatches", "False", "WrongClientID", "it is another"),))
+    assert found(case(snapshot=with_identity(wrong, assigned=[make.assigned()])), "azure")[0][0] == Verdict.PROBLEM
+
+
+def test_in_managed_mode_no_condition_of_mics_counts() -> None:
+    """MIC does not run: what it wrote before is nobody's word."""
+    left = case(snapshot=with_identity(make.identity(conditions=(FAILING,))), managed_mode=True, mic_ready=None)
+    assert found(left, "azure")[0][0] == Verdict.NOTE
+    assert last(left).verdict == Verdict.OK
