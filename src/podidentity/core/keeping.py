@@ -312,7 +312,7 @@ def sent(course: Course, send: Send, answered: TargetState, now: float) -> Cours
 
 
 def failed(course: Course, step: Read | Record | Send, refusal: Refusal, now: float) -> Course:
-    """A step did not succeed; `refusal` says why."""
+    """A step did not succeed; `refusal` says why. It is not held against who is not wanted any more since."""
     if not isinstance(step, Send):
         return _later(course, refusal, now)
     course = replace(course, leaving=frozenset())
@@ -323,8 +323,10 @@ def failed(course: Course, step: Read | Record | Send, refusal: Refusal, now: fl
     # A refusal that is an answer to the PATCH changed nothing; an operation that failed may have done half of it.
     course = replace(course, doubtful=refusal.of_operation)
     if blamed is Blame.SOMEBODY:
-        return _somebody(course, step.change, refusal, now)
-    return _named(course, step, frozenset(blamed), refusal, now)
+        course = _somebody(course, step.change, refusal, now)
+    else:
+        course = _named(course, step, frozenset(blamed), refusal, now)
+    return replace(course, quarantine=quarantine.keep(course.quarantine, course.in_use))
 
 
 def _later(course: Course, refusal: Refusal, now: float) -> Course:
@@ -332,8 +334,7 @@ def _later(course: Course, refusal: Refusal, now: float) -> Course:
     pause = min(FIRST_RETRY_SECONDS * 2**course.failures, LONGEST_RETRY_SECONDS)
     if refusal.throttled:
         pause = max(pause, THROTTLED_SECONDS) if refusal.retry_after_seconds is None else refusal.retry_after_seconds
-    failures = min(course.failures + 1, 10)
-    return replace(course, held_until=now + pause, failures=failures, trouble=refusal)
+    return replace(course, held_until=now + pause, failures=min(course.failures + 1, 10), trouble=refusal)
 
 
 def _somebody(course: Course, change: Change, refusal: Refusal, now: float) -> Course:

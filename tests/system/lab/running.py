@@ -10,7 +10,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
+
+import pytest
 
 import podidentity
 
@@ -51,6 +53,13 @@ def nobody() -> User | str:
     if told.returncode:
         return f"another user cannot import the project: {told.stderr.strip().splitlines()[-1]}"
     return User((*become, python), variables)
+
+
+def missing(what: str) -> NoReturn:
+    """Skip, loudly, where something is missing on this machine; where `CI` is set, fail."""
+    if os.environ.get("CI"):
+        pytest.fail(what)
+    pytest.skip(what)
 
 
 @dataclass

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from system.lab.running import NOBODY, Lab, host_network, lab, nobody, pod, processes_of, until
+from system.lab.running import NOBODY, Lab, host_network, lab, missing, nobody, pod, processes_of, until
 
 pytestmark = pytest.mark.root
 METADATA = "http://169.254.169.254/metadata/instance?api-version=2021-02-01"
@@ -31,7 +31,7 @@ def other_user() -> Iterator[Lab]:
     """A lab of somebody who is not root, in a directory of theirs that pytest's own does not hide."""
     user = nobody()
     if isinstance(user, str):
-        pytest.skip(user)
+        missing(user)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         place = Path(folder) / "labs"
         place.mkdir(mode=0o700)
@@ -175,7 +175,7 @@ def test_a_directory_below_run_works(home: Path) -> None:
     """XDG_RUNTIME_DIR is below /run, of which the lab has one of its own."""
     parent = next((path for path in map(Path, ("/run", "/run/lock", "/run/shm")) if os.access(path, os.W_OK)), None)
     if parent is None:
-        pytest.skip("this user may write nowhere below /run")
+        missing("this user may write nowhere below /run")
     place = parent / f"podidentity-test-{os.getpid()}"
     place.mkdir(mode=0o700)
     try:

@@ -235,6 +235,24 @@ def test_whoever_is_touched_is_tried_at_once() -> None:
     assert keeping.failing(world.course) == ()
 
 
+@pytest.mark.parametrize("names", [True, False])
+def test_a_refusal_that_comes_when_nobody_wants_it_any_more_is_forgotten(names: bool) -> None:  # noqa: FBT001  # likewise
+    """Its pod goes while its PATCH is under way; with the role, the next one is served at once."""
+    world = run(Azure(names=names), wants=["b"])
+    step = world.step()
+    while not isinstance(step, Send):
+        step = keeping.next_step(world.course, world.now)
+        if not isinstance(step, Send):
+            world.step()
+    under_way = keeping.want(keeping.sending(world.course, step, world.now), frozenset(), world.now)
+    refusal = Azure(bad=ids("b"), names=names).patch(step.change)
+    assert isinstance(refusal, Refusal)
+    world.course = keeping.failed(under_way, step, refusal, world.now)
+    world.want("b")
+    world.until(world.now + 1)
+    assert world.azure.carries.keys() == ids("b")
+
+
 def test_touching_what_is_well_changes_nothing() -> None:
     """Labels are put on AzureIdentities all the time."""
     world = run(wants=["a"])

@@ -211,3 +211,38 @@ def test_the_uninstaller_runs_on_every_node_and_cannot_read_the_cluster() -> Non
     assert pod["initContainers"][0]["args"] == ["--uninstall"]
     assert (pod["tolerations"], pod["hostNetwork"]) == ([{"operator": "Exists"}], True)
     assert pod["automountServiceAccountToken"] is False
+
+
+@pytest.mark.parametrize("name", ["deployment.yaml", "noazurejson/deployment.yaml"])
+def test_without_rbac_mic_sees_of_its_node_what_it_signs_in_with(name: str) -> None:
+    """One file, the certificates and azure.json; never a whole directory of the kubelet's."""
+    volumes = pod_of(INFRA / name, "Deployment").get("volumes", [])
+    seen = {one["hostPath"]["path"]: one["hostPath"]["type"] for one in volumes if "hostPath" in one}
+    azure_json = {} if "noazurejson" in name else {"/etc/kubernetes/azure.json": "File"}
+    assert seen == {"/var/lib/kubelet/kubeconfig": "File", "/etc/kubernetes/certs": "Directory"} | azure_json
+
+
+@pytest.mark.parametrize("name", ["deployment.yaml", "deployment-rbac.yaml"])
+def test_the_secret_to_fill_in_is_plain_text(name: str) -> None:
+    """Nobody encodes by hand, and MIC starts without the keys that are not for everybody."""
+    path = INFRA / "noazurejson" / name
+    secret = found(path, "Secret")
+    assert "data" not in secret
+    (container,) = pod_of(path, "Deployment")["containers"]
+    keys = [one["valueFrom"]["secretKeyRef"] for one in container["env"] if "secretKeyRef" in one.get("valueFrom", {})]
+    required = {one["key"] for one in keys if not one.get("optional")}
+    assert {one["name"] for one in keys} == {secret["metadata"]["name"]}
+    assert required == set(secret["stringData"])
+    assert {"UseMSI", "UserAssignedMSIClientID"} <= {one["key"] for one in keys} - required
+
+
+def test_the_exceptions_are_upstreams_and_that_of_aks() -> None:
+    """MIC is answered as its node is, and so are the add-ons of AKS in their namespace."""
+    labels = {
+        (one["metadata"]["namespace"], one["metadata"]["name"]): one["spec"]["podLabels"]
+        for one in objects(INFRA / "mic-exception.yaml")
+    }
+    assert labels == {
+        ("default", "mic-exception"): {"app": "mic", "component": "mic"},
+        ("kube-system", "aks-addon-exception"): {"kubernetes.azure.com/managedby": "aks"},
+    }
