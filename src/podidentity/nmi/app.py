@@ -12,18 +12,17 @@ from podidentity.nmi.host_token import HostTokens
 from podidentity.nmi.observe import Observer, now
 from podidentity.nmi.ports import Peer
 from podidentity.nmi.proxy import Proxy
-from podidentity.nmi.token import Answer, Missing, TokenFlow, refuse
+from podidentity.nmi.token import Answer, TokenFlow, refuse
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """A request whose answer has to be waited for; `missing` is None when the wait has not begun at all."""
+    """A request whose answer has to be waited for."""
 
     parsed: Parsed
     peer: Peer
-    missing: Missing | None
     started: float
 
 
@@ -44,11 +43,11 @@ class App:
         elif isinstance(parsed, Refusal):
             step = refuse(parsed)
         elif isinstance(parsed, Forward):
-            return Pending(parsed, peer, None, started)
+            return Pending(parsed, peer, started)
         else:
             step = refuse(Refusal(404, "tokens for other pods are given on the node's loopback only"))
         if not isinstance(step, Answer):
-            return Pending(parsed, peer, step, started)
+            return Pending(parsed, peer, started)
         self._observer.answered(parsed, peer.address, step, now() - started)
         return step
 
@@ -56,7 +55,7 @@ class App:
         """Answer a request of a program of the node, on loopback: it is no pod, and only asks for pods' tokens."""
         started = now()
         if isinstance(parsed, HostTokenRequest):
-            return Pending(parsed, peer, None, started)
+            return Pending(parsed, peer, started)
         step = refuse(parsed if isinstance(parsed, Refusal) else Refusal(404, f"no pod has the address {peer.address}"))
         self._observer.answered(parsed, peer.address, step, now() - started)
         return step
@@ -69,8 +68,8 @@ class App:
 
     async def _wait(self, pending: Pending) -> Answer:
         match pending.parsed:
-            case TokenRequest() as asked if pending.missing is not None:
-                return await self._flow.wait(asked, pending.peer, pending.missing)
+            case TokenRequest() as asked:
+                return await self._flow.wait(asked, pending.peer)
             case HostTokenRequest() as asked_for_pod:
                 return await self._host_tokens.answer(asked_for_pod, pending.peer)
             case Forward() as forward:

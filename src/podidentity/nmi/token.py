@@ -104,22 +104,27 @@ class TokenFlow:
             return NoToken(pod, choice)
         return refuse(choice, pod) if isinstance(choice, Refusal) else NotAssigned(pod, choice)
 
-    async def wait(self, asked: TokenRequest, peer: Peer, missing: Missing) -> Answer:
-        """Get what is missing and step again, until there is an answer. Cancelled when the client hangs up."""
+    async def wait(self, asked: TokenRequest, peer: Peer) -> Answer:
+        """Step, get what is missing and step again, until there is an answer. Cancelled when the client hangs up.
+
+        Nothing from before counts: this runs in a task that began later than the step that asked for it, and a change
+        in between has woken nobody.
+        """
         started = self._clock.steady()
+        got: Looked | Kept | None = None
         fetched: Fetched | None = None
         while True:
-            got = await self._get(asked, peer, missing, started)
-            if isinstance(got, Answer):
-                return got
-            if isinstance(got, Kept) and isinstance(missing, NoToken):
-                fetched = Fetched(missing.allowed.source, got)
             step = self.step(asked, peer, got if isinstance(got, Looked) else None)
             if fetched and isinstance(step, NoToken) and fetched.answers(step):
                 return self.granted(step, fetched.kept)
             if isinstance(step, Answer):
                 return step._replace(cached=step.cached and fetched is None)
-            missing = step
+            taken = await self._get(asked, peer, step, started)
+            if isinstance(taken, Answer):
+                return taken
+            got = taken
+            if isinstance(got, Kept) and isinstance(step, NoToken):
+                fetched = Fetched(step.allowed.source, got)
 
     async def _get(
         self, asked: TokenRequest, peer: Peer, missing: Missing, started: float

@@ -33,13 +33,17 @@ class Reply(NamedTuple):
 
 
 class StandInImds:
-    """Answers each token request with a token named after its identity. `script` holds answers that come first."""
+    """Answers each token request with a token named after its identity.
+
+    `script` holds answers that come first; `fault` may answer in its place at any time.
+    """
 
     def __init__(self, life_seconds: int = 86400) -> None:
         self.life_seconds = life_seconds
         self.padding = 0
         self.asked: list[Asked] = []
         self.script: deque[Reply | Callable[[Asked], Reply]] = deque()
+        self.fault: Callable[[Asked], Reply | None] | None = None
         self.held: asyncio.Event | None = None
         self.at_once = 0
         self.most_at_once = 0
@@ -103,6 +107,8 @@ class StandInImds:
         if self.script:
             scripted = self.script.popleft()
             return scripted if isinstance(scripted, Reply) else scripted(asked)
+        if self.fault is not None and (fault := self.fault(asked)):
+            return fault
         if not asked.target.startswith("/metadata/identity/oauth2/token?"):
             return Reply(200, json.dumps({"asked": asked.target}).encode())
         return self.token(asked)

@@ -193,7 +193,7 @@ def test_the_event_stands_on_the_binding(tmp_path: Path, caplog: pytest.LogCaptu
 
 
 def test_ten_thousand_waiting_requests_cost_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each looks once, however much happens to others meanwhile; serving others costs what it costs without them."""
+    """Each looks twice, however much happens to others meanwhile; serving others costs what it costs without them."""
     looks = 0
     step = TokenFlow.step
 
@@ -218,14 +218,15 @@ def test_ten_thousand_waiting_requests_cost_nothing(monkeypatch: pytest.MonkeyPa
         pending = [app.answer(asked, Peer(ADDRESS)) for _ in range(10_000)]
         waiting = [asyncio.create_task(app.wait(one)) for one in pending if isinstance(one, Pending)]
         await asyncio.sleep(0)
-        assert len(waiting) == looks == 10_000
+        assert len(waiting) == 10_000
+        assert looks == 20_000
         with_them = await others(nmi)
-        assert looks == 10_000
+        assert looks == 20_000
         assert with_them < 5 * alone + 0.5
         nmi.cluster.assign(web, make.identity())
         answers = await asyncio.gather(*waiting)
         assert {answer.status for answer in answers} == {200}
-        assert looks <= 30_000
+        assert looks <= 40_000
         assert len(nmi.imds.asked) == 1
 
     monkeypatch.setattr(TokenFlow, "step", counted)

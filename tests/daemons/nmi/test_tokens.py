@@ -11,8 +11,11 @@ import make
 from daemons.nmi.harness import ADDRESS, TARGET, Client, Serving, pod, serving
 from daemons.nmi.imds import NOT_FOUND, Reply, StandInImds
 from podidentity.core.identities import AssignedState, AzurePodIdentityException, ObjectKey
+from podidentity.core.imds import TokenRequest
 from podidentity.core.matching import Match
 from podidentity.errors import UnreachableError
+from podidentity.nmi.app import Pending
+from podidentity.nmi.ports import Peer
 from podidentity.nmi.settings import Settings
 from podidentity.serving.metrics import render
 
@@ -52,6 +55,24 @@ def test_a_pod_gets_the_token_of_its_identity_by_resource_id() -> None:
         assert nmi.imds.asked[0].query["msi_res_id"] == make.resource_id("reader")
         assert "client_id" not in nmi.imds.asked[0].query
         assert nmi.imds.asked[0].headers["metadata"] == "true"
+
+    run(test)
+
+
+def test_an_identity_that_comes_before_the_wait_has_begun_is_not_missed() -> None:
+    """The wait is a task, which begins a moment after the request was looked at; the watch may tell in that moment."""
+
+    async def test(nmi: Serving) -> None:
+        asking = pod()
+        nmi.cluster.add(asking)
+        app, asked = nmi.listener.app, TokenRequest("https://vault.azure.net")
+        pending = app.answer(asked, Peer(ADDRESS))
+        assert isinstance(pending, Pending)
+        nmi.cluster.assign(asking, make.identity("reader"))
+        before = nmi.clock.steady()
+        answer = await app.wait(pending)
+        assert answer.status == 200
+        assert nmi.clock.steady() == before
 
     run(test)
 

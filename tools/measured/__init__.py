@@ -1,0 +1,1 @@
+"""From the programs in bench/ to docs/performance.md. Called by tools/performance.py."""

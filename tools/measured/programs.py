@@ -1,0 +1,49 @@
+"""The programs of bench/ that `make bench` runs, each within about a minute, and what they told."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "build" / "bench"
+PROGRAMS: dict[str, tuple[str, ...]] = {
+    "nmi": ("--rounds=3", "--seconds=1"),
+    "connections": (),
+    "nmi_load": ("--seconds=20",),
+    "memory": (),
+    "imds_calls": (),
+    "redirect": (),
+    "pod_to_token": (),
+    "new_identity": (),
+    "mic": ("--only=plan,small",),
+    "arm_calls": (),
+    "start_up": (),
+    "soak": ("--seconds=60",),
+}
+"""Programs by name, with the flags that keep them short. Without flags, each measures for longer."""
+LIMIT_SECONDS = 600.0
+
+Line = dict[str, Any]
+
+
+def run(name: str) -> bool:
+    """Run one program and keep its lines; say whether it ended well and everything is within its budget."""
+    began = time.monotonic()
+    command = [sys.executable, str(ROOT / "bench" / f"{name}.py"), *PROGRAMS[name]]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=LIMIT_SECONDS, check=False)
+    lines = [line for line in done.stdout.splitlines() if line.startswith('{"bench"')]
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    if lines:
+        (RESULTS / f"{name}.json").write_text("\n".join(lines) + "\n")
+    told = "; ".join(str(json.loads(line)["over"] or "within its budget") for line in lines) or "told nothing"
+    print(f"{name}: {told} ({time.monotonic() - began:.0f} s)", flush=True)
+    return done.returncode == 0 and bool(lines)
+
+
+def collected() -> dict[str, Line]:
+    """What programs told at their last run, by the name of the line."""
+    found = [json.loads(line) for path in sorted(RESULTS.glob("*.json")) for line in path.read_text().splitlines()]
+    return {str(line["bench"]): line for line in found}
