@@ -20,6 +20,8 @@ HEADERS_READ = frozenset(
     {b"metadata", b"x-forwarded-for", b"transfer-encoding", b"content-length", b"podname", b"podns"}
 )
 """The only headers that change what a head means; all others may be left out of a `Head`."""
+TARGET_LIMIT_BYTES = 2048
+"""The longest request of an SDK, by resource ID in percent-encoding, has half of it. Targets are remembered."""
 _BARE_PATH = re.compile(rb"(?:/[A-Za-z0-9._~-]+)+/?")
 _QUERY = re.compile(rb"[!-\"$-~]*")
 _FORWARDED_VALUE = re.compile(r"[A-Za-z0-9._:+/=-]*")
@@ -112,6 +114,8 @@ def parse(head: Head, rules: Rules) -> Parsed:
 
     The target is checked first: an odd path is refused whatever its method or headers.
     """
+    if len(head.target) > TARGET_LIMIT_BYTES:
+        return Refusal(414, f"the request target is over {TARGET_LIMIT_BYTES} bytes")
     path, query_mark, query = head.target.partition(b"?")
     refusal = _refuse_target(path, query) or _refuse_message(head)
     if refusal is not None:

@@ -6,7 +6,7 @@ pods. Failures are kept for seconds, so that a broken identity cannot flood IMDS
 
 import asyncio
 import random
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Protocol
@@ -27,6 +27,8 @@ JITTER_SECONDS = 5 * 60
 SAME_TOKEN_PAUSE_SECONDS = 60
 FAILURE_KEPT_SECONDS = 3.0
 FAILURE_KEPT_AT_MOST_SECONDS = 600.0  # when Retry-After asks for it; a failure is news of a moment
+FLIGHTS_OF_A_SOURCE = 64  # under way or waiting for their turn; nobody needs that many resources at once
+FLIGHT_LIMIT = 2048
 LAST_SECONDS = 5  # a token that expires on its way to the client is no use
 
 
@@ -90,6 +92,7 @@ class Cached:
         self._kept: OrderedDict[Key, Kept] = OrderedDict()
         self._failed: OrderedDict[Key, _Failed] = OrderedDict()
         self._flights: dict[Key, asyncio.Future[Kept | PodIdentityError]] = {}
+        self._flying: Counter[Source] = Counter()
 
     def cached(self, source: Source, resource: str) -> Kept | None:
         """Return a valid token without waiting, or None. Starts a refresh when it is time for one."""
@@ -100,7 +103,7 @@ class Cached:
         steady = self._clock.steady()
         if steady >= kept.steady_end or self._clock.wall() >= kept.ends:
             return None
-        if steady >= kept.refresh_at and key not in self._flights and not self._failed_lately(key, steady):
+        if steady >= kept.refresh_at and self._may_start(key, steady):
             self._start(key)
         self._kept.move_to_end(key)
         return kept
@@ -122,11 +125,13 @@ class Cached:
                 return found
         failed = self._failed_lately(key, self._clock.steady())
         if failed is not None:
-            raise failed.error
+            raise failed.error.with_traceback(None)  # else it would grow with each time it is raised
+        if key not in self._flights and self._crowded(source):
+            raise AzureError("too many tokens are being asked for at once; ask again in a moment")
         # Shielded: one client's hang-up must not end the call that others wait for.
         outcome = await asyncio.shield(self._flights.get(key) or self._start(key))
         if isinstance(outcome, PodIdentityError):
-            raise outcome
+            raise outcome.with_traceback(None)
         return outcome
 
     def forget(self, source: Source) -> None:
@@ -154,9 +159,17 @@ class Cached:
             return None
         return failed
 
+    def _may_start(self, key: Key, steady: float) -> bool:
+        return key not in self._flights and not self._failed_lately(key, steady) and not self._crowded(key[0])
+
+    def _crowded(self, source: Source) -> bool:
+        """Say whether no call may be added: it goes on when its client hangs up, so clients do not bound them."""
+        return self._flying[source] >= FLIGHTS_OF_A_SOURCE or self._flying.total() >= FLIGHT_LIMIT
+
     def _start(self, key: Key) -> asyncio.Future[Kept | PodIdentityError]:
         flight: asyncio.Future[Kept | PodIdentityError] = asyncio.get_running_loop().create_future()
         self._flights[key] = flight
+        self._flying[key[0]] += 1
         self._spawn(self._fly(key, flight))
         return flight
 
@@ -171,7 +184,13 @@ class Cached:
         finally:
             if self._flights.get(key) is flight:
                 del self._flights[key]
+            self._landed(key[0])
             flight.cancel()  # when this task was cancelled; else it is done already
+
+    def _landed(self, source: Source) -> None:
+        self._flying[source] -= 1
+        if not self._flying[source]:
+            del self._flying[source]
 
     async def _outcome(self, key: Key) -> Kept | PodIdentityError:
         try:

@@ -148,7 +148,11 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Admit the client or end the connection at once."""
         self._transport = cast("asyncio.Transport", transport)  # uvloop's are transports without being called so
-        address, port = transport.get_extra_info("peername")[:2]
+        name = transport.get_extra_info("peername")
+        if name is None:  # gone before we looked
+            self._transport.abort()
+            return
+        address, port = name[:2]
         peer = self._site.admit(transport.get_extra_info("socket"), (address, port))
         listener = self._listener
         crowded = (
@@ -177,7 +181,8 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Answer a head that is known at once; all else goes the longer way."""
-        self._seen = self._listener.second
+        if not self._buffer:  # a head's time runs from its first byte
+            self._seen = self._listener.second
         if not self._buffer and self._task is None and not self._full:
             understood = self._listener.heads.known(data)
             if understood is not None:
@@ -200,7 +205,10 @@ class Connection(asyncio.Protocol):
         waited = self._listener.second - self._seen
         if self._task is not None:
             return
-        if self._buffer and waited > HEAD_SECONDS:
+        if self._transport.is_closing():
+            if waited > IDLE_SECONDS:  # it does not take what it was sent, and would be waited for
+                self.abort()
+        elif self._buffer and waited > HEAD_SECONDS:
             self._write(refuse(Refusal(408, "the request did not arrive in time")), keep_open=False)
         elif waited > IDLE_SECONDS:
             self._transport.close()
@@ -234,6 +242,7 @@ class Connection(asyncio.Protocol):
                 return
             else:
                 self._buffer = rest
+                self._seen = self._listener.second
                 self._serve(self._listener.heads.understand(head + end))
         if len(self._buffer) > HEAD_LIMIT_BYTES:
             self._transport.abort()  # sends on and on without waiting for an answer

@@ -124,9 +124,10 @@ class Observer:
 
     def answered(self, parsed: Parsed, address: str, answer: Answer, seconds: float) -> None:
         """Note one answer, `seconds` after its request."""
-        status, _, why, pod, _, _, source, cached = answer
+        status, _, why, pod, identity, _, source, cached = answer
+        named = (identity.key, identity.client_id) if identity else None  # several may share a source
         resource = parsed.resource if isinstance(parsed, TokenRequest) else parsed
-        key = (status, pod.uid if pod else address, source, resource, cached, why)
+        key = (status, pod.uid if pod else "", address, named, source, resource, cached, why)
         note = self._notes.get(key)
         if note is None:
             note = self._note(parsed, address, answer)

@@ -299,6 +299,45 @@ def test_a_bug_in_a_source_ends_nothing_but_its_own_call() -> None:
     asyncio.run(act())
 
 
+def test_calls_in_the_air_are_bounded() -> None:
+    """They go on without their clients: a pod that asks for ever new resources and hangs up must not pile them up."""
+
+    async def test(at: Caching) -> None:
+        at.source.held = asyncio.Event()
+        asking = [
+            asyncio.create_task(at.text(resource=f"r{number}")) for number in range(cache.FLIGHTS_OF_A_SOURCE + 10)
+        ]
+        await settle()
+        for one in asking:
+            one.cancel()
+        await settle()
+        with pytest.raises(AzureError, match="too many"):
+            await at.text(resource="one more")
+        other = asyncio.create_task(at.text(WRITER))
+        await settle()
+        at.source.held.set()
+        assert (await other).startswith("no ")
+        assert len(at.source.calls) == cache.FLIGHTS_OF_A_SOURCE + 1
+        assert await at.text(resource="one more")
+
+    run(test)
+
+
+def test_a_failure_that_is_told_often_does_not_grow() -> None:
+    """The same error is raised for each who asks; what hung on it from the last time must not stay."""
+
+    async def test(at: Caching) -> None:
+        at.source.script.append(AzureError("refused", status=400))
+        lengths = []
+        for _ in range(20):
+            with pytest.raises(AzureError) as caught:
+                await at.text()
+            lengths.append(len(caught.traceback))
+        assert len(set(lengths[1:])) == 1
+
+    run(test)
+
+
 @dataclass
 class Slow:
     """A source whose calls take as long as a test says, and which says who was served."""

@@ -5,12 +5,15 @@ sent, and the status that each must get, is a table: `hostile.txt`.
 """
 
 import asyncio
+import socket
+import struct
 
 import pytest
+import uvloop
 
 import make
 from daemons.nmi.corpus import HUNG_UP, PLAIN, QUERY, TOKEN_PATH, hostile, request
-from daemons.nmi.harness import Client, Serving, pod, serving
+from daemons.nmi.harness import ADDRESS, Client, Serving, pod, serving
 from podidentity.nmi.heads import HEAD_LIMIT_BYTES
 from podidentity.nmi.http import Limits
 from podidentity.nmi.settings import Settings
@@ -176,6 +179,75 @@ def test_slow_and_idle_connections_end() -> None:
             assert await idle.ended()
 
     asyncio.run(test())
+
+
+def test_a_head_in_drops_ends_too() -> None:
+    """Its time runs from its first byte: one byte every few seconds buys no more of it."""
+
+    async def test() -> None:
+        async with serving() as nmi:
+            client = await nmi.connect()
+            for sent in range(1, 4):
+                client.writer.write(b"G")
+                async with asyncio.timeout(5):
+                    while not any(len(one._buffer) == sent for one in nmi.listener.connections):  # noqa: ASYNC110
+                        await asyncio.sleep(0)
+                nmi.listener.second += 4
+                check_all(nmi)
+            assert (await client.read()).status == 408
+
+    asyncio.run(test())
+
+
+def test_a_client_that_does_not_read_ends() -> None:
+    """What it was sent is held no longer than an idle connection, and nothing is added to it meanwhile."""
+
+    async def test() -> None:
+        loop = asyncio.get_running_loop()
+        async with serving() as nmi:
+            nmi.cluster.add(pod(), make.identity())
+            assert (await nmi.ask()).status == 200
+            with socket.socket() as deaf:
+                deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                deaf.connect((ADDRESS, nmi.port))
+                deaf.setblocking(False)
+                while not (full := [one for one in nmi.listener.connections if one._full]):
+                    await loop.sock_sendall(deaf, request(TOKEN_PATH + QUERY))
+                    await asyncio.sleep(0)
+                (stalled,) = full
+                await loop.sock_sendall(deaf, b"GET ")
+                while not stalled._buffer.endswith(b"GET "):  # noqa: ASYNC110
+                    await asyncio.sleep(0)
+                unsent = []
+                for _ in range(5):
+                    nmi.listener.second += 11
+                    check_all(nmi)
+                    unsent.append(stalled._transport.get_write_buffer_size())
+                assert unsent == [unsent[0]] * 5
+                nmi.listener.second += 120
+                check_all(nmi)
+                while stalled in nmi.listener.connections:  # noqa: ASYNC110
+                    await asyncio.sleep(0)
+
+    asyncio.run(test())
+
+
+def test_a_client_that_is_gone_at_once_is_no_error() -> None:
+    """The daemon's own event loop knows no address of a connection that was reset before it was accepted."""
+    errors: list[object] = []
+
+    async def test() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, told: errors.append(told["message"]))
+        async with serving() as nmi:
+            nmi.cluster.add(pod(), make.identity())
+            for _ in range(20):
+                with socket.socket() as gone:
+                    gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    gone.connect((ADDRESS, nmi.port))
+            assert (await nmi.ask()).status == 200
+
+    uvloop.run(test())
+    assert errors == []
 
 
 def check_all(nmi: Serving) -> None:

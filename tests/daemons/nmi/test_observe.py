@@ -76,6 +76,21 @@ def test_each_answer_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:
     assert third["resource"] == "some-application"
 
 
+def test_the_line_names_the_identity_that_answered(capfd: pytest.CaptureFixture[str]) -> None:
+    """Two AzureIdentities with one resource ID share their tokens, but not what is written of them."""
+
+    async def test(nmi: Serving) -> None:
+        nmi.cluster.add(web := pod(), make.identity("reader"))
+        for _ in range(2):
+            await nmi.ask()
+        nmi.cluster.assigned.clear()
+        nmi.cluster.assign(web, make.identity("writer", resource_id=make.resource_id("reader")))
+        await nmi.ask()
+
+    run(test, Settings("n1", log_format="json"))
+    assert [line["identity"] for line in lines(capfd)] == ["default/reader"] * 2 + ["default/writer"]
+
+
 @pytest.mark.parametrize("log_format", ["text", "json"])
 def test_a_refusal_says_why_and_no_token_ever_shows(log_format: str, capfd: pytest.CaptureFixture[str]) -> None:
     """In both formats, whatever stands in a client's query stays on one line."""

@@ -36,6 +36,14 @@ def test_a_token_request_is_read(path: bytes) -> None:
     )
 
 
+@pytest.mark.parametrize("spare", [0, -1])
+def test_a_target_has_its_limit(spare: int) -> None:
+    """What a request names is remembered in several places: its length is what bounds them all."""
+    start = TOKEN + b"?resource="
+    target = start + b"r" * (imds.TARGET_LIMIT_BYTES - len(start) - spare)
+    assert status(parse(target)) == (414 if spare else 0)
+
+
 @pytest.mark.parametrize(
     ("parameter", "field"),
     [
