@@ -4,9 +4,9 @@ import pytest
 
 from cluster.harness import Cluster
 
-# The order of the files: what installs nothing comes first, what looks back at all of it last.
+# The order of the files: what installs nothing comes first, what looks back at all of it last, but for what takes it off.
 FIRST = ("test_manifests", "test_helm", "test_federation", "test_tokens", "test_updates")
-LAST = ("test_joining", "test_rights")
+LAST = ("test_joining", "test_rights", "test_migration")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -6,22 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import make
+import upstreams
 from daemons.mic.members import member, staged
 
-GROUP = "aadpodidentity.k8s.io"
-ACCOUNT = "aad-pod-id-mic-service-account"
-
-UPSTREAMS_RIGHTS = (
-    ("apiextensions.k8s.io", "customresourcedefinitions", "*"),
-    ("", "pods nodes", "list watch"),
-    ("", "events", "create patch"),
-    ("", "configmaps", "get create update"),
-    ("", "endpoints", "create get update"),
-    (GROUP, "azureidentitybindings azureidentities", "get list watch post update"),
-    (GROUP, "azurepodidentityexceptions", "list update"),
-    (GROUP, "azureassignedidentities", "*"),
-)
-"""What the role of aad-pod-identity v1.8.17 allows its MIC (deploy/infra/deployment-rbac.yaml)."""
+ACCOUNT = upstreams.ACCOUNTS["mic"]
 
 
 def without_conditions(definitions: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -36,10 +24,7 @@ def without_conditions(definitions: list[dict[str, Any]]) -> list[dict[str, Any]
 def role() -> list[tuple[str, dict[str, Any]]]:
     """Aad-pod-identity's role for MIC's account."""
     rbac = "rbac.authorization.k8s.io"
-    rules = [
-        {"apiGroups": [group], "resources": resources.split(), "verbs": verbs.split()}
-        for group, resources, verbs in UPSTREAMS_RIGHTS
-    ]
+    rules = upstreams.rules(upstreams.MIC_RIGHTS)
     subject = {"kind": "ServiceAccount", "name": ACCOUNT, "namespace": "default"}
     reference = {"apiGroup": rbac, "kind": "ClusterRole", "name": "mic"}
     bound = {"metadata": {"name": "mic"}, "roleRef": reference, "subjects": [subject]}

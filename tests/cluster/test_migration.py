@@ -1,0 +1,352 @@
+"""From aad-pod-identity to podidentity and back, on a cluster that holds what aad-pod-identity left there.
+
+The tests are one story, in this order: its objects; our images under its manifests; our manifests; back again. They run
+last: they take podidentity off the cluster, and what upstream's roles refuse would spoil what `test_rights` counts.
+"""
+
+import json
+import subprocess
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+import yaml
+
+import upstreams
+from cluster.harness import DEPLOY, REPOSITORY, Cluster, Identity, pod, until
+from cluster.programs import KEEP_ASKING, ONCE
+
+PAGE = REPOSITORY / "docs/migrate/from-aad-pod-identity.md"
+TOOLS = "podidentity/lab-tools:1"
+KINDS = ("azureassignedidentities", "azureidentities", "azureidentitybindings", "azurepodidentityexceptions")
+STATES = {"kept": "Assigned", "ancient": None, "fresh": "Created", "dropped": "Unassigned"}
+"""Pod (and identity, and selector) to the state that aad-pod-identity left its assigned identity in."""
+SLEEP = ["sh", "-c", "trap 'exit 0' TERM; sleep infinity & wait"]
+IDLE = "import signal; signal.pause()"
+CHAIN = """\
+-N aad-metadata
+-A aad-metadata ! -s 127.0.0.1/32 -d 169.254.169.254/32 -p tcp --dport 80 -j DNAT --to-destination 127.0.0.1:2579
+-A aad-metadata -j RETURN
+-I PREROUTING 1 -j aad-metadata"""
+
+
+@dataclass
+class Story:
+    """The cluster and what was there at the beginning."""
+
+    cluster: Cluster
+    identities: dict[str, Identity]
+    began: str
+    """When aad-pod-identity's installation was made: audit records before it are other tests'."""
+    tables: dict[str, set[str]] = field(default_factory=dict)
+    """Node to the netfilter tables and routing rules that it had without any of the two."""
+
+    def answer(self, name: str) -> list[str]:
+        """What a pod gets that asks now: status, and whose token."""
+        told: list[str] = json.loads(self.cluster.kubectl("exec", name, "--", "python3", "-c", ONCE))
+        return told
+
+    def own(self, name: str) -> list[str]:
+        """What a pod should get."""
+        return ["200", self.identities[name].client_id]
+
+    def states(self) -> dict[str, str]:
+        """The assigned identities: their name and state."""
+        items = self.cluster.get("azureassignedidentities", "-A")["items"]
+        return {one["metadata"]["name"]: one.get("status", {}).get("status", "") for one in items}
+
+    def on_node(self, node: str, *command: str) -> str:
+        """Run a command in a node's network namespace; what it printed."""
+        pid = self.cluster.inside()
+        net = f"--net=/proc/{pid}/root/run/netns/{node}"
+        entered = ["nsenter", f"--target={pid}", "--mount", net, "--", *command]
+        done = subprocess.run(entered, capture_output=True, text=True, check=False, timeout=60)
+        assert done.returncode == 0, f"{node}: {' '.join(command)}: {done.stderr}"
+        return done.stdout
+
+    def rules(self, node: str) -> set[str]:
+        """A node's tables and routing rules, but for the tables that kube-proxy and iptables keep."""
+        tables = self.on_node(node, "nft", "list", "tables").splitlines()
+        foreign = {"table ip nat", "table ip kube-proxy", "table ip6 kube-proxy"}
+        return {*tables, *self.on_node(node, "ip", "-4", "rule").splitlines()} - foreign
+
+    def chains(self) -> set[str]:
+        """The nodes that have aad-pod-identity's chain."""
+        return {one for one in self.cluster.nodes() if "aad-metadata" in self.on_node(one, "nft", "list", "ruleset")}
+
+    def logs(self, component: str) -> str:
+        """What all pods of a daemon say."""
+        return self.cluster.kubectl("logs", "-l", f"component={component}", "--tail=-1", "--max-log-requests=10")
+
+    def refused(self) -> Counter[tuple[str, str, str]]:
+        """How often the daemons were refused something since the story began: pod, verb, resource."""
+        found: Counter[tuple[str, str, str]] = Counter()
+        for line in (self.cluster.logs / "audit.log").read_text().splitlines():
+            one = json.loads(line)
+            name = one["user"]["username"].rpartition(":")[2]
+            late = one["requestReceivedTimestamp"] >= self.began
+            if late and name in upstreams.ACCOUNTS.values() and one.get("responseStatus", {}).get("code") == 403:
+                who = one["user"].get("extra", {}).get("authentication.kubernetes.io/pod-name", [name])[0]
+                found[who, one["verb"], one["objectRef"]["resource"]] += 1
+        return found
+
+
+@pytest.fixture(scope="module")
+def story(cluster: Cluster) -> Iterator[Story]:
+    """A cluster with aad-pod-identity's objects, pods in each state, and its chain on the nodes; nothing of ours."""
+    _remove_podidentity(cluster)
+    identities = {name: cluster.identity(f"{name}-id") for name in (*STATES, "late")}
+    made = Story(cluster, identities, datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"))
+    made.tables = {node: made.rules(node) for node in cluster.nodes()}
+    cluster.create(*upstreams.definitions())
+    cluster.kubectl("wait", "--for=condition=Established", "crd", *(f"{one}.{upstreams.GROUP}" for one in KINDS))
+    cluster.create(*upstreams.roles(), *_asleep())
+    _leave_objects(made)
+    for node in cluster.nodes():
+        for line in CHAIN.splitlines():
+            made.on_node(node, "iptables-nft", "-w", "-t", "nat", *line.split())
+    assert made.chains() == set(cluster.nodes())
+    for name in STATES:
+        cluster.pod_ip(name)
+    cluster.roll_out("daemonset/nmi")
+    yield made
+    cluster.delete("pod", "--all")
+
+
+def test_our_images_under_its_manifests(story: Story) -> None:
+    """Only the images change: assigned pods are served by NMI alone, MIC then takes over what is left, as upstream."""
+    cluster, packets = story.cluster, story.cluster.imds_packets()
+    right = _versions(story, "kept")
+    _change_image(cluster, "daemonset", "nmi")
+    for name in ("kept", "ancient"):
+        assert story.answer(name) == story.own(name)
+    _change_image(cluster, "deployment", "mic")
+    for name in STATES:
+        assert story.answer(name) == story.own(name)
+    until(lambda: set(story.states()) == {f"{name}-default-{name}-id" for name in STATES}, "objects of pods long gone")
+    assert set(story.states().values()) <= {"Assigned", ""}
+    cluster.create(pod("late", IDLE, binding="late", node="node-0"))
+    until(lambda: story.states().get("late-default-late-id") == "Assigned", "a new pod's identity")
+    assert story.answer("late") == story.own("late")
+    assert _versions(story, "kept") == right
+    until(lambda: not story.chains(), "the chain's end")
+    assert cluster.imds_packets() == packets
+
+
+def test_each_missing_right_is_said_once(story: Story) -> None:
+    """No loop of errors: each process tries a right that upstream's role lacks, says so, and leaves it."""
+    logs = {part: story.logs(part) for part in upstreams.ACCOUNTS}
+    until(lambda: "conditions are not written on azureidentitybindings" in story.logs("mic"), "MIC's warnings")
+    assert " ERROR " not in logs["nmi"] + logs["mic"]
+    assert "Traceback" not in logs["nmi"] + logs["mic"]
+    refused = story.refused()
+    assert {(verb, resource) for _, verb, resource in refused} == {
+        ("create", "events"),
+        ("get", "leases"),
+        ("patch", "azureidentities"),
+        ("patch", "azureidentitybindings"),
+    }
+    restarts = {one["metadata"]["name"]: _restarts(one) for one in story.cluster.get("pods")["items"]}
+    # Once for each process; a busy machine may restart one, or let a leader begin a second term.
+    assert all(count <= 2 + 2 * restarts.get(who, 0) for (who, _, _), count in refused.items()), refused
+    assert "events are not written" in logs["nmi"]
+    assert "leading without a Lease" in logs["mic"]
+
+
+def test_our_manifests_over_it(story: Story) -> None:
+    """`kubectl apply` of ours: pods ask on and only get their own, what is right is not written again."""
+    cluster = story.cluster
+    names = (*STATES, "late")
+    before, uids = [_versions(story, name) for name in names], _uids(cluster)
+    cluster.create(pod("asking", KEEP_ASKING, binding="kept", node="node-1"))
+    own = f"200 {story.identities['kept'].client_id}"
+    until(lambda: cluster.counts("asking").get(own, 0) > 5, "tokens before")
+    cluster.kubectl("apply", "-f", str(DEPLOY / "deployment-rbac.yaml"))
+    for workload in ("daemonset/nmi", "deployment/mic"):
+        assert _container(cluster, workload)["resources"]["limits"]["cpu"] == "200m"  # nobody's any more, so it stays
+        cluster.kubectl("patch", *workload.split("/"), "--type=json", "-p", _limit_patch())
+        assert "cpu" not in _container(cluster, workload)["resources"]["limits"]
+    cluster.roll_out("daemonset/nmi")
+    cluster.roll_out("deployment/mic")
+    until(lambda: _conditions(cluster, "kept-id"), "conditions, which need our definitions and our roles")
+    asked = cluster.counts("asking").get(own, 0)
+    until(lambda: cluster.counts("asking").get(own, 0) > asked + 5, "tokens afterwards")
+    assert set(cluster.counts("asking")) == {own}
+    assert [_versions(story, name) for name in names] == before
+    assert _uids(cluster) == uids
+    assert {name: story.answer(name) for name in names} == {name: story.own(name) for name in names}
+
+
+def test_back_to_it(story: Story) -> None:
+    """The recipe of docs/migrate: nothing of ours is left on the nodes, and its objects are as it writes them."""
+    cluster = story.cluster
+    before = {name: _stored(story, name)["spec"] for name in STATES}
+    assert all(story.rules(node) > story.tables[node] for node in cluster.nodes())
+    _take_interception_away(cluster)
+    extra = ("poddisruptionbudget/mic-pdb", "role/aad-pod-id-mic-role", "rolebinding/aad-pod-id-mic-binding")
+    cluster.kubectl("delete", "deployment/mic", "--cascade=foreground")
+    cluster.kubectl("delete", *extra)
+    assert {node: story.rules(node) for node in cluster.nodes()} == story.tables
+    packets = cluster.imds_packets()
+    assert story.answer("kept") != story.own("kept")
+    assert cluster.imds_packets() > packets, "a pod is still cut off, and would be from an aad-pod-identity too"
+    text = json.dumps({"apiVersion": "v1", "kind": "List", "items": [*upstreams.definitions(), *upstreams.roles()]})
+    cluster.kubectl("apply", "-f", "-", stdin=text)
+    cluster.create(*_asleep())
+    for name in STATES:
+        stored = _stored(story, name)
+        assert stored["spec"] == before[name]
+        assert not _conditions(cluster, f"{name}-id")
+        _reads_as_upstream_writes(story, name, stored)
+    config = cluster.get("configmap", "aad-pod-identity-config")["data"]
+    assert config["type-upgrade-status"] == "completed"
+    lock = cluster.get("endpoints", upstreams.LOCK)["metadata"]["annotations"][upstreams.LEADER_ANNOTATION]
+    assert json.loads(lock)["leaderTransitions"] > 7
+    assert json.loads(lock)["holderIdentity"] == "", "its MIC would have to wait for ours"
+
+
+def _asleep() -> list[dict[str, Any]]:
+    """Its workloads. Its binaries are not here: in their place runs something that does nothing."""
+    made = [upstreams.daemon_set(TOOLS), upstreams.deployment(TOOLS)]
+    for one in made:
+        one["spec"]["template"]["spec"]["containers"][0]["command"] = SLEEP
+    return made
+
+
+def _change_image(cluster: Cluster, kind: str, name: str) -> None:
+    """What `kubectl set image` does; and the stand-in's command goes, so that the image's entry point runs."""
+    at = "/spec/template/spec/containers/0"
+    change = [
+        {"op": "replace", "path": f"{at}/image", "value": _image(name)},
+        {"op": "remove", "path": f"{at}/command"},
+    ]
+    cluster.kubectl("patch", kind, name, "--type=json", "-p", json.dumps(change))
+    cluster.roll_out(f"{kind}/{name}")
+
+
+def _image(name: str) -> str:
+    for obj in yaml.safe_load_all((DEPLOY / "deployment-rbac.yaml").read_text()):
+        if obj["kind"] in {"DaemonSet", "Deployment"} and obj["metadata"]["name"] == name:
+            return str(obj["spec"]["template"]["spec"]["containers"][0]["image"])
+    raise AssertionError(f"no image of {name}")
+
+
+def _leave_objects(story: Story) -> None:
+    """What aad-pod-identity's last leader left: objects in each state, for pods that live and pods that are gone."""
+    cluster, nodes = story.cluster, ("node-0", "node-1")
+    for name, identity in story.identities.items():
+        cluster.bind(identity, selector=name)
+    for number, (name, state) in enumerate(STATES.items()):
+        node = nodes[number % 2]
+        cluster.create(pod(name, IDLE, binding=name, node=node), _assigned(story, name, name, node, state))
+        if state != "Created":
+            group, scale_set = _scale_set(cluster, node)
+            cluster.admin.assign_to_scale_set(group, scale_set, story.identities[name].resource_id)
+    cluster.create(
+        _assigned(story, "gone", "kept", "node-1", "Assigned"),
+        _assigned(story, "went", "dropped", "node-0", "Unassigned"),
+        {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {"name": "aad-pod-identity-config"},
+            "data": {"type-upgrade-status": "completed"},
+        },
+        _lock(),
+    )
+
+
+def _assigned(story: Story, name: str, of: str, node: str, state: str | None) -> dict[str, Any]:
+    identity = story.identities[of].name
+    whole = {kind: story.cluster.get(kind, identity) for kind in ("azureidentity", "azureidentitybinding")}
+    return upstreams.assigned(name, node, whole["azureidentity"], whole["azureidentitybinding"], state)
+
+
+def _lock() -> dict[str, Any]:
+    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    record = {
+        "holderIdentity": "mic-5d8f9c7b6-dead",
+        "leaseDurationSeconds": 15,
+        "acquireTime": now,
+        "renewTime": now,
+        "leaderTransitions": 7,
+    }
+    annotations = {upstreams.LEADER_ANNOTATION: json.dumps(record)}
+    metadata = {"name": upstreams.LOCK, "annotations": annotations}
+    return {"apiVersion": "v1", "kind": "Endpoints", "metadata": metadata}
+
+
+def _scale_set(cluster: Cluster, node: str) -> tuple[str, str]:
+    words = cluster.get("node", node)["spec"]["providerID"].split("/")
+    return words[words.index("resourceGroups") + 1], words[words.index("virtualMachineScaleSets") + 1]
+
+
+def _stored(story: Story, name: str) -> dict[str, Any]:
+    return story.cluster.get("azureassignedidentity", f"{name}-default-{name}-id")
+
+
+def _versions(story: Story, name: str) -> str:
+    return str(_stored(story, name)["metadata"]["resourceVersion"])
+
+
+def _uids(cluster: Cluster) -> set[str]:
+    definitions = (f"crd/{one}.{upstreams.GROUP}" for one in KINDS)
+    kept = cluster.get("daemonset/nmi", "deployment/mic", *definitions)["items"]
+    return {one["metadata"]["uid"] for one in kept}
+
+
+def _container(cluster: Cluster, workload: str) -> dict[str, Any]:
+    container: dict[str, Any] = cluster.get(workload)["spec"]["template"]["spec"]["containers"][0]
+    return container
+
+
+def _restarts(obj: dict[str, Any]) -> int:
+    return sum(one["restartCount"] for one in obj["status"].get("containerStatuses") or ())
+
+
+def _limit_patch() -> str:
+    """What the page says to take away what upstream's manifest leaves."""
+    text = PAGE.read_text()
+    return text[text.index("-p '") + 4 : text.index("]'") + 1]
+
+
+def _conditions(cluster: Cluster, name: str) -> bool:
+    return bool(cluster.get("azureidentity", name).get("status", {}).get("conditions"))
+
+
+def _reads_as_upstream_writes(story: Story, name: str, stored: dict[str, Any]) -> None:
+    """Names, label, finalizer and fields that its code looks at."""
+    spec, identity = stored["spec"], story.identities[name]
+    assert stored["metadata"]["labels"] == {"nodename": spec["nodename"]}
+    assert stored["metadata"]["finalizers"] == [f"azureassignedidentity.finalizers.{upstreams.GROUP}"]
+    assert (spec["pod"], spec["podNamespace"]) == (name, "default")
+    assert spec["azureIdentityRef"]["metadata"]["name"] == identity.name
+    wanted = {"type": 0, "resourceID": identity.resource_id, "clientID": identity.client_id}
+    assert spec["azureIdentityRef"]["spec"] == wanted
+    assert spec["azureBindingRef"]["spec"] == {"azureIdentity": identity.name, "selector": name}
+    assert stored.get("status", {}).get("status", "Assigned") == "Assigned"
+
+
+def _take_interception_away(cluster: Cluster) -> None:
+    """The first steps of the way back."""
+    recipe = str(DEPLOY / "uninstall.yaml")
+    cluster.kubectl("delete", "daemonset", "nmi", "--ignore-not-found", "--wait")
+    cluster.kubectl("create", "-f", recipe)
+    cluster.roll_out("daemonset/nmi-uninstall")
+    cluster.kubectl("delete", "-f", recipe)
+
+
+def _remove_podidentity(cluster: Cluster) -> None:
+    """As if neither had ever been there: after the other tests, or on a fresh cluster."""
+    cluster.delete("pod", "--all")
+    _take_interception_away(cluster)
+    held = cluster.try_kubectl("get", "azureassignedidentities", "-A", "-o", "json")
+    for one in json.loads(held.stdout)["items"] if held.returncode == 0 else []:
+        at, free = one["metadata"], '{"metadata":{"finalizers":null}}'
+        where = ("azureassignedidentity", at["name"], "-n", at["namespace"])
+        cluster.try_kubectl("patch", *where, "--type=merge", "-p", free)
+    cluster.kubectl("delete", "--ignore-not-found", "-f", str(DEPLOY / "deployment-rbac.yaml"))
+    kept = ("configmap/aad-pod-identity-config", f"endpoints/{upstreams.LOCK}", f"lease/{upstreams.LOCK}")
+    cluster.delete(*kept)
