@@ -113,7 +113,7 @@ def story(cluster: Cluster) -> Iterator[Story]:
         cluster.pod_ip(name)
     cluster.roll_out("daemonset/nmi")
     yield made
-    cluster.delete("pod", "--all")
+    _remove_podidentity(cluster)
 
 
 def test_our_images_under_its_manifests(story: Story) -> None:
@@ -339,7 +339,7 @@ def _take_interception_away(cluster: Cluster) -> None:
 
 
 def _remove_podidentity(cluster: Cluster) -> None:
-    """As if neither had ever been there: after the other tests, or on a fresh cluster."""
+    """As if neither had ever been there: after the other tests, on a fresh cluster, for tests of other folders."""
     cluster.delete("pod", "--all")
     _take_interception_away(cluster)
     held = cluster.try_kubectl("get", "azureassignedidentities", "-A", "-o", "json")
