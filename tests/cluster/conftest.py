@@ -4,7 +4,7 @@ import pytest
 
 from cluster.harness import Cluster
 
-# The order of the files: what installs nothing comes first, what looks back at all of it last, but for what takes it off.
+# The order of the files: what installs nothing comes first; what looks back at all of it last, but for what removes it.
 FIRST = ("test_manifests", "test_helm", "test_federation", "test_tokens", "test_updates")
 LAST = ("test_joining", "test_rights", "test_migration")
 
