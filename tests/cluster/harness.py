@@ -153,6 +153,18 @@ class Cluster:
                     return int(path.parent.name)
         raise AssertionError("the lab has no first process")
 
+    def processes(self, program: str, host: str = "") -> set[int]:
+        """The cluster's processes that run a program of podidentity's image, in the pod `host` alone if it is given."""
+        found = set()
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):  # it ended while we looked
+                ours = self.cgroup in (path.parent / "cgroup").read_text()
+                if ours and f"/usr/local/bin/{program}".encode() in path.read_bytes().split(b"\0"):
+                    variables = (path.parent / "environ").read_bytes().split(b"\0")
+                    if not host or f"HOSTNAME={host}".encode() in variables:
+                        found.add(int(path.parent.name))
+        return found
+
     def forget_last_address(self, node: str) -> None:
         """Let the node's next pod have the lowest address that is free, though it was just in use."""
         kept = Path(f"/proc/{self.inside()}/root/run/podidentity/{node}/addresses/pods/last_reserved_ip.0")

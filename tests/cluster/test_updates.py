@@ -6,7 +6,6 @@ import os
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
@@ -56,11 +55,11 @@ def test_a_killed_nmi_lets_nothing_through(installed: Cluster, asking: Identity)
     """
     cut = {"ConnectionRefusedError", "ConnectionResetError", "RemoteDisconnected", "TimeoutError", "503"}
     with _nothing_but_tokens(installed, asking, allowed=cut):
-        killed = _processes(installed, "nmi")
+        killed = installed.processes("nmi")
         assert len(killed) == len(NODES)
         for pid in killed:
             os.kill(pid, signal.SIGKILL)
-        until(lambda: len(_processes(installed, "nmi") - killed) == len(NODES), "NMI's return")
+        until(lambda: len(installed.processes("nmi") - killed) == len(NODES), "NMI's return")
         installed.roll_out("daemonset/nmi")
 
 
@@ -95,15 +94,3 @@ def _until_replaced(installed: Cluster) -> None:
         return not old & set(_nmi_pods(installed)) and status.get("numberReady") == len(NODES)
 
     until(replaced, "NMI's successors")
-
-
-def _processes(installed: Cluster, program: str) -> set[int]:
-    """The processes of the cluster that run a program of podidentity's image."""
-    found = set()
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):
-            words = path.read_bytes().split(b"\0")
-            ours = installed.cgroup in (path.parent / "cgroup").read_text()
-            if ours and f"/usr/local/bin/{program}".encode() in words:
-                found.add(int(path.parent.name))
-    return found

@@ -129,15 +129,15 @@ class Election:
         if not held:
             # Ours no longer: leave nothing behind that the new leader would have to wait for.
             await self._release(self._besides)
-            return False
         if self._besides is None:
-            return True
+            return held
         try:
-            return await self._besides.hold()
+            # Its age counts from when we first see it: seen only once the main lock is ours, it would cost a term more.
+            return await self._besides.hold() if held else await self._besides.look()
         except (ForbiddenError, NotFoundError) as error:
-            _log.warning("leading without a Lease, with the Endpoints lock alone: %s", error)
+            _log.warning("election without a Lease, with the Endpoints lock alone: %s", error)
             self._besides = None
-            return True
+            return held
 
     async def _give_up(self) -> None:
         self._renewed_at = float("-inf")
@@ -176,6 +176,13 @@ class _Claim:
             else:
                 return True
         return await self._take()
+
+    async def look(self) -> bool:
+        """Note since when the lock has been as it is; False, because it is not ours."""
+        found = await self._lock.read()
+        if found is not None:
+            self._is_free(found)
+        return False
 
     async def release(self) -> None:
         """Let anybody else take the lock at once, if it is ours."""

@@ -233,6 +233,19 @@ async def test_a_lease_of_another_is_waited_for(api: Api, server: ScriptedServer
         await eventually(lambda: mic.busy, "the expiry of the Lease")
 
 
+async def test_a_leader_that_is_gone_costs_one_term(api: Api, server: ScriptedServer, clock: JumpingClock) -> None:
+    """Both records were seen all along, so both expire together: the second is not waited for after the first."""
+    spec = {"holderIdentity": "mic-9", "leaseDurationSeconds": 15, "renewTime": "2023-11-14T22:30:00.000000Z"}
+    server.put(LEASE, {"metadata": {"namespace": "default", "name": "aad-pod-identity-mic"}, "spec": spec})
+    server.put(ENDPOINTS, _held_by("mic-9"))
+    async with standing(api, "mic-0") as mic:
+        for _ in range(5):
+            await _settle(clock)
+            assert not mic.busy
+            clock.jump(3.75)
+        await eventually(lambda: mic.busy, "the term after theirs")
+
+
 async def test_a_role_without_leases_leads_with_endpoints_alone(
     api: Api, server: ScriptedServer, caplog: pytest.LogCaptureFixture, clock: JumpingClock
 ) -> None:

@@ -56,7 +56,7 @@ def test_under_upstreams_role_and_definitions_all_of_upstream_works(
                 stage.remove_pod(pod)
                 await stage.until(lambda: not stage.states() and not any(stage.carried.values()), "removal")
                 text = log.read_text()
-                assert text.count("leading without a Lease") == 1
+                assert text.count("election without a Lease") == 1
                 assert text.count("conditions are not written on azureidentities") == 1
                 assert text.count(told) == 1
                 assert 'cannot patch resource "azureidentities"' in text
