@@ -153,7 +153,7 @@ def test_each_missing_right_is_said_once(story: Story) -> None:
     # Once for each process; a busy machine may restart one, or let a leader begin a second term.
     assert all(count <= 2 + 2 * restarts.get(who, 0) for (who, _, _), count in refused.items()), refused
     assert "events are not written" in logs["nmi"]
-    assert "leading without a Lease" in logs["mic"]
+    assert "election without a Lease" in logs["mic"]
 
 
 def test_our_manifests_over_it(story: Story) -> None:
