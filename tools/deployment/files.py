@@ -78,7 +78,7 @@ kubectl create -f deploy/infra/managed-mode-deployment.yaml"""
 _EXCEPTIONS = "Lets MIC and the add-ons of AKS ask the node's metadata service: kubectl create -f this file."
 _UNINSTALL = """\
 Removes the interception from every node. Delete the DaemonSet nmi first, or it puts the interception up again:
-  kubectl delete daemonset nmi
+  kubectl delete daemonset nmi --cascade=foreground
   kubectl create -f deploy/infra/uninstall.yaml
   kubectl rollout status daemonset/nmi-uninstall
   kubectl delete -f deploy/infra/uninstall.yaml"""
