@@ -9,6 +9,7 @@ Called by `nmi.principals`.
 
 import asyncio
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import httpx2
@@ -53,11 +54,17 @@ class Granted(NamedTuple):
 
 
 class Entra:
-    """Entra ID of every cloud."""
+    """Entra ID of every cloud. `threads` are for its calls; without, they take the event loop's.
+
+    The loop's are few, and a daemon changes its host with them: calls that hang must not hold that up.
+    """
+
+    def __init__(self, threads: ThreadPoolExecutor | None = None) -> None:
+        self._threads = threads
 
     async def token(self, application: Application, resource: str) -> Granted:
         """Ask for a token. Raises `AzureError` with Entra ID's words, `ConfigurationError` for a bad certificate."""
-        return await asyncio.to_thread(_ask, application, resource)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, _ask, application, resource)
 
 
 class _Http:

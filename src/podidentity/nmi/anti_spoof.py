@@ -101,7 +101,8 @@ class AntiSpoof:
         """Look, decide, and load the table if it is not what it should be. Whatever fails becomes a warning."""
         pods = self._pods()
         if pods is None:
-            return  # nobody is answered yet; what a predecessor loaded stays
+            await self._close()
+            return
         try:
             seen = await asyncio.to_thread(bridges.look, frozenset(one.port.interface for one in self._places.values()))
         except HostError as error:
@@ -119,6 +120,15 @@ class AntiSpoof:
         except HostError as error:
             self._loaded = None
             self._tell(tuple(Unplaced(pod, "") for pod in there), str(error))
+
+    async def _close(self) -> None:
+        """Keep bridges closed until it is known who is there, unless a predecessor's table stands, which stays.
+
+        The first list may come at any moment, and a question in a neighbour's name may be waiting for just that.
+        """
+        with contextlib.suppress(HostError):  # told as soon as there are pods
+            if self._enabled and await nftables.listed(*interception.PORTS) is None:
+                await nftables.replace(interception.ports(self._metadata_address, (), ()))
 
     def _expect(self, pods: Collection[Pod], seen: Bridges) -> int:
         """Tell where the packets of pods with a route of their own will come in; how many these are."""

@@ -14,6 +14,7 @@ import signal
 import socket
 import time
 from collections.abc import Collection, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, NoReturn, Protocol
 
 from podidentity.azure.entra import Entra
@@ -172,7 +173,7 @@ def _tokens(
             cache.forget_secret(secret)
 
     credentials = Credentials(secrets, clock, changed)
-    principals = Principals(credentials, Entra(), clock)
+    principals = Principals(credentials, Entra(ThreadPoolExecutor(ENTRA_AT_ONCE, "entra")), clock)
     sources = ByKind(
         Retrying(Limited(Measured(imds, metrics), clock, per_second=IMDS_PER_SECOND, at_once=IMDS_AT_ONCE), clock),
         Retrying(

@@ -39,11 +39,17 @@ async def serve_pages(port: int, pages: Pages, address: str | None = None) -> As
     connections = asyncio.Semaphore(_CONNECTION_LIMIT)
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if connections.locked():  # whoever waited here would be bounded by nothing
+            writer.transport.abort()
+            return
         async with connections:
-            with contextlib.suppress(OSError, TimeoutError, asyncio.IncompleteReadError):
+            try:
                 async with asyncio.timeout(_TIME_LIMIT_SECONDS):
                     await _serve_one(reader, writer, pages)
-            writer.close()
+                    writer.close()
+                    await writer.wait_closed()
+            except (OSError, TimeoutError, asyncio.IncompleteReadError):
+                writer.transport.abort()  # closing would wait for a client that does not read
 
     try:
         server = await asyncio.start_server(connected, address, port, limit=_HEAD_LIMIT_BYTES)

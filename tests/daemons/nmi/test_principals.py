@@ -5,7 +5,9 @@ import datetime as dt
 import importlib
 import ipaddress
 import json
+import threading
 from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from cryptography.hazmat.primitives.serialization import pkcs12
 import make
 from daemons.nmi.entra import Reply, StandInEntra
 from daemons.nmi.harness import TARGET, Serving, pod, serving
+from podidentity.azure.entra import Granted
 from podidentity.core.identities import AzureIdentity, SecretReference
 from podidentity.errors import ForbiddenError, UnreachableError
 from podidentity.nmi.settings import Settings
@@ -354,6 +357,34 @@ def test_many_first_requests_are_one_call(entra: StandInEntra) -> None:
         answers = await asyncio.gather(*(nmi.ask() for _ in range(50)))
         assert {answer.token for answer in answers} == {answers[0].token}
         assert (entra.issued, nmi.cluster.secret_reads) == (1, 1)
+
+    run(entra, test)
+
+
+def test_calls_that_hang_hold_up_nothing_else(entra: StandInEntra, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The event loop's threads also run nft: Entra ID's calls have threads of their own."""
+    go_on = threading.Event()
+    asked = threading.Event()
+
+    def hang(*_: object) -> Granted:
+        asked.set()
+        assert go_on.wait(60)
+        return Granted("late", 3600)
+
+    monkeypatch.setattr("podidentity.azure.entra._ask", hang)
+
+    async def test(nmi: Serving) -> None:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+        nmi.cluster.add(pod(), principal(entra))
+        asking = asyncio.create_task(nmi.ask())
+        try:
+            while not asked.is_set():  # noqa: ASYNC110  # another thread sets it
+                await asyncio.sleep(0)
+            async with asyncio.timeout(20):
+                assert await asyncio.to_thread(lambda: "done") == "done"
+        finally:
+            go_on.set()
+        assert (await asking).token == "late"  # no secret
 
     run(entra, test)
 

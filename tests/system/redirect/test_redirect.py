@@ -5,10 +5,12 @@ import functools
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from typing import cast
 
 import pytest
 
 from podidentity.linux.original_destination import original_destination
+from podidentity.nmi.anti_spoof import AntiSpoof, AntiSpoofSettings, Told
 from podidentity.nmi.redirect import Redirect
 from system.redirect.acting import PORT, SETTINGS, install, put_up, within
 from system.redirect.network import IMDS, NODE, PODS, Network
@@ -134,6 +136,17 @@ def test_a_planned_restart_refuses_nobody(network: Network) -> None:
     successor.close()
     assert answers == ["successor"]
     assert network.leaked() == 0
+
+
+@pytest.mark.usefixtures("nmi")
+def test_no_pod_of_a_bridge_comes_in_before_pods_are_known(network: Network) -> None:
+    """The first list may come at any moment: whoever asks in a neighbour's name right then must not be in already."""
+    put_up(network)
+    told = cast("Told", None)  # of unknown pods nothing is told
+    spoofing = AntiSpoof(AntiSpoofSettings(IMDS, enabled=True, check_seconds=60.0), lambda: None, told)
+    for _ in range(2):
+        network.node.call(lambda: asyncio.run(spoofing.keep()))
+    assert fetch(network.pods[0]) == ("TimeoutError" if network.kind == "bridge" else "nmi")
 
 
 def _start_asking(answers: list[str]) -> threading.Thread:
