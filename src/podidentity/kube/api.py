@@ -206,7 +206,10 @@ class Api:
             raise no_answer(request.what, built.url.netloc.decode(), error) from error
         try:
             if not response.is_success:
-                await response.aread()
+                try:
+                    await response.aread()
+                except httpx2.HTTPError as error:  # a proxy's 5xx is often cut off
+                    raise no_answer(request.what, built.url.netloc.decode(), error) from error
                 raise _refusal(request.what, response)
             async with aclosing(split_lines(response.aiter_bytes())) as lines:
                 yield lines

@@ -53,6 +53,16 @@ def _put(server: ScriptedServer, name: str, ip: str = "", **metadata: Any) -> di
     return stored
 
 
+async def test_a_refusal_that_is_cut_off_ends_nothing(api: Api, server: ScriptedServer) -> None:
+    """A proxy says 503 and never to its end why: the watch is tried again like after any other failure."""
+    _put(server, "web")
+    cut = Reply(503, "no", {"Content-Length": "999"})
+    server.answer_next(cut, to=lambda asked: asked.is_watch)
+    async with following(api, IMPATIENT):
+        await _watch(server)
+    assert server.count("GET", watch=True) >= 2
+
+
 async def _watch(server: ScriptedServer, number: int = 1) -> Watch:
     await eventually(lambda: len(server.watches) >= number, f"watch {number}")
     return server.watches[number - 1]
