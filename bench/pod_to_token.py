@@ -10,7 +10,6 @@ import argparse
 import asyncio
 import contextlib
 import itertools
-import logging
 import sys
 import tempfile
 import time
@@ -50,7 +49,6 @@ def main() -> int:
 @contextlib.contextmanager
 def running() -> Iterator[Whole]:
     """Both daemons in a cluster of three nodes: two of one scale set, one of another."""
-    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # the daemons hang up at the end
     with (
         tempfile.TemporaryDirectory() as directory,
         Network("bridge") as network,

@@ -1,6 +1,7 @@
 """What each program here ends with: one JSON line, the same for all, and the exit status that goes with it."""
 
 import json
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -26,4 +27,4 @@ def spread(values: Sequence[float], digits: int = 3) -> dict[str, float]:
 def percentile(values: Sequence[float], of: float) -> float:
     """The smallest value that at least `of` percent of all do not exceed."""
     ordered = sorted(values)
-    return ordered[min(int(len(ordered) * of / 100), len(ordered) - 1)]
+    return ordered[max(math.ceil(len(ordered) * of / 100) - 1, 0)]

@@ -7,6 +7,9 @@ from measured import rows
 
 Line = dict[str, Any]
 
+QUIET_LOAD = 3.5
+"""Above this, others were at work on the machine when a program began: what its own predecessor left is below."""
+
 TEMPLATE = """\
 # Performance
 
@@ -14,8 +17,8 @@ TEMPLATE = """\
 
 Measured on {date}, on {machine}.
 {note}
-Figures are of one run. Each program builds its load and its stand-ins on the machine itself, in network namespaces;
-where there is a reference, it runs in the same run, turn by turn, and the ratio counts. CPU is that of the server's
+Each program builds its load and its stand-ins on the machine itself, in network namespaces; where there is a
+reference, it runs in the same run, turn by turn, and the ratio counts. CPU is that of the server's
 process. `make bench` runs everything and writes this page; `python bench/NAME.py --help` says what one program does.
 
 ## The budget
@@ -24,7 +27,8 @@ process. `make bench` runs everything and writes this page; `python bench/NAME.p
 |---|---|---|---|---|
 {budget}
 
-Where a spread is given, it is the smallest and the largest of the rounds.
+Where a spread is given, it is the smallest and the largest of the rounds. "busy (N)" marks what was measured while
+other work wanted N cores: times, and ratios of times, are then not those of a machine that does nothing else.
 
 ## Beside aad-pod-identity
 
@@ -93,4 +97,6 @@ def _budget_row(row: rows.Row, line: Line | None) -> str:
         told, verdict = "not measured", "-"
     else:
         told, verdict = row.tell(line["figures"]), row.verdict(line)
+        if line["load"] > QUIET_LOAD:
+            verdict += f", busy ({line['load']:.0f})"
     return f"| {row.what} | {row.budget} | {told} | {verdict} | `bench/{row.program}.py` |"

@@ -1,6 +1,7 @@
 """The programs of bench/ that `make bench` runs, each within about a minute, and what they told."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -30,15 +31,18 @@ Line = dict[str, Any]
 
 
 def run(name: str) -> bool:
-    """Run one program and keep its lines; say whether it ended well and everything is within its budget."""
-    began = time.monotonic()
+    """Run one program and keep its lines; say whether it ended well and everything is within its budget.
+
+    `load` in a line is how many processes wanted a core, the minute before: what else the machine had to do.
+    """
+    began, load = time.monotonic(), round(os.getloadavg()[0], 1)
     command = [sys.executable, str(ROOT / "bench" / f"{name}.py"), *PROGRAMS[name]]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=LIMIT_SECONDS, check=False)
-    lines = [line for line in done.stdout.splitlines() if line.startswith('{"bench"')]
+    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"bench"')]
     RESULTS.mkdir(parents=True, exist_ok=True)
     if lines:
-        (RESULTS / f"{name}.json").write_text("\n".join(lines) + "\n")
-    told = "; ".join(str(json.loads(line)["over"] or "within its budget") for line in lines) or "told nothing"
+        (RESULTS / f"{name}.json").write_text("".join(f"{json.dumps(line | {'load': load})}\n" for line in lines))
+    told = "; ".join(str(line["over"] or "within its budget") for line in lines) or "told nothing"
     print(f"{name}: {told} ({time.monotonic() - began:.0f} s)", flush=True)
     return done.returncode == 0 and bool(lines)
 

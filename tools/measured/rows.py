@@ -116,8 +116,8 @@ def _start_up(figures: dict[str, Any]) -> str:
 
 def _soak(figures: dict[str, Any]) -> str:
     return (
-        f"{figures['wrong']} wrong and {figures['lost']} lost of {figures['requests']:,}; "
-        f"{figures['rss_mib_per_hour']:+.1f} MiB an hour; {figures['descriptors_growth']:+d} descriptors"
+        f"{figures['wrong']} wrong, {figures['lost']} lost of {figures['requests']:,} in {figures['seconds']:.0f} s; "
+        f"{figures['growth_mib']:+.1f} MiB and {figures['descriptors_growth']:+d} open files over the second half"
     )
 
 

@@ -6,7 +6,6 @@ and by bench/soak.py.
 
 import asyncio
 import json
-import logging
 import random
 import statistics
 import time
@@ -83,7 +82,6 @@ class Soak(Whole):
 
     def __init__(self, network: Network, directory: Path, weather: Weather) -> None:
         super().__init__(network, directory)
-        logging.getLogger("uvicorn.error").addFilter(lambda _: False)  # it complains of each watch that is cut
         self.weather = weather
         self.seen = Seen()
         self._chance = random.Random(1)  # noqa: S311  # which pod and when, no secrets
@@ -188,6 +186,7 @@ class Soak(Whole):
     async def _sample(self) -> None:
         assert self.process is not None
         proc = Path(f"/proc/{self.process.pid}")
+        await asyncio.sleep(self.weather.pod_seconds)  # until then pods come that nobody makes room for
         while time.monotonic() < self._ends:
             resident = int(proc.joinpath("status").read_text().split("VmRSS:")[1].split()[0]) / 1024
             self.seen.resident_mib.append((time.monotonic(), resident))

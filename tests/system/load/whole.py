@@ -1,11 +1,12 @@
 """A node with NMI on it in a cluster with MIC: both daemons as processes, the lab's Kubernetes API, ARM and IMDS.
 
 Pods are in one network namespace, each at an address of its own, and ask through the real redirect. Used by
-bench/pod_to_token.py.
+soaking.py and bench/pod_to_token.py.
 """
 
 import asyncio
 import contextlib
+import logging
 import os
 import socket
 import subprocess
@@ -37,6 +38,8 @@ class Whole(Node):
 
     def __init__(self, network: Network, directory: Path) -> None:
         super().__init__(network, directory)
+        # It complains of each watch that is cut, and of daemons that hang up at the end.
+        logging.getLogger("uvicorn.error").addFilter(lambda _: False)
         self.arm = StandInArm()
         self.world = worlds.World(Kubernetes(worlds.NoLogs()), worlds.Machines())
         self.assigned_at: dict[str, float] = {}
