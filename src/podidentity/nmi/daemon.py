@@ -28,6 +28,7 @@ from podidentity.kube.connection import find_cluster, open_client
 from podidentity.kube.events import Recorder
 from podidentity.linux import routing
 from podidentity.linux.link import link_of
+from podidentity.linux.listening import is_listening
 from podidentity.linux.original_destination import original_destination
 from podidentity.linux.peer_owner import owner_uid
 from podidentity.nmi.access import Access
@@ -55,6 +56,8 @@ from podidentity.serving.logs import Lines
 from podidentity.serving.metrics import make_registry, render
 from podidentity.serving.probes import METRICS_TYPE, Page, Pages, serve_pages
 
+_LEAVING_SECONDS = 20.0  # an NMI that was told to stop finishes what is in flight within 10
+_LOOK_AGAIN_SECONDS = 0.5
 _log = logging.getLogger(__name__)
 
 LOOPBACK = "127.0.0.1"
@@ -96,9 +99,23 @@ def redirect_settings(settings: Settings) -> RedirectSettings:
 
 
 async def uninstall(settings: Settings) -> None:
-    """Take the interception away. Raises `HostError`."""
+    """Take the interception away once no NMI runs: it would put it up again. Raises `HostError`."""
+    await _wait_until_alone(settings.port)
     where = RedirectSettings(settings.metadata_address, settings.metadata_port, "", settings.port)
     await Redirect(where, lambda _: None).uninstall()
+
+
+async def _wait_until_alone(port: int) -> None:
+    """Every NMI listens on loopback; one that was deleted a moment ago may still be ending."""
+    loop = asyncio.get_running_loop()
+    ends = loop.time() + _LEAVING_SECONDS
+    while is_listening("127.0.0.1", port):
+        if loop.time() > ends:
+            raise HostError(
+                f"An NMI still listens at 127.0.0.1:{port} and would put the interception up again. "
+                "Delete the DaemonSet nmi first, with --cascade=foreground."
+            )
+        await asyncio.sleep(_LOOK_AGAIN_SECONDS)
 
 
 async def run(settings: Settings) -> None:

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -195,6 +196,25 @@ def test_the_command_uninstalls_everything_also_without_a_network(host: Namespac
         status, said = run_in(host, os.environ["PATH"], "--uninstall")
         assert (status, "is removed" in said) == (0, True), said
         assert host.run("nft list ruleset; ip rule") == before
+
+
+def test_the_command_waits_for_an_nmi_that_is_ending(host: Namespace) -> None:
+    """It would put the interception up again: uninstalling waits for its end, and gives up in a sentence."""
+    running = Server(host, "127.0.0.1", PORT, "nmi")
+    started = time.monotonic()
+    ending = threading.Timer(2.0, running.close)
+    ending.start()
+    status, said = run_in(host, os.environ["PATH"], "--uninstall")
+    assert (status, "is removed" in said) == (0, True), said
+    assert time.monotonic() - started >= 2.0
+    ending.join()
+    staying = Server(host, "127.0.0.1", PORT, "nmi")
+    try:
+        status, said = run_in(host, os.environ["PATH"], "--uninstall")
+    finally:
+        staying.close()
+    assert status == 3
+    assert "Delete the DaemonSet nmi first, with --cascade=foreground." in said
 
 
 @pytest.mark.parametrize(("missing", "package"), [("nft", "nftables"), ("ip", "iproute2")])
