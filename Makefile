@@ -39,6 +39,12 @@ $(GO): $(STAMP)
 	@command -v go >/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --group go
 	@touch $(GO)
 
+# Matplotlib draws the plots of docs/performance.md.
+PLOTS := .venv/.bench
+$(PLOTS): $(STAMP)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --group bench
+	@touch $(PLOTS)
+
 # Unpacked, not installed: the package would start a server on port 80.
 build/nginx: | build
 	@echo "fetching nginx"
