@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 ROOT = Path("/sys/fs/cgroup")
-PATIENCE_SECONDS = 5.0  # a group is busy until its last process, already killed, is gone
+PATIENCE_SECONDS = 20.0  # a group is busy until its last process, already killed, is gone
 _LOOK_SECONDS = 0.05
 
 

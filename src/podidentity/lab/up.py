@@ -36,6 +36,8 @@ _PACKAGES = {
     "unshare": "util-linux",
     "setpriv": "util-linux",
     "nsenter": "util-linux",
+    "setsid": "util-linux",
+    "flock": "util-linux",
 }
 _NAMESPACES = ("--net", "--mount", "--pid", "--uts", "--ipc", "--fork", "--kill-child=KILL", "--mount-proc")
 _AS_ROOT_OF_ITS_OWN = ("--user", "--map-root-user")
@@ -66,6 +68,8 @@ def running(settings: LabSettings, say: Callable[[str], None]) -> Iterator["Lab"
     if settings.kubernetes == "real":
         requirements.meet(say, path=_PATH, rootless=rootless)
     with signals_interrupt(), claimed(settings.name) as (directory, lock):
+        if settings.kubernetes == "real":
+            leave_somebody_behind(directory)
         logs = _logs(settings, directory)
         with contextlib.ExitStack() as opened:
             inner = _start(opened, _Asked(settings, directory, logs, lock, rootless))
@@ -74,6 +78,24 @@ def running(settings: LabSettings, say: Callable[[str], None]) -> Iterator["Lab"
                 yield Lab(directory, logs, inner)
             finally:
                 _stop(inner)
+
+
+def leave_somebody_behind(lab: Directory) -> None:
+    """Start a small process that outlives us, however we end, and then runs the command that removes what is left.
+
+    The kernel ends the lab with us, but control groups are the machine's. Whoever gets the lab's lock is alone.
+    """
+    subprocess.run(
+        [
+            *("setsid", "--fork", "sh", "-c", 'flock "$1" true; exec "$2" -m podidentity lab list', "podidentity-lab"),
+            *(str(lab.lock), sys.executable),
+        ],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        check=True,
+        env={**os.environ, "PATH": _PATH},
+    )
 
 
 class Lab:

@@ -91,6 +91,29 @@ def test_a_killed_demo_leaves_nothing_and_the_next_starts(
     assert (host_network(), mounts()) == (network, mounted)
 
 
+LEAVING = """
+import os, signal
+from podidentity.lab import cgroups, directory, up
+with directory.claimed("real") as (lab, _):
+    up.leave_somebody_behind(lab)
+    made = list(cgroups.make(lab.cgroup, "node-0"))
+    print(*made, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_the_kernel_does_not_remove_is_removed(home: Path) -> None:
+    """Control groups of a killed lab go, and so does its directory, though nobody runs another command."""
+    variables = {"PATH": os.environ["PATH"], "PODIDENTITY_LAB_HOME": str(home), "HOME": "/"}
+    done = subprocess.run(
+        [sys.executable, "-c", LEAVING], env=variables, capture_output=True, text=True, check=False, timeout=60
+    )
+    groups = [Path(one) for one in done.stdout.split()]
+    assert (done.returncode, bool(groups)) == (-signal.SIGKILL, True), done.stderr
+    until(lambda: not any(one.parent.exists() for one in groups), "the control groups to go", 2 * GONE_SECONDS)
+    until(lambda: [path.name for path in home.iterdir()] == [".lock"], "the directory to go", 2 * GONE_SECONDS)
+
+
 def demo(home: Path, scratch: Path) -> subprocess.Popen[str]:
     """Start the demo as `make demo` does, in a session of its own."""
     return subprocess.Popen(
