@@ -84,21 +84,19 @@ class Cluster:
         self._by_selector = stores.bindings.index(selector_in_namespace)
         self._by_namespace = stores.exceptions.index(_namespace_of)
         self._pods = Reflector(api, resources.PODS, stores.pods, where=self._node, on_first_list=on_synced)
-        self._reflectors: tuple[Reflector[Any], ...] = (
-            self._pods,
-            Reflector(api, resources.EXCEPTIONS, stores.exceptions),
-        )
+        self._granting: tuple[Reflector[Any], ...] = (Reflector(api, resources.EXCEPTIONS, stores.exceptions),)
         if settings.managed_mode:
-            self._reflectors += (
+            self._granting += (
                 Reflector(api, resources.IDENTITIES, stores.identities),
                 Reflector(api, resources.BINDINGS, stores.bindings),
             )
             if self._allow_list:
-                self._reflectors += (Reflector(api, resources.NAMESPACES, stores.namespaces),)
+                self._granting += (Reflector(api, resources.NAMESPACES, stores.namespaces),)
         else:
             labels = f"nodename={node}" if len(node) <= _LABEL_LIMIT else ""
             where = Selection(labels=labels)
-            self._reflectors += (Reflector(api, resources.ASSIGNED_IDENTITIES, stores.assigned, where=where),)
+            self._granting += (Reflector(api, resources.ASSIGNED_IDENTITIES, stores.assigned, where=where),)
+        self._reflectors = (self._pods, *self._granting)
 
     async def run(self) -> None:
         """Follow the cluster until cancelled."""
@@ -181,9 +179,9 @@ class Cluster:
         return assigned.revision + exceptions.revision + identities.revision + bindings.revision + namespaces.revision
 
     def granted_as_of(self) -> float:
-        """Say when every watch of what choices depend on was last known to be true."""
+        """Say when every watch of what choices depend on was last known to be true; `confirmed` says it of pods."""
         oldest = float("inf")
-        for reflector in self._reflectors:  # a loop, because this is asked with every request
+        for reflector in self._granting:  # a loop, because this is asked with every request
             moment = reflector.confirmed_at
             if moment is None:
                 return _NEVER

@@ -12,7 +12,7 @@ from podidentity.core.cluster import Pod
 from podidentity.core.identities import ObjectKey
 from podidentity.core.imds import HostTokenRequest, Refusal, Token, render, render_error, token_fields
 from podidentity.nmi.cache import Kept
-from podidentity.nmi.ports import Clock, Peer
+from podidentity.nmi.ports import WATCH_TRUSTED_SECONDS, Clock, Peer
 from podidentity.nmi.token import Answer, Fetched, NoToken, TokenFlow, refuse
 
 _ROOT = 0
@@ -24,6 +24,9 @@ class PodsByName(Protocol):
 
     def named(self, key: ObjectKey) -> Pod | None:
         """Return a live pod of this node."""
+
+    def confirmed(self) -> float:
+        """Say when this was last known to be true, in steady seconds; -inf before the first list."""
 
 
 class HostTokens:
@@ -55,6 +58,8 @@ class HostTokens:
         started = self._clock.steady()
         fetched: Fetched | None = None
         while True:
+            if self._clock.steady() - self._pods.confirmed() > WATCH_TRUSTED_SECONDS:
+                return refuse(Refusal(503, "the pods of this node have not been confirmed; ask again in a moment"))
             pod = self._pods.named(request.pod)
             if pod is None:
                 return refuse(Refusal(404, f"no pod {request.pod} runs on this node"))

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -206,3 +207,11 @@ async def test_a_pod_is_found_by_each_of_its_addresses(tmp_path: Path) -> None:
         with pytest.raises(ForbiddenError):
             await follow.cluster.look("10.1.0.7")
         assert follow.failed == ["get_pod_list"]
+
+
+async def test_a_silent_watch_of_pods_leaves_the_grants_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who has an address can be asked of the API server; only then the watches of the grants must be in step."""
+    async with following(tmp_path, Settings("n1")) as follow:
+        monkeypatch.setattr(follow.cluster, "_pods", SimpleNamespace(confirmed_at=0.0))
+        assert follow.cluster.confirmed() == 0.0
+        assert follow.cluster.granted_as_of() > 0.0

@@ -120,3 +120,17 @@ def test_it_never_says_when_to_come_back() -> None:
         assert "no assigned identity" in answer.json["error_description"]
 
     run(test, Settings("n1", wait_created_seconds=0.05, retry_after_header=True))
+
+
+def test_a_silent_watch_of_pods_is_not_trusted() -> None:
+    """A pod that is known by name alone is not looked up: after two minutes of silence nobody is answered."""
+
+    async def test(nmi: Serving) -> None:
+        nmi.cluster.add(pod(), make.identity())
+        assert (await ask(nmi, *NAMED)).status == 200
+        nmi.cluster.silent_since = nmi.clock.steady()
+        nmi.clock.pass_time(121)
+        answer = await ask(nmi, *NAMED)
+        assert (answer.status, "retry-after" in answer.headers) == (503, False)
+
+    run(test)
