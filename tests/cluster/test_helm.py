@@ -13,6 +13,7 @@ import pytest
 import chart
 from cluster.harness import Cluster, Identity, pod, until
 from cluster.programs import ONCE
+from podidentity.lab.nodes import SCALE_SET
 
 RELEASE = "podidentity"
 NAMESPACE = "identity"
@@ -36,6 +37,11 @@ def reader(cluster: Cluster) -> Iterator[Identity]:
     cluster.bind(made)
     yield made
     cluster.delete("azureidentitybinding/helm-reader", "azureidentity/helm-reader")
+    # Uninstalling leaves identities on the machines, for who installs again; nobody else must find this one there.
+    group = cluster.lab.variables["LAB_NODE_RESOURCE_GROUP"]
+    nothing = {"identity": {"type": "None", "userAssignedIdentities": None}}
+    cluster.admin._arm("PATCH", cluster.admin.scale_set(group, SCALE_SET), "2024-11-01", nothing)
+    until(lambda: not cluster.admin.scale_set_identities(group, SCALE_SET), "a scale set without identities")
 
 
 def tables(cluster: Cluster, node: str) -> str:
