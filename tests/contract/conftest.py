@@ -73,7 +73,7 @@ def kubeconfig(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
     """The kubeconfig of each server in turn, with our CRDs installed."""
     with contextlib.ExitStack() as stack:
         if request.param == "embedded":
-            path = stack.enter_context(embedded(tmp_path_factory.mktemp("contract")))
+            path, _ = stack.enter_context(embedded(tmp_path_factory.mktemp("contract")))
         else:
             path = Path(request.getfixturevalue("cluster").lab.variables["KUBECONFIG"])
         kubectl = Kubectl(path, "default")

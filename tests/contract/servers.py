@@ -13,16 +13,22 @@ from podidentity.lab.kubernetes import Kubernetes
 START_SECONDS = 20.0
 
 
-class _NoContainers:
-    async def read(self, *_: object, **__: object) -> AsyncIterator[bytes]:
-        """Give nothing: there are no kubelets here."""
-        yield b""
+class TwoLines:
+    """Containers that wrote two lines: there are no kubelets here."""
+
+    async def read(
+        self, namespace: str, pod: str, container: str, *, follow: bool, tail_lines: int | None
+    ) -> AsyncIterator[bytes]:
+        """Give the lines, whoever asks."""
+        del namespace, follow, tail_lines
+        yield f"{pod}/{container}\n".encode()
+        yield b"second\n"
 
 
 @contextlib.contextmanager
-def embedded(folder: Path) -> Iterator[Path]:
-    """The lab's embedded Kubernetes, with its controllers, behind TLS on loopback."""
-    cluster = Kubernetes(_NoContainers())
+def embedded(folder: Path) -> Iterator[tuple[Path, Kubernetes]]:
+    """The lab's embedded Kubernetes, with its controllers, behind TLS; its admin's kubeconfig, and itself."""
+    cluster = Kubernetes(TwoLines())
     config = uvicorn.Config(cluster.app, port=0, proxy_headers=False, log_level="error", lifespan="off", ws="none")
     config.load()
     config.ssl = cluster.tls_context()
@@ -43,7 +49,7 @@ def embedded(folder: Path) -> Iterator[Path]:
     thread = threading.Thread(target=asyncio.run, args=(run(),))
     thread.start()
     assert started.wait(START_SECONDS)
-    yield _kubeconfig(folder, cluster, port[0])
+    yield _kubeconfig(folder, cluster, port[0]), cluster
     server.force_exit = server.should_exit = True
     thread.join(START_SECONDS)
 

@@ -175,8 +175,8 @@ def test_host_paths_lead_below_the_node(up: Lab) -> None:
     """A hostPath is a file of the node's own; one that would lead out of it is refused."""
     volumes: list[Json] = [{"name": "cloud", "hostPath": {"path": "/etc/kubernetes/azure.json", "type": "File"}}]
     volumes.append({"name": "work", "hostPath": {"path": "/var/lib/mine", "type": "DirectoryOrCreate"}})
-    mounts = [{"name": "cloud", "mountPath": "/azure.json", "readOnly": True}, {"name": "work", "mountPath": "/work"}]
-    script = "cat /azure.json; echo was here > /work/trace"
+    mounts = [{"name": "cloud", "mountPath": "/azure.json", "readOnly": True}, {"name": "work", "mountPath": "/mine"}]
+    script = "cat /azure.json; echo was here > /mine/trace"
     said = up.run_pod(with_spec(pod("host-path", script, volumeMounts=mounts), volumes=volumes))
     assert up.variables["LAB_CLUSTER_CLIENT_ID"] in said
     assert (up.directory / "nodes/node-0/var/lib/mine/trace").read_text() == "was here\n"
