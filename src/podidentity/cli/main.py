@@ -1,6 +1,6 @@
 """The `podidentity` command: sends each word to its command, and turns errors into one sentence and an exit status.
 
-`nmi` and `mic` keep upstream's Go-style flags and therefore parse their own arguments; the rest is click.
+`nmi` and `mic` keep upstream's Go-style flags and therefore parse their own arguments; the rest is in `commands`.
 """
 
 import errno
@@ -8,10 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-import click
-
-from podidentity import __version__
-from podidentity.errors import HostError, PodIdentityError
+from podidentity.errors import PodIdentityError
 
 INTERRUPTED_STATUS = 130
 """What a shell reports for a program that Ctrl-C ended."""
@@ -27,16 +24,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         status = _run(words)
         sys.stdout.flush()
         sys.exit(status)
-    except click.exceptions.NoArgsIsHelpError as error:
-        print(error.format_message(), file=sys.stderr)
-        sys.exit(error.exit_code)
-    except click.ClickException as error:
-        print(f"error: {error.format_message()}", file=sys.stderr)
-        sys.exit(error.exit_code)
     except PodIdentityError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_status)
-    except (KeyboardInterrupt, click.Abort):  # click makes one of the other
+    except KeyboardInterrupt:
         sys.exit(INTERRUPTED_STATUS)
     except BaseExceptionGroup as group:
         first = _first_of_ours(group)
@@ -76,8 +67,9 @@ def _run(words: list[str]) -> int:
     daemon = _daemon(words[0]) if words else None
     if daemon is not None:
         return daemon(words[1:])
-    result = cli.main(words, prog_name="podidentity", standalone_mode=False)
-    return result if isinstance(result, int) else 0
+    from podidentity.cli import commands  # noqa: PLC0415  # a daemon starts without click
+
+    return commands.run(words)
 
 
 def _daemon(word: str) -> Callable[[Sequence[str]], int] | None:
@@ -91,62 +83,3 @@ def _daemon(word: str) -> Callable[[Sequence[str]], int] | None:
 
         return run
     return None
-
-
-def _lab() -> click.Command:
-    try:
-        from podidentity.cli.lab import lab  # noqa: PLC0415  # needs the extra `lab`
-    except ModuleNotFoundError as error:
-        told = f"the lab needs the package {error.name}, which is not installed: pip install 'podidentity[lab]'"
-        raise HostError(told) from None
-    found: click.Command = lab
-    return found
-
-
-class _Commands(click.Group):
-    """Commands that are imported when they are used; their lines in `--help` stand here."""
-
-    summaries = {  # noqa: RUF012  # never changed
-        "doctor": "Check an installation: roles, definitions, daemons, identities.",
-        "explain": "What a pod would get when it asks for a token, and why.",
-        "lab": "An Azure and a Kubernetes on this machine, to try everything in.",
-        "mic": "The managed identity controller (a Deployment runs it).",
-        "nmi": "The node managed identity daemon (a DaemonSet runs it).",
-        "rollout": "Wait until a DaemonSet is ready on every node.",
-    }
-
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  # click's signature
-        return sorted(self.summaries)
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002  # likewise
-        """List the commands without importing them."""
-        with formatter.section("Commands"):
-            formatter.write_dl(sorted(self.summaries.items()))
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002  # click's signature
-        if cmd_name == "lab":
-            return _lab()
-        if cmd_name == "explain":
-            from podidentity.cli.explain import explain  # noqa: PLC0415  # needs the Kubernetes client
-
-            return explain
-        if cmd_name == "doctor":
-            from podidentity.cli.doctor import doctor  # noqa: PLC0415  # likewise
-
-            return doctor
-        if cmd_name == "rollout":
-            from podidentity.cli.rollout import rollout  # noqa: PLC0415  # needs the Kubernetes client
-
-            return rollout
-        if cmd_name in self.summaries:  # their own parsers answer; this is for the list in --help
-            return click.Command(cmd_name, short_help=self.summaries[cmd_name])
-        return None
-
-
-@click.group(cls=_Commands)
-@click.version_option(__version__, prog_name="podidentity")
-def cli() -> None:
-    """Azure managed identities for Kubernetes pods, without a secret in sight.
-
-    Try it without an Azure account: podidentity lab up
-    """

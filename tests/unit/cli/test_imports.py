@@ -24,7 +24,7 @@ def loaded() -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "name", ["msal", "cryptography", "requests", "jwt", "rich", "starlette", "uvicorn", "jsonschema"]
+    "name", ["click", "msal", "cryptography", "requests", "jwt", "rich", "starlette", "uvicorn", "jsonschema"]
 )
 def test_nmi_starts_without_what_it_may_never_need(name: str, loaded: set[str]) -> None:
     """They are imported when the first service principal asks, or by other commands."""
