@@ -141,15 +141,17 @@ class Election:
 
     async def _give_up(self) -> None:
         self._renewed_at = float("-inf")
-        await self._release(self._besides)
-        await self._release(self._main)
+        for claim in (self._besides, self._main):
+            await self._release(claim)
+            # The end may have come while a write was under way, and that write may have been done.
+            await self._release(claim, by_name=True)
 
-    async def _release(self, claim: "_Claim | None") -> None:
+    async def _release(self, claim: "_Claim | None", *, by_name: bool = False) -> None:
         if claim is None:
             return
         try:
             async with asyncio.timeout(RELEASE_SECONDS):
-                await claim.release()
+                await (claim.release_by_name() if by_name else claim.release())
         except (KubernetesError, TimeoutError) as error:
             _log.info("election %s: not released (%s); it expires", self._candidate.name, error)
 
@@ -190,6 +192,12 @@ class _Claim:
         if mine is not None:
             self.holder = ""
             await self._lock.write(released(mine.record, self._candidate.wall_clock()), mine)
+
+    async def release_by_name(self) -> None:
+        """Let anybody else take the lock if it stands there as ours, whatever we know of it."""
+        found = await self._lock.read()
+        if found is not None and found.record.holder == self._candidate.identity:
+            await self._lock.write(released(found.record, self._candidate.wall_clock()), found)
 
     async def _take(self) -> bool:
         found = await self._lock.read()

@@ -273,6 +273,20 @@ async def test_an_unreadable_record_is_nobodys(api: Api, server: ScriptedServer)
         await eventually(lambda: mic.busy, "the term")
 
 
+async def test_a_write_whose_answer_never_came_is_given_up_too(
+    api: Api, server: ScriptedServer, clock: JumpingClock
+) -> None:
+    """Told to stop while it renews, a leader does not know what is stored: it looks, and gives up what is its own."""
+    async with standing(api, "mic-0") as mic:
+        await eventually(lambda: mic.busy, "the first term")
+        await _settle(clock)
+        for path in (ENDPOINTS, LEASE):
+            server.put(path, server.objects[path])
+    record = json.loads(server.objects[ENDPOINTS]["metadata"]["annotations"][ANNOTATION])
+    assert record["holderIdentity"] == ""
+    assert not server.objects[LEASE]["spec"].get("holderIdentity")
+
+
 async def test_a_hanging_renewal_does_not_cost_the_term(api: Api, server: ScriptedServer, clock: JumpingClock) -> None:
     """A request without an answer is given up early enough that another fits before the deadline."""
     async with standing(api, "mic-0", duration_seconds=0.8) as mic:

@@ -17,7 +17,8 @@ class Background(Generic[T]):
     def __init__(self, namespace: Namespace, make: Callable[[], AbstractAsyncContextManager[T]]) -> None:
         self._make = make
         self._ready = threading.Event()
-        self._thread = threading.Thread(target=namespace.call, args=(self._run, 600.0), daemon=True)
+        # Without a limit: a server of a whole test session outlives any.
+        self._thread = threading.Thread(target=namespace.call, args=(self._run, None), daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()

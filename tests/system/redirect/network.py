@@ -43,8 +43,8 @@ class Namespace:
         if _libc.unshare(_CLONE_NEWNET) == 0:
             self._fd = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
 
-    def call(self, function: Callable[[], T], timeout_seconds: float = 100.0) -> T:
-        """Run `function` in a thread inside the namespace and give back what it returns or raises."""
+    def call(self, function: Callable[[], T], timeout_seconds: float | None = 100.0) -> T:
+        """Run `function` in a thread inside and give back what it returns or raises; None: however long it takes."""
         outcome: list[Any] = []
         thread = threading.Thread(target=self._enter, args=(function, outcome), daemon=True)
         thread.start()
