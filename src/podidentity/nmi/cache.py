@@ -13,7 +13,7 @@ from typing import Protocol
 
 from podidentity.core.identities import SecretReference
 from podidentity.core.imds import Token, render_token, render_tokens
-from podidentity.core.sources import ServicePrincipal, Source
+from podidentity.core.sources import ManagedIdentity, ServicePrincipal, Source
 from podidentity.errors import AzureError, PodIdentityError
 from podidentity.nmi.ports import Clock, Grant, Tokens
 
@@ -29,6 +29,8 @@ FAILURE_KEPT_SECONDS = 3.0
 FAILURE_KEPT_AT_MOST_SECONDS = 600.0  # when Retry-After asks for it; a failure is news of a moment
 FLIGHTS_OF_A_SOURCE = 64  # under way or waiting for their turn; nobody needs that many resources at once
 FLIGHT_LIMIT = 2048
+MACHINES_OWN = ManagedIdentity()  # no ID asked for: whose token it is changes with what is assigned to the machine
+MACHINES_OWN_KEPT_SECONDS = 5.0
 LAST_SECONDS = 5  # a token that expires on its way to the client is no use
 
 
@@ -206,6 +208,8 @@ class Cached:
             self._failed[key] = _Failed(outcome, steady + kept_seconds)
             _trim(self._failed)
             return
+        if key[0] == MACHINES_OWN:
+            outcome.steady_end = min(outcome.steady_end, steady + MACHINES_OWN_KEPT_SECONDS)
         before = self._kept.get(key)
         remaining = outcome.steady_end - steady
         if before is not None and before.texts == outcome.texts:

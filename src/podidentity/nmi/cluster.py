@@ -41,6 +41,9 @@ class Follower(Protocol):
     def pod_changed(self, pod: ObjectKey) -> None:
         """Something about this pod is new: look again."""
 
+    def pod_at(self, address: str) -> None:
+        """A live pod of this node has this address."""
+
     def pod_gone(self, uid: str) -> None:
         """This pod no longer exists, has ended, or has lost its addresses."""
 
@@ -242,6 +245,8 @@ class Cluster:
 def _tell_pod(follower: Follower, change: Change[Pod]) -> None:
     before, after = change.before, change.after
     follower.pod_changed(change.key)
+    for address in addresses(after) if after is not None else ():
+        follower.pod_at(address)
     if before is not None and (after is None or not after.live or after.ips != before.ips):
         follower.pod_gone(before.uid)
 

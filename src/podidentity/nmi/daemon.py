@@ -356,6 +356,9 @@ class _Follower:
     def pod_changed(self, pod: ObjectKey) -> None:
         self._waiting.wake(pod)
 
+    def pod_at(self, address: str) -> None:
+        self._waiting.wake(address)
+
     def pod_gone(self, uid: str) -> None:
         self._finding.forget(uid)
         self._access.forget(uid)

@@ -29,6 +29,18 @@ class Look:
     why: str
 
 
+@dataclass(frozen=True, slots=True)
+class Stranger:
+    """Nobody is known to have the address: no pod has it, or the kubelet has not told the API server yet."""
+
+    address: str
+
+    @property
+    def why(self) -> str:
+        """One sentence."""
+        return f"no pod of this node has the address {self.address}"
+
+
 class Looked(tuple[Pod, ...]):
     """What the API server itself just said of an address."""
 
@@ -48,18 +60,20 @@ class Finding:
         self._under_way: dict[str, asyncio.Future[None]] = {}
         self._slots = asyncio.Semaphore(_LOOKS_AT_ONCE)
 
-    def pod_of(self, peer: Peer, looked: Looked | None = None) -> Pod | Look | Refusal:
+    def pod_of(self, peer: Peer, looked: Looked | None = None) -> Pod | Look | Stranger | Refusal:
         """Say which pod `peer` is. Remembers the connection's pod, and where that pod's packets come in."""
-        if looked is None:
-            confirmed = self._pods.confirmed()
-            if confirmed == _NEVER:
-                return Refusal(503, "the pods of this node are not known yet; ask again in a moment")
-            if self._clock.steady() - confirmed > WATCH_TRUSTED_SECONDS:
-                return Look("the watch of pods has been silent for too long")
-        found = self._pods.at(peer.address) if looked is None else looked
-        if not found and looked is None:
-            return Look(f"no pod is known at {peer.address}")
-        return self._judge(peer, found, directly=looked is not None)
+        if looked:
+            return self._judge(peer, looked, directly=True)
+        confirmed = self._pods.confirmed()
+        if confirmed == _NEVER:
+            return Refusal(503, "the pods of this node are not known yet; ask again in a moment")
+        silent = self._clock.steady() - confirmed > WATCH_TRUSTED_SECONDS
+        if silent and looked is None:
+            return Look("the watch of pods has been silent for too long")
+        found = () if silent else self._pods.at(peer.address)  # after a look too: the watch may have told of it since
+        if found:
+            return self._judge(peer, found, directly=looked is not None)
+        return Look(f"no pod is known at {peer.address}") if looked is None else Stranger(peer.address)
 
     async def look(self, peer: Peer) -> Looked | Refusal:
         """Ask the API server who has the address; one question for all who ask within a second."""
@@ -85,8 +99,6 @@ class Finding:
             self._gone.popitem(last=False)
 
     def _judge(self, peer: Peer, found: Sequence[Pod], *, directly: bool) -> Pod | Look | Refusal:
-        if not found:
-            return Refusal(404, f"no pod of this node has the address {peer.address}")
         if len(found) > 1:
             names = " and ".join(sorted(str(pod.key) for pod in found))
             return Refusal(503, f"{names} both claim the address {peer.address}; ask again when one of them is gone")

@@ -43,6 +43,10 @@ class Settings:
     block_instance_metadata: bool = False
     metadata_header_required: bool = True
 
+    wait_known_seconds: float = 10.0
+    """How long a request waits for the API server to know its pod's address: a kubelet that failed to tell tries again
+    every 10 s, and under load pods ask before it has told at all."""
+
     wait_created_seconds: float = 80.0
     """How long a request waits for an assigned identity to appear (upstream: 16 attempts of 5 s)."""
 

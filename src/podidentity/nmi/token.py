@@ -14,7 +14,7 @@ from podidentity.core.sources import Source
 from podidentity.errors import AzureError, PodIdentityError
 from podidentity.nmi.access import Access, Allowed
 from podidentity.nmi.cache import Cached, Kept
-from podidentity.nmi.finding import Finding, Look, Looked
+from podidentity.nmi.finding import Finding, Look, Looked, Stranger
 from podidentity.nmi.ports import Clock, Peer, Tokens
 from podidentity.nmi.settings import Settings
 from podidentity.nmi.waiting import Waiting
@@ -52,7 +52,7 @@ class NotAssigned(NamedTuple):
     wait: Wait
 
 
-Missing = Look | NoToken | NotAssigned
+Missing = Look | Stranger | NoToken | NotAssigned
 
 
 class Fetched(NamedTuple):
@@ -83,7 +83,7 @@ class TokenFlow:
     def step(self, asked: TokenRequest, peer: Peer, looked: Looked | None = None) -> Answer | Missing:
         """Answer at once if that is possible. `looked` is what the API server just said of the peer's address."""
         pod = self._finding.pod_of(peer, looked)
-        if isinstance(pod, Look):
+        if isinstance(pod, Look | Stranger):
             return pod
         if isinstance(pod, Refusal):
             return refuse(pod)
@@ -132,6 +132,8 @@ class TokenFlow:
         if isinstance(missing, Look):
             looked = await self._finding.look(peer)
             return refuse(looked) if isinstance(looked, Refusal) else looked
+        if isinstance(missing, Stranger):
+            return await self._wait_known(missing, started)
         return await self.get(asked, missing, started)
 
     async def get(self, asked: TokenRequest, missing: NoToken | NotAssigned, started: float) -> Kept | Answer | None:
@@ -154,6 +156,13 @@ class TokenFlow:
             return Kept(await self._tokens.acquire(source, asked.resource), self._clock)
         except PodIdentityError as error:
             return _failed(missing, error)
+
+    async def _wait_known(self, missing: Stranger, started: float) -> Answer | None:
+        """Wait for the watch to tell of a pod at the address; an Answer when the time is up."""
+        left = started + self._settings.wait_known_seconds - self._clock.steady()
+        if left > 0 and await self._waiting.change(missing.address, left):
+            return None
+        return refuse(Refusal(404, missing.why))
 
     async def _wait_assigned(self, missing: NotAssigned, started: float) -> Answer | None:
         """Wait for the watch to tell something new of the pod; an Answer when the time is up."""

@@ -96,6 +96,9 @@ class FakeCluster:
     def add(self, pod: Pod, *identities: AzureIdentity, state: AssignedState = AssignedState.ASSIGNED) -> None:
         """Add a pod and assign it identities."""
         self.pods.append(pod)
+        if self.follower is not None:
+            for address in pod.ips:
+                self.follower.pod_at(address)
         for identity in identities:
             self.assign(pod, identity, state)
 
@@ -274,7 +277,10 @@ async def serving(
     async with asyncio.timeout(100), (imds or StandInImds()).listening() as stand_in, open_imds_client("test") as http:
         stand_in.clock = clock.wall
         given = replace(
-            settings or Settings("n1"), redirect=False, metadata_address=ADDRESS, metadata_port=stand_in.port
+            settings or Settings("n1", wait_known_seconds=0),
+            redirect=False,
+            metadata_address=ADDRESS,
+            metadata_port=stand_in.port,
         )
         async with asyncio.TaskGroup() as tasks:
             observer = Observer(Metrics(registry), Lines(given.log_format, "audit"), fake.served.append)

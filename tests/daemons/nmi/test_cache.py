@@ -148,6 +148,20 @@ def test_the_same_token_back_halves_the_wait() -> None:
     run(test, life_seconds=HOUR)
 
 
+def test_the_machines_own_identity_is_asked_for_again_soon() -> None:
+    """Who names no identity gets whatever the machine has now: a token of what it had is not kept for a day."""
+
+    async def test(caching: Caching) -> None:
+        own = ManagedIdentity()
+        assert [await caching.text(own), await caching.text(own)] == ["no 1", "no 1"]
+        caching.clock.pass_time(6)
+        assert [await caching.text(own), await caching.text(READER)] == ["no 2", "no 3"]
+        caching.clock.pass_time(6)
+        assert await caching.text(READER) == "no 3"
+
+    run(test)
+
+
 def test_a_valid_token_is_served_while_the_source_fails() -> None:
     """Until its very end; the source is asked again every few seconds, not on every request."""
 

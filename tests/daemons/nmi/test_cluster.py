@@ -38,9 +38,14 @@ class Heard:
 
     unused: list[Source] = field(default_factory=list)
     gone: list[str] = field(default_factory=list)
+    known: list[str] = field(default_factory=list)
 
     def pod_changed(self, pod: ObjectKey) -> None:
         """Nothing to note."""
+
+    def pod_at(self, address: str) -> None:
+        """Note it."""
+        self.known.append(address)
 
     def pod_gone(self, uid: str) -> None:
         """Note it."""
@@ -201,6 +206,7 @@ async def test_a_pod_is_found_by_each_of_its_addresses(tmp_path: Path) -> None:
         follow.send("ADDED", "pods", obj)
         await eventually(lambda: follow.cluster.at("10.1.0.7"), "known by its second address")
         assert [pod.key.name for pod in follow.cluster.at("fd00::1")] == ["web"]
+        assert follow.heard.known == ["fd00::1", "10.1.0.7"]
         follow.server.put("/api/v1/namespaces/team/pods/web", obj)
         assert [pod.key.name for pod in await follow.cluster.look("10.1.0.7")] == ["web"]
         follow.server.answer_next(Reply.refusal(403, "no"), to=lambda asked: asked.path == "/api/v1/pods")

@@ -416,6 +416,40 @@ def test_a_pod_that_the_watch_does_not_know_yet_is_found_by_a_look() -> None:
     run(test)
 
 
+def test_a_pod_that_not_even_the_api_server_knows_yet_is_waited_for() -> None:
+    """A pod asks before its kubelet has told of its address: its first request is answered once the watch tells."""
+
+    async def test(nmi: Serving) -> None:
+        _, asking = await waiting_client(nmi)
+        nmi.cluster.add(pod(), make.identity())
+        answer = await asking
+        assert getattr(answer, "status", 0) == 200
+
+    run(test, Settings("n1"))
+
+
+def test_an_address_that_becomes_known_during_the_look_is_not_missed() -> None:
+    """The API server said nobody, and meanwhile the watch told of the pod: nobody waits for what has happened."""
+
+    async def test(nmi: Serving) -> None:
+        nmi.cluster.api = []
+        asking = asyncio.create_task(nmi.ask())
+        await until(lambda: nmi.cluster.looks == 1)
+        nmi.cluster.add(pod(), make.identity())
+        assert (await asking).status == 200
+
+    run(test, Settings("n1"))
+
+
+def test_nobody_waits_long_for_an_address_of_no_pod() -> None:
+    """404 when the time is up."""
+
+    async def test(nmi: Serving) -> None:
+        assert (await nmi.ask()).status == 404
+
+    run(test, Settings("n1", wait_known_seconds=0.05))
+
+
 def test_two_pods_at_one_address_get_nothing() -> None:
     """When it cannot be told who asks, nobody is answered."""
 
