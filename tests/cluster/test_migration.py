@@ -212,7 +212,18 @@ def test_back_to_it(story: Story) -> None:
     assert config["type-upgrade-status"] == "completed"
     lock = cluster.get("endpoints", upstreams.LOCK)["metadata"]["annotations"][upstreams.LEADER_ANNOTATION]
     assert json.loads(lock)["leaderTransitions"] > 7
-    assert json.loads(lock)["holderIdentity"] == "", "its MIC would have to wait for ours"
+    told = f"its MIC would have to wait for ours; {lock} after {_writes_of_the_lock(cluster)}"
+    assert json.loads(lock)["holderIdentity"] == "", told
+
+
+def _writes_of_the_lock(cluster: Cluster) -> list[str]:
+    """The last requests about it: when, which pod, what, which answer."""
+    records = map(json.loads, (cluster.logs / "audit.log").read_text().rpartition("\n")[0].splitlines())
+    return [
+        f"{one['requestReceivedTimestamp']} {one['user'].get('extra', {})} {one['verb']} {one.get('responseStatus')}"
+        for one in records
+        if one.get("objectRef", {}).get("resource") == "endpoints" and one["objectRef"].get("name") == upstreams.LOCK
+    ][-12:]
 
 
 def _asleep() -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@
 
 import errno
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 
@@ -12,7 +13,8 @@ from podidentity.errors import PodIdentityError
 
 INTERRUPTED_STATUS = 130
 """What a shell reports for a program that Ctrl-C ended."""
-
+TERMINATED_STATUS = 143
+"""The same for SIGTERM."""
 
 _OUTPUT_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EPIPE, errno.EIO, errno.EBADF})
 
@@ -20,6 +22,10 @@ _OUTPUT_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EPIPE, errno.EIO, 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and exit with its status."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments is None and words[:1] in (["mic"], ["nmi"]):
+        # The kernel keeps from a container's first process every signal that it has no handler for: a MIC told to stop
+        # while it starts would go on, be elected, and be killed holding the lock. The daemon replaces this.
+        signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(TERMINATED_STATUS))
     try:
         status = _run(words)
         sys.stdout.flush()

@@ -20,8 +20,11 @@ from podidentity.errors import ConflictError, ForbiddenError, KubernetesError, N
 from podidentity.kube.api import Api
 from podidentity.kube.locks import EndpointsLock, Held, LeaseLock, Lock, Record, released
 
-RELEASE_SECONDS = 2.0
-"""How long a leader that is told to stop tries to say so; after that its record simply expires."""
+RELEASE_SECONDS = 5.0
+"""How long a candidate that is told to stop tries to give up each lock; after that its record simply expires. Both have
+to fit into the 30 s that a pod is given to end."""
+RELEASE_TRY_SECONDS = 2.0
+RELEASE_PAUSE_SECONDS = 0.2
 
 _log = logging.getLogger(__name__)
 
@@ -126,34 +129,42 @@ class Election:
     async def _hold(self) -> bool:
         held = await self._main.hold()
         self.leader = self._main.holder
-        if not held:
-            # Ours no longer: leave nothing behind that the new leader would have to wait for.
-            await self._release(self._besides)
         if self._besides is None:
             return held
         try:
+            if held:
+                return await self._besides.hold()
+            if self._besides.written:  # ours no longer: leave nothing behind that the new leader would have to wait for
+                await self._release(self._besides)
             # Its age counts from when we first see it: seen only once the main lock is ours, it would cost a term more.
-            return await self._besides.hold() if held else await self._besides.look()
+            return await self._besides.look()
         except (ForbiddenError, NotFoundError) as error:
             _log.warning("election without a Lease, with the Endpoints lock alone: %s", error)
             self._besides = None
             return held
 
     async def _give_up(self) -> None:
+        """Release both locks; tries again after errors, since one that stays held costs whoever comes next a term."""
         self._renewed_at = float("-inf")
         for claim in (self._besides, self._main):
-            await self._release(claim)
-            # The end may have come while a write was under way, and that write may have been done.
-            await self._release(claim, by_name=True)
+            why: str | None = None
+            try:
+                async with asyncio.timeout(RELEASE_SECONDS):
+                    while claim is not None and (why := await self._release(claim)):
+                        await self._clock.sleep(RELEASE_PAUSE_SECONDS)
+            except (ForbiddenError, TimeoutError) as error:
+                _log.info("election %s: not released (%s); it expires", self._candidate.name, why or error)
 
-    async def _release(self, claim: "_Claim | None", *, by_name: bool = False) -> None:
-        if claim is None:
-            return
+    async def _release(self, claim: "_Claim") -> str | None:
+        """Try once; why it may still be held, or None."""
         try:
-            async with asyncio.timeout(RELEASE_SECONDS):
-                await (claim.release_by_name() if by_name else claim.release())
+            async with asyncio.timeout(RELEASE_TRY_SECONDS):
+                await claim.release()
+        except ForbiddenError:
+            raise  # the role may be gone already
         except (KubernetesError, TimeoutError) as error:
-            _log.info("election %s: not released (%s); it expires", self._candidate.name, error)
+            return str(error) or "no answer in time"
+        return None
 
 
 class _Claim:
@@ -166,7 +177,14 @@ class _Claim:
         self._stamp: str | None = None
         self._changed_at = 0.0
         self._mine: Held | None = None
+        self._replaced: list[Held | None] = []
+        """What our last write was to replace, until it is known what became of that write; at most one."""
         self.holder = ""
+
+    @property
+    def written(self) -> bool:
+        """Whether the lock is ours, or may become ours by a write that nobody answered."""
+        return self._mine is not None or bool(self._replaced)
 
     async def hold(self) -> bool:
         """Take or renew the lock; False while somebody else holds it."""
@@ -187,17 +205,32 @@ class _Claim:
         return False
 
     async def release(self) -> None:
-        """Let anybody else take the lock at once, if it is ours."""
-        mine, self._mine = self._mine, None
-        if mine is not None:
-            self.holder = ""
-            await self._lock.write(released(mine.record, self._candidate.wall_clock()), mine)
+        """Let anybody else take the lock at once, if it is ours or may become ours.
 
-    async def release_by_name(self) -> None:
-        """Let anybody else take the lock if it stands there as ours, whatever we know of it."""
+        A write that was cut off may still arrive, even after this: therefore first what it was to replace is replaced,
+        so that one of the two conflicts. Raises KubernetesError when the lock may still be ours.
+        """
+        self.holder = ""
+        if self.written:
+            before = self._replaced[0] if self._replaced else self._mine
+            try:
+                await self._write_released(before)
+            except (ConflictError, NotFoundError):
+                pass  # it did arrive, or somebody else wrote
+            else:
+                return
         found = await self._lock.read()
         if found is not None and found.record.holder == self._candidate.identity:
-            await self._lock.write(released(found.record, self._candidate.wall_clock()), found)
+            await self._write_released(found)
+
+    async def _write_released(self, before: Held | None) -> None:
+        record = released(before.record if before else Record(), self._candidate.wall_clock())
+        try:
+            await self._lock.write(record, before)
+        except (ConflictError, NotFoundError):
+            self._mine, self._replaced = None, []
+            raise
+        self._mine, self._replaced = None, []
 
     async def _take(self) -> bool:
         found = await self._lock.read()
@@ -217,7 +250,13 @@ class _Claim:
         if was.holder != me:
             transitions = was.transitions + (1 if before else 0)
             renewed = replace(renewed, holder=me, acquired_at=now, transitions=transitions)
-        self._mine = await self._lock.write(renewed, before)
+        self._replaced = [before]
+        try:
+            self._mine = await self._lock.write(renewed, before)
+        except (ConflictError, ForbiddenError, NotFoundError):
+            self._replaced = []  # it was refused: nothing of it is still under way
+            raise
+        self._replaced = []
         self.holder = me
 
     def _is_free(self, found: Held) -> bool:

@@ -126,6 +126,18 @@ class Watch:
         self.ended.set()
 
 
+class Late:
+    """A request that arrived, and that the server carries out when a test says so, its client there or not."""
+
+    def __init__(self, fits: Callable[[Request], bool]) -> None:
+        self.fits = fits
+        self.request: Request | None = None
+
+    def arrived(self) -> bool:
+        """Whether it is here."""
+        return self.request is not None
+
+
 class ScriptedServer:
     """The server: objects by path, open watches, and what was asked."""
 
@@ -136,6 +148,7 @@ class ScriptedServer:
         self.watches: list[Watch] = []
         self.unwatched: deque[Callable[[Watch], None]] = deque()
         self._script: deque[tuple[Callable[[Request], bool], Reply | None]] = deque()
+        self._late: deque[Late] = deque()
         self._connections: set[asyncio.Task[None]] = set()
         self.port = 0
         self.reachable = True
@@ -175,6 +188,16 @@ class ScriptedServer:
         """Answer the next request that fits with `reply` instead; None: never answer it."""
         self._script.append((to, reply))
 
+    def hold_next(self, fits: Callable[[Request], bool]) -> Late:
+        """Let the next request that fits arrive, and do nothing yet; no answer ever comes back."""
+        self._late.append(Late(fits))
+        return self._late[-1]
+
+    def carry_out(self, late: Late) -> Reply:
+        """Do what a held request asked for; what the answer would have been."""
+        assert late.request is not None
+        return self._answer(late.request)
+
     def on_next_watch(self, act: Callable[[Watch], None]) -> None:
         """Do something to the next watch as soon as it is open."""
         self.unwatched.append(act)
@@ -201,6 +224,11 @@ class ScriptedServer:
             writer.transport.abort()
 
     async def _serve(self, request: Request, writer: asyncio.StreamWriter) -> bool:
+        late = next((one for one in self._late if one.fits(request)), None)
+        if late is not None:
+            self._late.remove(late)
+            late.request = request
+            await asyncio.Event().wait()
         scripted = next((entry for entry in self._script if entry[0](request)), None)
         if scripted is not None:
             self._script.remove(scripted)

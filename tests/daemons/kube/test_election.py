@@ -287,6 +287,59 @@ async def test_a_write_whose_answer_never_came_is_given_up_too(
     assert not server.objects[LEASE]["spec"].get("holderIdentity")
 
 
+@pytest.mark.parametrize("path", [ENDPOINTS, LEASE])
+@pytest.mark.parametrize("before", ["nothing", "released", "expired"])
+async def test_a_write_that_arrives_after_the_end_has_no_effect(
+    api: Api, server: ScriptedServer, clock: JumpingClock, path: str, before: str
+) -> None:
+    """Told to stop while it takes the lock, a candidate cannot know when the server writes: that write conflicts."""
+    if before != "nothing":
+        server.put(ENDPOINTS, _held_by("" if before == "released" else "mic-9", seconds=1))
+    late = server.hold_next(lambda request: request.method in {"POST", "PUT"} and request.path in path)
+    async with standing(api, "mic-0") as mic:
+        if before == "expired":
+            await _settle(clock)
+            clock.jump(3.75)
+        await eventually(late.arrived, "the write")
+        assert not mic.busy
+    assert server.carry_out(late).status == 409
+    assert _record(server)["holderIdentity"] == ""
+    assert server.objects[LEASE]["spec"]["holderIdentity"] == "" if path == LEASE else True
+
+
+async def test_others_who_write_do_not_keep_the_lock_held(
+    api: Api, server: ScriptedServer, clock: JumpingClock
+) -> None:
+    """Each time that it gives the lock up, somebody else has just written to the object: it tries again."""
+    async with standing(api, "mic-0") as mic:
+        await eventually(lambda: mic.busy, "the first term")
+        await _settle(clock)
+        clock.hasty = True
+
+        def overtaken(request: Request) -> bool:
+            if request.method == "PUT" and request.path == ENDPOINTS:
+                server.put(ENDPOINTS, server.objects[ENDPOINTS])
+                return True
+            return False
+
+        for _ in range(3):
+            server.answer_next(Reply.refusal(409), to=overtaken)
+    assert _record(server)["holderIdentity"] == ""
+
+
+async def test_a_lock_is_given_up_though_the_server_stumbles(
+    api: Api, server: ScriptedServer, clock: JumpingClock
+) -> None:
+    """An error, and a request that is never answered, are tried once more: whoever comes next need not wait a term."""
+    async with standing(api, "mic-0") as mic:
+        await eventually(lambda: mic.busy, "the first term")
+        await _settle(clock)
+        clock.hasty = True
+        for reply in (Reply.refusal(500), None):
+            server.answer_next(reply, to=lambda request: request.method == "PUT" and request.path == ENDPOINTS)
+    assert _record(server)["holderIdentity"] == ""
+
+
 async def test_a_hanging_renewal_does_not_cost_the_term(api: Api, server: ScriptedServer, clock: JumpingClock) -> None:
     """A request without an answer is given up early enough that another fits before the deadline."""
     async with standing(api, "mic-0", duration_seconds=0.8) as mic:

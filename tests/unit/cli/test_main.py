@@ -1,5 +1,8 @@
 """The `podidentity` command: help, exit statuses, one sentence for each error."""
 
+import subprocess
+import sys
+
 import pytest
 
 from podidentity import __version__
@@ -48,3 +51,14 @@ def test_an_error_becomes_a_sentence_and_its_exit_status(
     monkeypatch.setattr(cli, "_run", fail)
     assert run("mic") == 2
     assert capsys.readouterr().err == "error: azure.json: line 3: tenantId is empty; fill it in\n"
+
+
+@pytest.mark.parametrize("daemon", ["mic", "nmi"])
+def test_a_daemon_ends_when_told_to_while_it_starts(daemon: str) -> None:
+    """A container's first process would never see the signal; with a handler from the first moment on it does."""
+    program = (
+        "import os, signal, sys; from podidentity.cli import main;"
+        "main._run = lambda words: os.kill(os.getpid(), signal.SIGTERM);"
+        f"sys.argv = ['podidentity', '{daemon}']; main.main()"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False, timeout=60).returncode == 143
