@@ -32,11 +32,17 @@ class Index(Generic[T, K]):
     def __init__(self, keys_of: Callable[[T], Iterable[K]]) -> None:
         self._keys_of = keys_of
         self._found: dict[K, dict[ObjectKey, T]] = {}
+        self._asked: dict[K, tuple[T, ...]] = {}
 
     def of(self, key: K) -> tuple[T, ...]:
         """Return the values found by `key`, in no particular order. Costs the same however many others there are."""
-        found = self._found.get(key)
-        return tuple(found.values()) if found else ()
+        asked = self._asked.get(key)
+        if asked is None:
+            found = self._found.get(key)
+            if not found:
+                return ()  # not remembered: anybody may ask for anything
+            asked = self._asked[key] = tuple(found.values())
+        return asked
 
     def keys(self) -> Iterable[K]:
         """Return what something is found by."""
@@ -50,12 +56,14 @@ class Index(Generic[T, K]):
         if change.after is not None:
             for key in self._keys_of(change.after):
                 self._found.setdefault(key, {})[change.key] = change.after
+                self._asked.pop(key, None)
 
     def _drop(self, key: K, name: ObjectKey) -> None:
         found = self._found.get(key)
         if found is None:
             return
         found.pop(name, None)
+        self._asked.pop(key, None)
         if not found:
             del self._found[key]
 

@@ -5,14 +5,13 @@ their bindings (managed mode). A remembered choice holds for exactly one pod obj
 Called by `token`.
 """
 
-from typing import NamedTuple
-
 from podidentity.core import choosing, rules
 from podidentity.core.choosing import Chosen, Refused, Wait
 from podidentity.core.cluster import Pod
-from podidentity.core.identities import AzureIdentity, AzureIdentityBinding
+from podidentity.core.identities import AzureIdentity
 from podidentity.core.imds import Refusal, TokenRequest
-from podidentity.core.sources import Source, SourceRules, allowed_source, own_source
+from podidentity.core.sources import SourceRules, allowed_source, own_source
+from podidentity.nmi.answers import Allowed
 from podidentity.nmi.ports import WATCH_TRUSTED_SECONDS, Clock, Grants
 from podidentity.nmi.settings import Settings
 
@@ -20,14 +19,6 @@ _REQUESTS_PER_POD = 64
 _PODS = 4096
 _UIDS = 8192
 _NOTHING: frozenset[AzureIdentity] = frozenset()
-
-
-class Allowed(NamedTuple):
-    """The pod may have a token of `source`. `identity` and `binding` are None for an excepted pod."""
-
-    source: Source
-    identity: AzureIdentity | None
-    binding: AzureIdentityBinding | None
 
 
 Choice = Allowed | Wait | Refusal
@@ -77,14 +68,14 @@ class Access:
     def _decide(self, pod: Pod, asked: TokenRequest) -> Choice:
         exceptions = self._grants.exceptions_in(pod.key.namespace)
         if rules.is_excepted(pod, exceptions) or rules.is_mic(pod, self._mic_namespace):
-            return Allowed(own_source(asked), None, None)
+            return Allowed(pod, own_source(asked), None, None)
         match self._choose(pod, asked):
             case Chosen(identity, binding):
                 source = allowed_source(identity, self._allowed)
                 if isinstance(source, Refusal):
                     return source
                 self.note_given(pod.uid, identity)
-                return Allowed(source, identity, binding)
+                return Allowed(pod, source, identity, binding)
             case Refused(status, why):
                 return Refusal(status, why)
             case wait:

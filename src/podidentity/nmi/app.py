@@ -8,11 +8,12 @@ import logging
 from dataclasses import dataclass
 
 from podidentity.core.imds import Forward, HostTokenRequest, Parsed, Refusal, TokenRequest
+from podidentity.nmi.answers import Answer, refuse
 from podidentity.nmi.host_token import HostTokens
 from podidentity.nmi.observe import Observer, now
 from podidentity.nmi.ports import Peer
 from podidentity.nmi.proxy import Proxy
-from podidentity.nmi.token import Answer, TokenFlow, refuse
+from podidentity.nmi.token import TokenFlow
 
 _log = logging.getLogger(__name__)
 

@@ -30,7 +30,7 @@ from podidentity.kube.store import Change, Store, addresses, pod_of, selector_in
 from podidentity.nmi.ports import WATCH_TRUSTED_SECONDS, SecretContents
 from podidentity.nmi.settings import Settings
 
-_NEVER = -float("inf")
+_NEVER, _FOREVER = -float("inf"), float("inf")
 _LOOK_SECONDS = 5.0  # a client of an unknown pod waits for it
 _LABEL_LIMIT = 63  # longer names are no label values: then the objects of all nodes are watched
 
@@ -183,12 +183,12 @@ class Cluster:
 
     def granted_as_of(self) -> float:
         """Say when every watch of what choices depend on was last known to be true; `confirmed` says it of pods."""
-        oldest = float("inf")
-        for reflector in self._granting:  # a loop, because this is asked with every request
+        oldest = _FOREVER
+        for reflector in self._granting:  # a loop without calls, because this is asked with every request
             moment = reflector.confirmed_at
             if moment is None:
                 return _NEVER
-            oldest = min(oldest, moment)
+            oldest = moment if moment < oldest else oldest  # noqa: FURB136  # see above
         return oldest
 
     def assigned_to(self, pod: ObjectKey) -> Sequence[AzureAssignedIdentity]:

@@ -5,7 +5,7 @@ Whether the role allows events is found out by trying; `kube.events` warns once 
 
 from podidentity.kube.events import Recorder, Subject
 from podidentity.kube.resources import BINDINGS
-from podidentity.nmi.token import Answer
+from podidentity.nmi.answers import Answer
 
 REASON = "FirstToken"
 

@@ -6,14 +6,16 @@ Called by `app`.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Protocol
 
 from podidentity.core.cluster import Pod
 from podidentity.core.identities import ObjectKey
 from podidentity.core.imds import HostTokenRequest, Refusal, Token, render, render_error, token_fields
+from podidentity.nmi.answers import Allowed, Answer, refuse
 from podidentity.nmi.cache import Kept
 from podidentity.nmi.ports import WATCH_TRUSTED_SECONDS, Clock, Peer
-from podidentity.nmi.token import Answer, Fetched, NoToken, TokenFlow, refuse
+from podidentity.nmi.token import Fetched, TokenFlow
 
 _ROOT = 0
 _OK = 200
@@ -44,7 +46,7 @@ class HostTokens:
     async def answer(self, request: HostTokenRequest, peer: Peer) -> Answer:
         """Answer with the token and the client ID of the pod that the request names; never with Retry-After."""
         answer = await self._answer(request, peer)
-        return answer if answer.status == _OK else answer._replace(body=render_error(answer.status, answer.why))
+        return answer if answer.status == _OK else replace(answer, body=render_error(answer.status, answer.why))
 
     async def _answer(self, request: HostTokenRequest, peer: Peer) -> Answer:
         if not self._enabled:
@@ -66,19 +68,19 @@ class HostTokens:
             missing = self._flow.missing_for(pod, request.asked)
             if isinstance(missing, Answer):
                 return missing
-            if fetched and isinstance(missing, NoToken) and fetched.answers(missing):
+            if fetched and isinstance(missing, Allowed) and fetched.answers(missing):
                 return self._granted(missing, fetched.kept)
             got = await self._flow.get(request.asked, missing, started)
             if isinstance(got, Answer):
                 return got
-            if isinstance(got, Kept) and isinstance(missing, NoToken):
-                fetched = Fetched(missing.allowed.source, got)
+            if isinstance(got, Kept) and isinstance(missing, Allowed):
+                fetched = Fetched(missing.source, got)
 
-    def _granted(self, missing: NoToken, kept: Kept) -> Answer:
+    def _granted(self, missing: Allowed, kept: Kept) -> Answer:
         token = kept.grant if isinstance(kept.grant, Token) else kept.grant[0]
-        identity = missing.allowed.identity
+        identity = missing.identity
         body = {
             "token": token_fields(token, self._clock.wall()),
             "clientid": identity.client_id if identity is not None else "",
         }
-        return self._flow.granted(missing, kept)._replace(body=render(200, body))
+        return replace(self._flow.granted(missing, kept), body=render(200, body))

@@ -19,10 +19,10 @@ from typing import NamedTuple, cast
 from podidentity.core.imds import Parsed, Refusal
 from podidentity.errors import HostError
 from podidentity.linux.link import record_links
+from podidentity.nmi.answers import Answer, refuse
 from podidentity.nmi.app import App, Pending
 from podidentity.nmi.heads import HEAD_LIMIT_BYTES, Heads, Understood
 from podidentity.nmi.ports import Peer
-from podidentity.nmi.token import Answer, refuse
 
 _log = logging.getLogger(__name__)
 

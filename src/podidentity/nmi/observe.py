@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from podidentity.core import redact
 from podidentity.core.imds import Forward, HostTokenRequest, Parsed, TokenRequest
 from podidentity.core.sources import ManagedIdentity, Source
-from podidentity.nmi.token import Answer
+from podidentity.nmi.answers import Answer
 from podidentity.serving.logs import Lines
 from podidentity.serving.metrics import PREFIX, REQUEST_BUCKETS_SECONDS, SHORT_BUCKETS_SECONDS, Cell, Durations
 
@@ -101,6 +101,7 @@ def _host_gauges(registry: CollectorRegistry) -> tuple[Gauge, Gauge, Gauge]:
 class _Note(NamedTuple):
     """What is the same for every answer of one kind: where it is counted, and its line but for the time it took."""
 
+    address: str
     counted: Cell
     line: bytes | None
 
@@ -124,30 +125,37 @@ class Observer:
 
     def answered(self, parsed: Parsed, address: str, answer: Answer, seconds: float) -> None:
         """Note one answer, `seconds` after its request."""
-        status, _, why, pod, identity, _, source, cached = answer
-        named = (identity.key, identity.client_id) if identity else None  # several may share a source
-        resource = parsed.resource if isinstance(parsed, TokenRequest) else parsed
-        key = (status, pod.uid if pod else "", address, named, source, resource, cached, why)
-        note = self._notes.get(key)
-        if note is None:
-            note = self._note(parsed, address, answer)
-            if len(self._notes) >= _NOTES:
-                self._notes.clear()
-            self._notes[key] = note
+        note = answer.note
+        if not isinstance(note, _Note) or note.address != address:  # a pod may have two
+            note = answer.note = self._note(parsed, address, answer)
         note.counted.observe(seconds)
         if note.line is not None:
             self._lines.write(note.line, seconds * 1000)
 
     def _note(self, parsed: Parsed, address: str, answer: Answer) -> _Note:
+        pod, identity = answer.pod, answer.identity
+        named = (identity.key, identity.client_id) if identity else None  # several may share a source
+        resource = parsed.resource if isinstance(parsed, TokenRequest) else parsed
+        uid = pod.uid if pod else ""
+        key = (answer.status, uid, address, named, answer.source, resource, answer.cached, answer.why)
+        note = self._notes.get(key)
+        if note is None:
+            if len(self._notes) >= _NOTES:
+                self._notes.clear()
+            note = self._notes[key] = self._make_note(parsed, address, answer)
+        return note
+
+    def _make_note(self, parsed: Parsed, address: str, answer: Answer) -> _Note:
         asked = parsed.asked if isinstance(parsed, HostTokenRequest) else parsed
         namespace = answer.pod.key.namespace if answer.pod else ""
         if not isinstance(asked, TokenRequest):
-            return _Note(self.metrics.operations.labels(_operation(parsed), str(answer.status), namespace, ""), None)
+            counted = self.metrics.operations.labels(_operation(parsed), str(answer.status), namespace, "")
+            return _Note(address, counted, None)
         host = self._host(asked.resource, answer.status)
         counted = self.metrics.operations.labels(_operation(parsed), str(answer.status), namespace, host)
         if answer.status == _OK:
             self._note_served(answer)
-        return _Note(counted, self._lines.prepare(_audit(_shown(asked.resource), address, answer)))
+        return _Note(address, counted, self._lines.prepare(_audit(_shown(asked.resource), address, answer)))
 
     def _note_served(self, answer: Answer) -> None:
         uid = answer.pod.uid if answer.pod else ""

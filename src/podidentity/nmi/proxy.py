@@ -8,7 +8,7 @@ import asyncio
 import httpx2
 
 from podidentity.core.imds import Forward, Refusal
-from podidentity.nmi.token import Answer, refuse
+from podidentity.nmi.answers import Answer, refuse
 
 _TIME_LIMIT_SECONDS = 10.0
 _BODY_LIMIT_BYTES = 1024 * 1024  # instance documents have some kilobytes

@@ -4,15 +4,17 @@
 `wait` gets it and takes the step again, from the beginning: whatever changed meanwhile counts. Called by `app`.
 """
 
+from dataclasses import replace
 from typing import NamedTuple
 
 from podidentity.core.choosing import Wait
 from podidentity.core.cluster import Pod
-from podidentity.core.identities import AssignedState, AzureIdentity, AzureIdentityBinding
-from podidentity.core.imds import Refusal, TokenRequest, render_error
+from podidentity.core.identities import AssignedState
+from podidentity.core.imds import Refusal, TokenRequest
 from podidentity.core.sources import Source
 from podidentity.errors import AzureError, PodIdentityError
-from podidentity.nmi.access import Access, Allowed
+from podidentity.nmi.access import Access
+from podidentity.nmi.answers import Allowed, Answer, refuse
 from podidentity.nmi.cache import Cached, Kept
 from podidentity.nmi.finding import Finding, Look, Looked, Stranger
 from podidentity.nmi.ports import Clock, Peer, Tokens
@@ -22,28 +24,6 @@ from podidentity.nmi.waiting import Waiting
 RETRY_SECONDS = 20
 """Upstream's Retry-After when a wait was in vain and --set-retry-after-header is given."""
 
-_SOON_SECONDS = 1
-
-
-class Answer(NamedTuple):
-    """A whole response, and what the audit line says of it."""
-
-    status: int
-    body: bytes
-    why: str = ""
-    pod: Pod | None = None
-    identity: AzureIdentity | None = None
-    binding: AzureIdentityBinding | None = None
-    source: Source | None = None
-    cached: bool = False
-
-
-class NoToken(NamedTuple):
-    """Everything is decided but the token is not here."""
-
-    pod: Pod
-    allowed: Allowed
-
 
 class NotAssigned(NamedTuple):
     """MIC has still to act."""
@@ -52,7 +32,8 @@ class NotAssigned(NamedTuple):
     wait: Wait
 
 
-Missing = Look | Stranger | NoToken | NotAssigned
+Missing = Look | Stranger | Allowed | NotAssigned
+"""What an answer takes: a look, a pod, a token (everything else is decided), or MIC."""
 
 
 class Fetched(NamedTuple):
@@ -63,7 +44,7 @@ class Fetched(NamedTuple):
 
     def answers(self, missing: object) -> bool:
         """Say whether this is the token that `missing` lacks."""
-        return isinstance(missing, NoToken) and missing.allowed.source == self.source
+        return isinstance(missing, Allowed) and missing.source == self.source
 
 
 class TokenFlow:
@@ -83,25 +64,19 @@ class TokenFlow:
     def step(self, asked: TokenRequest, peer: Peer, looked: Looked | None = None) -> Answer | Missing:
         """Answer at once if that is possible. `looked` is what the API server just said of the peer's address."""
         pod = self._finding.pod_of(peer, looked)
-        if isinstance(pod, Look | Stranger):
-            return pod
-        if isinstance(pod, Refusal):
-            return refuse(pod)
-        return self.step_for(pod, asked)
-
-    def step_for(self, pod: Pod, asked: TokenRequest) -> Answer | NoToken | NotAssigned:
-        """Answer for a pod that is known, from the cache if it is there."""
+        if not isinstance(pod, Pod):
+            return refuse(pod) if isinstance(pod, Refusal) else pod
         missing = self.missing_for(pod, asked)
-        if isinstance(missing, NoToken) and self._cache is not None:
-            kept = self._cache.cached(missing.allowed.source, asked.resource)
-            return missing if kept is None else self.granted(missing, kept, cached=True)
+        if isinstance(missing, Allowed) and self._cache is not None:
+            kept = self._cache.cached(missing.source, asked.resource)
+            return missing if kept is None else self._given(missing, kept)
         return missing
 
-    def missing_for(self, pod: Pod, asked: TokenRequest) -> Answer | NoToken | NotAssigned:
+    def missing_for(self, pod: Pod, asked: TokenRequest) -> Answer | Allowed | NotAssigned:
         """Decide about a pod that is known: refuse, or say what an answer takes."""
         choice = self._access.choice(pod, asked)
         if isinstance(choice, Allowed):
-            return NoToken(pod, choice)
+            return choice
         return refuse(choice, pod) if isinstance(choice, Refusal) else NotAssigned(pod, choice)
 
     async def wait(self, asked: TokenRequest, peer: Peer) -> Answer:
@@ -115,16 +90,16 @@ class TokenFlow:
         fetched: Fetched | None = None
         while True:
             step = self.step(asked, peer, got if isinstance(got, Looked) else None)
-            if fetched and isinstance(step, NoToken) and fetched.answers(step):
+            if fetched and isinstance(step, Allowed) and fetched.answers(step):
                 return self.granted(step, fetched.kept)
             if isinstance(step, Answer):
-                return step._replace(cached=step.cached and fetched is None)
+                return replace(step, cached=step.cached and fetched is None)
             taken = await self._get(asked, peer, step, started)
             if isinstance(taken, Answer):
                 return taken
             got = taken
-            if isinstance(got, Kept) and isinstance(step, NoToken):
-                fetched = Fetched(step.allowed.source, got)
+            if isinstance(got, Kept) and isinstance(step, Allowed):
+                fetched = Fetched(step.source, got)
 
     async def _get(
         self, asked: TokenRequest, peer: Peer, missing: Missing, started: float
@@ -136,20 +111,27 @@ class TokenFlow:
             return await self._wait_known(missing, started)
         return await self.get(asked, missing, started)
 
-    async def get(self, asked: TokenRequest, missing: NoToken | NotAssigned, started: float) -> Kept | Answer | None:
+    async def get(self, asked: TokenRequest, missing: Allowed | NotAssigned, started: float) -> Kept | Answer | None:
         """Wait for what is missing. An Answer ends it; after anything else, decide again. `started` is steady time."""
-        if isinstance(missing, NoToken):
+        if isinstance(missing, Allowed):
             return await self._fetch(missing, asked)
         return await self._wait_assigned(missing, started)
 
-    def granted(self, missing: NoToken, kept: Kept, *, cached: bool = False) -> Answer:
-        """Make the answer of a token."""
-        allowed = missing.allowed
+    def granted(self, allowed: Allowed, kept: Kept) -> Answer:
+        """Make the answer of a token that was waited for."""
         body = kept.answer(self._clock.wall())
-        return Answer(200, body, "", missing.pod, allowed.identity, allowed.binding, allowed.source, cached)
+        return Answer(200, body, "", allowed.pod, allowed.identity, allowed.binding, allowed.source)
 
-    async def _fetch(self, missing: NoToken, asked: TokenRequest) -> Kept | Answer:
-        source = missing.allowed.source
+    def _given(self, allowed: Allowed, kept: Kept) -> Answer:
+        """Answer from the cache: the same answer again while its bytes are the same, which is for a second."""
+        body = kept.answer(self._clock.wall())
+        given = allowed.given
+        if given is None or given.body is not body:
+            given = allowed.given = replace(self.granted(allowed, kept), cached=True)
+        return given
+
+    async def _fetch(self, missing: Allowed, asked: TokenRequest) -> Kept | Answer:
+        source = missing.source
         try:
             if self._cache is not None:
                 return await self._cache.kept(source, asked.resource)
@@ -178,15 +160,7 @@ class TokenFlow:
         return refuse(Refusal(404, missing.wait.why), missing.pod)
 
 
-def refuse(refusal: Refusal, pod: Pod | None = None, *, retry_after_seconds: int | None = None) -> Answer:
-    """Make the answer of a refusal; 503 asks the client to come back."""
-    if refusal.status == 503 and retry_after_seconds is None:  # noqa: PLR2004  # Service Unavailable
-        retry_after_seconds = _SOON_SECONDS
-    body = render_error(refusal.status, refusal.why, retry_after_seconds=retry_after_seconds)
-    return Answer(refusal.status, body, refusal.why, pod)
-
-
-def _failed(missing: NoToken, error: PodIdentityError) -> Answer:
+def _failed(missing: Allowed, error: PodIdentityError) -> Answer:
     """403 when IMDS or Entra refused (its words are passed on), 503 when it did not answer or a setting is wrong."""
     refused = isinstance(error, AzureError) and 400 <= error.status < 500 and error.status not in {408, 410, 429}  # noqa: PLR2004
     pause = error.retry_after_seconds if isinstance(error, AzureError) else None
@@ -195,5 +169,4 @@ def _failed(missing: NoToken, error: PodIdentityError) -> Answer:
         missing.pod,
         retry_after_seconds=None if pause is None else max(1, round(pause)),
     )
-    allowed = missing.allowed
-    return answer._replace(identity=allowed.identity, binding=allowed.binding, source=allowed.source)
+    return replace(answer, identity=missing.identity, binding=missing.binding, source=missing.source)

@@ -81,7 +81,7 @@ class Lines:
         self._kind = kind
         self._stream = stream or sys.stderr
         self._start, self._end = (b'{"ts":"', b"}\n") if self._json else (b"", b"\n")
-        self._waiting: list[bytes] = []
+        self._waiting: list[bytes | float] = []  # in turn, a prepared part and its milliseconds
         self.dropped = 0
 
     def prepare(self, line: Mapping[str, str | int]) -> bytes:
@@ -94,20 +94,23 @@ class Lines:
 
     def write(self, prepared: bytes, milliseconds: float) -> None:
         """Take one line; it is written before the event loop waits again."""
-        if len(self._waiting) >= _PENDING_LIMIT:
+        waiting = self._waiting
+        if len(waiting) >= _PENDING_LIMIT * 2:
             self.dropped += 1
             return
-        if not self._waiting:
+        if not waiting:
             asyncio.get_running_loop().call_soon(self.flush)
-        self._waiting.append(b"%b%b%b%.3f%b" % (self._start, _moment_bytes(), prepared, milliseconds, self._end))
+        waiting += (prepared, milliseconds)
 
     def flush(self) -> None:
-        """Write what is waiting."""
+        """Write what is waiting. One moment and one formatting for all: each costs more than a line's own part."""
         waiting, self._waiting = self._waiting, []
+        count = len(waiting) // 2
+        line = self._start + _moment_bytes() + b"%b%.3f" + self._end
         try:
-            os.write(self._stream.fileno(), b"".join(waiting))
+            os.write(self._stream.fileno(), line * count % tuple(waiting))
         except OSError:
-            self.dropped += len(waiting)
+            self.dropped += count
 
 
 class _Moment:

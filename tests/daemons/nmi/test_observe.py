@@ -19,11 +19,12 @@ from podidentity.core.imds import TokenRequest
 from podidentity.kube.api import Api
 from podidentity.kube.connection import find_cluster, open_client
 from podidentity.kube.events import Recorder
+from podidentity.nmi.answers import Answer
 from podidentity.nmi.app import Pending
 from podidentity.nmi.events import tell_first_token
 from podidentity.nmi.ports import Peer
 from podidentity.nmi.settings import Settings
-from podidentity.nmi.token import Answer, TokenFlow
+from podidentity.nmi.token import TokenFlow
 from podidentity.serving.metrics import render
 
 CLIENT_ID = "f9fa6eeb-4fc7-4dea-841e-c8559a502d26"
@@ -89,6 +90,21 @@ def test_the_line_names_the_identity_that_answered(capfd: pytest.CaptureFixture[
 
     run(test, Settings("n1", log_format="json"))
     assert [line["identity"] for line in lines(capfd)] == ["default/reader"] * 2 + ["default/writer"]
+
+
+def test_the_line_names_the_address_that_asked(capfd: pytest.CaptureFixture[str]) -> None:
+    """A pod with two addresses is given the very same answer at both; each line has its own."""
+    both = (ADDRESS, "127.0.0.2")
+
+    async def test(nmi: Serving) -> None:
+        nmi.cluster.add(replace(pod(), ips=both), make.identity())
+        await nmi.ask()
+        asked, app = TokenRequest("https://vault.azure.net"), nmi.listener.app
+        first, second = (app.answer(asked, Peer(address)) for address in both)
+        assert first is second
+
+    run(test, Settings("n1", log_format="json"))
+    assert [line["address"] for line in lines(capfd)] == [ADDRESS, *both]
 
 
 @pytest.mark.parametrize("log_format", ["text", "json"])
