@@ -14,9 +14,11 @@ from typing import Any, NamedTuple
 
 import httpx2
 
+from podidentity.azure.management import retry_after
 from podidentity.errors import AzureError, ConfigurationError
 
 _TIMEOUT = httpx2.Timeout(8.0, connect=3.0)  # a thread cannot be cancelled: two calls must end within a pod's grace
+_TOLD_CHARACTERS = 600  # Entra ID's own sentences have up to 500, with the IDs that its support asks for
 _SERVER_ERROR = 500
 _THROTTLED = 429
 
@@ -132,12 +134,14 @@ def _refused(login: str, answer: httpx2.Response | None, told: Mapping[str, Any]
     words = body.get("error_description") or told.get("error_description") or told.get("error") or "no reason given"
     pause = None
     if answer is not None and (status == _THROTTLED or status >= _SERVER_ERROR):
-        told_pause = answer.headers.get("Retry-After", "")
-        pause = float(told_pause) if told_pause.isdigit() else None
+        pause = retry_after(answer)
     if status == httpx2.codes.OK:  # said yes and meant nothing that can be read
         return AzureError(f"{login} answered with something that is no token; is that Entra ID?")
     return AzureError(
-        " ".join(str(words).split()), status=status, code=str(body.get("error", "")), retry_after_seconds=pause
+        " ".join(str(words)[:_TOLD_CHARACTERS].split()),
+        status=status,
+        code=str(body.get("error", ""))[:_TOLD_CHARACTERS],
+        retry_after_seconds=pause,
     )
 
 

@@ -3,6 +3,8 @@
 Called by `api` for every answer that is none of 2xx, and by `reflector` for the errors inside a watch.
 """
 
+import math
+
 import httpx2
 import msgspec
 
@@ -70,7 +72,7 @@ def error_of(
         said, advice = "the API server does not know this kind", "install its CustomResourceDefinition (deploy/infra)"
     wait = retry_after_seconds
     if wait is None and status_object.details is not None:
-        wait = status_object.details.retry_after_seconds
+        wait = _bounded(status_object.details.retry_after_seconds)
     kind = _ERRORS.get(status, UnreachableError)
     return kind(f"{what}: {said}; {advice}", status=status, retry_after_seconds=wait)
 
@@ -86,10 +88,14 @@ def read_status(body: bytes | msgspec.Raw) -> Status:
 def retry_after_of(response: httpx2.Response) -> float | None:
     """Return the seconds that a Retry-After header asks to wait; None without one, or with a date."""
     try:
-        seconds = float(response.headers.get("Retry-After", ""))
+        return _bounded(float(response.headers.get("Retry-After", "")))
     except ValueError:
         return None
-    return min(max(seconds, 0.0), LONGEST_WAIT_SECONDS)
+
+
+def _bounded(seconds: float | None) -> float | None:
+    """Keep what can be waited; "nan" is neither over nor under any limit."""
+    return None if seconds is None or math.isnan(seconds) else min(max(seconds, 0.0), LONGEST_WAIT_SECONDS)
 
 
 def no_answer(what: str, server: str, error: Exception) -> UnreachableError:

@@ -74,7 +74,7 @@ class App:
             case HostTokenRequest() as asked_for_pod:
                 return await self._host_tokens.answer(asked_for_pod, pending.peer)
             case Forward() as forward:
-                return await self._proxy.forward(forward)
+                return await self._proxy.forward(forward, pending.peer.address)
             case _:  # nothing else is ever pending
                 return refuse(Refusal(500, "this request cannot be answered"))
 

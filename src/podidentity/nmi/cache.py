@@ -1,13 +1,14 @@
 """Keeps tokens: one call to the source per identity and resource, however many pods ask, refreshed before they expire.
 
-A wrapper on `Tokens`. Who may have a token is decided before this is asked, on every request; nothing in here knows of
-pods. Failures are kept for seconds, so that a broken identity cannot flood IMDS. Constructed by `daemon`.
+A wrapper on `Tokens`. Who may have a token is decided before this is asked, on every request; of pods it is only known
+who began a call, so that no pod takes the room of all. Failures are kept for seconds, so that a broken identity cannot
+flood IMDS. Constructed by `daemon`.
 """
 
 import asyncio
 import random
-from collections import Counter, OrderedDict
-from collections.abc import Callable, Coroutine
+from collections import OrderedDict
+from collections.abc import Callable, Coroutine, Hashable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,6 +17,7 @@ from podidentity.core.imds import Token, render_token, render_tokens
 from podidentity.core.sources import ManagedIdentity, ServicePrincipal, Source
 from podidentity.errors import AzureError, PodIdentityError
 from podidentity.nmi.ports import Clock, Grant, Tokens
+from podidentity.nmi.turns import Shares
 
 Key = tuple[Source, str]
 Spawn = Callable[[Coroutine[None, None, None]], object]
@@ -27,7 +29,7 @@ JITTER_SECONDS = 5 * 60
 SAME_TOKEN_PAUSE_SECONDS = 60
 FAILURE_KEPT_SECONDS = 3.0
 FAILURE_KEPT_AT_MOST_SECONDS = 600.0  # when Retry-After asks for it; a failure is news of a moment
-FLIGHTS_OF_A_SOURCE = 64  # under way or waiting for their turn; nobody needs that many resources at once
+FLIGHTS_OF_ONE = 64  # under way or waiting for their turn; no pod needs that many tokens at once
 FLIGHT_LIMIT = 2048
 MACHINES_OWN = ManagedIdentity()  # no ID asked for: whose token it is changes with what is assigned to the machine
 MACHINES_OWN_KEPT_SECONDS = 5.0
@@ -94,7 +96,7 @@ class Cached:
         self._kept: OrderedDict[Key, Kept] = OrderedDict()
         self._failed: OrderedDict[Key, _Failed] = OrderedDict()
         self._flights: dict[Key, asyncio.Future[Kept | PodIdentityError]] = {}
-        self._flying: Counter[Source] = Counter()
+        self._flying = Shares(FLIGHT_LIMIT, FLIGHTS_OF_ONE)
 
     def cached(self, source: Source, resource: str) -> Kept | None:
         """Return a valid token without waiting, or None. Starts a refresh when it is time for one."""
@@ -106,7 +108,7 @@ class Cached:
         if steady >= kept.steady_end or self._clock.wall() >= kept.ends:
             return None
         if steady >= kept.refresh_at and self._may_start(key, steady):
-            self._start(key)
+            self._start(key, source)
         self._kept.move_to_end(key)
         return kept
 
@@ -114,8 +116,11 @@ class Cached:
         """Return a token, from the cache or the source; whoever asks meanwhile waits for the same call."""
         return (await self.kept(source, resource)).grant
 
-    async def kept(self, source: Source, resource: str) -> Kept:
-        """Return what `cached` would, waiting for the source. Raises what the source raises."""
+    async def kept(self, source: Source, resource: str, asker: str = "") -> Kept:
+        """Return what `cached` would, waiting for the source. Raises what the source raises.
+
+        `asker` is whose call it is while it lasts: it goes on when its client hangs up, so clients do not bound them.
+        """
         found = self.cached(source, resource)
         if found is not None:
             return found
@@ -128,10 +133,10 @@ class Cached:
         failed = self._failed_lately(key, self._clock.steady())
         if failed is not None:
             raise failed.error.with_traceback(None)  # else it would grow with each time it is raised
-        if key not in self._flights and self._crowded(source):
+        if key not in self._flights and self._flying.full(asker or source):
             raise AzureError("too many tokens are being asked for at once; ask again in a moment")
         # Shielded: one client's hang-up must not end the call that others wait for.
-        outcome = await asyncio.shield(self._flights.get(key) or self._start(key))
+        outcome = await asyncio.shield(self._flights.get(key) or self._start(key, asker or source))
         if isinstance(outcome, PodIdentityError):
             raise outcome.with_traceback(None)
         return outcome
@@ -162,20 +167,16 @@ class Cached:
         return failed
 
     def _may_start(self, key: Key, steady: float) -> bool:
-        return key not in self._flights and not self._failed_lately(key, steady) and not self._crowded(key[0])
+        return key not in self._flights and not self._failed_lately(key, steady) and not self._flying.full(key[0])
 
-    def _crowded(self, source: Source) -> bool:
-        """Say whether no call may be added: it goes on when its client hangs up, so clients do not bound them."""
-        return self._flying[source] >= FLIGHTS_OF_A_SOURCE or self._flying.total() >= FLIGHT_LIMIT
-
-    def _start(self, key: Key) -> asyncio.Future[Kept | PodIdentityError]:
+    def _start(self, key: Key, asker: Hashable) -> asyncio.Future[Kept | PodIdentityError]:
         flight: asyncio.Future[Kept | PodIdentityError] = asyncio.get_running_loop().create_future()
         self._flights[key] = flight
-        self._flying[key[0]] += 1
-        self._spawn(self._fly(key, flight))
+        self._flying.take(asker)
+        self._spawn(self._fly(key, flight, asker))
         return flight
 
-    async def _fly(self, key: Key, flight: asyncio.Future[Kept | PodIdentityError]) -> None:
+    async def _fly(self, key: Key, flight: asyncio.Future[Kept | PodIdentityError], asker: Hashable) -> None:
         try:
             outcome = await self._outcome(key)
             if self._flights.get(key) is flight:  # not forgotten while it was in the air
@@ -186,13 +187,8 @@ class Cached:
         finally:
             if self._flights.get(key) is flight:
                 del self._flights[key]
-            self._landed(key[0])
+            self._flying.give_back(asker)
             flight.cancel()  # when this task was cancelled; else it is done already
-
-    def _landed(self, source: Source) -> None:
-        self._flying[source] -= 1
-        if not self._flying[source]:
-            del self._flying[source]
 
     async def _outcome(self, key: Key) -> Kept | PodIdentityError:
         try:

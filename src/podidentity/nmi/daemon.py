@@ -171,7 +171,7 @@ def assemble(
     flow = TokenFlow(finding, access, waiting, tokens, clock, settings)
     owner_of = functools.partial(_owner_of, settings.port)
     host_tokens = HostTokens(flow, cluster, owner_of, clock, enabled=settings.host_token)
-    app = App(flow, host_tokens, Proxy(http, base), observer)
+    app = App(flow, host_tokens, Proxy(http, base, clock), observer)
     heads = Heads(Rules(settings.metadata_header_required, settings.block_instance_metadata))
     listener = Listener(app, heads, functools.partial(_create_task, tasks))
     metrics.connections.set_function(lambda: len(listener.connections))
@@ -372,8 +372,8 @@ class _Follower:
         self._waiting.wake_all()
 
 
-def _owner_of(port: int, peer: Peer) -> int | None:
-    return owner_uid((peer.address, peer.port), (LOOPBACK, port))
+async def _owner_of(port: int, peer: Peer) -> int | None:
+    return await owner_uid((peer.address, peer.port), (LOOPBACK, port))
 
 
 def _create_task(tasks: asyncio.TaskGroup, work: Coroutine[None, None, None]) -> "asyncio.Task[None]":

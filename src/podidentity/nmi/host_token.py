@@ -5,7 +5,7 @@ Statuses are upstream's (`pkg/nmi/server`, hostHandler), where it has them.
 Called by `app`.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Protocol
 
@@ -35,7 +35,13 @@ class HostTokens:
     """Answers `/host/token`. `owner_of` says which user a loopback connection belongs to; None means unknown."""
 
     def __init__(
-        self, flow: TokenFlow, pods: PodsByName, owner_of: Callable[[Peer], int | None], clock: Clock, *, enabled: bool
+        self,
+        flow: TokenFlow,
+        pods: PodsByName,
+        owner_of: Callable[[Peer], Awaitable[int | None]],
+        clock: Clock,
+        *,
+        enabled: bool,
     ) -> None:
         self._flow = flow
         self._pods = pods
@@ -51,7 +57,7 @@ class HostTokens:
     async def _answer(self, request: HostTokenRequest, peer: Peer) -> Answer:
         if not self._enabled:
             return refuse(Refusal(404, "tokens for other pods are switched off (--host-token-endpoint)"))
-        if self._owner_of(peer) != _ROOT:
+        if await self._owner_of(peer) != _ROOT:
             return refuse(Refusal(403, "only a program that runs as root on the node may ask for a pod's token"))
         return await self._for_pod(request)
 

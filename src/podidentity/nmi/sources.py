@@ -6,9 +6,9 @@ managed-identities-azure-resources/how-to-use-vm-token, managed-identities-faq);
 """
 
 import asyncio
-import contextlib
+import json
+import re
 import ssl
-from collections import OrderedDict, deque
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,12 +19,14 @@ from podidentity.core.sources import ManagedIdentity, Source
 from podidentity.errors import AzureError, ConfigurationError
 from podidentity.nmi.observe import Metrics, now, source_kind
 from podidentity.nmi.ports import Clock, Grant, Tokens
+from podidentity.nmi.turns import Turns
 
 API_VERSION = "2018-02-01"
 _TOKEN_PATH = "/metadata/identity/oauth2/token"  # noqa: S105  # a path
 _ANSWER_SECONDS = 15.0
 _ANSWER_LIMIT_BYTES = 256 * 1024
 _TOLD_CHARACTERS = 400
+_SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?", re.ASCII)  # no "nan", which no pause ends
 
 _GONE, _THROTTLED, _SERVER_ERROR = 410, 429, 500
 _GONE_SECONDS = 70.0  # IMDS is being updated: that long, says its documentation
@@ -48,16 +50,19 @@ class Imds:
         chosen = {"msi_res_id": source.resource_id, "client_id": source.client_id, "object_id": source.object_id}
         query = {"api-version": API_VERSION, "resource": resource} | {k: v for k, v in chosen.items() if v}
         try:
-            async with asyncio.timeout(_ANSWER_SECONDS):
-                answer = await self._http.get(self._url, params=query, headers={"Metadata": "true"})
+            async with (
+                asyncio.timeout(_ANSWER_SECONDS),
+                self._http.stream("GET", self._url, params=query, headers={"Metadata": "true"}) as answer,
+            ):
+                body = await read_up_to(_ANSWER_LIMIT_BYTES, answer)
         except httpx2.InvalidURL as error:
             raise ConfigurationError(f"IMDS cannot be asked for this identity ({error}); correct its IDs") from None
         except (httpx2.HTTPError, TimeoutError) as error:
             told = "no answer in time" if isinstance(error, TimeoutError | httpx2.TimeoutException) else str(error)
             raise AzureError(f"IMDS does not answer ({told}); is it reachable from this node?") from None
         if answer.status_code != httpx2.codes.OK:
-            raise _refused(answer)
-        return _token(_body(answer), resource, self._clock.wall())
+            raise _refused(answer, body or b"")
+        return _token(_read(body or b""), resource, self._clock.wall())
 
 
 class Limited:
@@ -69,50 +74,17 @@ class Limited:
 
     def __init__(self, source: Tokens, clock: Clock, *, per_second: float, at_once: int) -> None:
         self._source = source
-        self._clock = clock
-        self._every = 1.0 / per_second
-        self._free = at_once
-        self._next = -float("inf")
-        self._waiting: OrderedDict[Source, deque[asyncio.Future[None]]] = OrderedDict()
+        self._turns = Turns(clock, per_second=per_second, at_once=at_once)
 
     async def acquire(self, source: Source, resource: str) -> Grant:
         """Ask when it is our turn."""
-        await self._turn(source)
         try:
-            moment = max(self._next, self._clock.steady())
-            self._next = moment + self._every
-            await self._clock.sleep(moment - self._clock.steady())
-            return await self._source.acquire(source, resource)
+            async with self._turns.of(source):
+                return await self._source.acquire(source, resource)
         except AzureError as error:
             if error.status == _THROTTLED:
-                pause = min(error.retry_after_seconds or 0.0, _LONGEST_PAUSE_SECONDS)
-                self._next = max(self._next, self._clock.steady() + pause)
+                self._turns.pause(min(error.retry_after_seconds or 0.0, _LONGEST_PAUSE_SECONDS))
             raise
-        finally:
-            self._free += 1
-            self._pass_on()
-
-    async def _turn(self, source: Source) -> None:
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(source, deque()).append(turn)
-        self._pass_on()
-        try:
-            await turn
-        except asyncio.CancelledError:
-            if not turn.cancelled():  # it was given, and nobody is there to take it
-                self._free += 1
-                self._pass_on()
-            raise
-
-    def _pass_on(self) -> None:
-        while self._waiting and self._free > 0:
-            source, turns = self._waiting.popitem(last=False)
-            turn = turns.popleft()
-            if turns:
-                self._waiting[source] = turns  # behind the others
-            if not turn.cancelled():
-                self._free -= 1
-                turn.set_result(None)
 
 
 class Retrying:
@@ -188,26 +160,34 @@ def _pause(error: AzureError, attempt: int, since_seconds: float) -> float | Non
     return None
 
 
-def _refused(answer: httpx2.Response) -> AzureError:
-    body = _body(answer)
-    told = body.get("error_description") or body.get("error") or answer.text or answer.reason_phrase
-    pause = None
-    with contextlib.suppress(ValueError):
-        pause = float(answer.headers.get("Retry-After", ""))
+async def read_up_to(limit_bytes: int, answer: httpx2.Response) -> bytes | None:
+    """Read the body of an answer that is open; None when it is longer than that, of which no more is kept."""
+    body = bytearray()
+    async for piece in answer.aiter_bytes():
+        body += piece
+        if len(body) > limit_bytes:
+            return None
+    return bytes(body)
+
+
+def _refused(answer: httpx2.Response, body: bytes) -> AzureError:
+    found = _read(body)
+    told = found.get("error_description") or found.get("error") or body.decode(errors="replace")
+    wished = answer.headers.get("Retry-After", "")
     return AzureError(
-        str(told)[:_TOLD_CHARACTERS],
+        str(told or answer.reason_phrase)[:_TOLD_CHARACTERS],
         status=answer.status_code,
-        code=str(body.get("error", "")),
-        retry_after_seconds=pause,
+        code=str(found.get("error", ""))[:_TOLD_CHARACTERS],
+        retry_after_seconds=float(wished) if _SECONDS.fullmatch(wished) else None,
     )
 
 
-def _body(answer: httpx2.Response) -> Mapping[str, Any]:
+def _read(body: bytes) -> Mapping[str, Any]:
     try:
-        body = answer.json() if len(answer.content) <= _ANSWER_LIMIT_BYTES else None
-    except ValueError:
-        body = None
-    return body if isinstance(body, dict) else {}
+        found = json.loads(body)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _token(body: Mapping[str, Any], resource: str, wall: float) -> Token:

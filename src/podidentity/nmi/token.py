@@ -134,7 +134,7 @@ class TokenFlow:
         source = missing.source
         try:
             if self._cache is not None:
-                return await self._cache.kept(source, asked.resource)
+                return await self._cache.kept(source, asked.resource, missing.pod.uid)
             return Kept(await self._tokens.acquire(source, asked.resource), self._clock)
         except PodIdentityError as error:
             return _failed(missing, error)

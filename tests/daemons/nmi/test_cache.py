@@ -318,9 +318,7 @@ def test_calls_in_the_air_are_bounded() -> None:
 
     async def test(at: Caching) -> None:
         at.source.held = asyncio.Event()
-        asking = [
-            asyncio.create_task(at.text(resource=f"r{number}")) for number in range(cache.FLIGHTS_OF_A_SOURCE + 10)
-        ]
+        asking = [asyncio.create_task(at.text(resource=f"r{number}")) for number in range(cache.FLIGHTS_OF_ONE + 10)]
         await settle()
         for one in asking:
             one.cancel()
@@ -331,8 +329,51 @@ def test_calls_in_the_air_are_bounded() -> None:
         await settle()
         at.source.held.set()
         assert (await other).startswith("no ")
-        assert len(at.source.calls) == cache.FLIGHTS_OF_A_SOURCE + 1
+        assert len(at.source.calls) == cache.FLIGHTS_OF_ONE + 1
         assert await at.text(resource="one more")
+
+    run(test)
+
+
+def test_no_pods_together_take_the_room_of_all() -> None:
+    """Forty pods with as many identities ask for ever new resources: the next pod's first token is fetched at once."""
+
+    async def test(at: Caching) -> None:
+        at.source.held = asyncio.Event()
+        asking = [
+            asyncio.create_task(at.cached.kept(ManagedIdentity(f"greedy-{pod}"), f"r{number}", f"uid-{pod}"))
+            for number in range(cache.FLIGHTS_OF_ONE)
+            for pod in range(40)
+        ]
+        await settle()
+        in_the_air = len(at.source.calls)
+        assert cache.FLIGHT_LIMIT / 2 < in_the_air < cache.FLIGHT_LIMIT
+        other = asyncio.create_task(at.cached.kept(WRITER, RESOURCE, "uid-of-a-quiet-one"))
+        await settle()
+        assert at.source.calls[-1] == (WRITER, RESOURCE)
+        at.source.held.set()
+        assert (await other).texts
+        told = await asyncio.gather(*asking, return_exceptions=True)
+        assert sum(isinstance(one, AzureError) for one in told) == len(asking) - in_the_air
+
+    run(test)
+
+
+def test_a_pod_with_many_identities_has_one_share() -> None:
+    """An excepted pod may name any identity: that does not multiply its room."""
+
+    async def test(at: Caching) -> None:
+        at.source.held = asyncio.Event()
+        asking = [
+            asyncio.create_task(at.cached.kept(ManagedIdentity(client_id=f"c{number}"), RESOURCE, "uid"))
+            for number in range(cache.FLIGHTS_OF_ONE + 10)
+        ]
+        await settle()
+        assert len(at.source.calls) == cache.FLIGHTS_OF_ONE
+        at.source.held.set()
+        told = await asyncio.gather(*asking, return_exceptions=True)
+        assert sum(isinstance(one, AzureError) for one in told) == 10
+        await at.cached.kept(READER, RESOURCE, "uid")
 
     run(test)
 

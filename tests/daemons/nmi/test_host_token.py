@@ -8,6 +8,7 @@ import pytest
 
 import make
 from daemons.nmi.harness import Answer, Serving, pod, serving
+from podidentity.nmi.ports import Peer
 from podidentity.nmi.settings import Settings
 
 TARGET = "/host/token?resource=https://vault.azure.net"
@@ -34,7 +35,11 @@ async def ask(nmi: Serving, *headers: str, target: str = TARGET) -> Answer:
 def root(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Who the clients are taken for; the real look-up has a test of its own."""
     owner: dict[str, Any] = {"uid": 0}
-    monkeypatch.setattr("podidentity.nmi.daemon._owner_of", lambda _port, _peer: owner["uid"])
+
+    async def owner_of(_port: int, _peer: Peer) -> Any:
+        return owner["uid"]
+
+    monkeypatch.setattr("podidentity.nmi.daemon._owner_of", owner_of)
     return owner
 
 

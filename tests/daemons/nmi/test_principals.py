@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from unittest.mock import AsyncMock
 
 import pytest
 from cryptography import x509
@@ -115,6 +116,21 @@ def run(entra: StandInEntra, test: Callable[[Serving], Awaitable[None]], **field
     asyncio.run(act())
 
 
+def test_entras_words_are_bounded(entra: StandInEntra) -> None:
+    """They are passed on to pods, logs and events: no more of them than Entra ID really says."""
+
+    async def test(nmi: Serving) -> None:
+        nmi.cluster.add(pod(), principal(entra))
+        error = {"error": "x" * 100_000, "error_description": "AADSTS1: " + "y" * 100_000}
+        entra.script.extend([Reply(400, json.dumps(error).encode())] * 2)
+        answer = await nmi.ask()
+        assert answer.status == 403
+        assert answer.json["error_description"].startswith("AADSTS1: yyy")
+        assert len(answer.body) < 2000
+
+    run(entra, test)
+
+
 def test_a_secret_gets_a_token(entra: StandInEntra) -> None:
     """Type 1: the tenant's configuration, then one POST; the scope keeps the resource as it was asked."""
 
@@ -188,7 +204,7 @@ def test_auxiliary_tenants_make_an_array(entra: StandInEntra) -> None:
 
 def test_the_nodes_programs_get_the_primary_tenants_token(entra: StandInEntra, monkeypatch: pytest.MonkeyPatch) -> None:
     """/host/token has room for one."""
-    monkeypatch.setattr("podidentity.nmi.daemon._owner_of", lambda _port, _peer: 0)
+    monkeypatch.setattr("podidentity.nmi.daemon._owner_of", AsyncMock(return_value=0))
 
     async def test(nmi: Serving) -> None:
         nmi.cluster.add(pod(), principal(entra, auxiliary_tenant_ids=("tenant-2",)))

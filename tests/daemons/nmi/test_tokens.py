@@ -231,9 +231,11 @@ def test_a_broken_identity_cannot_flood_imds() -> None:
         ([Reply(500)] * 4, 503, 4),
         ([Reply(200, b"garbage")] * 4, 503, 4),
         ([Reply(200, b'{"access_token":"t","expires_on":"soon"}')] * 4, 503, 4),
+        ([Reply(200, b'{"access_token":"' + b"t" * (1 << 19) + b'","expires_in":"9"}')] * 4, 503, 4),
+        ([Reply(200, b'{"a":' * 100_000)] * 4, 503, 4),
         ([Reply(403, b'{"error":"unreachable"}')], 403, 1),
     ],
-    ids=["429", "410", "500-reset", "500-for-good", "garbage", "odd-token", "403"],
+    ids=["429", "410", "500-reset", "500-for-good", "garbage", "odd-token", "huge", "deep", "403"],
 )
 def test_imds_failures(replies: list[Reply], status: int, asked: int) -> None:
     """What may pass is tried again as IMDS asks; what will not is told at once."""
@@ -255,6 +257,20 @@ def test_retry_after_of_imds_is_obeyed() -> None:
         nmi.imds.script.append(Reply(429, headers="Retry-After: 7\r\n"))
         assert (await nmi.ask()).status == 200
         assert 7.0 in nmi.clock.slept
+
+    run(test)
+
+
+@pytest.mark.parametrize("wished", ["nan", "inf", "1e999", "-1", "\u00b2", "1_0", "soon"])
+def test_a_retry_after_that_is_no_number_is_none(wished: str) -> None:
+    """Not a number is neither over nor under any limit: with "nan" the failure would be told for ever."""
+
+    async def test(nmi: Serving) -> None:
+        nmi.cluster.add(pod(), make.identity())
+        nmi.imds.script.append(Reply(400, json.dumps(NOT_FOUND).encode(), f"Retry-After: {wished}\r\n"))
+        assert (await nmi.ask()).status == 403
+        nmi.clock.pass_time(4)
+        assert (await nmi.ask()).status == 200
 
     run(test)
 

@@ -1,34 +1,76 @@
-"""Whose process a loopback connection is, read from the kernel's own table."""
+"""Whose process a loopback connection is, as the kernel tells it."""
 
+import asyncio
 import os
 import socket
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pytest
+
+from podidentity.linux import peer_owner
 from podidentity.linux.original_destination import original_destination
-from podidentity.linux.peer_owner import owner_uid
+from podidentity.linux.peer_owner import End, owner_uid
+
+Way = Callable[[End, End], int | None]
 
 
-def test_a_connection_of_ours_is_ours() -> None:
-    """The real table names this process's user; a connection that does not exist has no owner."""
-    with (
-        socket.create_server(("127.0.0.1", 0)) as server,
-        socket.create_connection(server.getsockname()) as client,
-        server.accept()[0],
-    ):
-        assert owner_uid(client.getsockname(), server.getsockname()) == os.getuid()
-        assert owner_uid(("127.0.0.1", 1), server.getsockname()) is None
+@pytest.fixture
+def server() -> Iterator[socket.socket]:
+    """A listening socket on loopback."""
+    with socket.create_server(("127.0.0.1", 0)) as made:
+        yield made
+
+
+@pytest.fixture(params=[peer_owner.ask, peer_owner.read], ids=["the one socket", "the table"])
+def way(request: pytest.FixtureRequest) -> Way:
+    """Both ways to know: they must agree."""
+    chosen: Way = request.param
+    return chosen
+
+
+def test_a_connection_of_ours_is_ours(server: socket.socket, way: Way) -> None:
+    """Its owner is this process's user, on the other end's side too; one that does not exist has no owner."""
+    with socket.create_connection(server.getsockname()) as client, server.accept()[0]:
+        assert way(client.getsockname(), server.getsockname()) == os.getuid()
+        assert way(("127.0.0.1", 1), server.getsockname()) is None
+        assert asyncio.run(owner_uid(client.getsockname(), server.getsockname())) == os.getuid()
+
+
+def test_a_connection_that_its_program_closed_is_nobodys(server: socket.socket, way: Way) -> None:
+    """The kernel lists what is left of it with user 0: nobody is taken for root by hanging up at the right moment."""
+    with socket.create_connection(server.getsockname()) as client:
+        ends = client.getsockname(), server.getsockname()
+        with server.accept()[0] as accepted:
+            client.close()
+            assert accepted.recv(1) == b""
+            assert way(*ends) is None
+        assert way(*ends) is None
+
+
+def test_who_listens_at_the_clients_end_is_not_the_client(server: socket.socket, way: Way) -> None:
+    """Asked for a connection that is gone, the kernel tells of the listener on its port."""
+    with socket.create_server(("127.0.0.1", 0)) as another:
+        assert way(another.getsockname(), server.getsockname()) is None
+
+
+def test_a_kernel_that_cannot_be_asked_has_a_table(server: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No inet_diag, or a policy against it: the same answer, by the longer way."""
+
+    def refused(_client: End, _server: End) -> None:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(peer_owner, "ask", refused)
+    with socket.create_connection(server.getsockname()) as client, server.accept()[0]:
+        assert asyncio.run(owner_uid(client.getsockname(), server.getsockname())) == os.getuid()
 
 
 def test_an_unreadable_table_is_no_owner(tmp_path: Path) -> None:
     """Nobody is taken for root because nothing could be read."""
-    assert owner_uid(("127.0.0.1", 1), ("127.0.0.1", 2), tmp_path / "none") is None
+    assert peer_owner.read(("127.0.0.1", 1), ("127.0.0.1", 2), tmp_path / "none") is None
 
 
-def test_a_connection_that_was_not_redirected_says_so() -> None:
+def test_a_connection_that_was_not_redirected_says_so(server: socket.socket) -> None:
     """Dialled directly: its own address, or nothing; never IMDS's."""
-    with (
-        socket.create_server(("127.0.0.1", 0)) as server,
-        socket.create_connection(server.getsockname()),
-        server.accept()[0] as accepted,
-    ):
+    with socket.create_connection(server.getsockname()), server.accept()[0] as accepted:
         assert original_destination(accepted) in {None, server.getsockname()}
