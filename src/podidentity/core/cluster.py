@@ -41,6 +41,8 @@ class Pod:
     host_network: bool = False
     owner: Owner | None = None
     service_account: str = ""
+    ending: bool = False
+    """Somebody has deleted it; it is still there until its containers have ended."""
 
     @property
     def selector(self) -> str:

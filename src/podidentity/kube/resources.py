@@ -152,6 +152,7 @@ class _OwnerReference(msgspec.Struct, gc=False):
 
 
 class _PodMeta(Meta, rename="camel", gc=False):
+    deletion_timestamp: str | None = None
     labels: dict[str, str] | None = None
     owner_references: list[_OwnerReference] | None = None
 
@@ -190,6 +191,7 @@ def _pod(found: _Pod) -> Pod:
         host_network=bool(spec.host_network),
         owner=_owner(meta.owner_references or ()),
         service_account=spec.service_account_name or "",
+        ending=meta.deletion_timestamp is not None,
     )
 
 

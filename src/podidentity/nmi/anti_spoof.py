@@ -8,24 +8,28 @@ need none of this: there a rule of the redirect compares source and interface. C
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from podidentity.core import bridges as deciding
 from podidentity.core.bridges import Place, Port, Unplaced
 from podidentity.core.cluster import Pod
-from podidentity.errors import HostError
+from podidentity.errors import HostError, KubernetesError
 from podidentity.linux import bridges, interception, nftables
 from podidentity.linux.bridges import Bridges
 from podidentity.linux.notifications import watch_host
+from podidentity.nmi.ports import MOVED_SECONDS, Clock
 
 _log = logging.getLogger(__name__)
 
 _PAUSE_SECONDS = 0.02  # between two looks: a pod's SYN waits for a second when it comes before its place is known
 _AGAIN_SECONDS = 1.0  # while a pod has no place
+_LOOK_AGAIN_SECONDS = 10.0  # at the API server, while a pod's port is another one
 
 PodsNow = Callable[[], Collection[Pod] | None]
 """The live pods of this node with a network of their own; None before the first list."""
+Look = Callable[[], Awaitable[Collection[Pod]]]
+"""The pods of this node as the API server itself tells them now. Raises `KubernetesError`."""
 
 
 class Told(Protocol):
@@ -40,6 +44,9 @@ class Told(Protocol):
     def unplugged(self, uid: str) -> None:
         """A pod has lost its port of a bridge."""
 
+    def replugged(self, uid: str) -> None:
+        """A pod lives on at another port: its sandbox was made anew."""
+
 
 class AntiSpoofSettings(NamedTuple):
     """Not `enabled`, it is only said which pods could take each other's addresses."""
@@ -52,10 +59,12 @@ class AntiSpoofSettings(NamedTuple):
 class AntiSpoof:
     """The bridges of this host. `told` hears what is seen of interfaces on the way."""
 
-    def __init__(self, settings: AntiSpoofSettings, pods: PodsNow, told: Told) -> None:
+    def __init__(self, settings: AntiSpoofSettings, pods: PodsNow, look: Look, told: Told, clock: Clock) -> None:
         self._metadata_address, self._enabled, self._check_seconds = settings
         self._pods = pods
+        self._look = look
         self._told = told
+        self._clock = clock
         self._changed = asyncio.Event()
         self._places: Mapping[str, Place] = {}
         self._unplaced: tuple[Unplaced, ...] = ()
@@ -65,6 +74,8 @@ class AntiSpoof:
         self._interfaces: frozenset[int] = frozenset()
         self._routed = 0
         self._standing: frozenset[str] = frozenset()
+        self._moving: Mapping[tuple[str, int], float] = {}
+        self._next_look = -float("inf")
 
     def look_again(self) -> None:
         """Wake up: a pod changed."""
@@ -149,7 +160,8 @@ class AntiSpoof:
     async def _place(self, pods: Collection[Pod], seen: Bridges) -> tuple[Unplaced, ...]:
         if self._inherited is None:
             self._inherited = await _inherited(seen.ports)
-        placed = deciding.place(tuple(pods), _as_before(seen.ports, self._inherited), self._places)
+        ports = _as_before(seen.ports, self._inherited)
+        placed = deciding.place(tuple(pods), ports, await self._known(pods, ports, seen))
         there = [one for one in placed.places.values() if one.port.interface in seen.interfaces]
         table = interception.ports(self._metadata_address, seen.ports, there)
         if table != self._loaded or await nftables.differences(table):
@@ -159,6 +171,44 @@ class AntiSpoof:
             self._told.unplugged(uid)
         self._loaded, self._places, self._standing = table, placed.places, standing
         return placed.unplaced
+
+    async def _known(self, pods: Collection[Pod], ports: Sequence[Port], seen: Bridges) -> Mapping[str, Place]:
+        """Return the places so far, without those of pods that live on at another port.
+
+        Such a port has been the only one to claim the pod's address for a while: long enough for another pod that puts
+        the address on to be known by its own.
+        """
+        lost = {uid for uid, one in self._places.items() if one.port.interface not in seen.interfaces}
+        staying = {uid: one for uid, one in self._places.items() if uid not in lost}
+        elsewhere = deciding.place(tuple(pods), ports, staying).places if lost else {}
+        now, before = self._clock.steady(), self._moving
+        self._moving = {
+            at: before.get(at, now) for uid in lost & elsewhere.keys() for at in [(uid, elsewhere[uid].port.interface)]
+        }
+        anew = await self._alive({uid for (uid, _), since in self._moving.items() if now - since >= MOVED_SECONDS})
+        for uid in anew:
+            _log.info("pod with UID %s is now at port %s: its sandbox was made anew", uid, elsewhere[uid].port.name)
+            self._told.replugged(uid)
+        return {uid: one for uid, one in self._places.items() if uid not in anew}
+
+    async def _alive(self, uids: Collection[str]) -> Collection[str]:
+        """Say which of these pods the API server itself knows to live on at their address."""
+        now = self._clock.steady()
+        if not uids or now < self._next_look:
+            return ()
+        self._next_look = now + _LOOK_AGAIN_SECONDS
+        try:
+            looked = await self._look()
+        except KubernetesError:
+            return ()
+        return [
+            pod.uid
+            for pod in looked
+            if pod.uid in uids
+            and pod.live
+            and not pod.ending
+            and deciding.addresses_of(pod) == self._places[pod.uid].addresses
+        ]
 
     async def _unload(self) -> None:
         """Take away what a predecessor with another flag loaded."""

@@ -147,14 +147,18 @@ class Cluster:
         return _NEVER if confirmed_at is None else confirmed_at
 
     async def look(self, address: str) -> Sequence[Pod]:
-        """List this node's pods directly: an address may also be a pod's second one, which no selector knows."""
+        """Ask for all: an address may also be a pod's second one, which no selector knows."""
+        return tuple(pod for pod in await self.look_at_all() if address in addresses(pod))
+
+    async def look_at_all(self) -> Sequence[Pod]:
+        """List this node's pods directly. Raises `KubernetesError`."""
         with self._counting("get_pod_list"):
             try:
                 async with asyncio.timeout(_LOOK_SECONDS):
                     listed = await self._api.list(resources.PODS, self._node)
             except TimeoutError:
                 raise UnreachableError(f"list pods: no answer within {_LOOK_SECONDS:g} s") from None
-        return tuple(pod for pod in listed.values if address in addresses(pod))
+        return tuple(listed.values)
 
     def named(self, key: ObjectKey) -> Pod | None:
         """Return a live pod of this node by name."""

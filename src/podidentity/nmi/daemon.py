@@ -215,7 +215,9 @@ class Daemon:
         self._where = redirect_settings(settings)
         self._redirect = Redirect(self._where, self._repaired) if settings.redirect else None
         spoofing = AntiSpoofSettings(self._where.metadata_address, settings.anti_spoof, settings.redirect_check_seconds)
-        self._anti_spoof = AntiSpoof(spoofing, self._pods_now, self) if settings.redirect else None
+        self._anti_spoof = (
+            AntiSpoof(spoofing, self._pods_now, self._look, self, self._clock) if settings.redirect else None
+        )
         self._cluster: Cluster | None = None
         self._listener: Listener | None = None
         self._finding: Finding | None = None
@@ -304,6 +306,11 @@ class Daemon:
         if self._listener is not None:
             self._listener.reset_pod(uid)
 
+    def replugged(self, uid: str) -> None:
+        """Learn anew where a pod's packets come in."""
+        if self._finding is not None:
+            self._finding.release(uid)
+
     def _health(self) -> Page:
         """Upstream's probe: always 200, the body says whether pods are intercepted."""
         return Page(200, b"Active" if self._intercepting() else b"Not Active")
@@ -336,6 +343,9 @@ class Daemon:
 
     def _pods_now(self) -> Collection[Pod] | None:
         return self._cluster.with_addresses() if self._cluster else None
+
+    async def _look(self) -> Collection[Pod]:
+        return await self._cluster.look_at_all() if self._cluster else ()
 
     def _repaired(self, wrong: tuple[str, ...]) -> None:
         self._metrics.repairs.inc()

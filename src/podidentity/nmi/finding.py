@@ -6,6 +6,7 @@ after every wait.
 """
 
 import asyncio
+import logging
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +14,9 @@ from dataclasses import dataclass
 from podidentity.core.cluster import Pod
 from podidentity.core.imds import Refusal
 from podidentity.errors import KubernetesError, NotFoundError
-from podidentity.nmi.ports import WATCH_TRUSTED_SECONDS, Clock, Peer, Pods
+from podidentity.nmi.ports import MOVED_SECONDS, WATCH_TRUSTED_SECONDS, Clock, Peer, Pods
+
+_log = logging.getLogger(__name__)
 
 _NEVER = -float("inf")
 _REMEMBERED_LINKS = 4096
@@ -55,6 +58,7 @@ class Finding:
         self._clock = clock
         self._links: OrderedDict[str, tuple[int, bytes]] = OrderedDict()
         self._homes: dict[str, int] = {}
+        self._moving: dict[str, tuple[int, float]] = {}
         self._gone: OrderedDict[str, None] = OrderedDict()
         self._looks: OrderedDict[str, tuple[float, Sequence[Pod] | KubernetesError]] = OrderedDict()
         self._under_way: dict[str, asyncio.Future[None]] = {}
@@ -87,13 +91,24 @@ class Finding:
         return Looked(pod for pod in outcome if not self._is_gone(pod))
 
     def expect(self, uid: str, interface: int) -> None:
-        """Learn by which interface a pod's packets come in before it asks; the first word counts."""
-        self._homes.setdefault(uid, interface)
+        """Learn by which interface a pod's packets come in before it asks. The first word counts.
+
+        Another one counts later, when it has stood for a while and the API server itself says that the pod lives.
+        """
+        if self._homes.setdefault(uid, interface) == interface:
+            self._moving.pop(uid, None)
+        elif self._moving.get(uid, (0, 0.0))[0] != interface:
+            self._moving[uid] = interface, self._clock.steady()
+
+    def release(self, uid: str) -> None:
+        """Drop where a pod's packets came in: it lives on in another sandbox."""
+        self._links.pop(uid, None)
+        self._homes.pop(uid, None)
+        self._moving.pop(uid, None)
 
     def forget(self, uid: str) -> None:
         """Drop what is remembered of a pod that is gone, and never believe an older look that still saw it."""
-        self._links.pop(uid, None)
-        self._homes.pop(uid, None)
+        self.release(uid)
         self._gone[uid] = None
         while len(self._gone) > _REMEMBERED_LINKS:
             self._gone.popitem(last=False)
@@ -110,7 +125,12 @@ class Finding:
         if peer.link is not None and not self._is_home(pod.uid, peer.link):
             if not directly:
                 return Look(f"{peer.address} is now somewhere else on this node")
-            return Refusal(503, f"the address {peer.address} has moved but still belongs to pod {pod.key}; ask again")
+            if not (isinstance(found, Looked) and self._has_moved(pod, peer.link[0])):
+                told = f"the address {peer.address} has moved but still belongs to pod {pod.key}; ask again"
+                return Refusal(503, told)
+            _log.info("pod %s at %s comes in by another interface: its sandbox was made anew", pod.key, peer.address)
+            self.release(pod.uid)
+            self._is_home(pod.uid, peer.link)
         while len(self._links) > _REMEMBERED_LINKS:
             self._links.popitem(last=False)
         peer.uid = pod.uid
@@ -124,6 +144,11 @@ class Finding:
     def _is_home(self, uid: str, link: tuple[int, bytes]) -> bool:
         """Say whether a pod's packets came in like this before, or as its route told; what is new is remembered."""
         return self._homes.get(uid, link[0]) == link[0] and self._links.setdefault(uid, link) == link
+
+    def _has_moved(self, pod: Pod, interface: int) -> bool:
+        """Say whether a pod that the API server was just asked about lives on behind another interface."""
+        route, since = self._moving.get(pod.uid, (0, 0.0))
+        return route == interface and self._clock.steady() - since >= MOVED_SECONDS and not pod.ending
 
     async def _look_once(self, address: str) -> Sequence[Pod] | KubernetesError:
         while address in self._under_way:

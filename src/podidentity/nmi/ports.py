@@ -23,6 +23,13 @@ SecretContents = Mapping[str, bytes]
 WATCH_TRUSTED_SECONDS = 120.0
 """A watch is confirmed by bookmarks about once a minute; one that has been silent for twice that may be dead."""
 
+MOVED_SECONDS = 60.0
+"""How long a pod's address must have been elsewhere on this node before the pod is believed to be there.
+
+Then its sandbox was made anew, if the API server still says that the pod lives: a kubelet that could give the address
+to another pod has said within seconds that this one ended, and says it again every 10 s.
+"""
+
 
 class Clock(Protocol):
     """Both kinds of time, in seconds. Tests bring one that jumps."""

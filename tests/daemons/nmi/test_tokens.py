@@ -15,7 +15,7 @@ from podidentity.core.imds import TokenRequest
 from podidentity.core.matching import Match
 from podidentity.errors import UnreachableError
 from podidentity.nmi.app import Pending
-from podidentity.nmi.ports import Peer
+from podidentity.nmi.ports import MOVED_SECONDS, Peer
 from podidentity.nmi.settings import Settings
 from podidentity.serving.metrics import render
 
@@ -587,6 +587,58 @@ def test_an_interface_known_beforehand_is_the_only_one() -> None:
         assert (answer.status, "has moved" in answer.json["error_description"]) == (503, True)
         nmi.link = (7, b"")
         assert (await nmi.ask()).status == 200
+
+    run(test)
+
+
+def test_a_pod_whose_sandbox_was_made_anew_is_known_again() -> None:
+    """Same pod, same address, another interface: after a minute there, when the API server says that it lives."""
+
+    async def test(nmi: Serving) -> None:
+        nmi.cluster.add(web := pod(), make.identity())
+        nmi.finding.expect(web.uid, 7)
+        nmi.link = (7, b"\x02\x00\x00\x00\x00\x01")
+        assert (await nmi.ask()).status == 200
+        nmi.link = (8, b"\x02\x00\x00\x00\x00\x02")
+        nmi.clock.pass_time(MOVED_SECONDS)
+        assert (await nmi.ask()).status == 503
+        nmi.finding.expect(web.uid, 8)
+        nmi.clock.pass_time(MOVED_SECONDS - 1)
+        assert (await nmi.ask()).status == 503
+        nmi.finding.expect(web.uid, 8)
+        nmi.clock.pass_time(2)
+        assert (await nmi.ask()).status == 200
+        assert (await nmi.ask()).status == 200
+        nmi.link = (7, b"\x02\x00\x00\x00\x00\x01")
+        assert (await nmi.ask()).status == 503
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    "why", ["ending", "another interface", "the route changes", "nobody says so", "only the watch"]
+)
+def test_a_pod_that_moved_is_not_believed_before_it_is_sure(why: str) -> None:
+    """Deleted, somewhere else than its route, on its way, unknown to the API server, or known from old news alone."""
+
+    async def test(nmi: Serving) -> None:
+        nmi.cluster.add(web := pod(), make.identity())
+        nmi.finding.expect(web.uid, 7)
+        nmi.link = (7, b"")
+        assert (await nmi.ask()).status == 200
+        nmi.finding.expect(web.uid, 8)
+        nmi.link = (9 if why == "another interface" else 8, b"")
+        nmi.clock.pass_time(MOVED_SECONDS + 1)
+        if why == "ending":
+            nmi.cluster.api = [replace(web, ending=True)]
+        elif why == "the route changes":
+            nmi.finding.expect(web.uid, 9)
+            nmi.finding.expect(web.uid, 8)
+        elif why == "nobody says so":
+            nmi.cluster.api = UnreachableError("no answer")
+        elif why == "only the watch":
+            nmi.cluster.api = []
+        assert (await nmi.ask()).status == 503
 
     run(test)
 

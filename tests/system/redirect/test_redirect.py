@@ -10,7 +10,8 @@ from typing import cast
 import pytest
 
 from podidentity.linux.original_destination import original_destination
-from podidentity.nmi.anti_spoof import AntiSpoof, AntiSpoofSettings, Told
+from podidentity.nmi.anti_spoof import AntiSpoof, AntiSpoofSettings, Look, Told
+from podidentity.nmi.daemon import SystemClock
 from podidentity.nmi.redirect import Redirect
 from system.redirect.acting import PORT, SETTINGS, install, put_up, within
 from system.redirect.network import IMDS, NODE, PODS, Network
@@ -142,8 +143,9 @@ def test_a_planned_restart_refuses_nobody(network: Network) -> None:
 def test_no_pod_of_a_bridge_comes_in_before_pods_are_known(network: Network) -> None:
     """The first list may come at any moment: whoever asks in a neighbour's name right then must not be in already."""
     put_up(network)
-    told = cast("Told", None)  # of unknown pods nothing is told
-    spoofing = AntiSpoof(AntiSpoofSettings(IMDS, enabled=True, check_seconds=60.0), lambda: None, told)
+    told, look = cast("Told", None), cast("Look", None)  # of unknown pods nothing is told or asked
+    settings = AntiSpoofSettings(IMDS, enabled=True, check_seconds=60.0)
+    spoofing = AntiSpoof(settings, lambda: None, look, told, SystemClock())
     for _ in range(2):
         network.node.call(lambda: asyncio.run(spoofing.keep()))
     assert fetch(network.pods[0]) == ("TimeoutError" if network.kind == "bridge" else "nmi")
