@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
 
 from daemons.kube.scripted import eventually
 from podidentity import errors
@@ -23,6 +22,7 @@ from podidentity.kube.reflector import Reflector
 from podidentity.kube.resources import ASSIGNED_IDENTITIES, BINDINGS, CRDS, ENDPOINTS, LEASES, NODES, PODS
 from podidentity.kube.store import Store, addresses, pod_of
 from podidentity.lab.kubernetes import Kubernetes
+from serving import serving
 
 pytestmark = pytest.mark.anyio
 
@@ -42,17 +42,8 @@ class _NoLogs:
 async def lab() -> AsyncIterator[tuple[Kubernetes, int]]:
     """Return the lab's Kubernetes and the port on which it is served."""
     kubernetes = Kubernetes(_NoLogs())
-    config = uvicorn.Config(
-        kubernetes.app, port=0, log_level="error", lifespan="off", ws="none", timeout_graceful_shutdown=1
-    )
-    config.load()
-    config.ssl = kubernetes.tls_context()
-    server = uvicorn.Server(config)
-    task = asyncio.create_task(server.serve())
-    await eventually(lambda: server.started, "listening")
-    yield kubernetes, server.servers[0].sockets[0].getsockname()[1]
-    server.should_exit = True
-    await task
+    async with serving(kubernetes.app, kubernetes.tls_context()) as port:
+        yield kubernetes, port
 
 
 @pytest.fixture

@@ -1,16 +1,14 @@
 """The lab's Azure behind real TLS on loopback, and clients that reach every host name there."""
 
-import asyncio
 import ssl
-import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx2
 import pytest
-import uvicorn
 
 from podidentity.lab.azure import Azure, AzureSettings
+from serving import served as served_at
 
 Send = Callable[..., httpx2.Response]
 
@@ -26,27 +24,8 @@ def azure() -> Azure:
 @pytest.fixture
 def served(azure: Azure) -> Iterator[int]:
     """The port on which all of its hosts are served."""
-    config = uvicorn.Config(azure.app, port=0, proxy_headers=False, log_level="error", lifespan="off", ws="none")
-    config.load()
-    config.ssl = azure.tls_context()
-    server = uvicorn.Server(config)
-    started = threading.Event()
-    ports: list[int] = []
-
-    async def run() -> None:
-        serving = asyncio.create_task(server.serve())
-        while not server.started:  # noqa: ASYNC110  # uvicorn has no event for it
-            await asyncio.sleep(0)
-        ports.append(server.servers[0].sockets[0].getsockname()[1])
-        started.set()
-        await serving
-
-    thread = threading.Thread(target=asyncio.run, args=(run(),))
-    thread.start()
-    assert started.wait(20)
-    yield ports[0]
-    server.should_exit = True
-    thread.join(20)
+    with served_at(azure.app, azure.tls_context()) as port:
+        yield port
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs
 
-import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -18,6 +17,7 @@ from starlette.routing import Route
 
 import make
 from podidentity.core.arm import Target
+from serving import serving
 
 LINKED = (
     "The client 'mic' with object id 'mic-object' has permission to perform action "
@@ -97,16 +97,9 @@ class StandInArm:
     async def listening(self) -> AsyncIterator["StandInArm"]:
         """Serve on loopback."""
         app = Starlette(routes=[Route("/{path:path}", self._serve, methods=["GET", "PATCH", "POST"])])
-        config = uvicorn.Config(app, port=0, proxy_headers=False, log_level="error", lifespan="off", ws="none")
-        server = uvicorn.Server(config)
-        config.load()
-        serving = asyncio.create_task(server._serve())
-        while not server.started:  # noqa: ASYNC110  # uvicorn has no event for it
-            await asyncio.sleep(0)
-        self.base = f"http://localhost:{server.servers[0].sockets[0].getsockname()[1]}"
-        yield self
-        server.force_exit = server.should_exit = True
-        await serving
+        async with serving(app) as port:
+            self.base = f"http://localhost:{port}"
+            yield self
 
     def write_config(self, folder: Path, **fields: object) -> tuple[str, dict[str, str]]:
         """Write azure.json and the file with the endpoints; the path of the one, the variable for the other."""

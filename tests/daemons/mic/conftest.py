@@ -2,14 +2,12 @@
 
 import asyncio
 import contextlib
-import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import httpx2
 import pytest
-import uvicorn
 import yaml
 
 import make
@@ -31,6 +29,7 @@ from podidentity.mic.statuses import Statuses
 from podidentity.mic.stories import BindingEvents
 from podidentity.mic.sync import Pacing, Surroundings, Sync, first_record
 from podidentity.mic.targets import Tools, Workers
+from serving import serving, unused_port
 
 
 class Machines:
@@ -189,30 +188,15 @@ class NoLogs:
 async def served(world: World) -> AsyncIterator[httpx2.AsyncClient]:
     """Serve the API on loopback; a client that is the admin."""
     kubernetes = world.kubernetes
-    config = uvicorn.Config(
-        world.watched, interface="asgi3", port=0, proxy_headers=False, log_level="error", lifespan="off", ws="none"
-    )
-    config.load()
-    config.ssl = kubernetes.tls_context()
-    server = uvicorn.Server(config)
-    serving = asyncio.create_task(server._serve())
-    while not server.started:  # noqa: ASYNC110  # uvicorn has no event for it
-        await asyncio.sleep(0)
-    port = server.servers[0].sockets[0].getsockname()[1]
     trust = ssl.create_default_context(cadata=kubernetes.ca_pem.decode())
     headers = {"Authorization": f"Bearer {kubernetes.admin_token}"}
-    try:
-        async with httpx2.AsyncClient(
+    async with (
+        serving(world.watched, kubernetes.tls_context()) as port,
+        httpx2.AsyncClient(
             base_url=f"https://localhost:{port}", verify=trust, headers=headers, trust_env=False
-        ) as http:
-            yield http
-    finally:
-        server.force_exit = server.should_exit = True
-        await serving
-        for connection in tuple(server.server_state.connections):
-            connection.transport.abort()  # a watch that nobody reads any more
-        for _ in range(10):  # TLS, its transport and the socket below it let go one after the other
-            await asyncio.sleep(0)
+        ) as http,
+    ):
+        yield http
 
 
 @contextlib.asynccontextmanager
@@ -288,7 +272,4 @@ def run_in_world(definitions: list[dict[str, Any]]) -> Callable[..., None]:
 @pytest.fixture
 def unused_ports() -> tuple[int, int]:
     """Two ports that are free now."""
-    with socket.socket() as one, socket.socket() as other:
-        for each in (one, other):
-            each.bind(("127.0.0.1", 0))
-        return one.getsockname()[1], other.getsockname()[1]
+    return unused_port(), unused_port()

@@ -6,19 +6,18 @@ import json
 import os
 import re
 import signal
-import socket
 import ssl
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import httpx2
-import uvicorn
 
 import make
 from daemons.mic.conftest import Machines, NoLogs, World
 from podidentity.lab.kubernetes import Kubernetes
+from serving import serving, unused_port
 
 SECONDS = 3
 """Duration of a leader's promise: long enough for a loaded machine to renew it every quarter."""
@@ -133,7 +132,7 @@ class Member:
 @contextlib.asynccontextmanager
 async def member(stage: Stage, name: str, *flags: str) -> AsyncIterator[Member]:
     """Run `podidentity mic` with the stage's Kubernetes and ARM."""
-    probe, prometheus = free_port(), free_port()
+    probe, prometheus = unused_port(), unused_port()
     command = [
         sys.executable,
         "-m",
@@ -198,27 +197,6 @@ users: [{{name: admin, user: {{token: {stage.kubernetes.admin_token}}}}}]
         yield stage
 
 
-@contextlib.asynccontextmanager
-async def serving(app: Callable[..., Any], tls: Any) -> AsyncIterator[int]:
-    """Serve an application; its port."""
-    config = uvicorn.Config(app, interface="asgi3", port=0, log_level="error", lifespan="off", ws="none")
-    config.load()
-    config.ssl = tls
-    server = uvicorn.Server(config)
-    task = asyncio.create_task(server._serve())
-    while not server.started:  # noqa: ASYNC110  # uvicorn has no event for it
-        await asyncio.sleep(0)
-    try:
-        yield server.servers[0].sockets[0].getsockname()[1]
-    finally:
-        server.force_exit = server.should_exit = True
-        await task
-        for connection in tuple(server.server_state.connections):
-            connection.transport.abort()
-        for _ in range(10):  # TLS, its transport and the socket below it let go one after the other
-            await asyncio.sleep(0)
-
-
 async def answer(send: Any, shown: Any) -> None:
     """Send a JSON document."""
     headers = [(b"content-type", b"application/json")]
@@ -231,10 +209,3 @@ def member_of(scope: Any) -> str:
     agent = dict(scope["headers"]).get(b"user-agent", b"").decode()
     found = re.search(r"member-(\w+)", agent)
     return found[1] if found else ""
-
-
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
