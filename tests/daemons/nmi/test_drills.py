@@ -28,10 +28,11 @@ def test_the_api_server_is_gone_for_minutes() -> None:
     async def test(drill: Drill) -> None:
         for number in (1, 2):
             assert is_of(f"id-{number}")(await drill.ask(number))
+        await drill.reassure()
         drill.go_away()
         del drill.server.objects[f"{ASSIGNED}/pod-1-id-1"]
         await drill.pass_time(60)
-        assert is_of("id-2")(await drill.ask(2))
+        assert is_of("id-2")(await drill.ask_at_once(2))
         await drill.pass_time(120)
         assert [(await drill.ask(number)).status for number in (1, 2)] == [503, 503]
         drill.come_back()
@@ -46,8 +47,9 @@ def test_a_watch_is_silently_dead() -> None:
 
     async def test(drill: Drill) -> None:
         assert is_of("id-1")(await drill.ask(1))
+        await drill.reassure()
         drill.clock.jump(100)
-        assert is_of("id-1")(await drill.ask(1))
+        assert is_of("id-1")(await drill.ask_at_once(1))
         drill.clock.jump(60)
         assert (await drill.ask(1)).status == 503
         drill.confirm()

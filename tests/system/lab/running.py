@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Self
 
 import pytest
 
@@ -21,6 +21,7 @@ KUBECTL = shutil.which("kubectl") or str(Path(sys.executable).with_name("kubectl
 WAIT_SECONDS = 30.0
 POLL_SECONDS = 0.05
 NOBODY = 65534
+_KINDS = ("net", "mnt", "pid", "uts", "ipc")
 
 
 @dataclass
@@ -235,24 +236,54 @@ def host_network() -> list[str]:
     return [*told, Path("/etc/hosts").read_text(), Path("/proc/sys/net/ipv4/ip_forward").read_text()]
 
 
-def namespaces_below(root: int) -> set[str]:
-    """The namespaces, other than ours, of a process and all its descendants, as they are at this moment."""
+class Namespaces:
+    """The namespaces, other than ours, that processes have made for themselves.
+
+    They are held open: the kernel gives the number of one that is gone to the next that anybody makes.
+    """
+
+    def __init__(self) -> None:
+        self._held: dict[str, int] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for descriptor in self._held.values():
+            os.close(descriptor)
+
+    def add_below(self, root: int) -> Self:
+        """Add those of a process and all its descendants, as they are at this moment."""
+        ours = _namespaces(Path("/proc/self"))
+        for process in _tree(root):
+            for kind in _KINDS:
+                with contextlib.suppress(OSError):
+                    self._hold(os.open(process / "ns" / kind, os.O_RDONLY), ours)
+        return self
+
+    def _hold(self, descriptor: int, ours: set[str]) -> None:
+        name = str(Path(f"/proc/self/fd/{descriptor}").readlink())
+        if name in ours or name in self._held:
+            os.close(descriptor)
+        else:
+            self._held[name] = descriptor
+
+    def members(self) -> list[str]:
+        """The processes that are in one of them."""
+        return [path.name for path in Path("/proc").glob("[0-9]*") if _namespaces(path) & self._held.keys()]
+
+
+def _tree(root: int) -> list[Path]:
     parents = {int(path.name): _parent(path) for path in Path("/proc").glob("[0-9]*")}
     tree = {root}
     while more := {pid for pid, parent in parents.items() if parent in tree} - tree:
         tree |= more
-    ours = _namespaces(Path("/proc/self"))
-    return {one for pid in tree for one in _namespaces(Path("/proc", str(pid)))} - ours
-
-
-def members_of(namespaces: set[str]) -> list[str]:
-    """The processes that are in one of these namespaces."""
-    return [path.name for path in Path("/proc").glob("[0-9]*") if _namespaces(path) & namespaces]
+    return [Path("/proc", str(pid)) for pid in tree]
 
 
 def _namespaces(process: Path) -> set[str]:
     found = set()
-    for kind in ("net", "mnt", "pid", "uts", "ipc"):
+    for kind in _KINDS:
         with contextlib.suppress(OSError):
             found.add(str((process / "ns" / kind).readlink()))
     return found

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from podidentity.lab import control, directory, down
-from system.lab.running import Lab, lab, members_of, namespaces_below, processes_of
+from system.lab.running import Lab, Namespaces, lab, processes_of
 
 AZURE_JSON = {
     "tenantId": "t",
@@ -248,8 +248,9 @@ def test_a_lab_that_hangs_can_be_ended(files: Path, monkeypatch: pytest.MonkeyPa
         while not (one.directory / "lab.json").exists():
             assert process.poll() is None
         process.send_signal(signal.SIGSTOP)
-        for pid in members_of(namespaces_below(process.pid)):
-            os.kill(int(pid), signal.SIGSTOP)
+        with Namespaces() as made:
+            for pid in made.add_below(process.pid).members():
+                os.kill(int(pid), signal.SIGSTOP)
         down.stop(directory.find("one"))
     assert not one.directory.exists()
     assert not processes_of(files / "labs")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from system.lab.running import Lab, host_network, members_of, namespaces_below, processes_of, until
+from system.lab.running import Lab, Namespaces, host_network, processes_of, until
 
 pytestmark = pytest.mark.root
 REPOSITORY = Path(__file__).parents[3]
@@ -33,15 +33,14 @@ def mounts() -> str:
     return Path("/proc/self/mountinfo").read_text()
 
 
-def watch(process: subprocess.Popen[str], seconds: float) -> set[str]:
-    """Let a process run for a while; the namespaces that it made for itself until then."""
-    made: set[str] = set()
+def watch(process: subprocess.Popen[str], seconds: float, made: Namespaces) -> None:
+    """Let a process run for a while; the namespaces that it makes for itself until then are added."""
     deadline = time.monotonic() + seconds
     while process.poll() is None and time.monotonic() < deadline:
-        made |= namespaces_below(process.pid)
+        made.add_below(process.pid)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(min(0.1, max(0.0, deadline - time.monotonic())))
-    return made | namespaces_below(process.pid)
+    made.add_below(process.pid)
 
 
 @pytest.mark.parametrize("batch", range(4))
@@ -49,14 +48,13 @@ def test_twenty_labs_killed_at_random_moments_leave_nothing(home: Path, batch: i
     """Whenever the outer process dies, the kernel ends the lab with it; the next command removes its directory."""
     chance = random.Random(batch)  # noqa: S311  # moments, not secrets
     network, mounted = host_network(), mounts()
-    made: set[str] = set()
-    with contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as stack, Namespaces() as made:
         started = [stack.enter_context(Lab(home, f"lab-{number}").started("--nodes", "1")) for number in range(5)]
         chance.shuffle(started)
         for process in started:
-            made |= watch(process, chance.uniform(0.0, LONGEST_START_SECONDS / 2))
+            watch(process, chance.uniform(0.0, LONGEST_START_SECONDS / 2), made)
             process.kill()
-    until(lambda: not members_of(made), "the labs' processes to end", GONE_SECONDS)
+        until(lambda: not made.members(), "the labs' processes to end", GONE_SECONDS)
     until(lambda: not processes_of(home), "the labs' processes to end", GONE_SECONDS)
     assert Lab(home, "any").run("list").stdout == ""
     assert [path.name for path in home.iterdir()] == [".lock"]
@@ -75,16 +73,16 @@ def test_a_killed_demo_leaves_nothing_and_the_next_starts(
     scratch = tmp_path / "tmp"
     scratch.mkdir()
     for longest in (LONGEST_START_SECONDS, LONGEST_DEMO_SECONDS):
-        with demo(home, scratch) as process:
-            made = watch(process, chance.uniform(0.0, longest))
+        with Namespaces() as made, demo(home, scratch) as process:
+            watch(process, chance.uniform(0.0, longest), made)
             for _ in range(times):
                 process.send_signal(number)
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(0.2)
             printed, said = process.communicate(timeout=60)
-        assert process.returncode != 0
-        assert not printed or "Traceback" not in said  # before its first word, Python itself is still starting
-        until(lambda made=made: not members_of(made), "the demo's processes to end", GONE_SECONDS)  # type: ignore[misc]
+            assert process.returncode != 0
+            assert not printed or "Traceback" not in said  # before its first word, Python itself is still starting
+            until(lambda made=made: not made.members(), "the demo's processes to end", GONE_SECONDS)  # type: ignore[misc]
     assert Lab(home, "any").run("list").stdout == ""
     assert [path.name for path in home.iterdir()] == [".lock"]
     assert not list(scratch.iterdir())
