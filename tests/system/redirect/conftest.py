@@ -1,10 +1,13 @@
-"""Says once, loudly, why these tests cannot run where network namespaces may not be made."""
+"""Says once, loudly, why these tests cannot run where network namespaces may not be made; what their files share."""
 
 import os
+from collections.abc import Iterator
 
 import pytest
 
-from system.redirect.network import Namespace
+from podidentity.nmi.redirect import Redirect
+from system.redirect.acting import within
+from system.redirect.network import Namespace, Network
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -15,3 +18,11 @@ def _may_make_namespaces() -> None:
         if os.environ.get("CI"):
             raise
         pytest.skip(f"{error}")
+
+
+@pytest.fixture
+def network(shared: Network) -> Iterator[Network]:
+    """The file's own network, with nothing of ours on its node before or after."""
+    yield shared
+    within(shared.node, Redirect.uninstall)
+    shared.node.run("conntrack -F 2>/dev/null")

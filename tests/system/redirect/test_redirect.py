@@ -29,14 +29,6 @@ def shared(request: pytest.FixtureRequest) -> Iterator[Network]:
 
 
 @pytest.fixture
-def network(shared: Network) -> Iterator[Network]:
-    """The network, with nothing of ours on its node before or after."""
-    yield shared
-    within(shared.node, Redirect.uninstall)
-    shared.node.run("conntrack -F 2>/dev/null")
-
-
-@pytest.fixture
 def nmi(network: Network) -> Iterator[Server]:
     """Something in NMI's place that listens on the node."""
     server = Server(network.node, NODE, PORT, "nmi")

@@ -32,14 +32,6 @@ def shared(request: pytest.FixtureRequest) -> Iterator[Network]:
             server.close()
 
 
-@pytest.fixture
-def network(shared: Network) -> Iterator[Network]:
-    """The network, with nothing of ours on its node before or after."""
-    yield shared
-    within(shared.node, Redirect.uninstall)
-    shared.node.run("conntrack -F 2>/dev/null")
-
-
 def load(network: Network, *tables: str) -> None:
     """Load tables as the daemon renders them, and end what was under way."""
     network.node.run("nft -f - <<'END'\n" + "".join(tables) + "END\nconntrack -F 2>/dev/null")
