@@ -19,7 +19,7 @@ from daemons.mic.conftest import Machines, NoLogs, World
 from podidentity.lab.kubernetes import Kubernetes
 from serving import serving, unused_port
 
-SECONDS = 3
+SECONDS = 5
 """Duration of a leader's promise: long enough for a loaded machine to renew it every quarter."""
 LOCK = "aad-pod-identity-mic"
 
@@ -127,6 +127,12 @@ class Member:
         text = await reader.read()
         writer.close()
         return text.rpartition(b"\r\n\r\n")[2].decode()
+
+    async def until_health(self, wanted: str) -> None:
+        """Wait for that body: on a loaded machine, a leader may miss its own deadline and lead again."""
+        async with asyncio.timeout(SECONDS * 10):
+            while await self.health() != wanted:  # noqa: ASYNC110  # the far side of a socket
+                await asyncio.sleep(0.05)
 
 
 @contextlib.asynccontextmanager

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import make
-from daemons.mic.members import SECONDS, Member, Stage, member, staged
+from daemons.mic.members import Member, Stage, member, staged
 
 OBJECTS = "azureassignedidentities"
 
@@ -59,7 +59,9 @@ def test_a_leader_that_was_stopped_writes_nothing_when_it_goes_on(
         await stage.until(lambda: "no longer leads" in log(stage, first), "a sees that it lost")
         assert [(one.method, one.path) for one in stage.by("a", since) if OBJECTS in one.path] == []
         assert [one.path for one in stage.by("a", since) if 200 <= one.status < 300] == []  # 0: not answered yet
-        assert (first.process.returncode, await first.health(), await second.health()) == (None, "Not Active", "Active")
+        await second.until_health("Active")
+        await first.until_health("Not Active")
+        assert first.process.returncode is None
 
     play(tmp_path, definitions, story)
 
@@ -89,9 +91,7 @@ def test_a_leader_that_is_cut_off_steps_down_and_comes_back(tmp_path: Path, defi
     async def story(stage: Stage, first: Member, second: Member) -> None:
         stage.add(make.node(), make.identity(), make.binding())
         stage.cut.add("a")
-        async with asyncio.timeout(SECONDS * 10):
-            while await first.health() != "Not Active":  # noqa: ASYNC110  # the far side of a socket
-                await asyncio.sleep(0.05)
+        await first.until_health("Not Active")
         await stage.until(lambda: stage.leader() == "b", "b takes over")
         stage.add(make.pod("one"))
         await stage.until(lambda: assigned(stage, "one"), "b assigns")

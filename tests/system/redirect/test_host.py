@@ -14,10 +14,13 @@ from pathlib import Path
 
 import pytest
 
+from podidentity.errors import HostError
 from podidentity.linux import nftables, routing
 from podidentity.linux.notifications import watch_host
+from podidentity.nmi import daemon
 from podidentity.nmi import redirect as redirecting
 from podidentity.nmi.redirect import Redirect, RedirectSettings
+from podidentity.nmi.settings import Settings
 from system.redirect.acting import PORT, SETTINGS, install, within
 from system.redirect.network import IMDS, NODE, Namespace, Network
 from system.redirect.node import Node, until
@@ -198,7 +201,7 @@ def test_the_command_uninstalls_everything_also_without_a_network(host: Namespac
         assert host.run("nft list ruleset; ip rule") == before
 
 
-def test_the_command_waits_for_an_nmi_that_is_ending(host: Namespace) -> None:
+def test_the_command_waits_for_an_nmi_that_is_ending(host: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
     """It would put the interception up again: uninstalling waits for its end, and gives up in a sentence."""
     running = Server(host, "127.0.0.1", PORT, "nmi")
     started = time.monotonic()
@@ -209,12 +212,12 @@ def test_the_command_waits_for_an_nmi_that_is_ending(host: Namespace) -> None:
     assert time.monotonic() - started >= 2.0
     ending.join()
     staying = Server(host, "127.0.0.1", PORT, "nmi")
+    monkeypatch.setattr(daemon, "_LEAVING_SECONDS", 0.5)
     try:
-        status, said = run_in(host, os.environ["PATH"], "--uninstall")
+        with pytest.raises(HostError, match="Delete the DaemonSet nmi first, with --cascade=foreground"):
+            host.call(lambda: asyncio.run(daemon.uninstall(Settings("n1"))))
     finally:
         staying.close()
-    assert status == 3
-    assert "Delete the DaemonSet nmi first, with --cascade=foreground." in said
 
 
 @pytest.mark.parametrize(("missing", "package"), [("nft", "nftables"), ("ip", "iproute2")])

@@ -5,8 +5,9 @@ owns the lab's subscription and goes through the lab's proxy, as `az` would.
 """
 
 import ssl
+import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import httpx2
@@ -20,7 +21,23 @@ ROLES = {
     "Managed Identity Operator": "f1a07417-d97a-45cb-824c-7a7467783830",
 }
 COMPUTE_VERSION = "2022-08-01"
+PATIENCE_SECONDS = 60.0
+AGAIN_SECONDS = 0.2
 Json = dict[str, Any]
+
+
+def once_free(change: Callable[[], object]) -> None:
+    """Change a machine. MIC changes it as well, and ARM refuses one change while another is under way: wait for that."""
+    ends = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            change()
+        except LabError as error:
+            if "Another change of" not in str(error) or time.monotonic() > ends:
+                raise
+            time.sleep(AGAIN_SECONDS)
+        else:
+            return
 
 
 class Admin:
@@ -87,7 +104,7 @@ class Admin:
     def assign_to_scale_set(self, group: str, name: str, identity: str) -> None:
         """`az vmss identity assign`: adds an identity to those that are there."""
         body = {"identity": {"type": "UserAssigned", "userAssignedIdentities": {identity: {}}}}
-        self._arm("PATCH", self.scale_set(group, name), COMPUTE_VERSION, body)
+        once_free(lambda: self._arm("PATCH", self.scale_set(group, name), COMPUTE_VERSION, body))
 
     def scale_set_identities(self, group: str, name: str) -> tuple[str, ...]:
         """The resource IDs of the identities that a scale set carries."""

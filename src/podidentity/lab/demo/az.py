@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Mapping
 
 from podidentity.errors import LabError
-from podidentity.lab.demo.admin import Admin, Json
+from podidentity.lab.demo.admin import Admin, Json, once_free
 
 COMMAND_SECONDS = 120.0  # az takes one second; on a loaded machine many
 
@@ -68,7 +68,7 @@ class AzAdmin(Admin):
 
     def assign_to_scale_set(self, group: str, name: str, identity: str) -> None:
         """`az vmss identity assign`."""
-        self._az("vmss", "identity", "assign", "-n", name, "-g", group, "--identities", identity)
+        once_free(lambda: self._az("vmss", "identity", "assign", "-n", name, "-g", group, "--identities", identity))
 
     def _az(self, *words: str) -> None:
         if not self._signed_in:

@@ -1,0 +1,33 @@
+"""The demo's administrator changes machines that MIC changes as well."""
+
+import pytest
+
+from podidentity.errors import LabError
+from podidentity.lab.demo import admin
+
+BUSY = '409: {"error":{"code":"OperationNotAllowed","message":"Another change of \'ss\' is under way; wait."}}'
+
+
+def test_a_change_waits_for_another_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ARM refuses two at a time."""
+    monkeypatch.setattr(admin, "AGAIN_SECONDS", 0.0)
+    answers = [BUSY, BUSY, ""]
+
+    def change() -> None:
+        if told := answers.pop(0):
+            raise LabError(told)
+
+    admin.once_free(change)
+    assert answers == []
+
+
+@pytest.mark.parametrize(("told", "patience"), [("404: no such scale set", 60.0), (BUSY, -1.0)])
+def test_what_no_waiting_helps_is_told(monkeypatch: pytest.MonkeyPatch, told: str, patience: float) -> None:
+    """Another error at once, and the same one when patience ends."""
+    monkeypatch.setattr(admin, "PATIENCE_SECONDS", patience)
+
+    def change() -> None:
+        raise LabError(told)
+
+    with pytest.raises(LabError, match=told[:3]):
+        admin.once_free(change)
