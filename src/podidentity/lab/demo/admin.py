@@ -27,7 +27,7 @@ Json = dict[str, Any]
 
 
 def once_free(change: Callable[[], object]) -> None:
-    """Change a machine. MIC changes it as well, and ARM refuses one change while another is under way: wait for that."""
+    """Change a machine: MIC changes it as well, and ARM refuses one change while another is under way."""
     ends = time.monotonic() + PATIENCE_SECONDS
     while True:
         try:
