@@ -53,7 +53,7 @@ def write(note: str) -> None:
         "date": dt.datetime.now(dt.UTC).date().isoformat(),
         "machine": machine(),
         "note": note,
-        "lines": programs.collected(),
+        "lines": programs.collected(json.loads(FIGURES.read_text())["lines"]),
     }
     FOLDER.mkdir(exist_ok=True)
     FIGURES.write_text(json.dumps(figures, indent=1, sort_keys=True) + "\n")

@@ -42,6 +42,17 @@ def test_it_fails_as_it_is_told_and_then_recovers(azure: Azure, instance: str) -
     assert [one.json().get("error") for one in answers] == ["gone", "too_many_requests", "unknown", None]
 
 
+def test_a_share_of_the_answers_fails_as_long_as_it_is_told(azure: Azure, instance: str) -> None:
+    """A quarter is each fourth; tokens live as long as was asked for."""
+    imds = TestClient(azure.imds(instance))
+    azure.faults.imds_fails, azure.faults.imds_token_seconds = 0.25, 120
+    answers = [imds.get(URL, headers=HEADER) for _ in range(8)]
+    assert [one.status_code for one in answers] == [200, 200, 200, 500] * 2
+    assert answers[0].json()["expires_in"] == "120"
+    azure.faults.imds_fails = 0.0
+    assert {imds.get(URL, headers=HEADER).status_code for _ in range(8)} == {200}
+
+
 def test_five_at_once_and_no_more(azure: Azure, instance: str) -> None:
     """The sixth token request that is there at the same time is 429."""
     azure.faults.imds_seconds = 0.5

@@ -5,26 +5,23 @@ and by bench/soak.py.
 """
 
 import asyncio
-import json
 import random
-import statistics
 import time
 from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import make
 from daemons.mic import conftest as worlds
 from daemons.nmi.imds import Asked, Reply
 from podidentity.core import crd
 from podidentity.core.identities import AssignedState, AzureAssignedIdentity, ObjectKey
+from system.load.growing import Growth
+from system.load.patient import Client, Patience
 from system.load.whole import ASSIGNED, Whole
-from system.redirect.network import IMDS, Network
-from system.redirect.node import HEAD, TARGET
+from system.redirect.network import Network
+from system.redirect.node import TARGET
 
-GIVE_UP_SECONDS = 60.0
-AGAIN_SECONDS = 0.05
 SAMPLE_SECONDS = 1.0
 ADDRESSES = [f"10.244.7.{last}" for last in range(10, 250)]
 """Far more than pods: an address rests before it is used again.
@@ -49,32 +46,19 @@ class Weather:
 
 
 @dataclass
-class Seen:
-    """What came of it. `again` counts refusals that a client asked again after, by status; `wrong` must stay empty."""
+class Seen(Patience):
+    """What came of it; `wrong` must stay empty."""
 
+    seconds: float = 0.0
     requests: int = 0
-    again: dict[int, int] = field(default_factory=dict)
-    broken: int = 0
     lost: list[str] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
     pods: int = 0
     cuts: int = 0
+    cut_connections: int = 0
     imds_failures: int = 0
     milliseconds: list[float] = field(default_factory=list)
-    resident_mib: list[tuple[float, float]] = field(default_factory=list)
-    descriptors: list[int] = field(default_factory=list)
-
-    def mib_per_hour(self) -> float:
-        """The slope of memory over the second half, when caches and allocators have their size."""
-        half = self.resident_mib[len(self.resident_mib) // 2 :]
-        if len({at for at, _ in half}) < 2:
-            return 0.0
-        return statistics.linear_regression([at for at, _ in half], [mib for _, mib in half]).slope * 3600
-
-    def descriptors_growth(self) -> int:
-        """Open files of the last tenth over those of the first half, by their medians."""
-        first, last = self.descriptors[: len(self.descriptors) // 2], self.descriptors[-len(self.descriptors) // 10 :]
-        return round(statistics.median(last) - statistics.median(first))
+    daemons: dict[str, Growth] = field(default_factory=dict)
 
 
 class Soak(Whole):
@@ -83,7 +67,7 @@ class Soak(Whole):
     def __init__(self, network: Network, directory: Path, weather: Weather) -> None:
         super().__init__(network, directory)
         self.weather = weather
-        self.seen = Seen()
+        self.seen = Seen(seconds=weather.seconds)
         self._chance = random.Random(1)  # noqa: S311  # which pod and when, no secrets
         self._imds_chance = random.Random(2)  # noqa: S311  # likewise
         self._free = deque(ADDRESSES)
@@ -151,31 +135,14 @@ class Soak(Whole):
             await asyncio.sleep(max(0.0, due - time.monotonic()))
             due += every
             began = time.monotonic()
-            token = await self._insist(client)
+            answer = await self.seen.insist(client, TARGET)
             self.seen.requests += 1
             self.seen.milliseconds.append((time.monotonic() - began) * 1e3)
-            if token is None:
+            if answer is None:
                 self.seen.lost.append(f"{name} at {address} of {identity}")
-            elif not token.startswith(f"token of {identity} for "):
-                self.seen.wrong.append(f"{name} of {identity} got: {token[:60]}")
+            elif not answer["access_token"].startswith(f"token of {identity} for "):
+                self.seen.wrong.append(f"{name} of {identity} got: {answer['access_token'][:60]}")
         client.hang_up()
-
-    async def _insist(self, client: "Client") -> str | None:
-        """Ask until there is a token; None when there is none in time."""
-        gives_up = time.monotonic() + GIVE_UP_SECONDS
-        while time.monotonic() < gives_up:
-            try:
-                async with asyncio.timeout_at(asyncio.get_running_loop().time() + GIVE_UP_SECONDS):
-                    status, fields = await client.ask()
-            except (OSError, asyncio.IncompleteReadError, TimeoutError):
-                self.seen.broken += 1
-                client.hang_up()
-                continue
-            if status == 200:
-                return str(fields["access_token"])
-            self.seen.again[status] = self.seen.again.get(status, 0) + 1
-            await asyncio.sleep(AGAIN_SECONDS)
-        return None
 
     async def _cut(self) -> None:
         while time.monotonic() < self._ends:
@@ -185,36 +152,8 @@ class Soak(Whole):
 
     async def _sample(self) -> None:
         assert self.process is not None
-        proc = Path(f"/proc/{self.process.pid}")
+        nmi = self.seen.daemons["nmi"] = Growth()
         await asyncio.sleep(self.weather.pod_seconds)  # until then pods come that nobody makes room for
         while time.monotonic() < self._ends:
-            resident = int(proc.joinpath("status").read_text().split("VmRSS:")[1].split()[0]) / 1024
-            self.seen.resident_mib.append((time.monotonic(), resident))
-            self.seen.descriptors.append(len(list(proc.joinpath("fd").iterdir())))
+            nmi.sample(self.process.pid)
             await asyncio.sleep(SAMPLE_SECONDS)
-
-
-class Client:
-    """Keeps one connection, and opens another when it has ended."""
-
-    def __init__(self, address: str) -> None:
-        self._address = address
-        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
-
-    async def ask(self) -> tuple[int, dict[str, Any]]:
-        """Ask once. Raises OSError or IncompleteReadError when the connection ends without an answer."""
-        if self._streams is None:
-            self._streams = await asyncio.open_connection(IMDS, 80, local_addr=(self._address, 0))
-        reader, writer = self._streams
-        writer.write(HEAD.format(target=TARGET).encode())
-        head = (await reader.readuntil(b"\r\n\r\n")).lower()
-        body = await reader.readexactly(int(head.partition(b"content-length: ")[2].split(b"\r\n")[0]))
-        if b"connection: close" in head:
-            self.hang_up()
-        return int(head.split(b" ")[1]), json.loads(body)
-
-    def hang_up(self) -> None:
-        """Close the connection."""
-        if self._streams is not None:
-            self._streams[1].close()
-            self._streams = None

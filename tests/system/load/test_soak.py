@@ -37,4 +37,4 @@ def test_the_weather_was_bad(seen: Seen) -> None:
 
 def test_files_do_not_stay_open(seen: Seen) -> None:
     """A descriptor for each pod that ever lived would show."""
-    assert seen.descriptors_growth() < WEATHER.pods
+    assert seen.daemons["nmi"].descriptors_growth() < WEATHER.pods

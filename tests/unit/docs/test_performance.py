@@ -32,6 +32,16 @@ def test_make_bench_runs_every_program() -> None:
     assert there == set(programs.PROGRAMS)
 
 
+def test_what_is_run_only_when_named_stays_on_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`make bench` measures the others anew; half an hour of soak is not thrown away, nor kept over a newer one."""
+    monkeypatch.setattr(programs, "RESULTS", tmp_path)
+    long, lasting = next(iter(programs.LONG)), {"bench": "old"}
+    assert programs.collected({long: lasting, "nmi": lasting}) == {long: lasting}
+    newer = {"bench": long, "figures": {}}
+    (tmp_path / "told.json").write_text(json.dumps(newer))
+    assert programs.collected({long: lasting}) == {long: newer}
+
+
 def test_the_plots_are_there() -> None:
     """Each picture of the page is in the repository, without a date, so that the same figures give the same bytes."""
     pictures = re.findall(r"\]\((performance/[a-z]+\.svg)\)", PAGE)

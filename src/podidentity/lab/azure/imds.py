@@ -43,6 +43,7 @@ class Imds:
         self._clock = clock
         self._recent: deque[float] = deque()
         self._running = 0
+        self._failing = 0.0
 
     @property
     def _machine(self) -> Machine:
@@ -79,6 +80,7 @@ class Imds:
         if self._faults.imds_statuses:
             status = self._faults.imds_statuses.pop(0)
             raise answers.imds(status, *_FAULTS.get(status, _OTHER_FAULT), self._faults.headers())
+        self._fail()
         self._throttle()
         self._running += 1
         try:
@@ -87,6 +89,13 @@ class Imds:
             return JSONResponse(self._answer(request))
         finally:
             self._running -= 1
+
+    def _fail(self) -> None:
+        """Answer 500 to the share that was asked for, evenly."""
+        self._failing = self._failing + self._faults.imds_fails if self._faults.imds_fails else 0.0
+        if self._failing >= 1:
+            self._failing -= 1
+            raise answers.imds(500, *_OTHER_FAULT, self._faults.headers())
 
     def _throttle(self) -> None:
         now = self._clock()
@@ -105,13 +114,14 @@ class Imds:
             message = f"AADSTS500011: {audiences.unknown(principal, resource)}"
             raise answers.imds(400, message, "invalid_resource")
         now = int(self._clock())
+        life = self._faults.imds_token_seconds or MANAGED_LIFETIME_SECONDS
         request.state.who = principal.client_id
         return {
-            "access_token": self._entra.issue(principal, resource, MANAGED_LIFETIME_SECONDS),
+            "access_token": self._entra.issue(principal, resource, life),
             "client_id": principal.client_id,
-            "expires_in": str(MANAGED_LIFETIME_SECONDS),
-            "expires_on": str(now + MANAGED_LIFETIME_SECONDS),
-            "ext_expires_in": str(MANAGED_LIFETIME_SECONDS),
+            "expires_in": str(life),
+            "expires_on": str(now + life),
+            "ext_expires_in": str(life),
             "not_before": str(now),
             "resource": resource,
             "token_type": "Bearer",

@@ -1,0 +1,66 @@
+"""The soak's client sees what is wrong and what is lost: its zeroes mean something."""
+
+import asyncio
+import base64
+import json
+from typing import Any
+
+import pytest
+
+from system.load import patient
+
+VAULT = "https://r1.vault.azure.net"
+
+
+class Answers(patient.Client):
+    """Answers by the list."""
+
+    def __init__(self, *answers: tuple[int, dict[str, Any]] | OSError) -> None:
+        super().__init__()
+        self._answers = list(answers)
+
+    async def ask(self, target: str) -> tuple[int, dict[str, Any]]:
+        """Give the next one."""
+        assert target.endswith(VAULT)
+        match self._answers.pop(0):
+            case OSError() as error:
+                raise error
+            case answer:
+                return answer
+
+
+def token(owner: str, resource: str = VAULT) -> tuple[int, dict[str, Any]]:
+    """An answer with a token of its own."""
+    claims = json.dumps({"appid": owner, "aud": resource}).encode()
+    return 200, {"access_token": f"e30.{base64.urlsafe_b64encode(claims).decode().rstrip('=')}.x"}
+
+
+def after(*answers: tuple[int, dict[str, Any]] | OSError) -> dict[str, Any]:
+    """What the pod of the identity `own` tells after these answers to one question."""
+    pod = patient.Pod("own")
+    asyncio.run(pod.ask(Answers(*answers), VAULT))
+    return pod.told()
+
+
+def test_its_own_token_is_right() -> None:
+    """Nothing to tell but the time that it took."""
+    told = after(token("own"))
+    assert (told["wrong"], told["lost"], sum(told["times"].values())) == ([], [], 1)
+
+
+@pytest.mark.parametrize("answer", [token("other"), token("own", "https://r2.vault.azure.net")])
+def test_anybody_elses_token_is_wrong(answer: tuple[int, dict[str, Any]]) -> None:
+    """Another identity's, or its own for another resource."""
+    assert len(after(answer)["wrong"]) == 1
+
+
+def test_a_refusal_and_a_broken_connection_are_asked_again() -> None:
+    """They are counted, and the token that comes at last is right."""
+    told = after((503, {}), ConnectionResetError(), (503, {}), token("own"))
+    assert (told["again"], told["broken"], told["wrong"], told["lost"]) == ({503: 2}, 1, [], [])
+
+
+def test_an_answer_that_never_comes_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When patience is over, here at once."""
+    monkeypatch.setattr(patient, "GIVE_UP_SECONDS", 0.0)
+    assert len(after()["lost"]) == 1
