@@ -12,7 +12,7 @@ from podidentity.core.identities import AzureIdentity
 from podidentity.core.imds import Refusal, TokenRequest
 from podidentity.core.sources import SourceRules, allowed_source, own_source
 from podidentity.nmi.answers import Allowed
-from podidentity.nmi.ports import WATCH_TRUSTED_SECONDS, Clock, Grants
+from podidentity.nmi.ports import WATCH_TRUSTED_SECONDS, Grants
 from podidentity.nmi.settings import Settings
 
 _REQUESTS_PER_POD = 64
@@ -27,9 +27,8 @@ Choice = Allowed | Wait | Refusal
 class Access:
     """Choices for the pods of this node."""
 
-    def __init__(self, grants: Grants, clock: Clock, settings: Settings) -> None:
+    def __init__(self, grants: Grants, settings: Settings) -> None:
         self._grants = grants
-        self._clock = clock
         self._managed_mode = settings.managed_mode
         self._force_namespaced = settings.force_namespaced
         self._mic_namespace = settings.mic_namespace
@@ -38,9 +37,9 @@ class Access:
         self._remembered: dict[str, tuple[Pod, dict[TokenRequest, Choice]]] = {}
         self._had: dict[str, frozenset[AzureIdentity]] = {}
 
-    def choice(self, pod: Pod, asked: TokenRequest) -> Choice:
-        """Say what `pod` is answered with when it asks `asked`."""
-        if self._clock.steady() - self._grants.granted_as_of() > WATCH_TRUSTED_SECONDS:
+    def choice(self, pod: Pod, asked: TokenRequest, now: float) -> Choice:
+        """Say what `pod` is answered with when it asks `asked`, `now` in steady seconds."""
+        if now - self._grants.granted_as_of() > WATCH_TRUSTED_SECONDS:
             return Refusal(503, "what the identities of this node are has not been confirmed; ask again in a moment")
         revision = self._grants.revision()
         if revision != self._revision or len(self._remembered) > _PODS:

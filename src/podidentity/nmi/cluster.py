@@ -82,6 +82,9 @@ class Cluster:
         self._on_error = on_error
         self._allow_list = settings.namespace_allow_list
         self._stores = stores = _Stores(Store(), Store(), Store(), Store(), Store(), Store())
+        self._revision = 0
+        for store in stores[1:]:
+            store.subscribe(self._count)
         self._by_address = stores.pods.index(addresses)
         self._by_pod = stores.assigned.index(pod_of)
         self._by_selector = stores.bindings.index(selector_in_namespace)
@@ -182,8 +185,10 @@ class Cluster:
 
     def revision(self) -> int:
         """Grow with each change of anything that a choice depends on."""
-        _, assigned, exceptions, identities, bindings, namespaces = self._stores
-        return assigned.revision + exceptions.revision + identities.revision + bindings.revision + namespaces.revision
+        return self._revision
+
+    def _count(self, _: Change[Any]) -> None:
+        self._revision += 1
 
     def granted_as_of(self) -> float:
         """Say when every watch of what choices depend on was last known to be true; `confirmed` says it of pods."""

@@ -166,7 +166,7 @@ def assemble(
     base = f"http://{settings.metadata_address}:{settings.metadata_port}"
     metrics = observer.metrics
     tokens = _tokens(settings, cluster, Imds(http, base, clock), clock, metrics, tasks)
-    access = Access(cluster, clock, settings)
+    access = Access(cluster, settings)
     finding, waiting = Finding(cluster, clock), Waiting()
     flow = TokenFlow(finding, access, waiting, tokens, clock, settings)
     owner_of = functools.partial(_owner_of, settings.port)

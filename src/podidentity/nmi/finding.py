@@ -64,14 +64,14 @@ class Finding:
         self._under_way: dict[str, asyncio.Future[None]] = {}
         self._slots = asyncio.Semaphore(_LOOKS_AT_ONCE)
 
-    def pod_of(self, peer: Peer, looked: Looked | None = None) -> Pod | Look | Stranger | Refusal:
-        """Say which pod `peer` is. Remembers the connection's pod, and where that pod's packets come in."""
+    def pod_of(self, peer: Peer, looked: Looked | None, now: float) -> Pod | Look | Stranger | Refusal:
+        """Say which pod `peer` is, `now` in steady seconds. Remembers it, and where that pod's packets come in."""
         if looked:
             return self._judge(peer, looked, directly=True)
         confirmed = self._pods.confirmed()
         if confirmed == _NEVER:
             return Refusal(503, "the pods of this node are not known yet; ask again in a moment")
-        silent = self._clock.steady() - confirmed > WATCH_TRUSTED_SECONDS
+        silent = now - confirmed > WATCH_TRUSTED_SECONDS
         if silent and looked is None:
             return Look("the watch of pods has been silent for too long")
         found = () if silent else self._pods.at(peer.address)  # after a look too: the watch may have told of it since

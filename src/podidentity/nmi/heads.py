@@ -47,21 +47,24 @@ class Understood(NamedTuple):
 
 
 class Memory(Generic[K, V]):
-    """A mapping that forgets: when it is full, what was not used since it was last full goes."""
+    """A mapping that forgets: when it is full, what was not used since it was last full goes.
 
-    __slots__ = ("_limit", "_newer", "_older")
+    `latest` is what was used since then: whoever finds something in it need not ask further.
+    """
+
+    __slots__ = ("_limit", "_older", "latest")
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._newer: dict[K, V] = {}
+        self.latest: dict[K, V] = {}
         self._older: dict[K, V] = {}
 
     def __len__(self) -> int:
-        return len(self._newer) + len(self._older)
+        return len(self.latest) + len(self._older)
 
     def recall(self, key: K) -> V | None:
         """Return what is remembered, or None."""
-        found = self._newer.get(key)
+        found = self.latest.get(key)
         if found is None:
             found = self._older.get(key)
             if found is not None:
@@ -70,9 +73,9 @@ class Memory(Generic[K, V]):
 
     def remember(self, key: K, value: V) -> None:
         """Remember, at the price of what was not used for longest."""
-        if len(self._newer) >= self._limit:
-            self._older, self._newer = self._newer, {}
-        self._newer[key] = value
+        if len(self.latest) >= self._limit:
+            self._older, self.latest = self.latest, {}
+        self.latest[key] = value
 
 
 class Heads:
@@ -86,7 +89,7 @@ class Heads:
 
     def known(self, head: bytes) -> Understood | None:
         """Return what these bytes, or others that differ in nothing that decides, were understood as before."""
-        understood = self._whole.recall(head)
+        understood = self._whole.latest.get(head) or self._whole.recall(head)
         if understood is not None:
             return understood
         unnumbered = without_request_id(head)

@@ -66,12 +66,13 @@ class HostTokens:
         started = self._clock.steady()
         fetched: Fetched | None = None
         while True:
-            if self._clock.steady() - self._pods.confirmed() > WATCH_TRUSTED_SECONDS:
+            now = self._clock.steady()
+            if now - self._pods.confirmed() > WATCH_TRUSTED_SECONDS:
                 return refuse(Refusal(503, "the pods of this node have not been confirmed; ask again in a moment"))
             pod = self._pods.named(request.pod)
             if pod is None:
                 return refuse(Refusal(404, f"no pod {request.pod} runs on this node"))
-            missing = self._flow.missing_for(pod, request.asked)
+            missing = self._flow.missing_for(pod, request.asked, now)
             if isinstance(missing, Answer):
                 return missing
             if fetched and isinstance(missing, Allowed) and fetched.answers(missing):

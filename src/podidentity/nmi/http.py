@@ -183,11 +183,11 @@ class Connection(asyncio.Protocol):
         """Answer a head that is known at once; all else goes the longer way."""
         if not self._buffer:  # a head's time runs from its first byte
             self._seen = self._listener.second
-        if not self._buffer and self._task is None and not self._full:
-            understood = self._listener.heads.known(data)
-            if understood is not None:
-                self._serve(understood)
-                return
+            if self._task is None and not self._full:
+                understood = self._listener.heads.known(data)
+                if understood is not None:
+                    self._serve(understood)
+                    return
         self._buffer += data
         self._go_on()
 

@@ -63,18 +63,19 @@ class TokenFlow:
 
     def step(self, asked: TokenRequest, peer: Peer, looked: Looked | None = None) -> Answer | Missing:
         """Answer at once if that is possible. `looked` is what the API server just said of the peer's address."""
-        pod = self._finding.pod_of(peer, looked)
+        now = self._clock.steady()
+        pod = self._finding.pod_of(peer, looked, now)
         if not isinstance(pod, Pod):
             return refuse(pod) if isinstance(pod, Refusal) else pod
-        missing = self.missing_for(pod, asked)
+        missing = self.missing_for(pod, asked, now)
         if isinstance(missing, Allowed) and self._cache is not None:
             kept = self._cache.cached(missing.source, asked.resource)
             return missing if kept is None else self._given(missing, kept)
         return missing
 
-    def missing_for(self, pod: Pod, asked: TokenRequest) -> Answer | Allowed | NotAssigned:
+    def missing_for(self, pod: Pod, asked: TokenRequest, now: float) -> Answer | Allowed | NotAssigned:
         """Decide about a pod that is known: refuse, or say what an answer takes."""
-        choice = self._access.choice(pod, asked)
+        choice = self._access.choice(pod, asked, now)
         if isinstance(choice, Allowed):
             return choice
         return refuse(choice, pod) if isinstance(choice, Refusal) else NotAssigned(pod, choice)

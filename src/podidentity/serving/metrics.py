@@ -56,7 +56,7 @@ class Durations(Collector):
         registry: CollectorRegistry,
     ) -> None:
         self._family = name, documentation, labels
-        self._buckets = tuple(buckets)
+        self._buckets = tuple(map(float, buckets))  # comparing floats with integers takes longer
         self._cells: dict[tuple[str, ...], Cell] = {}
         registry.register(self)
 

@@ -99,6 +99,9 @@ class Reply:
         return cls(status, body, {name.replace("_", "-"): value for name, value in headers.items()})
 
 
+GONE = {"kind": "Status", "code": 410, "reason": "Expired", "message": "too old resource version"}
+
+
 class Watch:
     """One open watch, on the server's side."""
 
@@ -119,6 +122,11 @@ class Watch:
         """End the stream in order, as the server does when its time is up."""
         self._writer.write(b"0\r\n\r\n")
         self.ended.set()
+
+    def expire(self) -> None:
+        """Tell the client that its version is too old."""
+        self.send("ERROR", GONE)
+        self.end()
 
     def cut(self) -> None:
         """Break the connection in the middle."""
@@ -144,6 +152,7 @@ class ScriptedServer:
     def __init__(self) -> None:
         self.objects: dict[str, Any] = {}
         self.version = 100
+        self.oldest = 0
         self.requests: list[Request] = []
         self.watches: list[Watch] = []
         self.unwatched: deque[Callable[[Watch], None]] = deque()
@@ -202,6 +211,11 @@ class ScriptedServer:
         """Do something to the next watch as soon as it is open."""
         self.unwatched.append(act)
 
+    def forget_history(self) -> None:
+        """Know nothing of what happened until now: a watch that goes on from before is told that it is too old."""
+        self.version += 1
+        self.oldest = self.version
+
     def count(self, method: str, *, watch: bool = False) -> int:
         """Count requests."""
         return sum(1 for request in self.requests if request.method == method and request.is_watch == watch)
@@ -247,7 +261,9 @@ class ScriptedServer:
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n")
         watch = Watch(request, writer)
         self.watches.append(watch)
-        if self.unwatched:
+        if int(request.query.get("resourceVersion", self.version)) < self.oldest:
+            watch.expire()
+        elif self.unwatched:
             self.unwatched.popleft()(watch)
         await watch.ended.wait()
         await writer.drain()

@@ -32,7 +32,6 @@ from podidentity.serving.logs import Lines
 
 ASSIGNED = f"/apis/{crd.API_VERSION}/namespaces/default/azureassignedidentities"
 PODS = "/api/v1/namespaces/default/pods"
-GONE = {"kind": "Status", "code": 410, "reason": "Expired", "message": "too old resource version"}
 
 
 class DrillClock(JumpingClock):
@@ -117,8 +116,7 @@ class Drill:
     def come_back(self) -> None:
         """Let the API server be there again. It has forgotten what happened meanwhile, so watches are too old."""
         self.server.reachable = True
-        for _ in range(3):
-            self.server.on_next_watch(expire)
+        self.server.forget_history()
 
     def _send(self, path: str, kind: str, obj: Any) -> None:
         for watch in self.watches(path.split("/")[-2]):
@@ -172,12 +170,6 @@ class Drill:
                 self.clock.jump(0.5)
         assert wanted(answer), what
         return answer
-
-
-def expire(watch: Watch) -> None:
-    """Tell a watch that its version is too old."""
-    watch.send("ERROR", GONE)
-    watch.end()
 
 
 def is_of(identity: str) -> Callable[[Answer], bool]:

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from daemons.nmi.drill import ASSIGNED, PODS, Drill, drilling, expire, has, is_of
+from daemons.nmi.drill import ASSIGNED, PODS, Drill, drilling, has, is_of
 from daemons.nmi.imds import Reply
 
 DAY = 86400
@@ -86,7 +86,7 @@ def test_a_version_that_is_too_old() -> None:
         drill.server.watches.clear()
         drill.assign("pod-1", "id-9")
         for watch in open_before:
-            expire(watch)
+            watch.expire()
         await drill.until_answered(1, is_of("id-9"), "the new identity")
         assert drill.server.count("GET") >= lists + len(open_before)
 
@@ -155,7 +155,7 @@ class Storm:
         watches = self._drill.watches()
         if watches:
             watch = self._chance.choice(watches)
-            self._chance.choice((watch.cut, lambda: expire(watch), lambda: watch.send_bytes(b"not JSON\n")))()
+            self._chance.choice((watch.cut, watch.expire, lambda: watch.send_bytes(b"not JSON\n")))()
 
     def _server(self) -> None:
         self._drill.server.reachable = not self._drill.server.reachable
