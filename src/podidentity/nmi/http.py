@@ -39,7 +39,7 @@ _UNACCEPTED = slice(24, 28)  # tcp_info.tcpi_unacked, which of a listening socke
 
 
 class Limits(NamedTuple):
-    """How many connections there may be."""
+    """How many connections there may be. When all are taken, whoever has most gives one up for whoever has less."""
 
     per_address: int = 256
     in_all: int = 4096
@@ -86,6 +86,22 @@ class Listener:
         self._listening.append(listening)
         bound: int = listening.getsockname()[1]
         return bound
+
+    def has_room(self, address: str) -> bool:
+        """Say whether one more connection may come in from `address`; makes room where that is fair.
+
+        A few pods could otherwise take every connection of the node, and the CSI driver's, by keeping them open.
+        """
+        held = self.per_address[address]
+        if held >= self.limits.per_address or len(self.connections) < self.limits.in_all:
+            return held < self.limits.per_address
+        greediest, most = self.per_address.most_common(1)[0]
+        if most <= held + 1:
+            return False
+        its = [one for one in self.connections if one.peer.address == greediest and one.may_go]
+        if its:
+            min(its, key=Connection.worth).give_up()
+        return bool(its)
 
     async def run(self) -> None:
         """End connections that idle or dawdle, until cancelled."""
@@ -155,11 +171,7 @@ class Connection(asyncio.Protocol):
         address, port = name[:2]
         peer = self._site.admit(transport.get_extra_info("socket"), (address, port))
         listener = self._listener
-        crowded = (
-            listener.per_address[address] >= listener.limits.per_address
-            or len(listener.connections) >= listener.limits.in_all
-        )
-        if peer is None or crowded:
+        if peer is None or not listener.has_room(address):
             self._transport.abort()
             return
         self.peer = peer
@@ -217,6 +229,22 @@ class Connection(asyncio.Protocol):
         """Close unless a request is being answered or arriving."""
         if self._task is None and not self._buffer and not self._unread():
             self._transport.close()
+
+    @property
+    def may_go(self) -> bool:
+        """Whether it is still there to be given up."""
+        return not self._transport.is_closing()
+
+    def worth(self) -> tuple[bool, int]:
+        """Order connections by what their client would miss: idle before busy, then by how long nothing has come."""
+        return self._task is not None or bool(self._buffer), self._seen
+
+    def give_up(self) -> None:
+        """Make room for another client: an idle one is told so by an orderly end, any other is reset."""
+        if self._task is None and not self._buffer and not self._transport.get_write_buffer_size():
+            self._transport.close()
+        else:
+            self.abort()
 
     def _unread(self) -> bool:
         """Say whether bytes have arrived that the loop has not given us yet."""

@@ -245,9 +245,9 @@ class Serving:
     finding: Finding
     link: tuple[int, bytes] | None = None
 
-    async def connect(self) -> Client:
-        """Open a connection from the pod's address."""
-        client = Client(*await asyncio.open_connection(ADDRESS, self.port))
+    async def connect(self, address: str = ADDRESS) -> Client:
+        """Open a connection from the pod's address, or another."""
+        client = Client(*await asyncio.open_connection(ADDRESS, self.port, local_addr=(address, 0)))
         self.clients.append(client)
         return client
 

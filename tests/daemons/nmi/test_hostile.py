@@ -12,6 +12,7 @@ import pytest
 import uvloop
 
 import make
+from daemons.kube.scripted import eventually
 from daemons.nmi.corpus import HUNG_UP, PLAIN, QUERY, TOKEN_PATH, hostile, request
 from daemons.nmi.harness import ADDRESS, Client, Serving, pod, serving
 from podidentity.nmi.heads import HEAD_LIMIT_BYTES
@@ -279,6 +280,50 @@ def test_one_pod_cannot_take_every_connection() -> None:
             assert [(await client.send(request(TOKEN_PATH + QUERY))).status for client in clients] == [200] * 3
             assert await (await nmi.connect()).ended()
             assert (await clients[0].send(request(TOKEN_PATH + QUERY))).status == 200
+
+    asyncio.run(test())
+
+
+def test_a_few_pods_cannot_take_every_connection() -> None:
+    """When all are taken, whoever has most gives up the one that idles for longest, and nobody can take that back."""
+
+    async def test() -> None:
+        async with serving(limits=Limits(per_address=4, in_all=6)) as nmi:
+            nmi.cluster.add(pod(), make.identity())
+            greedy = [await nmi.connect() for _ in range(4)]
+            for client in greedy[1:] + greedy[:1]:
+                assert (await client.send(request(TOKEN_PATH + QUERY))).status == 200
+                nmi.listener.second += 1
+            modest = [await nmi.connect(f"127.0.0.{2 + number}") for number in range(3)]
+            assert [(await client.send(request(TOKEN_PATH + QUERY))).status for client in modest] == [404] * 3
+            assert await greedy[1].ended()
+            kept = [greedy[0], greedy[2], greedy[3]]
+            assert [(await client.send(request(TOKEN_PATH + QUERY))).status for client in kept] == [200] * 3
+            assert await (await nmi.connect()).ended()
+            assert len(nmi.listener.connections) == 6
+
+    asyncio.run(test())
+
+
+def test_a_waiting_request_is_given_up_after_idle_connections() -> None:
+    """A pod that holds all connections with requests that wait keeps nobody out either."""
+
+    async def test() -> None:
+        async with serving(limits=Limits(per_address=3, in_all=3)) as nmi:
+            nmi.cluster.add(pod())  # no identity yet: whoever asks waits for it
+            idle, *waiting = [await nmi.connect() for _ in range(3)]
+            for number, client in enumerate(waiting, 1):
+                nmi.listener.second = number
+                client.writer.write(request(TOKEN_PATH + QUERY))
+                await eventually(lambda number=number: len(nmi.listener.app._flow._waiting) == number, "it waits")  # type: ignore[misc]
+            assert (await (await nmi.connect("127.0.0.2")).send(request(TOKEN_PATH + QUERY))).status == 404
+            assert await idle.ended()
+            first, second = (asyncio.ensure_future(client.ended()) for client in waiting)
+            third = await nmi.connect("127.0.0.3")
+            assert (await third.send(request(TOKEN_PATH + QUERY))).status == 404
+            assert await first
+            assert not second.done()
+            second.cancel()
 
     asyncio.run(test())
 
