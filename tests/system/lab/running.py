@@ -193,7 +193,7 @@ def lab(home: Path, name: str, *words: str, user: User | None = None, seconds: f
             yield one
         finally:
             stopped = one.run("down", "--name", name)
-        process.wait(20)
+        process.wait(WAIT_SECONDS * 2)
         assert (stopped.returncode, process.returncode) == (0, 0), stopped.stderr
 
 

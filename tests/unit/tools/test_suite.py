@@ -48,6 +48,7 @@ def test_no_folder_is_left_out() -> None:
     """A folder is in one lane or in the other; one that was renamed would be in neither."""
     assert all(Path(suite.ROOT, folder).is_dir() for folder in suite.FOLDERS)
     assert [word for word in suite.OTHERS if word.startswith("-")] == [
+        "-n",
         "-m",
         "-q",
         *(f"--ignore={one}" for one in suite.FOLDERS),
