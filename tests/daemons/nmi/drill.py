@@ -133,7 +133,7 @@ class Drill:
     async def until(self, holds: Callable[[], Any], what: str) -> None:
         """Let time pass slowly until something is true."""
         try:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while not holds():
                     self.clock.jump(0.05)
                     await asyncio.sleep(0.002)
@@ -164,7 +164,7 @@ class Drill:
 
     async def until_answered(self, number: int, wanted: Callable[[Answer], bool], what: str) -> Answer:
         """Ask again and again until the answer is as wanted."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while not wanted(answer := await self.ask(number)):
                 self.confirm()
                 self.clock.jump(0.5)
