@@ -97,7 +97,9 @@ def run(arguments: Sequence[str]) -> int:
         removed = asyncio.run(daemon.uninstall(settings))
         print(f"{removed} assigned identities were removed; delete MIC within a minute, or it will put them back")
         return 0
-    asyncio.run(daemon.run(settings))
+    import uvloop  # noqa: PLC0415  # a daemon's, not a command's
+
+    uvloop.run(daemon.run(settings))
     return 0
 
 

@@ -9,16 +9,18 @@ from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
+from urllib.request import getproxies
 
 import httpx2
 import yaml
-from lightkube.config.client_adapter import AsyncClient, ConnectionParams
+from lightkube.config.client_adapter import AsyncClient, ConnectionParams, user_auth, verify_cluster
 from lightkube.config.kubeconfig import SERVICE_ACCOUNT, KubeConfig, SingleConfig
 from lightkube.config.models import User
 from lightkube.core.exceptions import ConfigError
 
 from podidentity.errors import ConfigurationError
 from podidentity.kube.clock import SYSTEM_CLOCK, Clock
+from podidentity.kube.transport import Transport
 
 ANSWER_TIMEOUT_SECONDS = 30.0
 """The API server itself gives up on an ordinary request after 60 s; a healthy one answers a page of 500 pods in one."""
@@ -27,8 +29,6 @@ TOKEN_AGE_SECONDS = 60.0
 """kubelet replaces the token at 80 % of its life; client-go reads it again every minute, and so do we."""
 
 _CONNECT_SECONDS = 5.0
-_IDLE_SECONDS = 30.0  # below the four minutes after which Azure's load balancer forgets an idle connection
-_CONNECTIONS = 64
 
 T = TypeVar("T")
 
@@ -78,7 +78,7 @@ def open_client(where: Where, user_agent: str = "podidentity", clock: Clock = SY
     The caller closes it. Raises ConfigurationError when a certificate, key or CA cannot be read.
     """
     timeout = httpx2.Timeout(ANSWER_TIMEOUT_SECONDS, connect=_CONNECT_SECONDS)
-    client = _explained(where.source, lambda: AsyncClient(where.config, ConnectionParams(timeout=timeout)))
+    client = _explained(where.source, lambda: _client(where.config, timeout))
     client.headers["User-Agent"] = user_agent
     # Compressing a list costs the server and us more than the cluster's network does.
     client.headers["Accept-Encoding"] = "identity"
@@ -86,6 +86,17 @@ def open_client(where: Where, user_agent: str = "podidentity", clock: Clock = SY
     if user is not None and user.token_file:
         client.auth = RotatingToken(Path(where.config.abs_file(user.token_file)), clock)
     return client
+
+
+def _client(config: SingleConfig, timeout: httpx2.Timeout) -> httpx2.AsyncClient:
+    if getproxies().keys() & {"http", "https", "all"}:  # somebody's laptop: httpx2 knows how to go through one
+        return AsyncClient(config, ConnectionParams(timeout=timeout))
+    user = config.user or User()
+    server = httpx2.URL(config.cluster.server)
+    tls = verify_cluster(config.cluster, user, config.abs_file) if server.scheme == "https" else None
+    return httpx2.AsyncClient(
+        base_url=server, auth=user_auth(user), timeout=timeout, transport=Transport(server, tls), trust_env=False
+    )
 
 
 class RotatingToken(httpx2.Auth):

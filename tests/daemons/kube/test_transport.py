@@ -1,0 +1,266 @@
+"""The way of bytes to the API server: connections kept and given up, and never another's answer."""
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import httpx2
+import pytest
+
+from daemons.kube.scripted import ScriptedServer, eventually
+from daemons.mic.conftest import NoLogs
+from podidentity.kube import transport
+from podidentity.kube.connection import find_cluster, open_client
+from podidentity.kube.transport import Transport
+from podidentity.lab.kubernetes import Kubernetes
+
+pytestmark = pytest.mark.anyio
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+
+
+class Far:
+    """A server that answers each request with the next of `answers`; None: never."""
+
+    def __init__(self, *answers: bytes | None) -> None:
+        self.answers = list(answers)
+        self.heads: list[bytes] = []
+        self.connections: list[asyncio.StreamWriter] = []
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serve one connection."""
+        self.connections.append(writer)
+        try:
+            while True:
+                self.heads.append(await reader.readuntil(b"\r\n\r\n"))
+                answer = self.answers.pop(0) if self.answers else OK
+                if answer is None:
+                    await asyncio.Event().wait()
+                    continue
+                writer.write(answer)
+                if b"\r\n\r\n" not in answer or b"close" in answer or b"ontent-" not in answer:
+                    writer.close()
+                    return
+        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
+            writer.transport.abort()
+
+
+@asynccontextmanager
+async def client(far: Far, connections: int = 64) -> AsyncIterator[httpx2.AsyncClient]:
+    """A client of that server."""
+    server = await asyncio.start_server(far.serve, "127.0.0.1", 0)
+    base = httpx2.URL(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+    made = Transport(base, None, connections)
+    try:
+        async with httpx2.AsyncClient(base_url=base, transport=made, timeout=30, trust_env=False) as http:
+            yield http
+    finally:
+        server.close()
+        for writer in far.connections:
+            writer.transport.abort()
+
+
+async def test_a_connection_is_kept() -> None:
+    """Requests that follow each other share one; each gets its own answer."""
+    far = Far(OK, b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
+    async with client(far) as http:
+        assert [(await http.get(path)).status_code for path in ("/a", "/b", "/c")] == [200, 404, 200]
+    assert len(far.connections) == 1
+    assert [head.split()[1] for head in far.heads] == [b"/a", b"/b", b"/c"]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok",
+        b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok",
+        b"HTTP/1.1 200 OK\r\n\r\nok",
+        OK + OK,
+        OK + b"more",
+    ],
+)
+async def test_a_connection_that_ends_or_says_more_is_not_used_again(answer: bytes) -> None:
+    """What came after the answer is nobody's: the next request must not read it."""
+    far = Far(answer)
+    async with client(far) as http:
+        assert (await http.get("/first")).text == "ok"
+        assert (await http.get("/second")).text == "ok"
+    assert len(far.connections) == 2
+
+
+async def test_a_connection_that_spoke_unasked_is_not_used_again() -> None:
+    """An answer sent ahead would be taken for the next request's."""
+    far = Far(OK)
+    async with client(far) as http:
+        await http.get("/first")
+        far.connections[0].write(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil")
+        kept = http._transport._all  # type: ignore[attr-defined]
+        await eventually(lambda: not kept, "the end of the connection")
+        assert (await http.get("/second")).text == "ok"
+
+
+async def test_an_answer_that_nobody_waits_for_is_never_anothers() -> None:
+    """A request that is cut off takes its connection with it."""
+    far = Far(None)
+    async with client(far) as http:
+        asked = asyncio.create_task(http.get("/slow"))
+        await eventually(lambda: far.heads, "the request")
+        asked.cancel()
+        await asyncio.gather(asked, return_exceptions=True)
+        assert (await http.get("/next")).text == "ok"
+    assert len(far.connections) == 2
+
+
+async def test_a_body_left_unread_is_never_anothers() -> None:
+    """Closing an answer in its middle takes the connection with it."""
+    far = Far(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nhalf")
+    async with client(far) as http:
+        async with http.stream("GET", "/half"):
+            pass
+        assert (await http.get("/next")).text == "ok"
+    assert len(far.connections) == 2
+
+
+async def test_a_connection_that_was_closed_meanwhile_costs_nothing() -> None:
+    """The server closes idle connections as it likes."""
+    far = Far()
+    async with client(far) as http:
+        await http.get("/first")
+        far.connections[0].close()
+        kept = http._transport._all  # type: ignore[attr-defined]
+        await eventually(lambda: not kept, "the end of the connection")
+        assert (await http.get("/second")).text == "ok"
+
+
+async def test_an_old_connection_is_not_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A load balancer forgets idle connections without a word."""
+    monkeypatch.setattr(transport, "IDLE_SECONDS", 0.0)
+    far = Far()
+    async with client(far) as http:
+        await http.get("/first")
+        await http.get("/second")
+    assert len(far.connections) == 2
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        b"SSH-2.0-OpenSSH\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nok",
+        b"HTTP/1.1 200 OK\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nok",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\nok",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nok",
+        b"HTTP/1.1 200 OK\r\nX: " + b"x" * transport.HEAD_LIMIT_BYTES * 2,
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n",
+    ],
+)
+async def test_what_is_no_answer_is_an_error(answer: bytes) -> None:
+    """Cut off, ambiguous, endless or no HTTP at all: an error of httpx2's, and the connection is given up."""
+    far = Far(answer)
+    async with client(far) as http:
+        with pytest.raises(httpx2.RemoteProtocolError):
+            await http.get("/")
+        assert (await http.get("/next")).text == "ok"
+    assert len(far.connections) == 2
+
+
+async def test_interim_answers_are_passed_over() -> None:
+    """A proxy may say 102 or 103 first."""
+    far = Far(b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n" + OK)
+    async with client(far) as http:
+        answer = await http.get("/")
+    assert (answer.status_code, "link" in answer.headers, answer.text) == (200, False, "ok")
+
+
+async def test_waiting_has_an_end() -> None:
+    """For a connection of one's own, and for an answer."""
+    far = Far(None)
+    async with client(far, connections=1) as http:
+        asked = asyncio.create_task(http.get("/"))
+        await eventually(lambda: far.heads, "the request")
+        with pytest.raises(httpx2.PoolTimeout):
+            await http.get("/", timeout=httpx2.Timeout(30, pool=0.05))
+        asked.cancel()
+        await asyncio.gather(asked, return_exceptions=True)
+        far.answers.append(None)
+        with pytest.raises(httpx2.ReadTimeout):
+            await http.get("/", timeout=httpx2.Timeout(30, read=0.05))
+        assert (await http.get("/")).text == "ok"
+
+
+async def test_a_server_that_is_not_there_is_an_error() -> None:
+    """Nobody listens."""
+    far = Far()
+    async with client(far) as http:
+        pass
+    base = http.base_url
+    async with httpx2.AsyncClient(base_url=base, transport=Transport(base, None), trust_env=False) as http:
+        with pytest.raises(httpx2.ConnectError):
+            await http.get("/")
+
+
+async def test_a_long_body_waits_for_its_reader() -> None:
+    """What nobody reads is not kept without limit, and all of it arrives."""
+    size = transport.BUFFER_BYTES * 12
+    far = Far(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + b"x" * size)
+    async with client(far) as http, http.stream("GET", "/") as answer:
+        kept = next(iter(http._transport._all))  # type: ignore[attr-defined]
+        await eventually(lambda: kept._buffered > transport.BUFFER_BYTES, "a full buffer")
+        read = 0
+        async for part in answer.aiter_bytes():
+            assert len(part) < transport.BUFFER_BYTES * 3
+            read += len(part)
+    assert read == size
+
+
+async def test_another_server_never_sees_a_token() -> None:
+    """A URL that names another host, whoever made it, goes nowhere; a redirect is an answer and nothing else."""
+    elsewhere = b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.2:1/\r\nContent-Length: 0\r\n\r\n"
+    far = Far(elsewhere)
+    async with client(far) as http:
+        assert (await http.get("/")).status_code == 302
+        with pytest.raises(httpx2.UnsupportedProtocol):
+            await http.get("http://127.0.0.2:1/")
+
+
+async def test_no_header_breaks_out_of_its_line() -> None:
+    """A token with a line break in it would write a request of its own."""
+    far = Far()
+    async with client(far) as http:
+        for value in (b"a\r\nX: y", b"a\nb", b"a\0b"):
+            with pytest.raises(httpx2.LocalProtocolError):
+                await http.get("/", headers=[(b"Authorization", value)])
+    assert far.heads == []
+
+
+async def test_a_certificate_of_another_authority_is_refused() -> None:
+    """The way is encrypted, and the server is who the CA says, under the name that was asked for."""
+    ours, others = Kubernetes(NoLogs()), Kubernetes(NoLogs())
+    server = await asyncio.start_server(Far().serve, "127.0.0.1", 0, ssl=ours.tls_context())
+    port = server.sockets[0].getsockname()[1]
+
+    async def get(host: str, ca_pem: bytes) -> str:
+        base, tls = httpx2.URL(f"https://{host}:{port}"), ssl.create_default_context(cadata=ca_pem.decode())
+        async with httpx2.AsyncClient(base_url=base, transport=Transport(base, tls), trust_env=False) as http:
+            return (await http.get("/")).text
+
+    async with server:
+        assert await get("localhost", ours.ca_pem) == "ok"
+        for host, ca_pem in (("localhost", others.ca_pem), ("127.0.0.9", ours.ca_pem)):
+            with pytest.raises(httpx2.ConnectError):
+                await get(host, ca_pem)
+
+
+async def test_a_proxy_of_the_environment_is_gone_through(
+    server: ScriptedServer, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Somebody's laptop reaches the cluster through one: httpx2 does that."""
+    path = server.write_kubeconfig(tmp_path_factory.mktemp("kube"))
+    monkeypatch.setenv("ALL_PROXY", f"http://127.0.0.1:{server.port}")
+    async with open_client(find_cluster(str(path))) as http:
+        assert not isinstance(http._transport, Transport)
+    monkeypatch.delenv("ALL_PROXY")
+    async with open_client(find_cluster(str(path))) as http:
+        assert isinstance(http._transport, Transport)
