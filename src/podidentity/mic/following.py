@@ -6,7 +6,7 @@ MIC's own conditions stand in the status and are no change.
 
 import asyncio
 
-from podidentity.core import keeping
+from podidentity.core import courses
 from podidentity.core.identities import AzureIdentity
 from podidentity.kube.store import Change, Store
 from podidentity.mic.targets import Workers
@@ -40,4 +40,4 @@ class IdentityChanges:
 
     def _expect(self) -> None:
         self._due = False
-        self._workers.expect(keeping.expected_client_ids((one.arm_id, one.client_id) for one in self._store))
+        self._workers.expect(courses.expected_client_ids((one.arm_id, one.client_id) for one in self._store))

@@ -1,7 +1,7 @@
 """One worker for each VM or scale set: carries out what `core.keeping` says, at that target's own pace.
 
 A target whose PATCH takes a minute, or whose ARM says "later", delays nobody else. Nothing is decided here: a worker
-asks for the next step, does it, and tells `keeping` what came of it. What it learns asks for a new plan.
+asks for the next step, does it, and tells `outcomes` what came of it. What it learns asks for a new plan.
 """
 
 import asyncio
@@ -9,11 +9,11 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from podidentity.core import keeping
+from podidentity.core import courses, keeping, outcomes
 from podidentity.core.arm import IdentityId, Target, TargetState
 from podidentity.core.assigning import Policy
+from podidentity.core.courses import Course, Read, Record, Send, Step, Wait
 from podidentity.core.failing import Failing
-from podidentity.core.keeping import Course, Read, Record, Send, Step, Wait
 from podidentity.core.refusals import Refusal
 from podidentity.errors import AzureError, KubernetesError
 from podidentity.mic.book import Book
@@ -63,13 +63,13 @@ class Worker:
             try:
                 await self._do(step, loop)
             except (AzureError, KubernetesError) as error:
-                self.course = keeping.failed(self.course, step, refusal_of(error), loop.time())
+                self.course = outcomes.failed(self.course, step, refusal_of(error), loop.time())
                 _log.info("%s: %s did not succeed: %s", self.course.target, type(step).__name__, error)
             self._tell(before)
 
     async def _wait(self, until: float) -> None:
         try:
-            async with asyncio.timeout_at(None if until == keeping.NEVER else until):
+            async with asyncio.timeout_at(None if until == courses.NEVER else until):
                 await self._wake.wait()
         except TimeoutError:
             pass
@@ -78,16 +78,16 @@ class Worker:
         tools, target = self._tools, self.course.target
         match step:
             case Read():
-                self.course = keeping.reading(self.course, loop.time())
+                self.course = outcomes.reading(self.course, loop.time())
                 state = await tools.machines.get(target)
-                self.course = keeping.read(self.course, state, loop.time())
+                self.course = outcomes.read(self.course, state, loop.time())
             case Record(add, drop):
                 await tools.book.change(target, add=add, drop=drop)
-                self.course = keeping.recorded(self.course, step)
+                self.course = outcomes.recorded(self.course, step)
             case Send(change, state):
-                self.course = keeping.sending(self.course, step, loop.time())
+                self.course = outcomes.sending(self.course, step, loop.time())
                 answered = await tools.machines.patch(target, change, state)
-                self.course = keeping.sent(self.course, step, answered, loop.time())
+                self.course = outcomes.sent(self.course, step, answered, loop.time())
                 for identity in change.assign:
                     tools.story.assigned(identity, target)
                 for identity in change.unassign:
@@ -95,7 +95,7 @@ class Worker:
 
     def _tell(self, before: TargetState | None) -> None:
         """Ask for a new plan when it could come out differently; tell users of what fails now and did not before."""
-        told, self.failing = {(one.identity, one.code) for one in self.failing}, keeping.failing(self.course)
+        told, self.failing = {(one.identity, one.code) for one in self.failing}, courses.failing(self.course)
         fresh = [one for one in self.failing if (one.identity, one.code) not in told]
         for why in dict.fromkeys(one.why for one in fresh):
             _log.warning("%s: %s", self.course.target, why)
@@ -125,7 +125,7 @@ class Workers:
     @property
     def states(self) -> dict[Target, TargetState]:
         """What pods may rely on, of each target that ARM has told of."""
-        carried = {target: keeping.carried(worker.course) for target, worker in self._workers.items()}
+        carried = {target: courses.carried(worker.course) for target, worker in self._workers.items()}
         return {target: state for target, state in carried.items() if state is not None}
 
     @property
@@ -155,7 +155,7 @@ class Workers:
         worker.become(keeping.want(worker.course, in_use, asyncio.get_running_loop().time()))
 
     def expect(self, client_ids: Mapping[IdentityId, str]) -> None:
-        """Say which client IDs AzureIdentities name (`keeping.expected_client_ids`)."""
+        """Say which client IDs AzureIdentities name (`courses.expected_client_ids`)."""
         self._expected = client_ids
         for worker in self._workers.values():
             worker.become(keeping.expect(worker.course, client_ids))
@@ -168,6 +168,6 @@ class Workers:
                     worker.become(keeping.touch(worker.course, identity))
 
     def _end_idle(self, target: Target) -> None:
-        if keeping.idle(self._workers[target].course):
+        if courses.idle(self._workers[target].course):
             del self._workers[target]
             self._tasks.pop(target).cancel()

@@ -4,10 +4,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 import make
-from podidentity.core import keeping
+from podidentity.core import courses, keeping, outcomes
 from podidentity.core.arm import IdentityId, TargetState
+from podidentity.core.courses import Course, Read, Record, Send, Step, Wait
 from podidentity.core.drift import Change
-from podidentity.core.keeping import Course, Read, Record, Send, Step, Wait
 from podidentity.core.refusals import Refusal
 
 TARGET = make.target()
@@ -66,17 +66,17 @@ class Run:
         match step:
             case Wait(until):
                 assert until > self.now, "a wait must end later"
-                self.now = self.now if until == keeping.NEVER else until
+                self.now = self.now if until == courses.NEVER else until
                 return step
             case Read():
-                self.course = keeping.reading(self.course, self.now)
-                self.course = keeping.read(self.course, self.azure.get(), self.now)
+                self.course = outcomes.reading(self.course, self.now)
+                self.course = outcomes.read(self.course, self.azure.get(), self.now)
             case Record(add, drop):
                 self.put = (self.put | add) - drop
-                self.course = keeping.recorded(self.course, step)
+                self.course = outcomes.recorded(self.course, step)
             case Send(change):
                 assert {*change.assign} <= self.put, "recorded before it is put"
-                self.course = keeping.sending(self.course, step, self.now)
+                self.course = outcomes.sending(self.course, step, self.now)
                 self.log.append((self.now, step))
                 self._send(step)
                 return step
@@ -87,9 +87,9 @@ class Run:
         answer = self.azure.patch(send.change)
         self.now += self.azure.patch_seconds
         if isinstance(answer, Refusal):
-            self.course = keeping.failed(self.course, send, answer, self.now)
+            self.course = outcomes.failed(self.course, send, answer, self.now)
         else:
-            self.course = keeping.sent(self.course, send, answer, self.now)
+            self.course = outcomes.sent(self.course, send, answer, self.now)
 
     def until(self, moment: float) -> None:
         """Take all steps up to a moment."""

@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import make
-from podidentity.core import keeping
+from podidentity.core import courses, keeping, outcomes
 from podidentity.core.arm import IdentityId, TargetState
+from podidentity.core.courses import Read, Record, Send, Wait
 from podidentity.core.drift import Change
-from podidentity.core.keeping import Read, Record, Send, Wait
 from podidentity.core.refusals import Refusal
 from unit.core.azure_model import TARGET, Azure, Run, carried, ids, one, run
 
@@ -79,8 +79,8 @@ def test_nothing_happens_while_nothing_changes() -> None:
 def test_a_target_of_which_nothing_is_wanted_is_never_asked() -> None:
     """It may be forgotten."""
     world = run()
-    assert keeping.next_step(world.course, 0) == Wait(keeping.NEVER)
-    assert keeping.idle(world.course)
+    assert keeping.next_step(world.course, 0) == Wait(courses.NEVER)
+    assert courses.idle(world.course)
 
 
 def test_a_wish_that_is_none_changes_nothing() -> None:
@@ -98,7 +98,7 @@ def test_what_is_put_is_recorded_before_and_struck_off_after() -> None:
     kinds = [type(step) for _, step in world.log]
     assert kinds == [Read, Record, Send, Read, Send, Record]
     assert world.put == frozenset()
-    assert keeping.idle(world.course)
+    assert courses.idle(world.course)
 
 
 def test_what_somebody_else_just_put_there_survives_the_last_removal() -> None:
@@ -142,11 +142,11 @@ def test_retry_after_is_obeyed_and_costs_one_patch() -> None:
     world = run(Azure(faults=[THROTTLED]), wants=["a"])
     world.until(1005.0)
     world.want("a", "b")
-    (failing, _) = keeping.failing(world.course)
+    (failing, _) = courses.failing(world.course)
     assert "throttles" in failing.why
     world.until(1100.0)
     assert world.patched_at == [pytest.approx(0.05), pytest.approx(10.05)]
-    assert keeping.failing(world.course) == ()
+    assert courses.failing(world.course) == ()
 
 
 def test_without_retry_after_throttling_lasts_until_the_bucket_has_a_token() -> None:
@@ -160,9 +160,9 @@ def test_an_error_that_passes_is_retried_soon_and_then_later() -> None:
     """500 twice: over in seconds; told to users from the second time on."""
     world = run(Azure(faults=[BROKEN, BROKEN]), wants=["a"])
     world.until(1000.06)
-    assert keeping.failing(world.course) == ()
+    assert courses.failing(world.course) == ()
     world.until(1001.5)
-    assert [one.code for one in keeping.failing(world.course)] == ["InternalServerError"]
+    assert [one.code for one in courses.failing(world.course)] == ["InternalServerError"]
     world.until(1100.0)
     assert world.patched_at == [pytest.approx(0.05), pytest.approx(1.05), pytest.approx(3.05)]
     assert world.course.failures == 0
@@ -177,7 +177,7 @@ def test_a_record_that_cannot_be_written_holds_the_patch() -> None:
     step = keeping.next_step(world.course, world.now)
     assert step == Record(add=ids("a"))
     assert isinstance(step, Record)
-    world.course = keeping.failed(world.course, step, Refusal(0, "", "no answer"), world.now)
+    world.course = outcomes.failed(world.course, step, Refusal(0, "", "no answer"), world.now)
     assert waits_until(world) == pytest.approx(1001.06)
 
 
@@ -197,7 +197,7 @@ def test_a_named_identity_is_set_aside_and_the_others_succeed_in_the_next_patch(
     world.until(1001.0)
     assert [len(change.assign) for change in world.patches] == [3, 2]
     assert world.azure.carries.keys() == ids("a", "c")
-    (failing,) = keeping.failing(world.course)
+    (failing,) = courses.failing(world.course)
     assert (failing.identity, failing.target, failing.code) == (one("b"), TARGET, "LinkedAuthorizationFailed")
     assert "grant Managed Identity Operator" in failing.why
     assert one("b") not in world.put
@@ -232,7 +232,7 @@ def test_whoever_is_touched_is_tried_at_once() -> None:
     world.course = keeping.touch(world.course, one("b"))
     world.until(world.now + 0.001)
     assert world.azure.carries.keys() == ids("a", "b")
-    assert keeping.failing(world.course) == ()
+    assert courses.failing(world.course) == ()
 
 
 @pytest.mark.parametrize("names", [True, False])
@@ -244,10 +244,10 @@ def test_a_refusal_that_comes_when_nobody_wants_it_any_more_is_forgotten(names: 
         step = keeping.next_step(world.course, world.now)
         if not isinstance(step, Send):
             world.step()
-    under_way = keeping.want(keeping.sending(world.course, step, world.now), frozenset(), world.now)
+    under_way = keeping.want(outcomes.sending(world.course, step, world.now), frozenset(), world.now)
     refusal = Azure(bad=ids("b"), names=names).patch(step.change)
     assert isinstance(refusal, Refusal)
-    world.course = keeping.failed(under_way, step, refusal, world.now)
+    world.course = outcomes.failed(under_way, step, refusal, world.now)
     world.want("b")
     world.until(world.now + 1)
     assert world.azure.carries.keys() == ids("b")
@@ -268,7 +268,7 @@ def test_an_unnamed_culprit_among_150_is_found_by_halving(culprit: int) -> None:
     names = [f"i{number:03}" for number in range(150)]
     world = run(Azure(bad=ids(names[culprit]), names=False), wants=names)
     world.until(1090.0)
-    assert [one.identity for one in keeping.failing(world.course)] == [one(names[culprit])]
+    assert [one.identity for one in courses.failing(world.course)] == [one(names[culprit])]
     assert len(world.azure.carries) == 149
 
 
@@ -277,7 +277,7 @@ def test_a_single_unnamed_culprit_is_set_aside_without_halving() -> None:
     world = run(Azure(bad=ids("b"), names=False), wants=["b"])
     world.until(1001.0)
     assert len(world.patches) == 1
-    assert [one.identity for one in keeping.failing(world.course)] == [one("b")]
+    assert [one.identity for one in courses.failing(world.course)] == [one("b")]
 
 
 def test_the_last_of_a_group_is_bad_without_being_tried_again() -> None:
@@ -285,7 +285,7 @@ def test_the_last_of_a_group_is_bad_without_being_tried_again() -> None:
     world = run(Azure(bad=ids("b"), names=False), wants=["a", "b"])
     world.until(1001.0)
     assert [len(change.assign) for change in world.patches] == [2, 1]
-    assert [one.identity for one in keeping.failing(world.course)] == [one("b")]
+    assert [one.identity for one in courses.failing(world.course)] == [one("b")]
 
 
 def test_a_group_that_loses_a_member_is_no_group_any_more() -> None:
@@ -297,7 +297,7 @@ def test_a_group_that_loses_a_member_is_no_group_any_more() -> None:
     assert world.course.quarantine.suspects == ()
     world.until(1001.0)
     assert world.azure.carries.keys() == ids("a", "c")
-    assert keeping.failing(world.course) == ()
+    assert courses.failing(world.course) == ()
 
 
 def test_many_bad_ones_leave_tokens_to_the_good_ones() -> None:
@@ -333,7 +333,7 @@ def test_an_identity_of_mics_that_was_deleted_in_azure_is_taken_off() -> None:
     world = run(Azure(carried("dead"), dead=ids("dead")), wants=["dead", "a"], put=["dead"])
     world.until(1005.0)
     assert world.azure.carries.keys() == ids("a")
-    assert [one.identity for one in keeping.failing(world.course)] == [one("dead")]
+    assert [one.identity for one in courses.failing(world.course)] == [one("dead")]
     world.azure.dead = frozenset()
     world.until(1100.0)
     assert world.azure.carries.keys() == ids("a", "dead")
@@ -354,7 +354,7 @@ def test_a_broken_identity_of_somebody_elses_is_told_and_not_touched() -> None:
     world = run(Azure(carried("foreign"), dead=ids("foreign")), wants=["a"])
     world.until(1120.0)
     assert world.azure.carries.keys() == ids("foreign")
-    assert "MIC did not put there" not in keeping.failing(world.course)[0].why
+    assert "MIC did not put there" not in courses.failing(world.course)[0].why
     assert len(world.patches) <= 8
     world.azure.dead = frozenset()
     world.until(1200.0)
@@ -370,7 +370,7 @@ def test_an_operation_that_failed_is_looked_at_before_anything_else() -> None:
     world.azure.carries |= carried("a", "b")
     world.until(1001.0)
     assert [type(step) for _, step in world.log] == [Read, Record, Send, Read]
-    assert keeping.failing(world.course) == ()
+    assert courses.failing(world.course) == ()
 
 
 # Targets that go, identities that are made again.
@@ -381,18 +381,18 @@ def test_a_target_that_is_gone_is_told_and_looked_at_again_when_it_is_needed() -
     world = run(Azure(gone=True), wants=["a"], put=["a"])
     world.until(1010.0)
     assert world.put == frozenset()
-    assert [one.code for one in keeping.failing(world.course)] == ["ResourceNotFound"]
+    assert [one.code for one in courses.failing(world.course)] == ["ResourceNotFound"]
     world.azure.gone = False
     world.until(1030.0)
     assert world.azure.carries.keys() == ids("a")
-    assert keeping.failing(world.course) == ()
+    assert courses.failing(world.course) == ()
 
 
 def test_a_target_that_is_gone_and_not_needed_is_forgotten() -> None:
     """Its record is struck off."""
     world = run(Azure(gone=True), put=["a"])
     world.until(1010.0)
-    assert keeping.idle(world.course)
+    assert courses.idle(world.course)
     assert world.patches == []
 
 
@@ -429,7 +429,7 @@ def test_somebody_elses_identity_and_one_under_change_are_not_renewed(busy: bool
     """What MIC did not put it does not take off; while a machine changes, its client IDs may be missing."""
     world = run(Azure({one("a"): ""}), wants=["a"], put=["a"] if busy else [])
     state = replace(world.azure.get(), busy=busy)
-    world.course = keeping.read(keeping.reading(world.course, world.now), state, world.now)
+    world.course = outcomes.read(outcomes.reading(world.course, world.now), state, world.now)
     assert isinstance(keeping.next_step(world.course, world.now + 1), Wait)
 
 
@@ -437,7 +437,7 @@ def test_client_ids_about_which_azureidentities_disagree_are_not_expected() -> N
     """No tenant alone can have another's identity taken off for a moment."""
     a, b = one("a"), one("b")
     named: list[tuple[IdentityId | None, str]] = [(a, "X"), (a, "x"), (b, "y"), (b, "z"), (None, "w"), (a, "")]
-    assert keeping.expected_client_ids(named) == {a: "x"}
+    assert courses.expected_client_ids(named) == {a: "x"}
 
 
 # What must always hold.
@@ -482,7 +482,7 @@ def test_wherever_it_is_cut_it_ends_the_same(world: Run, data: st.DataObject) ->
         world.crash()
     world.until(world.now + 600)
     assert frozenset(world.azure.carries) == wanted
-    assert {one.identity for one in keeping.failing(world.course)} == world.course.in_use - wanted
+    assert {one.identity for one in courses.failing(world.course)} == world.course.in_use - wanted
     assert world.put <= put | world.course.in_use
 
 
@@ -523,7 +523,7 @@ def test_from_every_point_of_a_story_a_new_leader_ends_where_the_old_one_would_h
 
 def test_an_unknown_target_fails_nothing() -> None:
     """Before ARM was asked there is nothing to tell."""
-    assert keeping.failing(run(wants=["a"]).course) == ()
+    assert courses.failing(run(wants=["a"]).course) == ()
     assert TargetState() == TargetState(frozenset())
 
 
@@ -537,19 +537,19 @@ def test_what_is_being_taken_off_is_not_relied_on(refused: bool) -> None:  # noq
     while not isinstance(step, Send):
         world.step()
         step = keeping.next_step(world.course, world.now)
-    under_way = keeping.want(keeping.sending(world.course, step, world.now), ids("a", "b"), world.now)
-    told = keeping.carried(under_way)
+    under_way = keeping.want(outcomes.sending(world.course, step, world.now), ids("a", "b"), world.now)
+    told = courses.carried(under_way)
     assert told is not None
     assert told.identities == ids("b")
     if refused:
-        after = keeping.failed(under_way, step, BROKEN, world.now)
+        after = outcomes.failed(under_way, step, BROKEN, world.now)
     else:
-        after = keeping.sent(under_way, step, TargetState(ids("b")), world.now)
-    told = keeping.carried(after)
+        after = outcomes.sent(under_way, step, TargetState(ids("b")), world.now)
+    told = courses.carried(after)
     assert told is not None
     assert told.identities == (ids("a", "b") if refused else ids("b"))
 
 
 def test_before_the_first_answer_nothing_is_relied_on() -> None:
     """Nobody knows what is there."""
-    assert keeping.carried(run(wants=["a"]).course) is None
+    assert courses.carried(run(wants=["a"]).course) is None
