@@ -1,6 +1,12 @@
-"""The cluster as MIC's watches know it, frozen into a Snapshot when a plan is made."""
+"""The cluster as MIC's watches know it, frozen into a Snapshot when a plan is made.
 
-from collections.abc import Callable, Mapping
+Says also when a new plan may come to something else. What a watch shows of MIC's own writes is known already; it asks
+for a plan all the same, in case one rests on it, but not at once: each pod would cost two or three plans.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from podidentity.core import allowing
@@ -22,6 +28,8 @@ from podidentity.mic.ports import Put
 
 AHEAD_SECONDS = 60.0
 """How long our own write counts before the watch shows it: after that, what the watch says is all there is."""
+ECHO_SECONDS = 0.2
+"""How long after a watch showed our own write there is a plan, if nothing else asks for one before."""
 
 T = TypeVar("T")
 
@@ -41,6 +49,8 @@ class WatchedCluster:
         self.namespaces: Store[Namespace] = Store()
         self._clock = api.clock
         self._ahead: dict[ObjectKey, tuple[float, AzureAssignedIdentity | None]] = {}
+        self._writing: set[ObjectKey] = set()
+        self._wakes: list[_Wake] = []
         self.assigned.subscribe(self._caught_up)
         self.reflectors: tuple[Reflector[Any], ...] = (
             Reflector(api, PODS, self.pods, where=Selection(labels=POD_LABEL)),
@@ -54,9 +64,10 @@ class WatchedCluster:
 
     def on_change(self, wake: Callable[[], None]) -> None:
         """Call `wake` after each change that a plan may depend on: our own conditions are none."""
+        waking = _Wake(wake)
         for store in (self.pods, self.nodes, self.identities, self.bindings, self.namespaces):
-            store.subscribe(_only_differences(wake))
-        self.assigned.subscribe(lambda _change: wake())
+            store.subscribe(_only_differences(waking.now))
+        self._wakes.append(waking)
 
     async def wait_until_synced(self) -> None:
         """Return when every first list is complete."""
@@ -77,6 +88,15 @@ class WatchedCluster:
             allowed={one.name: text for one in self.namespaces if (text := one.annotations.get(allowing.ANNOTATION))},
         )
 
+    @contextmanager
+    def writing(self, key: ObjectKey) -> Iterator[None]:
+        """While the body runs, what the watch shows of this object is taken for our own write."""
+        self._writing.add(key)
+        try:
+            yield
+        finally:
+            self._writing.discard(key)
+
     def wrote(self, key: ObjectKey, assigned: AzureAssignedIdentity | None) -> None:
         """Take note of a write that the watch has not shown yet; None is a deletion."""
         if assigned is None and key not in self.assigned:
@@ -94,21 +114,45 @@ class WatchedCluster:
     def _caught_up(self, change: Change[AzureAssignedIdentity]) -> None:
         """Forget our own write once the watch shows it, or something later."""
         _, ahead = self._ahead.get(change.key, (0.0, None))
-        if change.after is None or (ahead and _is_shown(ahead.resource_version, self.assigned.version(change.key))):
+        seen = self.assigned.version(change.key)
+        if change.after is None or (ahead and _is_shown(ahead.resource_version, seen)):
             self._ahead.pop(change.key, None)
+        ours = change.key in self._writing or (ahead is not None and ahead.resource_version == seen)
+        for wake in self._wakes:
+            wake.soon() if ours and change.after is not None else wake.now()
+
+
+class _Wake:
+    """Asks for a plan, at once or soon; what is asked for at once spares what was asked for soon."""
+
+    def __init__(self, wake: Callable[[], None]) -> None:
+        self._wake = wake
+        self._later: asyncio.TimerHandle | None = None
+
+    def now(self) -> None:
+        if self._later is not None:
+            self._later.cancel()
+            self._later = None
+        self._wake()
+
+    def soon(self) -> None:
+        if self._later is None:
+            self._later = asyncio.get_running_loop().call_later(ECHO_SECONDS, self.now)
 
 
 def _only_differences(wake: Callable[[], None]) -> Callable[[Change[Any]], None]:
     def changed(change: Change[Any]) -> None:
-        if change.before != change.after or _aside(change.before) != _aside(change.after):
+        if _told(change.before) != _told(change.after):
             wake()
 
     return changed
 
 
-def _aside(value: object) -> object:
-    """What a plan depends on and comparing two values leaves out."""
-    return getattr(value, "node_selector", None)
+def _told(value: object) -> object:
+    """What a plan depends on: not a pod's address, but a binding's annotation, which comparing leaves out."""
+    if isinstance(value, Pod):
+        return value.key, value.selector, value.node, value.live
+    return value, getattr(value, "node_selector", None)
 
 
 def _is_shown(written: str, seen: str) -> bool:

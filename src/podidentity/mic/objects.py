@@ -19,8 +19,9 @@ class AssignedObjects:
 
     async def create(self, assigned: AzureAssignedIdentity) -> None:
         """Create one."""
-        made = await self._api.create(ASSIGNED_IDENTITIES, crd.render_assigned(assigned))
-        self._cluster.wrote(assigned.key, made)
+        with self._cluster.writing(assigned.key):
+            made = await self._api.create(ASSIGNED_IDENTITIES, crd.render_assigned(assigned))
+            self._cluster.wrote(assigned.key, made)
 
     async def replace(self, assigned: AzureAssignedIdentity) -> None:
         """Replace one; a conflict when somebody wrote since it was read."""
@@ -48,12 +49,13 @@ class AssignedObjects:
             self._cluster.wrote(assigned.key, None)
 
     async def _write(self, assigned: AzureAssignedIdentity, writing: Awaitable[AzureAssignedIdentity]) -> None:
-        try:
-            made = await writing
-        except NotFoundError:
-            self._cluster.wrote(assigned.key, None)
-            raise
-        self._cluster.wrote(assigned.key, made)
+        with self._cluster.writing(assigned.key):
+            try:
+                made = await writing
+            except NotFoundError:
+                self._cluster.wrote(assigned.key, None)
+                raise
+            self._cluster.wrote(assigned.key, made)
 
 
 def _at(assigned: AzureAssignedIdentity) -> dict[str, dict[str, str]]:

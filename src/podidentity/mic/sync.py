@@ -79,10 +79,11 @@ class Sync:
         wanted = assigning.wanted(snapshot, self._policy)
         plan = planning.plan(wanted, snapshot, self._policy)
         self._tell(plan, snapshot)
-        self._around.board.want(*conditions.of_plan(plan, wanted, snapshot, self._policy))
         due_seconds = self._want(plan, workers)
         report = await apply.run(plan.writes, self._around.objects, self._pacing.batch)
         self._report(report)
+        # Last, and after the writes: pods wait for those, and only people for these.
+        self._around.board.want(*conditions.of_plan(plan, wanted, snapshot, self._policy))
         return report, due_seconds
 
     def _want(self, plan: Plan, workers: Workers) -> float:
