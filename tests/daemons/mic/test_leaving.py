@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -17,6 +18,7 @@ from podidentity.core.identities import AssignedState, ObjectKey
 from podidentity.errors import KubernetesError
 from podidentity.kube.api import Api
 from podidentity.kube.election import Candidate, Election
+from podidentity.kube.locks import EndpointsLock
 from podidentity.mic import draining, upgrading
 
 Run = Callable[..., None]
@@ -35,6 +37,30 @@ def test_a_deletion_never_waits_for_azure(run_in_world: Run) -> None:
         world.remove_pod(pod)
         world.kubernetes.storage.delete(ASSIGNED, "default", "web-default-reader")
         await world.until(lambda: not world.states(), "removal")
+
+    run_in_world(story)
+
+
+def test_a_namespace_that_terminates_is_never_held_up(run_in_world: Run) -> None:
+    """Its objects are deleted in no order, nothing can be created in it, and the PATCH hangs: all finalizers go."""
+
+    async def story(world: Any) -> None:
+        world.kubernetes.storage.create("namespaces", {"metadata": {"name": "team"}})
+        pods = [make.pod(name, "team") for name in ("a", "b", "c")]
+        world.add(make.node(), make.identity("reader", "team", namespaced=True), make.binding("bind", "team"), *pods)
+        await world.until(lambda: list(world.states().values()) == ["Assigned"] * 3, "Assigned")
+        assert {one["metadata"]["namespace"] for one in listed(world)} == {"team"}
+        world.machines.slow[make.target()] = asyncio.Event()
+        world.refuse = ("POST", "/namespaces/team/")
+        for one in listed(world):
+            world.kubernetes.storage.delete(ASSIGNED, "team", one["metadata"]["name"])
+        await world.until(lambda: not listed(world), "the assigned identities' end")
+        world.kubernetes.storage.delete("azureidentities.aadpodidentity.k8s.io", "team", "reader")
+        world.kubernetes.storage.delete("azureidentitybindings.aadpodidentity.k8s.io", "team", "bind")
+        for pod in pods:
+            world.remove_pod(pod)
+        await world.until(lambda: world.machines.patches[-1][1].unassign, "the PATCH that takes it off")
+        assert not listed(world)
 
     run_in_world(story)
 
@@ -122,6 +148,33 @@ def test_uninstall_gives_up_with_a_sentence(definitions: list[dict[str, Any]]) -
         jumping = Api(api._http, JumpingClock())
         with pytest.raises(KubernetesError, match="1 assigned identities are still there: patch"):
             await draining.drain(jumping, LOCK)
+
+    played(definitions, story)
+
+
+def test_uninstall_holds_the_lock_as_long_as_it_takes(definitions: list[dict[str, Any]]) -> None:
+    """Its promise lasts a minute, its work may last two: a MIC that still runs must not put anything back meanwhile."""
+
+    async def story(world: World, api: Api) -> None:
+        seed(world, "a")
+        world.refuse = ("PATCH", "a-default-reader")
+        clock = JumpingClock()
+        jumping, renewed = Api(api._http, clock), []
+
+        def wall_clock() -> float:
+            renewed.append(clock.now())
+            return clock.now()
+
+        with pytest.raises(KubernetesError, match="still there"):
+            await draining.drain(jumping, LOCK, wall_clock)
+        gaps = [after - before for before, after in itertools.pairwise([*renewed, clock.now()])]
+        assert max(gaps) <= draining.PROMISE_SECONDS / 2
+        world.refuse = None
+        assert await draining.drain(jumping, LOCK, wall_clock) == 1
+        held = await EndpointsLock(api, LOCK).read()
+        assert held is not None
+        assert held.record.holder == draining.HOLDER
+        assert renewed[-1] == clock.now(), "the minute to delete MIC begins at the end"
 
     played(definitions, story)
 
