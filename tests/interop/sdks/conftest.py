@@ -18,7 +18,7 @@ import pytest
 
 import make
 from interop import clients
-from system.redirect.network import Network
+from system.redirect.network import Network, need_namespaces
 from system.redirect.node import Node
 
 HERE = Path(__file__).parent
@@ -96,6 +96,7 @@ class World:
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """One NMI for all tests. It does not wait for MIC, so that SDKs see what it says at once."""
+    need_namespaces()
     with Network("bridge") as network, Node(network, tmp_path_factory.mktemp("nmi")) as node:
         node.add_pod(LABELLED, "one")
         node.add_pod(PLAIN, "plain", selector="")
