@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import upstreams
 from podidentity.lab.demo.admin import Admin
 from podidentity.lab.directory import Directory
 from podidentity.lab.real import program
@@ -92,6 +93,26 @@ class Cluster:
         self.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(DEPLOY / manifest))
         self.roll_out("daemonset/nmi")
         self.roll_out("deployment/mic")
+
+    def take_interception_away(self) -> None:
+        """Delete NMI, and what it left on the nodes, as `uninstall.yaml` says."""
+        recipe = str(DEPLOY / "uninstall.yaml")
+        self.kubectl("delete", "daemonset", "nmi", "--ignore-not-found", "--cascade=foreground")
+        self.kubectl("create", "-f", recipe)
+        self.roll_out("daemonset/nmi-uninstall")
+        self.kubectl("delete", "-f", recipe)
+
+    def uninstall(self) -> None:
+        """Leave the cluster as if podidentity had never been there: a fresh one, for whoever comes next."""
+        self.delete("pod", "--all")
+        self.take_interception_away()
+        held = self.try_kubectl("get", "azureassignedidentities", "-A", "-o", "json")
+        for one in json.loads(held.stdout)["items"] if held.returncode == 0 else []:
+            at, free = one["metadata"], '{"metadata":{"finalizers":null}}'
+            where = ("azureassignedidentity", at["name"], "-n", at["namespace"])
+            self.try_kubectl("patch", *where, "--type=merge", "-p", free)
+        self.kubectl("delete", "--ignore-not-found", "-f", str(DEPLOY / "deployment-rbac.yaml"))
+        self.delete("configmap/aad-pod-identity-config", f"endpoints/{upstreams.LOCK}", f"lease/{upstreams.LOCK}")
 
     def roll_out(self, what: str, namespace: str = "default") -> None:
         """Wait for a rollout."""

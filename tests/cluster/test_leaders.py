@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
+import upstreams
 from cluster.harness import Cluster, pod, until
 from cluster.programs import ONCE
 
-LEASE = "aad-pod-identity-mic"
 ELECTION = {"leases", "endpoints"}
 WRITES = {"create", "update", "patch", "delete"}
 POD_NAME = "authentication.kubernetes.io/pod-name"
@@ -85,7 +85,7 @@ def test_another_mic_takes_over(installed: Cluster, out: Out) -> None:
 
 def _leader(installed: Cluster) -> str:
     """Who holds MIC's lease; a pod's name."""
-    return str(installed.get("lease", LEASE)["spec"].get("holderIdentity") or "")
+    return str(installed.get("lease", upstreams.LOCK)["spec"].get("holderIdentity") or "")
 
 
 def _requests_of(installed: Cluster, name: str) -> list[dict[str, Any]]:

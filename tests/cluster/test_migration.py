@@ -102,7 +102,7 @@ class Story:
 @pytest.fixture(scope="module")
 def story(cluster: Cluster) -> Iterator[Story]:
     """A cluster with aad-pod-identity's objects, pods in each state, and its chain on the nodes; nothing of ours."""
-    _remove_podidentity(cluster)
+    cluster.uninstall()
     identities = {name: cluster.identity(f"{name}-id") for name in (*STATES, "late")}
     made = Story(cluster, identities, datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"))
     made.tables = {node: made.rules(node) for node in cluster.nodes()}
@@ -119,7 +119,7 @@ def story(cluster: Cluster) -> Iterator[Story]:
         cluster.pod_ip(name)
     cluster.roll_out("daemonset/nmi")
     yield made
-    _remove_podidentity(cluster)
+    cluster.uninstall()
 
 
 def test_our_images_under_its_manifests(story: Story) -> None:
@@ -192,7 +192,7 @@ def test_back_to_it(story: Story) -> None:
     cluster = story.cluster
     before = {name: _stored(story, name)["spec"] for name in STATES}
     assert all(story.rules(node) > story.tables[node] for node in cluster.nodes())
-    _take_interception_away(cluster)
+    cluster.take_interception_away()
     extra = ("poddisruptionbudget/mic-pdb", "role/aad-pod-id-mic-role", "rolebinding/aad-pod-id-mic-binding")
     cluster.kubectl("delete", "deployment/mic", "--cascade=foreground")
     cluster.kubectl("delete", *extra)
@@ -345,26 +345,3 @@ def _reads_as_upstream_writes(story: Story, name: str, stored: dict[str, Any]) -
     assert spec["azureIdentityRef"]["spec"] == wanted
     assert spec["azureBindingRef"]["spec"] == {"azureIdentity": identity.name, "selector": name}
     assert stored.get("status", {}).get("status", "Assigned") == "Assigned"
-
-
-def _take_interception_away(cluster: Cluster) -> None:
-    """The first steps of the way back."""
-    recipe = str(DEPLOY / "uninstall.yaml")
-    cluster.kubectl("delete", "daemonset", "nmi", "--ignore-not-found", "--cascade=foreground")
-    cluster.kubectl("create", "-f", recipe)
-    cluster.roll_out("daemonset/nmi-uninstall")
-    cluster.kubectl("delete", "-f", recipe)
-
-
-def _remove_podidentity(cluster: Cluster) -> None:
-    """As if neither had ever been there: after the other tests, on a fresh cluster, for tests of other folders."""
-    cluster.delete("pod", "--all")
-    _take_interception_away(cluster)
-    held = cluster.try_kubectl("get", "azureassignedidentities", "-A", "-o", "json")
-    for one in json.loads(held.stdout)["items"] if held.returncode == 0 else []:
-        at, free = one["metadata"], '{"metadata":{"finalizers":null}}'
-        where = ("azureassignedidentity", at["name"], "-n", at["namespace"])
-        cluster.try_kubectl("patch", *where, "--type=merge", "-p", free)
-    cluster.kubectl("delete", "--ignore-not-found", "-f", str(DEPLOY / "deployment-rbac.yaml"))
-    kept = ("configmap/aad-pod-identity-config", f"endpoints/{upstreams.LOCK}", f"lease/{upstreams.LOCK}")
-    cluster.delete(*kept)

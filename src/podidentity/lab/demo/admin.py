@@ -101,6 +101,10 @@ class Admin:
         stored["properties"]["accessPolicies"].append(policy)
         return self._arm("PUT", self.vault(group, vault), "2026-02-01", stored)
 
+    def create_scale_set(self, group: str, name: str, location: str) -> Json:
+        """`az vmss create`, without what the lab has nothing of: networks and disks."""
+        return self._arm("PUT", self.scale_set(group, name), COMPUTE_VERSION, {"location": location, "properties": {}})
+
     def assign_to_scale_set(self, group: str, name: str, identity: str) -> None:
         """`az vmss identity assign`: adds an identity to those that are there."""
         body = {"identity": {"type": "UserAssigned", "userAssignedIdentities": {identity: {}}}}

@@ -1,0 +1,130 @@
+"""2,000 pods on nodes that are objects alone: without kubelets, MIC has them all to see to."""
+
+import base64
+import os
+import ssl
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx2
+import pytest
+import yaml
+
+from cluster.harness import LOCATION, Cluster, Identity, until
+from podidentity.lab.nodes import SCALE_SET
+from system.lab.running import Json
+
+SCALE_SETS, NODES_EACH, PODS_EACH = 10, 10, 20
+PODS = SCALE_SETS * NODES_EACH * PODS_EACH
+NAMESPACE = "many"
+PODS_PATH = f"/api/v1/namespaces/{NAMESPACE}/pods"
+ASSIGNED_PATH = "/apis/aadpodidentity.k8s.io/v1/azureassignedidentities"
+WRITERS = 8
+
+
+@pytest.fixture(scope="module")
+def api(installed: Cluster) -> Iterator[httpx2.Client]:
+    """The API server for thousands of requests."""
+    config = yaml.safe_load(Path(installed.lab.variables["KUBECONFIG"]).read_text())
+    cluster, user = config["clusters"][0]["cluster"], config["users"][0]["user"]
+    trust = ssl.create_default_context(cadata=base64.b64decode(cluster["certificate-authority-data"]).decode())
+    headers = {"Authorization": f"Bearer {user['token']}"}
+    with httpx2.Client(base_url=cluster["server"], verify=trust, headers=headers, timeout=60, trust_env=False) as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def nodes(installed: Cluster, api: httpx2.Client) -> Iterator[list[str]]:
+    """Nodes of ten scale sets, that nothing runs on: no operating system, so no NMI either."""
+    like = installed.get("node", "node-0")["spec"]["providerID"]
+    made = []
+    for number in range(SCALE_SETS):
+        scale_set = f"many-{number}"
+        installed.admin.create_scale_set(like.split("/")[6], scale_set, LOCATION)
+        provider_id = like.replace(f"/{SCALE_SET}/", f"/{scale_set}/").rpartition("/")[0]
+        made += [_node(f"many-{number}-{at}", f"{provider_id}/{at}") for at in range(NODES_EACH)]
+    _create(api, "/api/v1/nodes", made)
+    names = [one["metadata"]["name"] for one in made]
+    yield names
+    installed.delete("--wait=false", *(f"node/{name}" for name in names))
+
+
+@pytest.fixture(scope="module")
+def identities(installed: Cluster, api: httpx2.Client) -> Iterator[list[Identity]]:
+    """Five identities, bound in a namespace of their own."""
+    installed.kubectl("create", "namespace", NAMESPACE)
+    made = [installed.identity(f"many-{number}") for number in range(5)]
+    for one in made:
+        installed.bind(one, namespace=NAMESPACE)
+    until(lambda: api.get(f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts/default").is_success, "the service account")
+    yield made
+    installed.delete("--wait=false", f"namespace/{NAMESPACE}")
+
+
+def test_two_thousand_pods_are_assigned(
+    installed: Cluster,
+    api: httpx2.Client,
+    nodes: list[str],
+    identities: list[Identity],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Each pod has its assigned identity, in the state Assigned; when the pods are gone, all of it goes."""
+    before, began = _cpu_seconds(installed), time.monotonic()
+    pods = [_pod(number, nodes[number % len(nodes)], identities[number % 5].name) for number in range(PODS)]
+    _create(api, PODS_PATH, pods)
+    created = time.monotonic() - began
+    until(lambda: _states(api).count("Assigned") == PODS, f"{PODS} assigned identities", 300)
+    assigned, used = time.monotonic() - began, _cpu_seconds(installed) - before
+    assert len(_states(api)) == PODS
+    api.delete(PODS_PATH, params={"gracePeriodSeconds": 0}).raise_for_status()
+    until(lambda: not _states(api), "the assigned identities to go", 300)
+    gone = time.monotonic() - began - assigned
+    with capsys.disabled():
+        print(  # noqa: T201  # numbers to read, not to judge by: the machine does other things too
+            f"\n{PODS} pods on {len(nodes)} nodes: created in {created:.1f} s, Assigned after {assigned:.1f} s, all "
+            f"gone {gone:.1f} s later; MICs: {used:.1f} s of CPU until Assigned, at most {_rss_mib(installed):.0f} MiB"
+        )
+
+
+def _node(name: str, provider_id: str) -> Json:
+    taint = {"key": "tests/no-kubelet", "effect": "NoSchedule"}
+    spec = {"providerID": provider_id, "unschedulable": True, "taints": [taint]}
+    return {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}, "spec": spec}
+
+
+def _pod(number: int, node: str, binding: str) -> Json:
+    spec = {
+        "nodeName": node,
+        "containers": [{"name": "main", "image": "none"}],
+        "tolerations": [{"operator": "Exists"}],  # a node that says nothing loses its pods otherwise
+        "automountServiceAccountToken": False,
+    }
+    metadata = {"name": f"pod-{number}", "labels": {"aadpodidbinding": binding}}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
+
+
+def _create(api: httpx2.Client, path: str, objects: Iterable[Json]) -> None:
+    with ThreadPoolExecutor(WRITERS) as writers:
+        for answer in writers.map(lambda one: api.post(path, json=one), objects):
+            assert answer.status_code == 201, answer.text
+
+
+def _states(api: httpx2.Client) -> list[str]:
+    """Those of all assigned identities of the pods."""
+    found = api.get(ASSIGNED_PATH).raise_for_status().json()["items"]
+    ours = (one for one in found if one["spec"]["podNamespace"] == NAMESPACE)
+    return [(one.get("status") or {}).get("status", "") for one in ours]
+
+
+def _cpu_seconds(installed: Cluster) -> float:
+    """What both MICs have used so far."""
+    stats = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in installed.processes("mic")]
+    return sum(int(one[11]) + int(one[12]) for one in stats) / os.sysconf("SC_CLK_TCK")
+
+
+def _rss_mib(installed: Cluster) -> float:
+    """The most that either MIC had resident at once."""
+    told = [Path(f"/proc/{pid}/status").read_text() for pid in installed.processes("mic")]
+    return max(int(one.split("VmHWM:")[1].split()[0]) for one in told) / 1024
