@@ -14,7 +14,7 @@ from cluster.harness import Cluster, Identity, pod, until
 from cluster.programs import KEEP_ASKING, ONCE
 
 NODES = ("node-0", "node-1")
-ANSWERS = 400  # of three threads that pause 50 ms after each: some seconds
+ANSWERS = 200  # of three threads that pause 50 ms after each: some seconds
 
 
 @pytest.fixture(scope="module")

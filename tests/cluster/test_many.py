@@ -1,8 +1,6 @@
 """2,000 pods on nodes that are objects alone: without kubelets, MIC has them all to see to."""
 
-import base64
 import os
-import ssl
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +8,6 @@ from pathlib import Path
 
 import httpx2
 import pytest
-import yaml
 
 from cluster.harness import LOCATION, Cluster, Identity, until
 from podidentity.lab.nodes import SCALE_SET
@@ -19,24 +16,15 @@ from system.lab.running import Json
 SCALE_SETS, NODES_EACH, PODS_EACH = 10, 10, 20
 PODS = SCALE_SETS * NODES_EACH * PODS_EACH
 NAMESPACE = "many"
+NODES_PATH = "/api/v1/nodes"
 PODS_PATH = f"/api/v1/namespaces/{NAMESPACE}/pods"
 ASSIGNED_PATH = "/apis/aadpodidentity.k8s.io/v1/azureassignedidentities"
+LABEL = "tests/many"
 WRITERS = 8
 
 
 @pytest.fixture(scope="module")
-def api(installed: Cluster) -> Iterator[httpx2.Client]:
-    """The API server for thousands of requests."""
-    config = yaml.safe_load(Path(installed.lab.variables["KUBECONFIG"]).read_text())
-    cluster, user = config["clusters"][0]["cluster"], config["users"][0]["user"]
-    trust = ssl.create_default_context(cadata=base64.b64decode(cluster["certificate-authority-data"]).decode())
-    headers = {"Authorization": f"Bearer {user['token']}"}
-    with httpx2.Client(base_url=cluster["server"], verify=trust, headers=headers, timeout=60, trust_env=False) as one:
-        yield one
-
-
-@pytest.fixture(scope="module")
-def nodes(installed: Cluster, api: httpx2.Client) -> Iterator[list[str]]:
+def nodes(installed: Cluster) -> Iterator[list[str]]:
     """Nodes of ten scale sets, that nothing runs on: no operating system, so no NMI either."""
     like = installed.get("node", "node-0")["spec"]["providerID"]
     made = []
@@ -45,33 +33,33 @@ def nodes(installed: Cluster, api: httpx2.Client) -> Iterator[list[str]]:
         installed.admin.create_scale_set(like.split("/")[6], scale_set, LOCATION)
         provider_id = like.replace(f"/{SCALE_SET}/", f"/{scale_set}/").rpartition("/")[0]
         made += [_node(f"many-{number}-{at}", f"{provider_id}/{at}") for at in range(NODES_EACH)]
-    _create(api, "/api/v1/nodes", made)
+    _create(installed.api, NODES_PATH, made)
     names = [one["metadata"]["name"] for one in made]
     yield names
-    installed.delete("--wait=false", *(f"node/{name}" for name in names))
+    installed.api.delete(NODES_PATH, params={"labelSelector": LABEL}).raise_for_status()
 
 
 @pytest.fixture(scope="module")
-def identities(installed: Cluster, api: httpx2.Client) -> Iterator[list[Identity]]:
+def identities(installed: Cluster) -> Iterator[list[Identity]]:
     """Five identities, bound in a namespace of their own."""
     installed.kubectl("create", "namespace", NAMESPACE)
     made = [installed.identity(f"many-{number}") for number in range(5)]
     for one in made:
         installed.bind(one, namespace=NAMESPACE)
-    until(lambda: api.get(f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts/default").is_success, "the service account")
+    account = f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts/default"
+    until(lambda: installed.api.get(account).is_success, "the service account")
     yield made
     installed.delete("--wait=false", f"namespace/{NAMESPACE}")
 
 
 def test_two_thousand_pods_are_assigned(
     installed: Cluster,
-    api: httpx2.Client,
     nodes: list[str],
     identities: list[Identity],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Each pod has its assigned identity, in the state Assigned; when the pods are gone, all of it goes."""
-    before, began = _cpu_seconds(installed), time.monotonic()
+    api, before, began = installed.api, _cpu_seconds(installed), time.monotonic()
     pods = [_pod(number, nodes[number % len(nodes)], identities[number % 5].name) for number in range(PODS)]
     _create(api, PODS_PATH, pods)
     created = time.monotonic() - began
@@ -91,7 +79,7 @@ def test_two_thousand_pods_are_assigned(
 def _node(name: str, provider_id: str) -> Json:
     taint = {"key": "tests/no-kubelet", "effect": "NoSchedule"}
     spec = {"providerID": provider_id, "unschedulable": True, "taints": [taint]}
-    return {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}, "spec": spec}
+    return {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": {LABEL: ""}}, "spec": spec}
 
 
 def _pod(number: int, node: str, binding: str) -> Json:

@@ -30,10 +30,15 @@ def asking(installed: Cluster) -> Iterator[Identity]:
 
 def test_ten_rolling_updates_refuse_nobody(installed: Cluster, asking: Identity) -> None:
     """Every node's NMI is replaced ten times: each request is answered with the pod's own token, none is refused."""
-    replace_all = {"spec": {"updateStrategy": {"rollingUpdate": {"maxUnavailable": "100%"}}}}
-    installed.kubectl("patch", "daemonset", "nmi", "--type=merge", "-p", json.dumps(replace_all))
+    probe = {"name": "nmi", "readinessProbe": {"periodSeconds": 1}}  # half as long until the kubelet looks
+    everywhere = {
+        "updateStrategy": {"rollingUpdate": {"maxUnavailable": "100%"}},
+        "template": {"spec": {"containers": [probe]}},
+    }
     with _nothing_but_tokens(installed, asking, allowed=set()):
-        for _ in range(10):
+        installed.kubectl("patch", "daemonset", "nmi", "-p", json.dumps({"spec": everywhere}))
+        installed.roll_out("daemonset/nmi")
+        for _ in range(9):
             installed.kubectl("rollout", "restart", "daemonset/nmi")
             installed.roll_out("daemonset/nmi")
 
