@@ -6,7 +6,7 @@ from cluster.harness import Cluster
 
 # The order of the files: what installs nothing comes first; what looks back at all of it last, but for what removes it
 # and what kills the API server: one that just started forbids everything until it has read its roles.
-FIRST = ("test_manifests", "test_helm", "test_federation", "test_tokens", "test_updates")
+FIRST = ("test_manifests", "test_helm", "test_helm_migration", "test_federation", "test_tokens", "test_updates")
 LAST = ("test_joining", "test_rights", "test_api_server", "test_migration", "test_modes")
 
 

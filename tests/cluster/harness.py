@@ -25,6 +25,7 @@ from system.lab.running import Json, Lab, User, lab
 
 REPOSITORY = Path(__file__).parents[2]
 DEPLOY = REPOSITORY / "deploy/infra"
+DEFINITIONS = REPOSITORY / "charts/aad-pod-identity/crds/crd.yaml"
 GROUP = "apps"
 LOCATION = "westeurope"
 WAIT_SECONDS = 240.0  # a whole cluster, image unpacking and a busy machine
@@ -134,12 +135,17 @@ class Cluster:
         self.kubectl("delete", "deployment", "mic", "--ignore-not-found", "--cascade=foreground")
         self.take_interception_away()
         self.delete("pod", "--all")
+        self.forget()
+        self.kubectl("delete", "--ignore-not-found", "-f", str(DEPLOY / "deployment-rbac.yaml"))
+
+    def forget(self) -> None:
+        """Delete the definitions with all their objects, and what leaders left."""
         held = self.try_kubectl("get", "azureassignedidentities", "-A", "-o", "json")
         for one in json.loads(held.stdout)["items"] if held.returncode == 0 else []:
             at, free = one["metadata"], '{"metadata":{"finalizers":null}}'
             where = ("azureassignedidentity", at["name"], "-n", at["namespace"])
             self.try_kubectl("patch", *where, "--type=merge", "-p", free)
-        self.kubectl("delete", "--ignore-not-found", "-f", str(DEPLOY / "deployment-rbac.yaml"))
+        self.kubectl("delete", "--ignore-not-found", "-f", str(DEFINITIONS))
         self.delete("configmap/aad-pod-identity-config", f"endpoints/{upstreams.LOCK}", f"lease/{upstreams.LOCK}")
 
     def roll_out(self, what: str, namespace: str = "default") -> None:

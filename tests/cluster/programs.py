@@ -23,6 +23,11 @@ print(json.dumps(ask()))
 """
 """Ask once; prints `["200", client ID]` or what went wrong."""
 
+BRIEFLY = f"""{_ASK}
+print(json.dumps(ask(5)))
+"""
+"""The same with little patience: for an answer that should not come."""
+
 OWN = f"""{_ASK}
 import os, sys
 answer = ask()

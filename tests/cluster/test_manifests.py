@@ -7,11 +7,10 @@ from typing import Any
 import pytest
 import yaml
 
-from cluster.harness import DEPLOY, REPOSITORY, Cluster, custom
+from cluster.harness import DEFINITIONS, DEPLOY, REPOSITORY, Cluster, custom
 
 EXAMPLE = REPOSITORY / "examples/keyvault-app"
 MANIFESTS = sorted([*DEPLOY.rglob("*.yaml"), *(REPOSITORY / "deploy/demo").glob("*.yaml"), *EXAMPLE.glob("*.yaml")])
-DEFINITIONS = REPOSITORY / "charts/aad-pod-identity/crds/crd.yaml"
 
 GOOD_ID = "/subscriptions/s/resourcegroups/g/providers/Microsoft.ManagedIdentity/userAssignedIdentities/i"
 
