@@ -68,7 +68,9 @@ class Cluster:
         cluster, user = config["clusters"][0]["cluster"], config["users"][0]["user"]
         trust = ssl.create_default_context(cadata=base64.b64decode(cluster["certificate-authority-data"]).decode())
         headers = {"Authorization": f"Bearer {user['token']}"}
-        return httpx2.Client(base_url=cluster["server"], verify=trust, headers=headers, timeout=60, trust_env=False)
+        return httpx2.Client(
+            base_url=cluster["server"], verify=trust, headers=headers, timeout=WAIT_SECONDS, trust_env=False
+        )
 
     def pod_status(self, name: str, namespace: str = "default") -> Json:
         """A pod's status."""
