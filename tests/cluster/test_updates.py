@@ -29,7 +29,12 @@ def asking(installed: Cluster) -> Iterator[Identity]:
 
 
 def test_ten_rolling_updates_refuse_nobody(installed: Cluster, asking: Identity) -> None:
-    """Every node's NMI is replaced ten times: each request is answered with the pod's own token, none is refused."""
+    """Every node's NMI is replaced ten times: each request is answered with the pod's own token, none is refused.
+
+    Each time they were answered before the next one: a client that is held back asks again after 1, 3, 7, 15 ... s, and
+    on a slow machine could find the way closed each time.
+    """
+    own = f"200 {asking.client_id}"
     probe = {"name": "nmi", "readinessProbe": {"periodSeconds": 1}}  # half as long until the kubelet looks
     everywhere = {
         "updateStrategy": {"rollingUpdate": {"maxUnavailable": "100%"}},
@@ -39,6 +44,7 @@ def test_ten_rolling_updates_refuse_nobody(installed: Cluster, asking: Identity)
         installed.kubectl("patch", "daemonset", "nmi", "-p", json.dumps({"spec": everywhere}))
         installed.roll_out("daemonset/nmi")
         for _ in range(9):
+            _until_answered(installed, own)
             installed.kubectl("rollout", "restart", "daemonset/nmi")
             installed.roll_out("daemonset/nmi")
 
@@ -83,8 +89,14 @@ def _nothing_but_tokens(installed: Cluster, asking: Identity, allowed: set[str])
     assert installed.imds_packets() == packets
 
 
-def _grown(installed: Cluster, node: str, own: str, count: int) -> Callable[[], bool]:
-    return lambda: installed.counts(f"asking-{node}").get(own, 0) > count + 20
+def _until_answered(installed: Cluster, own: str) -> None:
+    """Wait for an answer to each of the pods."""
+    for node in NODES:
+        until(_grown(installed, node, own, installed.counts(f"asking-{node}").get(own, 0), by=1), f"a token on {node}")
+
+
+def _grown(installed: Cluster, node: str, own: str, count: int, by: int = 20) -> Callable[[], bool]:
+    return lambda: installed.counts(f"asking-{node}").get(own, 0) >= count + by
 
 
 def _nmi_pods(installed: Cluster) -> list[str]:
