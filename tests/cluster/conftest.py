@@ -6,8 +6,9 @@ from cluster.harness import Cluster
 
 # The order of the files: what installs nothing comes first; what looks back at all of it last, but for what removes it
 # and what kills the API server: one that just started forbids everything until it has read its roles.
-FIRST = ("test_manifests", "test_helm", "test_helm_migration", "test_federation", "test_tokens", "test_updates")
-LAST = ("test_joining", "test_rights", "test_api_server", "test_migration", "test_modes")
+# A way back lets pods through to the metadata service for a moment; most tests hold that no packet ever gets there.
+FIRST = ("test_manifests", "test_helm", "test_federation", "test_tokens", "test_updates")
+LAST = ("test_joining", "test_rights", "test_api_server", "test_migration", "test_modes", "test_helm_migration")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

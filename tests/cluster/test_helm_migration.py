@@ -1,6 +1,6 @@
 """From a Helm release of aad-pod-identity's chart to ours by `helm upgrade`, and back by `helm rollback`.
 
-One story, in this order. Runs before podidentity is installed otherwise: two NMIs on a node would want the same ports.
+One story, in this order, on a cluster without podidentity: two NMIs on one node would want the same ports.
 """
 
 import json
