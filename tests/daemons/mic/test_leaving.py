@@ -125,7 +125,7 @@ def test_uninstall_stops_a_mic_that_runs(definitions: list[dict[str, Any]]) -> N
             finally:
                 led.append(f"ended with {len(world.kubernetes.storage.list(ASSIGNED))}")
 
-        election = Election(api, Candidate("mic-1", duration_seconds=2.0))
+        election = Election(api, Candidate("mic-1", duration_seconds=5.0))
         candidate = asyncio.create_task(election.run(lead))
         await world.until(lambda: led, "leading")
         assert await draining.drain(api, LOCK) == 1
