@@ -1,10 +1,12 @@
 """The way to the API server: finds the kubeconfig or the pod's service account and opens an authenticated HTTP client.
 
 Order, as upstream's: the flag, the environment variable KUBECONFIG, the service account of the pod we run in.
-lightkube reads the file; requests are made by `api`. Called by each daemon's `daemon.py` and by `explain` and `doctor`.
+`kubeconfig` reads the file; requests are made by `api`. Called by each daemon's `daemon.py` and by `explain` and
+`doctor`.
 """
 
 import os
+import ssl
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +14,6 @@ from typing import TypeVar
 from urllib.request import getproxies
 
 import httpx2
-import yaml
-from lightkube.config.client_adapter import AsyncClient, ConnectionParams, user_auth, verify_cluster
-from lightkube.config.kubeconfig import SERVICE_ACCOUNT, KubeConfig, SingleConfig
-from lightkube.config.models import User
-from lightkube.core.exceptions import ConfigError
 
 from podidentity.errors import ConfigurationError
 from podidentity.kube.clock import SYSTEM_CLOCK, Clock
@@ -28,6 +25,9 @@ ANSWER_TIMEOUT_SECONDS = 30.0
 TOKEN_AGE_SECONDS = 60.0
 """kubelet replaces the token at 80 % of its life; client-go reads it again every minute, and so do we."""
 
+SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+"""Where kubelet puts a pod's credentials (kubernetes.io/docs/tasks/run-application/access-api-from-pod)."""
+
 _CONNECT_SECONDS = 5.0
 
 T = TypeVar("T")
@@ -35,22 +35,19 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Where:
-    """Which cluster, and where that was found: what errors name."""
+    """Which cluster, and where that was found: what errors name. `connect` opens a client; it may find a bad file."""
 
     source: str
-    config: SingleConfig
-
-    @property
-    def server(self) -> str:
-        """The API server's address."""
-        return str(self.config.cluster.server)
+    server: str
+    token_file: Path | None
+    connect: Callable[[httpx2.Timeout], httpx2.AsyncClient]
 
 
 def find_cluster(
     kubeconfig: str = "",
     environ: Mapping[str, str] = os.environ,
     *,
-    service_account: Path = Path(SERVICE_ACCOUNT),
+    service_account: Path = SERVICE_ACCOUNT,
     home: Path | None = None,
 ) -> Where:
     """Find out which cluster to talk to.
@@ -63,7 +60,7 @@ def find_cluster(
     if named:
         return _from_file(Path(named).expanduser())
     if environ.get("KUBERNETES_SERVICE_HOST"):
-        return _from_service_account(service_account)
+        return _from_service_account(service_account, environ)
     if personal and personal.is_file():
         return _from_file(personal)
     raise ConfigurationError(
@@ -78,25 +75,26 @@ def open_client(where: Where, user_agent: str = "podidentity", clock: Clock = SY
     The caller closes it. Raises ConfigurationError when a certificate, key or CA cannot be read.
     """
     timeout = httpx2.Timeout(ANSWER_TIMEOUT_SECONDS, connect=_CONNECT_SECONDS)
-    client = _explained(where.source, lambda: _client(where.config, timeout))
+    client = explained(where.source, lambda: where.connect(timeout))
     client.headers["User-Agent"] = user_agent
     # Compressing a list costs the server and us more than the cluster's network does.
     client.headers["Accept-Encoding"] = "identity"
-    user = where.config.user
-    if user is not None and user.token_file:
-        client.auth = RotatingToken(Path(where.config.abs_file(user.token_file)), clock)
+    if where.token_file is not None:
+        client.auth = RotatingToken(where.token_file, clock)
     return client
 
 
-def _client(config: SingleConfig, timeout: httpx2.Timeout) -> httpx2.AsyncClient:
-    if getproxies().keys() & {"http", "https", "all"}:  # somebody's laptop: httpx2 knows how to go through one
-        return AsyncClient(config, ConnectionParams(timeout=timeout))
-    user = config.user or User()
-    server = httpx2.URL(config.cluster.server)
-    tls = verify_cluster(config.cluster, user, config.abs_file) if server.scheme == "https" else None
-    return httpx2.AsyncClient(
-        base_url=server, auth=user_auth(user), timeout=timeout, transport=Transport(server, tls), trust_env=False
-    )
+def behind_proxy() -> bool:
+    """Say whether the environment names a proxy: somebody's laptop. httpx2 knows how to go through one."""
+    return bool(getproxies().keys() & {"http", "https", "all"})
+
+
+def direct_client(
+    server: str, tls: ssl.SSLContext | None, timeout: httpx2.Timeout, auth: httpx2.Auth | None = None
+) -> httpx2.AsyncClient:
+    """Make a client on the transport of our own."""
+    url = httpx2.URL(server)
+    return httpx2.AsyncClient(base_url=url, auth=auth, timeout=timeout, transport=Transport(url, tls), trust_env=False)
 
 
 class RotatingToken(httpx2.Auth):
@@ -134,35 +132,32 @@ class RotatingToken(httpx2.Auth):
 
 
 def _from_file(path: Path) -> Where:
-    source = f"kubeconfig {path}"
+    from podidentity.kube import kubeconfig  # noqa: PLC0415  # a pod needs neither lightkube nor YAML: a sixth of the start
 
-    def read() -> SingleConfig:
-        config = KubeConfig.from_file(path).get()
-        if config is None:  # pragma: no cover - lightkube returns None only for a default of None
-            raise ConfigError("it names no current context")
-        return config
-
-    return Where(source, _with_user(_explained(source, read)))
+    return kubeconfig.read(path)
 
 
-def _from_service_account(directory: Path) -> Where:
+def _from_service_account(directory: Path, environ: Mapping[str, str]) -> Where:
     source = f"service account in {directory}"
+    token_file = directory / "token"
 
-    def read() -> SingleConfig:
-        config = KubeConfig.from_service_account(directory).get()
-        if config is None:  # pragma: no cover - it always names its one context
-            raise ConfigError("it names no current context")
-        return config
+    def read() -> str:
+        token_file.read_text(encoding="ascii")  # a pod that has none is told so now
+        host, port = environ["KUBERNETES_SERVICE_HOST"], environ["KUBERNETES_SERVICE_PORT"]
+        return f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
 
-    return Where(source, _explained(source, read))
+    server = explained(source, read)
+
+    def connect(timeout: httpx2.Timeout) -> httpx2.AsyncClient:
+        trusted = ssl.create_default_context(cafile=directory / "ca.crt")
+        if behind_proxy():
+            return httpx2.AsyncClient(base_url=server, verify=trusted, timeout=timeout)
+        return direct_client(server, trusted, timeout)
+
+    return Where(source, server, token_file, connect)
 
 
-def _with_user(config: SingleConfig) -> SingleConfig:
-    """Give a context without a user an empty one: the client needs some."""
-    return config if config.user is not None else config._replace(user=User())
-
-
-def _explained(source: str, read: Callable[[], T]) -> T:
+def explained(source: str, read: Callable[[], T]) -> T:
     """Run `read`; whatever is wrong with the file becomes one sentence that names it."""
     try:
         return read()
@@ -172,14 +167,11 @@ def _explained(source: str, read: Callable[[], T]) -> T:
         raise ConfigurationError(f"{source}: {error.filename or error} may not be read; check its mode") from error
     except KeyError as error:
         raise ConfigurationError(f"{source}: {error} is missing or names nothing; add it") from error
-    except yaml.YAMLError as error:
-        raise ConfigurationError(f"{source}: not YAML ({_line(error)}); correct it") from error
-    except ConfigError as error:
-        raise ConfigurationError(f"{source}: {_line(error)}; correct the file, or name another one") from error
     except (OSError, ValueError, TypeError, AttributeError) as error:
         # Wrong shapes, bad base64, certificates that are none: lightkube lets them through as they come.
-        raise ConfigurationError(f"{source}: {_line(error)}; correct the file, or name another one") from error
+        raise ConfigurationError(f"{source}: {line_of(error)}; correct the file, or name another one") from error
 
 
-def _line(error: Exception) -> str:
+def line_of(error: Exception) -> str:
+    """Say on one line what an error says."""
     return " ".join(str(error).split())

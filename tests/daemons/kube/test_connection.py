@@ -1,5 +1,6 @@
 """Finding the cluster: which file wins, what a bad one says, and tokens that are renewed under a running client."""
 
+import asyncio
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from daemons.kube.scripted import JumpingClock, Reply, ScriptedServer, kubeconfig
 from podidentity.errors import ConfigurationError
 from podidentity.kube.connection import RotatingToken, find_cluster, open_client
+from podidentity.lab.azure.tls import Authority
 
 pytestmark = pytest.mark.anyio
 
@@ -28,13 +30,40 @@ def test_the_flag_wins_over_the_environment(tmp_path: Path) -> None:
 
 def test_a_pod_uses_its_service_account(tmp_path: Path) -> None:
     """Without a kubeconfig, a daemon in a pod finds the API server through its environment, IPv6 included."""
-    (tmp_path / "token").write_text("t")
-    (tmp_path / "namespace").write_text("kube-system")
     environ = {"KUBERNETES_SERVICE_HOST": "fd00::1", "KUBERNETES_SERVICE_PORT": "443"}
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in environ.items():
-            patch.setenv(name, value)
-        assert find_cluster("", environ, service_account=tmp_path).server == "https://[fd00::1]:443"
+    with pytest.raises(ConfigurationError, match=f"{tmp_path}/token does not exist"):
+        find_cluster("", environ, service_account=tmp_path)
+    (tmp_path / "token").write_text("t")
+    assert find_cluster("", environ, service_account=tmp_path).server == "https://[fd00::1]:443"
+
+
+async def test_a_pod_trusts_its_clusters_ca_and_no_other(tmp_path: Path) -> None:
+    """The API server's certificate is checked against the account's `ca.crt`; the token goes with each request."""
+    mine, others = Authority({}), Authority({})
+    heads: list[bytes] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}")
+        await writer.drain()
+        writer.close()
+
+    listening = await asyncio.start_server(answer, "127.0.0.1", 0, ssl=mine.context("localhost"))
+    port = listening.sockets[0].getsockname()[1]
+    environ = {"KUBERNETES_SERVICE_HOST": "localhost", "KUBERNETES_SERVICE_PORT": str(port)}
+    (tmp_path / "token").write_text("t")
+    async with listening:
+        (tmp_path / "ca.crt").write_bytes(mine.pem)
+        async with open_client(find_cluster("", environ, service_account=tmp_path)) as http:
+            assert (await http.get("/version")).status_code == 200
+        (tmp_path / "ca.crt").write_bytes(others.pem)
+        async with open_client(find_cluster("", environ, service_account=tmp_path)) as http:
+            with pytest.raises(httpx2.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
+                await http.get("/version")
+    assert [b"Authorization: Bearer t" in head and head.startswith(b"GET /version ") for head in heads] == [True]
+    (tmp_path / "ca.crt").write_text("none")
+    with pytest.raises(ConfigurationError, match="service account"):
+        open_client(find_cluster("", environ, service_account=tmp_path))
 
 
 def test_a_person_has_a_kubeconfig_at_home(tmp_path: Path) -> None:
