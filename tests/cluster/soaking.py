@@ -143,7 +143,8 @@ class Soak:
 
     def _look_on(self, door: httpx2.Client) -> None:
         """Cut watches and take samples until the time is over."""
-        daemons = [(f"{name} {pid}", pid) for name in ("nmi", "mic") for pid in sorted(self.cluster.processes(name))]
+        processes = {name: sorted(self.cluster.processes(name)) for name in ("nmi", "mic")}
+        daemons = [(f"{name} {turn}", pid) for name, pids in processes.items() for turn, pid in enumerate(pids)]
         self.seen.daemons = {name: Growth() for name, _ in daemons}
         turns, cut = itertools.cycle(pid for _, pid in daemons), time.monotonic()
         told = cut
