@@ -52,11 +52,12 @@ def test_ten_rolling_updates_refuse_nobody(installed: Cluster, asking: Identity)
 def test_eviction_refuses_nobody(installed: Cluster, asking: Identity) -> None:
     """A drained node's NMI goes as in an update; its DaemonSet brings it back."""
     with _nothing_but_tokens(installed, asking, allowed=set()):
-        for name in _nmi_pods(installed):
+        before = _nmi_pods(installed)
+        for name in before:
             eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name}}
             path = f"/api/v1/namespaces/default/pods/{name}/eviction"
             installed.kubectl("create", "--raw", path, "-f", "-", stdin=json.dumps(eviction))
-        _until_replaced(installed)
+        _until_replaced(installed, before)
 
 
 def test_a_killed_nmi_lets_nothing_through(installed: Cluster, asking: Identity) -> None:
@@ -103,8 +104,8 @@ def _nmi_pods(installed: Cluster) -> list[str]:
     return [one["metadata"]["name"] for one in installed.get("pods", "-l", "component=nmi")["items"]]
 
 
-def _until_replaced(installed: Cluster) -> None:
-    old = set(_nmi_pods(installed))
+def _until_replaced(installed: Cluster, before: list[str]) -> None:
+    old = set(before)
 
     def replaced() -> bool:
         status = installed.get("daemonset", "nmi")["status"]
