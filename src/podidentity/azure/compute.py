@@ -55,15 +55,15 @@ class Machines:
 
 
 def read_state(shown: Mapping[str, Any]) -> TargetState:
-    """Read a VM's or scale set's document; every field of it may be missing."""
-    identity = shown.get("identity") or {}
-    carried = identity.get("userAssignedIdentities") or {}
+    """Read a VM's or scale set's document; every field of it may be missing. Raises AzureError for another shape."""
+    identity = _object(shown, "identity")
+    carried = _object(identity, "userAssignedIdentities")
     found: dict[IdentityId, str] = {}
-    for text, value in carried.items():
+    for text in carried:
         parsed = parse_identity_id(text)
         if parsed is not None:
-            found[parsed] = str((value or {}).get("clientId") or "").lower()
-    doing = str((shown.get("properties") or {}).get("provisioningState", "")).lower()
+            found[parsed] = str(_object(carried, text).get("clientId") or "").lower()
+    doing = str(_object(shown, "properties").get("provisioningState", "")).lower()
     return TargetState(
         identities=frozenset(found),
         client_ids=tuple(sorted(found.items())),
@@ -72,6 +72,16 @@ def read_state(shown: Mapping[str, Any]) -> TargetState:
         gone=doing == "deleting",
         busy=doing in _BUSY,
     )
+
+
+def _object(holder: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """Read what must be an object if it is there: to take anything else for an empty one would be to guess."""
+    found = holder.get(name)
+    if found is None:
+        return {}
+    if not isinstance(found, Mapping):
+        raise AzureError(f'ARM answered with a document in which "{name}" is no object; is that ARM?')
+    return found
 
 
 def render_identity(change: Change, state: TargetState) -> Json:

@@ -14,7 +14,7 @@ import httpx2
 
 from podidentity.azure.cloud_config import CloudConfig
 from podidentity.azure.entra import Application, Certificate, Entra
-from podidentity.azure.management import retry_after
+from podidentity.azure.management import retry_after, whole
 from podidentity.errors import AzureError, ConfigurationError
 
 RENEW_SECONDS = 300.0
@@ -25,6 +25,7 @@ REFUSAL_SECONDS = 5.0
 """How long a refusal counts when nobody says when to come back."""
 IMDS_HOST = "169.254.169.254"
 IMDS = f"http://{IMDS_HOST}"
+_TOLD_CHARACTERS = 600
 Found = tuple[str, float]
 
 
@@ -130,20 +131,21 @@ class ArmCredential:
 
     async def _ask(self, request: httpx2.Request, who: str) -> Found:
         try:
-            answer = await self._http.send(request)
-        except httpx2.HTTPError as error:
+            answer = await whole(self._http, request)
+        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
             raise AzureError(f"{who} gave no token for ARM: {error!r}; check the network and azure.json") from error
         found = _object(answer)
-        if answer.is_error:
-            told = found.get("error_description") or found.get("error") or answer.reason_phrase
+        if not answer.is_success:
+            words = found.get("error_description") or found.get("error") or answer.reason_phrase
+            told = " ".join(str(words)[:_TOLD_CHARACTERS].split())
             raise AzureError(
                 f"{who} refused a token for ARM: {told}; check azure.json",
                 status=answer.status_code,
-                code=str(found.get("error", "")),
+                code=str(found.get("error", ""))[:_TOLD_CHARACTERS],
                 retry_after_seconds=retry_after(answer),
             )
         try:
-            return str(found["access_token"]), float(found["expires_in"])
+            return str(found["access_token"]), float(int(found["expires_in"]))
         except (KeyError, TypeError, ValueError):
             raise AzureError(f"{who} answered without a token for ARM; check the endpoints of the cloud") from None
 
@@ -151,6 +153,6 @@ class ArmCredential:
 def _object(answer: httpx2.Response) -> dict[str, Any]:
     try:
         found = answer.json()
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}

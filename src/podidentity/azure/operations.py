@@ -78,5 +78,6 @@ def _has_ended(what: str, answer: httpx2.Response, *, by_status: bool) -> bool:
     found = document(answer)
     status = str(found.get("status", "")).lower()
     if status in _ENDED - {"succeeded"}:
-        raise refusal(what, answer, found.get("error") or {"message": f"the operation {status}"})
+        error = found.get("error") or f"the operation {status}"
+        raise refusal(what, answer, error if isinstance(error, dict) else {"message": str(error)})
     return status in _ENDED

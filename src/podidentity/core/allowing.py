@@ -7,6 +7,7 @@ mode and of `explain`; without the flag nobody asks.
 
 from collections.abc import Mapping
 
+from podidentity.core import redact
 from podidentity.core.identities import AzureIdentity, IdentityType
 
 ANNOTATION = "podidentity.io/allowed-identities"
@@ -36,8 +37,8 @@ def refusal(identity: AzureIdentity, allowed: AllowList) -> str | None:
     if any(fits(glob, identity.resource_id) for glob in globs.split(",")):
         return None
     return (
-        f"namespace {namespace} is not allowed the identity {identity.resource_id}; whoever administers the namespace "
-        f"can add it to the annotation {ANNOTATION}"
+        f"namespace {namespace} is not allowed the identity {redact.shown(identity.resource_id, 512)}; "
+        f"whoever administers the namespace can add it to the annotation {ANNOTATION}"
     )
 
 

@@ -23,6 +23,9 @@ _PROVIDER_ID = re.compile(
 )
 
 
+_LONGEST = 512  # 36 for a subscription, 90 for a group, 128 for a name, and the words between
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class IdentityId:
     """A user-assigned identity in ARM."""
@@ -36,17 +39,26 @@ class IdentityId:
         return self.text
 
 
-@functools.lru_cache(maxsize=16384)  # a plan asks for each pod's again and again
 def parse_identity_id(text: str) -> IdentityId | None:
     """Read `/subscriptions/S/resourcegroups/G/providers/Microsoft.ManagedIdentity/userAssignedIdentities/N`, any case.
 
-    None when `text` is anything else.
+    None when `text` is anything else, or too long: tenants write it, and what was read is remembered.
     """
+    return _parsed(text) if len(text) <= _LONGEST else None
+
+
+@functools.lru_cache(maxsize=16384)  # a plan asks for each pod's again and again
+def _parsed(text: str) -> IdentityId | None:
     match = _IDENTITY_ID.fullmatch(text)
     if match is None:
         return None
-    subscription, group, name = (part.lower() for part in match.groups())
+    subscription, group, name = map(folded, match.groups())
     return IdentityId(subscription, group, name, text)
+
+
+def folded(text: str) -> str:
+    """Lower-case, but nothing becomes ASCII that is not: the Kelvin sign in an ID must not make it somebody else's."""
+    return "".join(one if one.lower().isascii() and not one.isascii() else one.lower() for one in text)
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -71,17 +71,17 @@ def wanted(snapshot: Snapshot, policy: Policy) -> Wanted:
     bindings = matching.by_selector(snapshot.bindings)
     existing = {assigned.about for assigned in snapshot.assigned}
     found: dict[AssignmentKey, Assignment] = {}
-    skipped: dict[Skipped, None] = {}
+    skipped: dict[tuple[ObjectKey, str], Skipped] = {}  # thousands of pods may share one binding's mistake
     for pod in snapshot.pods:
         if not (pod.selector and pod.node):
             continue
         keeps_only = None if pod.live and pod.node in snapshot.nodes else existing
         for result in _of_pod(pod, bindings, snapshot, policy):
             if isinstance(result, Skipped):
-                skipped[result] = None
+                skipped.setdefault((result.binding, result.why), result)
             elif _may_exist(result, keeps_only):
                 found[result.about] = result
-    return Wanted(found, tuple(skipped))
+    return Wanted(found, tuple(skipped.values()))
 
 
 def object_namespace(identity: AzureIdentity, policy: Policy) -> str:

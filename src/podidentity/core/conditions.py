@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from podidentity.core import arm, matching, selecting
+from podidentity.core import arm, matching, redact, selecting
 from podidentity.core.arm import IdentityId, Target
 from podidentity.core.assigning import Assignment, Policy, Wanted
 from podidentity.core.cluster import Snapshot
@@ -84,8 +84,8 @@ def wrong_client_id(identity: AzureIdentity, told: Mapping[IdentityId, str]) -> 
     if right is None or not identity.client_id or identity.client_id.lower() == right:
         return None
     return (
-        f"AzureIdentity {identity.key}: clientID is {identity.client_id}, but Azure says {right} for its resourceID; "
-        "correct clientID"
+        f"AzureIdentity {identity.key}: clientID is {redact.shown(identity.client_id)}, "
+        f"but Azure says {right} for its resourceID; correct clientID"
     )
 
 

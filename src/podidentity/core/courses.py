@@ -132,9 +132,10 @@ def expected_client_ids(named: Iterable[tuple[IdentityId | None, str]]) -> dict[
     """Say which client ID each identity should have; identities about which the AzureIdentities disagree are left out.
 
     `named` are resource and client IDs of all AzureIdentities: no tenant alone can make another's identity look stale.
+    One that leaves its client ID to MIC agrees with nobody.
     """
     found: dict[IdentityId, set[str]] = {}
     for identity, client_id in named:
-        if identity is not None and client_id:
+        if identity is not None:
             found.setdefault(identity, set()).add(client_id.lower())
-    return {identity: told.pop() for identity, told in found.items() if len(told) == 1}
+    return {identity: one for identity, told in found.items() if len(told) == 1 for one in told if one}

@@ -8,6 +8,7 @@ the schema's spelling only. Malformed objects raise `MalformedObjectError`, whic
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from podidentity.core import redact
 from podidentity.core.identities import (
     AssignedState,
     AzureAssignedIdentity,
@@ -19,6 +20,7 @@ from podidentity.core.identities import (
     ObjectKey,
     SecretReference,
 )
+from podidentity.core.selecting import LONGEST
 from podidentity.errors import MalformedObjectError
 
 GROUP = "aadpodidentity.k8s.io"
@@ -29,6 +31,9 @@ BEHAVIOR_ANNOTATION = f"{GROUP}/Behavior"
 NAMESPACED_BEHAVIOR = "namespaced"
 NODE_SELECTOR_ANNOTATION = "podidentity.io/node-selector"
 NODE_LABEL = "nodename"
+LONGEST_TEXT = 1024
+"""Of a field: no name, ID or address is as long. Whoever may create objects must not fill MIC's or NMI's memory."""
+MOST_TEXTS = 64
 
 Json = Mapping[str, Any]
 
@@ -217,7 +222,7 @@ class _Place:
             return ""
         if not isinstance(value, str):
             raise self.wrong(name, "a text", value)
-        return value
+        return self._short(name, value)
 
     def number(self, name: str) -> int | None:
         value = _get(self.spec, name)
@@ -233,7 +238,14 @@ class _Place:
             return ()
         if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
             raise self.wrong(name, "a list of texts", value)
-        return tuple(value)
+        if len(value) > MOST_TEXTS:
+            raise MalformedObjectError(f"{self.where}: {name} has more than {MOST_TEXTS} items; correct it")
+        return tuple(self._short(name, item) for item in value)
+
+    def _short(self, name: str, value: str) -> str:
+        if len(value) > LONGEST_TEXT:
+            raise MalformedObjectError(f"{self.where}: {name} is longer than {LONGEST_TEXT} characters; correct it")
+        return value
 
     def mapping(self, name: str) -> Json:
         return self._mapping_field(self.spec, name)
@@ -278,7 +290,7 @@ def _binding(at: _Place, key: ObjectKey) -> AzureIdentityBinding:
         selector=at.text("selector"),
         weight=at.number("weight") or 0,
         uid=str(at.metadata.get("uid", "")),
-        node_selector=str(_mapping(at.metadata.get("annotations")).get(NODE_SELECTOR_ANNOTATION, "")),
+        node_selector=str(_mapping(at.metadata.get("annotations")).get(NODE_SELECTOR_ANNOTATION, ""))[: LONGEST + 1],
         conditions=_conditions(at.obj),
     )
 
@@ -302,7 +314,9 @@ def _state(at: _Place) -> AssignedState:
         return AssignedState(text.capitalize())
     except ValueError:
         states = ", ".join(AssignedState)
-        raise MalformedObjectError(f'{at.where}: status "{text}" is unknown; it must be one of: {states}') from None
+        raise MalformedObjectError(
+            f'{at.where}: status "{redact.shown(text)}" is unknown; it must be one of: {states}'
+        ) from None
 
 
 def _get(holder: Json, name: str) -> Any:

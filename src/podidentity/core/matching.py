@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from podidentity.core import allowing
+from podidentity.core import allowing, redact
 from podidentity.core.allowing import AllowList
 from podidentity.core.cluster import Pod
 from podidentity.core.identities import AzureIdentity, AzureIdentityBinding, IdentityType, ObjectKey
@@ -97,7 +97,7 @@ def usable(
     if identity is None:
         return Unusable(
             "IdentityNotFound",
-            f'AzureIdentity "{binding.azure_identity}" not found in namespace {binding.key.namespace}; '
+            f'AzureIdentity "{redact.shown(binding.azure_identity)}" not found in namespace {binding.key.namespace}; '
             f"create it there or correct azureIdentity",
         )
     why = None if allowed is None else allowing.refusal(identity, allowed)
@@ -112,7 +112,7 @@ def identity_refusal(identity: AzureIdentity) -> str | None:
     """Say why an identity cannot be assigned to a VM or scale set; None when it can, or need not be."""
     if identity.type == IdentityType.USER_ASSIGNED and identity.arm_id is None:
         return (
-            f'AzureIdentity {identity.key}: resourceID "{identity.resource_id}" is malformed; it must be '
+            f'AzureIdentity {identity.key}: resourceID "{redact.shown(identity.resource_id)}" is malformed; it must be '
             "/subscriptions/S/resourcegroups/G/providers/Microsoft.ManagedIdentity/userAssignedIdentities/N"
         )
     return None

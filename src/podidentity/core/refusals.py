@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from urllib.parse import unquote
 
-from podidentity.core.arm import IdentityId, Target
+from podidentity.core.arm import IdentityId, Target, folded
 from podidentity.core.drift import Change
 
 _LINKED = "LinkedAuthorizationFailed"
@@ -84,9 +84,17 @@ def blame(refusal: Refusal, change: Change, present: Iterable[IdentityId]) -> fr
 
 
 def _named(message: str, candidates: Iterable[IdentityId]) -> frozenset[IdentityId]:
-    """Find IDs in a sentence by looking for each one whole: so any character that ARM allows is right."""
-    texts = (message.casefold(), unquote(message).casefold())
-    return frozenset(one for one in candidates if any(_names(text, one.text.casefold()) for text in texts))
+    """Find IDs in a sentence by looking for each one whole: so any character that ARM allows is right.
+
+    Letters beyond ASCII count as equal without case only when nothing is found otherwise: look-alikes are not blamed.
+    """
+    every = tuple(candidates)
+    for fold in (folded, str.casefold):
+        texts = (fold(message), fold(unquote(message)))
+        found = frozenset(one for one in every if any(_names(text, fold(one.text)) for text in texts))
+        if found:
+            return found
+    return frozenset()
 
 
 def _names(message: str, wanted: str) -> bool:

@@ -8,6 +8,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from podidentity.core import redact
+
+LONGEST = 1024
+"""Characters of a selector. A tenant writes it, and each node's labels are compared with each of its terms."""
 _TERM = re.compile(r"(?P<absent>!)?\s*(?P<name>[\w./-]+)\s*(?:(?P<operator>==?|!=)\s*(?P<value>[\w.-]*))?", re.ASCII)
 
 
@@ -46,11 +50,15 @@ class BadSelector:
 
 def parse_selector(text: str) -> LabelSelector | BadSelector:
     """Read a selector."""
+    if len(text) > LONGEST:
+        return BadSelector(f"it is longer than {LONGEST} characters; choose nodes by fewer labels")
     terms = []
     for part in filter(None, map(str.strip, text.split(","))):
         match = _TERM.fullmatch(part)
         if match is None or (match["absent"] and match["operator"]):
-            return BadSelector(f'"{part}" is no label selector; write name=value, name!=value, name or !name')
+            return BadSelector(
+                f'"{redact.shown(part)}" is no label selector; write name=value, name!=value, name or !name'
+            )
         negated = bool(match["absent"]) or match["operator"] == "!="
         terms.append(Term(match["name"], match["value"] if match["operator"] else None, negated))
     return LabelSelector(tuple(terms))

@@ -63,8 +63,9 @@ async def run(settings: Settings) -> None:
             ) as azure,
         ):
             mic = Mic(settings, config, Api(http, pace=Pace(settings.requests_per_second)), Api(lock_http))
-            http.event_hooks["request"].append(fence(lambda: mic.leading, KUBERNETES_WRITES))
-            azure.event_hooks["request"].append(fence(lambda: mic.leading, AZURE_WRITES))
+            unsent = settings.leader_seconds / 3  # the next one begins half a lease after the last moment of this one
+            http.event_hooks["request"].append(fence(lambda: mic.leading, KUBERNETES_WRITES, unsent))
+            azure.event_hooks["request"].append(fence(lambda: mic.leading, AZURE_WRITES, unsent))
             await mic.run(azure)
     except asyncio.CancelledError:
         _log.info("MIC was told to stop")

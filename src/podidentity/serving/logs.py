@@ -20,6 +20,7 @@ from podidentity.core import redact
 _REDACTED = frozenset({"client_id"})
 _DETAILS_FROM = 5  # klog's convention: -v=5 and more is for finding faults
 _PENDING_LIMIT = 4096
+_LONGEST = 16384  # characters of a sentence; container runtimes cut lines there too
 _encode = msgspec.json.Encoder().encode
 
 
@@ -48,7 +49,9 @@ class TextLines(logging.Formatter):
         """Write one line; a traceback, which only a bug has, follows on more."""
         told = "".join(f" {name}={_plain(value)}" for name, value in _fields(record).items())
         name = record.name.removeprefix("podidentity.")
-        line = f"{_moment(record.created)} {record.levelname} {name}: {record.getMessage()}{told}"
+        line = (
+            f"{_moment(record.created)} {record.levelname} {name}: {redact.shown(record.getMessage(), _LONGEST)}{told}"
+        )
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 

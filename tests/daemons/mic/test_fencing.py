@@ -1,6 +1,7 @@
 """A request that changes something leaves the process only while this MIC leads, whatever it waited for before."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -9,7 +10,7 @@ import httpx2
 import pytest
 
 from podidentity.errors import FencedError, KubernetesError
-from podidentity.mic.fencing import AZURE_WRITES, KUBERNETES_WRITES, fence
+from podidentity.mic.fencing import AZURE_WRITES, KUBERNETES_WRITES, UNSENT_SECONDS, fence
 
 
 class Leading:
@@ -120,3 +121,17 @@ def test_tokens_of_azure_may_be_asked_by_anybody() -> None:
             await http.patch("/machine")
 
     play(story, AZURE_WRITES)
+
+
+def test_what_is_not_acknowledged_is_dropped_in_time() -> None:
+    """A PATCH in the kernel's buffers must not arrive when the next leader has long begun: on every connection."""
+
+    async def story(leading: Leading, http: httpx2.AsyncClient) -> None:
+        leading.may_answer.set()
+        for method in ("GET", "PATCH"):
+            async with http.stream(method, "/") as answer:
+                connection = answer.extensions["network_stream"].get_extra_info("socket")
+                kept = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+                assert kept == UNSENT_SECONDS * 1000
+
+    play(story)

@@ -1,15 +1,16 @@
 """Requests to ARM and its operations: what is asked again, what is believed, and to whom no token goes."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 
 import httpx2
 import pytest
 
 import make
+from podidentity.azure import management
 from podidentity.azure.compute import Machines
-from podidentity.azure.management import Management, retry_after
+from podidentity.azure.management import LONGEST_ANSWER_BYTES, Management, retry_after
 from podidentity.core.arm import TargetState
 from podidentity.core.drift import Change
 from podidentity.errors import AzureError
@@ -112,7 +113,16 @@ def test_a_look_that_fails_is_no_end() -> None:
         Arm(answer(headers=OPERATION), answer(404)).patch()
 
 
-@pytest.mark.parametrize("where", ["https://evil.example/operations/1", "http://arm.example/operations/1", "nonsense"])
+@pytest.mark.parametrize(
+    "where",
+    [
+        "https://evil.example/operations/1",
+        "http://arm.example/operations/1",
+        "nonsense",
+        "https://arm.example:x/",
+        "https://[/",
+    ],
+)
 def test_no_token_goes_to_a_foreign_host(where: str) -> None:
     """Whatever a header says."""
     arm = Arm(answer(headers={"Azure-AsyncOperation": where}))
@@ -206,3 +216,71 @@ def test_a_failed_login_is_nobodys_fault_but_mics() -> None:
     with pytest.raises(AzureError, match="IMDS refused") as caught:
         asyncio.run(run())
     assert (caught.value.status, caught.value.code, caught.value.retry_after_seconds) == (0, "", 3.0)
+
+
+DEEP = b'{"a":' * 100_000
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"identity": "none"}',
+        b'{"identity": ["a"]}',
+        b'{"identity": {"userAssignedIdentities": ["a"]}}',
+        b'{"identity": {"userAssignedIdentities": "a"}}',
+        b'{"identity": {"userAssignedIdentities": {"%b": "a"}}}' % make.resource_id("reader").encode(),
+        b'{"properties": "none"}',
+        b"[]",
+        b"null",
+        b"\xff",
+        DEEP,
+    ],
+)
+def test_a_document_of_another_shape_is_an_error_and_no_guess(body: bytes) -> None:
+    """To take it for a machine without identities would put on, or forget, what is there; nor may it end MIC."""
+    with pytest.raises(AzureError):
+        Arm(answer(json=None, content=body)).get()
+
+
+@pytest.mark.parametrize("error", ['"broken"', '["a"]', "1", "{}", '{"code": 7, "message": {"a": 1}}'])
+def test_an_error_of_another_shape_is_an_error(error: str) -> None:
+    """Of a request, and of an operation."""
+    body = f'{{"status": "Failed", "error": {error}}}'.encode()
+    for status in (200, 400):
+        arm = Arm(answer(headers=OPERATION), answer(status, json=None, content=body))
+        arm.answers += [answer(status, json=None, content=body)] * 10
+        with pytest.raises(AzureError):
+            arm.patch()
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308, 304])
+def test_a_redirect_is_a_refusal(status: int) -> None:
+    """It is not followed, no token goes there, and what was asked for was not done."""
+    arm = Arm(answer(status, headers={"Location": "https://evil.example/"}))
+    with pytest.raises(AzureError):
+        arm.patch()
+    assert len(arm.asked) == 1
+
+
+def test_an_endless_answer_is_not_read_to_its_end() -> None:
+    """Nor do ARM's words go on for ever: they are shown in conditions, events and logs."""
+    with pytest.raises(AzureError, match="too long"):
+        Arm(answer(json=None, content=bytes(LONGEST_ANSWER_BYTES + 1))).get()
+    told = {"error": {"code": "c" * 10_000, "message": "m" * 100_000}}
+    with pytest.raises(AzureError) as caught:
+        Arm(answer(400, json=told)).get()
+    assert len(str(caught.value)) < 5000
+    assert (len(caught.value.code), len(caught.value.said)) == (200, 4000)
+
+
+def test_an_endlessly_slow_answer_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each byte comes in time, and the last one never."""
+    monkeypatch.setattr(management, "LONGEST_ANSWER_SECONDS", 0.05)
+
+    async def drops() -> AsyncIterator[bytes]:
+        while True:
+            yield b" "
+            await asyncio.sleep(0.001)
+
+    with pytest.raises(AzureError, match="no whole answer"):
+        Arm(answer(json=None, content=drops())).get()

@@ -67,3 +67,18 @@ def test_arm_tells_client_ids() -> None:
     """An identity that was deleted in Azure still stands on a target, without one."""
     silent = arm.TargetState(client_ids=((make.identity_id("gone"), ""),))
     assert arm.client_ids([make.state("reader"), silent]) == {make.identity_id("reader"): "client-of-reader"}
+
+
+def test_a_look_alike_is_not_somebodys_identity() -> None:
+    """The Kelvin sign is a `k` in lower case: what a tenant writes must not share another's place in a plan."""
+    kelvin = arm.parse_identity_id(make.resource_id("\u212aeys"))
+    assert kelvin is not None
+    assert kelvin != make.identity_id("keys")
+    assert arm.parse_identity_id(make.resource_id("keys", "GR\u00d6\u00dfe")) == make.identity_id(
+        "keys", "gr\u00f6\u00dfe"
+    )
+
+
+def test_an_id_that_is_too_long_is_none() -> None:
+    """ARM's have some 350 characters at most; whatever is read is remembered."""
+    assert arm.parse_identity_id(make.resource_id("r" * 1000)) is None

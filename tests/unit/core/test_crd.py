@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 import make
-from podidentity.core import crd
+from podidentity.core import crd, matching, selecting
 from podidentity.core.identities import AssignedState, AzureIdentity, ObjectKey, SecretReference
 from podidentity.errors import MalformedObjectError
 
@@ -187,3 +187,36 @@ def test_what_is_embedded_is_rewritten_too() -> None:
     assert fresh is not None
     assert fresh["spec"]["azureIdentityRef"]["spec"] == {"resourceID": "r"}
     assert fresh["spec"]["pod"] == "web"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("resourceID", "r" * 1025),
+        ("clientID", "c" * 1_000_000),
+        ("auxiliaryTenantIDs", ["t" * 1025]),
+        ("auxiliaryTenantIDs", ["t"] * 65),
+    ],
+)
+def test_a_text_that_is_no_name_is_refused(field: str, value: object) -> None:
+    """A megabyte in one field would be repeated for each pod that it concerns; the error does not repeat it."""
+    with pytest.raises(MalformedObjectError, match=field) as caught:
+        crd.parse_identity(stored({field: value}))
+    assert len(str(caught.value)) < 200
+
+
+def test_a_node_selector_without_an_end_is_cut() -> None:
+    """What is kept of it is too long to be a selector, and is told to be so."""
+    annotated = stored({"azureIdentity": "a"}, annotations={crd.NODE_SELECTOR_ANNOTATION: "!a," * 80_000})
+    selector = selecting.parse_selector(crd.parse_binding(annotated).node_selector)
+    assert isinstance(selector, selecting.BadSelector)
+    assert "longer than" in selector.why
+
+
+def test_what_a_tenant_wrote_is_shown_on_one_line() -> None:
+    """A reason stands in logs and conditions: no line end, no escape sequence, no end of its own."""
+    identity = make.identity(resource_id="x\n2026-11-24T01:00:00.000Z INFO mic: all is well\x1b[2J" + "y" * 900)
+    told = matching.identity_refusal(identity)
+    assert told is not None
+    assert told.isprintable()
+    assert len(told) < 600

@@ -435,9 +435,10 @@ def test_somebody_elses_identity_and_one_under_change_are_not_renewed(busy: bool
 
 def test_client_ids_about_which_azureidentities_disagree_are_not_expected() -> None:
     """No tenant alone can have another's identity taken off for a moment."""
-    a, b = one("a"), one("b")
-    named: list[tuple[IdentityId | None, str]] = [(a, "X"), (a, "x"), (b, "y"), (b, "z"), (None, "w"), (a, "")]
+    a, b, c, d = (one(name) for name in "abcd")
+    named: list[tuple[IdentityId | None, str]] = [(a, "X"), (a, "x"), (b, "y"), (b, "z"), (None, "w")]
     assert courses.expected_client_ids(named) == {a: "x"}
+    assert courses.expected_client_ids([(c, ""), (d, ""), (d, "wrong")]) == {}
 
 
 # What must always hold.

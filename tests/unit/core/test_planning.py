@@ -465,3 +465,11 @@ def test_no_identity_in_use_immutable_or_foreign_is_ever_removed(
     policy = make.policy(immutable_client_ids=frozenset(f"client-of-{name}" for name in fixed))
     removed = drift.change(ids(*used), ids(*put), make.state(*there), policy).unassign
     assert set(removed) == ids(*((put & there) - used - fixed))
+
+
+def test_a_bindings_mistake_is_told_once_however_many_pods() -> None:
+    """Thousands of pods may carry a label that a broken binding of another namespace selects."""
+    pods = [make.pod(f"p{number}") for number in range(50)]
+    bindings = [make.binding("broken", namespace="elsewhere", azure_identity="none", selector="reader")]
+    found = assigning.wanted(make.snapshot(pods=pods, bindings=bindings), make.policy())
+    assert [skipped.pod.name for skipped in found.skipped] == ["p0"]

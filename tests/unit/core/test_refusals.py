@@ -34,6 +34,13 @@ def test_an_identity_is_found_by_whatever_characters_arm_allows(group: str, writ
     assert blame(refusal, Change((A, identity)), ()) == frozenset({identity})
 
 
+def test_a_look_alike_is_not_blamed() -> None:
+    """A tenant's identity with a Kelvin sign is refused: the one with a `k` is not set aside with it."""
+    alike, meant = odd("apps", "\u212aeys"), odd("apps", "keys")
+    refusal = Refusal(400, "FailedIdentityOperation", LINKED.format(alike.text))
+    assert blame(refusal, Change((alike, meant)), ()) == frozenset({alike})
+
+
 def test_all_named_ones_are_found_and_no_namesake() -> None:
     """`reader` is not named where `reader-2` stands."""
     both = Refusal(403, "LinkedAuthorizationFailed", LINKED.format(f"{A.text},{B.text}"))

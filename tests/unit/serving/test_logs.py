@@ -31,6 +31,16 @@ def test_text() -> None:
     )
 
 
+def test_a_sentence_is_one_line() -> None:
+    """What tenants write is part of sentences: it begins no line of its own, speaks to no terminal, fills no disk."""
+    made = record()
+    made.args = ("a\n2026-11-24T01:00:00.000Z INFO mic: all is well\x1b[2J\u2028" + "x" * 1_000_000,)
+    line = TextLines().format(made)
+    assert line.isprintable()
+    assert len(line) < 20_000
+    assert r"pod a\n2026" in line
+
+
 def test_json() -> None:
     """One object with the same content."""
     told = json.loads(JsonLines().format(record(status=200, client_id=CLIENT_ID)))
