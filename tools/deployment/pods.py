@@ -37,10 +37,12 @@ def port(name: str, number: int) -> Json:
 
 
 def probes(number: int) -> Json:
-    """Liveness as upstream has it; readiness says when the daemon can do its work."""
+    """Liveness as upstream has it; readiness says when the daemon can do its work. A busy node is given time."""
     return {
-        "livenessProbe": _probe("/healthz", number, {"initialDelaySeconds": 10, "periodSeconds": 5}),
-        "readinessProbe": _probe("/readyz", number, {"periodSeconds": 2}),
+        "livenessProbe": _probe(
+            "/healthz", number, {"initialDelaySeconds": 10, "periodSeconds": 5, "timeoutSeconds": 5}
+        ),
+        "readinessProbe": _probe("/readyz", number, {"periodSeconds": 2, "timeoutSeconds": 5}),
     }
 
 
