@@ -3,14 +3,15 @@
 httpx2's own transport takes some 0.5 ms of CPU for a call, ten times what reading and writing it needs; MIC makes two
 calls for a pod. Everything above stays httpx2's: URLs, headers, authentication, hooks, errors. Answers are read by
 llhttp, strictly. A transport speaks with one server, whatever a URL says; it repeats no request and follows nothing. A
-request's `trace` extension is called before its first byte is written, as httpcore does.
+request's `trace` extension is called when a connection is made for it and before its first byte is written, by
+httpcore's names; the connection is the response's extension `network_stream`.
 """
 
 import asyncio
 import ssl
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable
-from typing import TypeVar, cast
+from collections.abc import AsyncIterator, Awaitable, Mapping
+from typing import Any, TypeVar, cast
 
 import httptools
 import httpx2
@@ -22,6 +23,7 @@ HEAD_LIMIT_BYTES = 64 * 1024
 BUFFER_BYTES = 1024 * 1024
 """Of a body that nobody reads meanwhile; then the server has to wait."""
 _CLOSING_SECONDS = 1.0
+_CONNECTED = "connection.connect_tcp.complete"
 _FIRST_BYTE = "http11.send_request_headers.started"
 
 T = TypeVar("T")
@@ -46,15 +48,19 @@ class Transport(httpx2.AsyncBaseTransport):
         await _within(times.get("pool") if self._free.locked() else None, self._free.acquire(), httpx2.PoolTimeout)
         connection = None
         try:
-            connection = self._kept() or await self._open(times.get("connect"))
-            if trace := request.extensions.get("trace"):
-                await trace(_FIRST_BYTE, {})
+            trace = request.extensions.get("trace", _untold)
+            connection = self._kept()
+            if connection is None:
+                connection = await self._open(times.get("connect"))
+                await trace(_CONNECTED, {"return_value": connection})
+            await trace(_FIRST_BYTE, {})
             connection.send(written, times.get("read"))
             await connection.head()
         except BaseException:
             self._end(connection)
             raise
-        return httpx2.Response(connection.status, headers=connection.headers, stream=_Body(self, connection))
+        body, extensions = _Body(self, connection), {"network_stream": connection}
+        return httpx2.Response(connection.status, headers=connection.headers, stream=body, extensions=extensions)
 
     async def aclose(self) -> None:
         """Hang up everywhere."""
@@ -141,6 +147,10 @@ class _Connection(asyncio.Protocol):
     def reusable(self) -> bool:
         """Whether another request may follow."""
         return self._complete and self._keep and self._why is None and not self.transport.is_closing()
+
+    def get_extra_info(self, name: str) -> Any:
+        """Tell `socket` and what else asyncio knows of a connection, as httpcore's streams do."""
+        return self.transport.get_extra_info(name)
 
     # For the transport.
 
@@ -247,6 +257,10 @@ class _Connection(asyncio.Protocol):
             self._keep = self._keep and self._parser.should_keep_alive()
         else:
             self.headers = []
+
+
+async def _untold(_step: str, _details: Mapping[str, Any]) -> None:
+    """Nobody wants to know."""
 
 
 async def _within(seconds: float | None, awaited: Awaitable[T], late: type[httpx2.TimeoutException]) -> T:

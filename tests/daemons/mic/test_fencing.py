@@ -10,6 +10,7 @@ import httpx2
 import pytest
 
 from podidentity.errors import FencedError, KubernetesError
+from podidentity.kube.transport import Transport
 from podidentity.mic.fencing import AZURE_WRITES, KUBERNETES_WRITES, UNSENT_SECONDS, fence
 
 
@@ -23,8 +24,8 @@ class Leading:
 
 
 @asynccontextmanager
-async def client(leading: Leading, methods: frozenset[str]) -> AsyncIterator[httpx2.AsyncClient]:
-    """A client with one connection, to a server that notes the method of each request it gets."""
+async def client(leading: Leading, methods: frozenset[str], *, ours: bool) -> AsyncIterator[httpx2.AsyncClient]:
+    """A client with one connection, over our transport or httpx2's; its server notes the method of each request."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -39,26 +40,25 @@ async def client(leading: Leading, methods: frozenset[str]) -> AsyncIterator[htt
             writer.close()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    async with (
-        server,
-        httpx2.AsyncClient(
-            base_url=f"http://127.0.0.1:{port}", limits=httpx2.Limits(max_connections=1), trust_env=False
-        ) as http,
-    ):
+    base = httpx2.URL(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+    way: httpx2.AsyncBaseTransport = Transport(base, None, connections=1)
+    if not ours:
+        way = httpx2.AsyncHTTPTransport(limits=httpx2.Limits(max_connections=1), trust_env=False)
+    async with server, httpx2.AsyncClient(base_url=base, transport=way) as http:
         http.event_hooks["request"].append(fence(lambda: leading.now, methods))
         yield http
 
 
 def play(story: Callable[[Leading, httpx2.AsyncClient], Any], methods: frozenset[str] = KUBERNETES_WRITES) -> None:
-    """Run a story with a fenced client."""
+    """Run a story with a fenced client: as the one of Kubernetes, and as the one of Azure."""
 
-    async def run() -> None:
+    async def run(*, ours: bool) -> None:
         leading = Leading()
-        async with client(leading, methods) as http:
+        async with client(leading, methods, ours=ours) as http:
             await story(leading, http)
 
-    asyncio.run(run())
+    for ours in (True, False):
+        asyncio.run(run(ours=ours))
 
 
 def test_a_leader_writes() -> None:
