@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import socket
 import ssl
 import subprocess
@@ -277,6 +278,9 @@ def test_nft_takes_every_table_that_is_rendered() -> None:
     }
     script = "nft -f - <<X\n" + services.render(found) * 2 + "X\nnft list table ip lab_services"
     command = ["unshare", "--user", "--map-root-user", "--net", "sh", "-c", script]
-    told = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    path = f"{os.environ['PATH']}:/usr/sbin:/sbin"  # a user's own has no sbin
+    told = subprocess.run(
+        command, env={**os.environ, "PATH": path}, capture_output=True, text=True, check=False, timeout=30
+    )
     assert told.returncode == 0, told.stderr
     assert told.stdout.count("numgen random mod 3") == 2
