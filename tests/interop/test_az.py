@@ -97,12 +97,13 @@ class Az:
     ids: dict[str, str]
     directory: Path
     configuration: str = "one"
+    home: Path = Path("/tmp")  # a pod has its own
     seen: dict[str, Any] = field(default_factory=dict)
 
     def __call__(self, command: str) -> Done:
         """Type one command."""
-        settings = f"AZURE_CONFIG_DIR=/tmp/az-{self.configuration} AZURE_CORE_COLLECT_TELEMETRY=0"
-        return self.run(f"export PATH={self.directory}/bin:$PATH {settings} HOME=/tmp; {command}")
+        settings = f"AZURE_CONFIG_DIR={self.home}/az-{self.configuration} AZURE_CORE_COLLECT_TELEMETRY=0"
+        return self.run(f"export PATH={self.directory}/bin:$PATH {settings} HOME={self.home}; {command}")
 
     def json(self, command: str) -> Any:
         """Its output; the command must succeed."""
@@ -134,19 +135,19 @@ def way(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def on_host(stage: Stage, client: Find) -> Az:
+def on_host(stage: Stage, client: Find, tmp_path_factory: pytest.TempPathFactory) -> Az:
     """azure-cli in the user's shell, signed in: for what needs to be shown in one place only."""
-    return signed_in(stage, client("az"), WAYS[1])
+    return signed_in(stage, client("az"), WAYS[1], tmp_path_factory.mktemp("az"))
 
 
 @pytest.fixture(scope="module")
-def az(stage: Stage, client: Find, way: str) -> Az:
+def az(stage: Stage, client: Find, way: str, tmp_path_factory: pytest.TempPathFactory) -> Az:
     """azure-cli, signed in as the owner of the subscription."""
-    return signed_in(stage, client("az"), way)
+    return signed_in(stage, client("az"), way, tmp_path_factory.mktemp("az"))
 
 
-def signed_in(stage: Stage, directory: Path, way: str) -> Az:
-    """A shell with azure-cli, after `az login`."""
+def signed_in(stage: Stage, directory: Path, way: str, home: Path) -> Az:
+    """A shell with azure-cli, after `az login`; on the host with a home of its own."""
     own = stage.lab.variables
     subscription = f"/subscriptions/{own['LAB_SUBSCRIPTION_ID']}"
     group, walk = (f"{subscription}/resourceGroups/{name}" for name in ("rg", "keyvault-aad-pod-identity-rg"))
@@ -162,8 +163,10 @@ def signed_in(stage: Stage, directory: Path, way: str) -> Az:
         "vault": f"{walk}/providers/Microsoft.KeyVault/vaults/keyvaultk8s",
         "sample": f"{walk}/{identities}/keyvaultsampleidentity",
     }
-    run = stage.unbound.run if way == WAYS[0] else stage.on_host
-    made = Az(run, ids, directory, f"{stage.lab.name}-{way.replace(' ', '-')}-{own['LAB_TENANT_ID']}")
+    in_a_pod = way == WAYS[0]
+    made = Az(stage.unbound.run if in_a_pod else stage.on_host, ids, directory)
+    if not in_a_pod:
+        made.home = home
     made.log_in()
     return made
 

@@ -247,8 +247,8 @@ def test_an_error_of_another_shape_is_an_error(error: str) -> None:
     """Of a request, and of an operation."""
     body = f'{{"status": "Failed", "error": {error}}}'.encode()
     for status in (200, 400):
-        arm = Arm(answer(headers=OPERATION), answer(status, json=None, content=body))
-        arm.answers += [answer(status, json=None, content=body)] * 10
+        looks = [answer(status, json=None, content=body, headers={"Retry-After": "0"}) for _ in range(11)]
+        arm = Arm(answer(headers=OPERATION), *looks)
         with pytest.raises(AzureError):
             arm.patch()
 
