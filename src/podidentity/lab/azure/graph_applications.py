@@ -6,7 +6,6 @@ principal's `application_id`. Called by `graph`.
 
 import base64
 import datetime as dt
-import secrets
 
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
@@ -15,7 +14,7 @@ from starlette.responses import JSONResponse, Response
 
 from podidentity.lab.azure import answers
 from podidentity.lab.azure.arm_resources import add_federated, read_federated
-from podidentity.lab.azure.state import Json, Principal, State, new_id
+from podidentity.lab.azure.state import Json, Principal, State, new_id, new_secret
 
 _YEAR = dt.timedelta(days=365)
 
@@ -91,7 +90,7 @@ def _pem(key: str) -> str:
 
 
 def _add_password(one: Principal, body: Json, now: float) -> Json:
-    key, text = new_id(), secrets.token_urlsafe(30)
+    key, text = new_id(), new_secret()
     one.secrets[key] = text
     given = body.get("passwordCredential") or {}
     begins = dt.datetime.fromtimestamp(now, dt.UTC)

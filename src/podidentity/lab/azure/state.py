@@ -4,16 +4,25 @@
 """
 
 import secrets
+import string
 import uuid
 from dataclasses import dataclass, field
 from typing import Any
 
 Json = dict[str, Any]
 
+_LETTERS = string.ascii_letters + string.digits
+
 
 def new_id() -> str:
     """A random GUID."""
     return str(uuid.uuid4())
+
+
+def new_secret() -> str:
+    """A client secret as Entra ID makes them today: `abc8Q~` and more. One that begins with `-` is an option to az."""
+    first, rest = ("".join(secrets.choice(_LETTERS) for _ in range(count)) for count in (3, 34))
+    return f"{first}8Q~{rest}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +31,7 @@ class ServicePrincipal:
 
     client_id: str = field(default_factory=new_id)
     object_id: str = field(default_factory=new_id)
-    secret: str = field(default_factory=lambda: secrets.token_urlsafe(24), repr=False)
+    secret: str = field(default_factory=new_secret, repr=False)
     name: str = "app"
 
 
