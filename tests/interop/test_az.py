@@ -276,8 +276,9 @@ def test_an_application_signs_in_as_it_may(on_host: Az, record: Record) -> None:
     assert refused.status != 0
     az.configuration = base
     scope = az.ids["group"].rpartition("/resourceGroups")[0]
-    made = az.json(f"az ad sp create-for-rbac --role Reader --scopes {scope}")
-    certified = az.json(f"az ad sp create-for-rbac --role Reader --scopes {scope} --create-cert")
+    # Named: az's own names hold the second, and an application of the same name loses its password to the next.
+    made = az.json(f"az ad sp create-for-rbac -n password --role Reader --scopes {scope}")
+    certified = az.json(f"az ad sp create-for-rbac -n certificate --role Reader --scopes {scope} --create-cert")
     for number, how in (
         (1, f"-u {made['appId']} -p {made['password']}"),
         (2, f"-u {certified['appId']} --certificate {certified['fileWithCertAndPrivateKey']}"),
