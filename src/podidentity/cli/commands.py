@@ -1,7 +1,8 @@
 """Every command but the daemons, by click: which there are, and what click says of a wrong word. Called by `main`."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import click
 
@@ -37,7 +38,7 @@ def _lab() -> click.Command:
 class _Commands(click.Group):
     """Commands that are imported when they are used; their lines in `--help` stand here."""
 
-    summaries = {  # noqa: RUF012  # never changed
+    summaries: ClassVar[Mapping[str, str]] = {
         "doctor": "Check an installation: roles, definitions, daemons, identities.",
         "explain": "What a pod would get when it asks for a token, and why.",
         "lab": "An Azure and a Kubernetes on this machine, to try everything in.",
@@ -58,7 +59,7 @@ class _Commands(click.Group):
         if cmd_name == "lab":
             return _lab()
         if cmd_name == "explain":
-            from podidentity.cli.explain import explain  # noqa: PLC0415  # needs the Kubernetes client
+            from podidentity.cli.explain import explain  # noqa: PLC0415  # the Kubernetes client: slow to load for --help
 
             return explain
         if cmd_name == "doctor":
@@ -66,7 +67,7 @@ class _Commands(click.Group):
 
             return doctor
         if cmd_name == "rollout":
-            from podidentity.cli.rollout import rollout  # noqa: PLC0415  # needs the Kubernetes client
+            from podidentity.cli.rollout import rollout  # noqa: PLC0415  # likewise
 
             return rollout
         if cmd_name in self.summaries:  # their own parsers answer; this is for the list in --help
