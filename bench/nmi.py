@@ -1,8 +1,10 @@
 """What a warm token request costs NMI, beside Go's net/http and nginx serving the same bytes. `make bench` runs it.
 
 Everything is in network namespaces of this process. Servers take turns within each round, so that whatever else the
-machine does meanwhile concerns them alike; a ratio is taken within a round, then the median over rounds. CPU is the
-server's process alone, counted by the kernel in nanoseconds. The last line printed is one JSON object.
+machine does meanwhile concerns them alike; a ratio is taken within a round, then the median over rounds. Through the
+redirect, each server is behind one of its own, made by the same code: what connection tracking and nat cost in the
+server's system calls, they cost all. CPU is the server's process alone, counted by the kernel in nanoseconds; how much
+of it the kernel itself took is what it was found doing at its ticks. The last line printed is one JSON object.
 """
 
 import argparse
@@ -16,12 +18,13 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
+from podidentity.linux import interception, nftables
 from system.load.crowd import HEAD, ROOT, Crowd, build_go, cpu_seconds, node_target, pin
 from system.redirect.network import IMDS, NODE, Network
 from system.redirect.node import until
@@ -30,6 +33,8 @@ IDENTITIES = 20
 CONNECTIONS = 32
 KINDS = ("known head", "new head")
 PORTS = {"go": 8081, "nginx": 8082}
+REDIRECTED = {"go": "169.254.169.253", "nginx": "169.254.169.252"}
+"""Addresses like IMDS's, that pods are sent away from to the port above."""
 FIRST_REQUESTS = 1000
 CONNECTIONS_PER_POD = 250  # NMI lets one address have 256
 IMDS_SECONDS = 0.5  # how long IMDS takes for a token that is asked for by all at once
@@ -58,6 +63,8 @@ class Run:
     """What one server did in one round."""
 
     micros: float
+    user_micros: float
+    """The part of it outside the kernel."""
     per_second: float
     p50_ms: float
     p99_ms: float
@@ -93,7 +100,7 @@ def measure(way: str, pods: int, rounds: int, seconds: float) -> dict[str, Any]:
         target = node_target() if way == "loopback" else f"{IMDS}:80"
         servers = [
             Server("nmi", crowd.process.pid, target),
-            *opened.enter_context(references(crowd, crowd.answer(sources[0], target))),
+            *opened.enter_context(references(crowd, crowd.answer(sources[0], target), redirected=way == "redirect")),
         ]
         for server in servers:  # fill the cache, warm up
             run(crowd, server, sources, 0.3)
@@ -111,14 +118,17 @@ def measure(way: str, pods: int, rounds: int, seconds: float) -> dict[str, Any]:
 
 def run(crowd: Crowd, server: Server, sources: list[str], seconds: float, kind: str = "known head") -> Run:
     """Load one server and say what a request cost it."""
-    before = cpu_seconds(server.pid)
+    before, ticks_before = cpu_seconds(server.pid), cpu_ticks(server.pid)
     flags = (f"-connections={CONNECTIONS}", f"-seconds={seconds}", f"-unique={kind == 'new head'}".lower())
     told = crowd.load(sources, *flags, target=server.target)
     used = cpu_seconds(server.pid) - before
+    user, system = (now - then for now, then in zip(cpu_ticks(server.pid), ticks_before, strict=True))
     if told["statuses"] != {"200": told["requests"]} or told["failures"]:
         raise SystemExit(f"{server.name} did not answer every request: {told}; NMI says: {crowd.log()[-2000:]}")
+    micros = used / told["requests"] * 1e6
     return Run(
-        used / told["requests"] * 1e6,
+        micros,
+        micros * user / max(user + system, 1),
         told["requests"] / told["seconds"],
         told["p50_ms"],
         told["p99_ms"],
@@ -139,9 +149,15 @@ def first_requests(crowd: Crowd, sources: list[str], target: str) -> int:
     return len(crowd.imds.served.asked) - before
 
 
+def cpu_ticks(pid: int) -> tuple[int, int]:
+    """Hundredths of a second that a process was seen outside and inside the kernel, all threads."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]), int(fields[12])  # proc_pid_stat(5): utime and stime, counted from the state
+
+
 @contextlib.contextmanager
-def references(crowd: Crowd, body: bytes) -> Iterator[list[Server]]:
-    """Run Go's net/http and nginx on the node, each on NMI's core, answering with `body`."""
+def references(crowd: Crowd, body: bytes, *, redirected: bool = False) -> Iterator[list[Server]]:
+    """Run Go's net/http and nginx on the node, each on NMI's core, answering with `body`; reached as NMI is."""
     program = build_go(ROOT / "bench/reference/main.go", ROOT / "build/bench-reference")
     (crowd.directory / "body").write_bytes(body)
     commands = {"go": [str(program), f"-address={node_target(PORTS['go'])}", f"-body={crowd.directory / 'body'}"]}
@@ -157,11 +173,23 @@ def references(crowd: Crowd, body: bytes) -> Iterator[list[Server]]:
         for name, process in processes.items():
             until(functools.partial(answers, crowd, PORTS[name]), f"{name} answers")
             pin(process.pid)
-        yield [Server(name, process.pid, node_target(PORTS[name])) for name, process in processes.items()]
+        yield [
+            Server(name, process.pid, redirect(crowd, name) if redirected else node_target(PORTS[name]))
+            for name, process in processes.items()
+        ]
     finally:
         for process in processes.values():
             process.terminate()
             process.wait(10)
+
+
+def redirect(crowd: Crowd, name: str) -> str:
+    """Send pods that ask at an address of its own to a reference, as NMI sends them to itself: that address."""
+    address = REDIRECTED[name]
+    what = interception.Interception(address, 80, NODE, PORTS[name], ("eth0",), anti_spoof=False)
+    table = replace(interception.redirect(what), name=f"bench_{name}")
+    crowd.network.node.run(f"nft -f - <<END\n{nftables.render(table)}END")
+    return f"{address}:80"
 
 
 def answers(crowd: Crowd, port: int) -> bool:
@@ -193,6 +221,8 @@ def summary(runs: list[dict[str, Run]]) -> dict[str, Any]:
     for name in runs[0]:
         told[name] = {
             "cpu_micros": spread([one[name].micros for one in runs]),
+            "user_micros": spread([one[name].user_micros for one in runs]),
+            "system_micros": spread([one[name].micros - one[name].user_micros for one in runs]),
             "per_second": round(statistics.median(one[name].per_second for one in runs)),
             "p50_ms": round(statistics.median(one[name].p50_ms for one in runs), 2),
             "p99_ms": spread([one[name].p99_ms for one in runs]),

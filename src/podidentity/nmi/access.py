@@ -41,16 +41,21 @@ class Access:
         """Say what `pod` is answered with when it asks `asked`, `now` in steady seconds."""
         if now - self._grants.granted_as_of() > WATCH_TRUSTED_SECONDS:
             return Refusal(503, "what the identities of this node are has not been confirmed; ask again in a moment")
-        revision = self._grants.revision()
-        if revision != self._revision or len(self._remembered) > _PODS:
+        revision = self._grants.revision
+        if revision != self._revision:
             self._remembered.clear()
             self._revision = revision
         remembered = self._remembered.get(pod.uid)
-        if remembered is None or remembered[0] is not pod or len(remembered[1]) > _REQUESTS_PER_POD:
+        choice = remembered[1].get(asked) if remembered is not None and remembered[0] is pod else None
+        return self._remember(pod, asked) if choice is None else choice
+
+    def _remember(self, pod: Pod, asked: TokenRequest) -> Choice:
+        if len(self._remembered) > _PODS:
+            self._remembered.clear()
+        remembered = self._remembered.get(pod.uid)
+        if remembered is None or remembered[0] is not pod or len(remembered[1]) >= _REQUESTS_PER_POD:
             remembered = self._remembered[pod.uid] = (pod, {})
-        choice = remembered[1].get(asked)
-        if choice is None:
-            choice = remembered[1][asked] = self._decide(pod, asked)
+        choice = remembered[1][asked] = self._decide(pod, asked)
         return choice
 
     def note_given(self, uid: str, identity: AzureIdentity) -> None:

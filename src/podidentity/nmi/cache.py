@@ -37,7 +37,7 @@ LAST_SECONDS = 5  # a token that expires on its way to the client is no use
 
 
 class Standing(Protocol):
-    """Whether what a token was made with is still the same."""
+    """Whether the Secret that a service principal's token was made with is still the same."""
 
     def stands(self, source: Source) -> bool:
         """Say whether a token of `source` may be given without another look."""
@@ -61,12 +61,11 @@ class Kept:
         self._second = -1
         self._answer = b""
 
-    def answer(self, now: float) -> bytes:
-        """Write the whole response, `expires_in` counted from `now`."""
-        second = int(now)
+    def answer(self, second: int) -> bytes:
+        """Write the whole response, `expires_in` counted from `second` (since 1970)."""
         if second != self._second:
             grant = self.grant
-            self._answer = render_token(grant, now) if isinstance(grant, Token) else render_tokens(grant, now)
+            self._answer = render_token(grant, second) if isinstance(grant, Token) else render_tokens(grant, second)
             self._second = second
         return self._answer
 
@@ -81,7 +80,7 @@ class Cached:
     """Tokens from a cache in front of `source`. `spawn` starts a task in the daemon's task group.
 
     `spread` gives numbers from 0 to 1 that keep nodes from refreshing in step. `standing`, when set, is asked before
-    each answer.
+    each answer that rests on a Secret.
     """
 
     standing: Standing | None = None
@@ -98,14 +97,16 @@ class Cached:
         self._flights: dict[Key, asyncio.Future[Kept | PodIdentityError]] = {}
         self._flying = Shares(FLIGHT_LIMIT, FLIGHTS_OF_ONE)
 
-    def cached(self, source: Source, resource: str) -> Kept | None:
-        """Return a valid token without waiting, or None. Starts a refresh when it is time for one."""
+    def cached(self, source: Source, resource: str, steady: float, second: int) -> Kept | None:
+        """Return a valid token without waiting, or None. Starts a refresh when it is time for one.
+
+        It is now `steady` by the steady clock, and `second` by the wall's.
+        """
         key = (source, resource)
         kept = self._kept.get(key)
-        if kept is None or (self.standing is not None and not self.standing.stands(source)):
+        if kept is None or (isinstance(source, ServicePrincipal) and not self._stands(source)):
             return None
-        steady = self._clock.steady()
-        if steady >= kept.steady_end or self._clock.wall() >= kept.ends:
+        if steady >= kept.steady_end or second >= kept.ends:
             return None
         if steady >= kept.refresh_at and self._may_start(key, steady):
             self._start(key, source)
@@ -121,13 +122,13 @@ class Cached:
 
         `asker` is whose call it is while it lasts: it goes on when its client hangs up, so clients do not bound them.
         """
-        found = self.cached(source, resource)
+        found = self._cached_now(source, resource)
         if found is not None:
             return found
         key = (source, resource)
         if self.standing is not None and key in self._kept:
             await self.standing.check(source)
-            found = self.cached(source, resource)
+            found = self._cached_now(source, resource)
             if found is not None:
                 return found
         failed = self._failed_lately(key, self._clock.steady())
@@ -140,6 +141,12 @@ class Cached:
         if isinstance(outcome, PodIdentityError):
             raise outcome.with_traceback(None)
         return outcome
+
+    def _stands(self, source: ServicePrincipal) -> bool:
+        return self.standing is None or self.standing.stands(source)
+
+    def _cached_now(self, source: Source, resource: str) -> Kept | None:
+        return self.cached(source, resource, self._clock.steady(), int(self._clock.wall()))
 
     def forget(self, source: Source) -> None:
         """Drop every token and failure of `source`, because what it rests on changed."""

@@ -82,10 +82,12 @@ class Cluster:
         self._on_error = on_error
         self._allow_list = settings.namespace_allow_list
         self._stores = stores = _Stores(Store(), Store(), Store(), Store(), Store(), Store())
-        self._revision = 0
+        self.revision = 0
+        """Grows with each change of anything that a choice depends on."""
         for store in stores[1:]:
             store.subscribe(self._count)
-        self._by_address = stores.pods.index(addresses)
+        self.at: Callable[[str], Sequence[Pod]] = stores.pods.index(addresses).of
+        """The live pods that claim an address."""
         self._by_pod = stores.assigned.index(pod_of)
         self._by_selector = stores.bindings.index(selector_in_namespace)
         self._by_namespace = stores.exceptions.index(_namespace_of)
@@ -140,10 +142,6 @@ class Cluster:
         """Call `changed` after each change of a pod."""
         self._stores.pods.subscribe(lambda _: changed())
 
-    def at(self, address: str) -> Sequence[Pod]:
-        """Return the live pods that claim `address`."""
-        return self._by_address.of(address)
-
     def confirmed(self) -> float:
         """Say when the watch of pods was last known to be true."""
         confirmed_at = self._pods.confirmed_at
@@ -183,12 +181,8 @@ class Cluster:
 
     # Grants
 
-    def revision(self) -> int:
-        """Grow with each change of anything that a choice depends on."""
-        return self._revision
-
     def _count(self, _: Change[Any]) -> None:
-        self._revision += 1
+        self.revision += 1
 
     def granted_as_of(self) -> float:
         """Say when every watch of what choices depend on was last known to be true; `confirmed` says it of pods."""

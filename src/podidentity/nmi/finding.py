@@ -69,14 +69,14 @@ class Finding:
         if looked:
             return self._judge(peer, looked, directly=True)
         confirmed = self._pods.confirmed()
-        if confirmed == _NEVER:
+        if now - confirmed <= WATCH_TRUSTED_SECONDS:
+            found = self._pods.at(peer.address)  # after a look too: the watch may have told of it since
+            if found:
+                return self._judge(peer, found, directly=looked is not None)
+        elif confirmed == _NEVER:
             return Refusal(503, "the pods of this node are not known yet; ask again in a moment")
-        silent = now - confirmed > WATCH_TRUSTED_SECONDS
-        if silent and looked is None:
+        elif looked is None:
             return Look("the watch of pods has been silent for too long")
-        found = () if silent else self._pods.at(peer.address)  # after a look too: the watch may have told of it since
-        if found:
-            return self._judge(peer, found, directly=looked is not None)
         return Look(f"no pod is known at {peer.address}") if looked is None else Stranger(peer.address)
 
     async def look(self, peer: Peer) -> Looked | Refusal:
@@ -131,8 +131,6 @@ class Finding:
             _log.info("pod %s at %s comes in by another interface: its sandbox was made anew", pod.key, peer.address)
             self.release(pod.uid)
             self._is_home(pod.uid, peer.link)
-        while len(self._links) > _REMEMBERED_LINKS:
-            self._links.popitem(last=False)
         peer.uid = pod.uid
         return pod
 
@@ -143,7 +141,15 @@ class Finding:
 
     def _is_home(self, uid: str, link: tuple[int, bytes]) -> bool:
         """Say whether a pod's packets came in like this before, or as its route told; what is new is remembered."""
-        return self._homes.get(uid, link[0]) == link[0] and self._links.setdefault(uid, link) == link
+        if self._homes.get(uid, link[0]) != link[0]:
+            return False
+        known = self._links.get(uid)
+        if known is not None:
+            return known == link
+        self._links[uid] = link
+        while len(self._links) > _REMEMBERED_LINKS:
+            self._links.popitem(last=False)
+        return True
 
     def _has_moved(self, pod: Pod, interface: int) -> bool:
         """Say whether a pod that the API server was just asked about lives on behind another interface."""

@@ -5,8 +5,8 @@ token sources and the redirect.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from time import perf_counter
-from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -98,7 +98,8 @@ def _host_gauges(registry: CollectorRegistry) -> tuple[Gauge, Gauge, Gauge]:
     )
 
 
-class _Note(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class _Note:
     """What is the same for every answer of one kind: where it is counted, and its line but for the time it took."""
 
     address: str

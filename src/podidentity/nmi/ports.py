@@ -61,7 +61,7 @@ class Secrets(Protocol):
 class Pods(Protocol):
     """The pods of this node, by address."""
 
-    def at(self, address: str) -> Sequence[Pod]:
+    def at(self, address: str, /) -> Sequence[Pod]:
         """Return the live pods with a network of their own that claim `address`, as the watch told."""
 
     def confirmed(self) -> float:
@@ -74,8 +74,9 @@ class Pods(Protocol):
 class Grants(Protocol):
     """Who may use which identity."""
 
+    @property
     def revision(self) -> int:
-        """Return a number that grows with each change: what was decided under another one is decided anew."""
+        """A number that grows with each change: what was decided under another one is decided anew."""
 
     def granted_as_of(self) -> float:
         """Say when this was last known to be true, in steady seconds; -inf before everything was listed."""

@@ -67,18 +67,25 @@ class TokenFlow:
         pod = self._finding.pod_of(peer, looked, now)
         if not isinstance(pod, Pod):
             return refuse(pod) if isinstance(pod, Refusal) else pod
-        missing = self.missing_for(pod, asked, now)
-        if isinstance(missing, Allowed) and self._cache is not None:
-            kept = self._cache.cached(missing.source, asked.resource)
-            return missing if kept is None else self._given(missing, kept)
-        return missing
+        choice = self._access.choice(pod, asked, now)
+        if not isinstance(choice, Allowed):
+            return _without_token(pod, choice)
+        if self._cache is None:
+            return choice
+        second = int(self._clock.wall())
+        kept = self._cache.cached(choice.source, asked.resource, now, second)
+        if kept is None:
+            return choice
+        # The same answer again while its bytes are the same, which is for a second.
+        body, given = kept.answer(second), choice.given
+        if given is None or given.body is not body:
+            given = choice.given = self._answer(choice, body, cached=True)
+        return given
 
     def missing_for(self, pod: Pod, asked: TokenRequest, now: float) -> Answer | Allowed | NotAssigned:
         """Decide about a pod that is known: refuse, or say what an answer takes."""
         choice = self._access.choice(pod, asked, now)
-        if isinstance(choice, Allowed):
-            return choice
-        return refuse(choice, pod) if isinstance(choice, Refusal) else NotAssigned(pod, choice)
+        return choice if isinstance(choice, Allowed) else _without_token(pod, choice)
 
     async def wait(self, asked: TokenRequest, peer: Peer) -> Answer:
         """Step, get what is missing and step again, until there is an answer. Cancelled when the client hangs up.
@@ -120,16 +127,11 @@ class TokenFlow:
 
     def granted(self, allowed: Allowed, kept: Kept) -> Answer:
         """Make the answer of a token that was waited for."""
-        body = kept.answer(self._clock.wall())
-        return Answer(200, body, "", allowed.pod, allowed.identity, allowed.binding, allowed.source)
+        return self._answer(allowed, kept.answer(int(self._clock.wall())), cached=False)
 
-    def _given(self, allowed: Allowed, kept: Kept) -> Answer:
-        """Answer from the cache: the same answer again while its bytes are the same, which is for a second."""
-        body = kept.answer(self._clock.wall())
-        given = allowed.given
-        if given is None or given.body is not body:
-            given = allowed.given = replace(self.granted(allowed, kept), cached=True)
-        return given
+    @staticmethod
+    def _answer(allowed: Allowed, body: bytes, *, cached: bool) -> Answer:
+        return Answer(200, body, "", allowed.pod, allowed.identity, allowed.binding, allowed.source, cached)
 
     async def _fetch(self, missing: Allowed, asked: TokenRequest) -> Kept | Answer:
         source = missing.source
@@ -159,6 +161,10 @@ class TokenFlow:
         if settings.retry_after_header:
             return refuse(Refusal(503, missing.wait.why), missing.pod, retry_after_seconds=RETRY_SECONDS)
         return refuse(Refusal(404, missing.wait.why), missing.pod)
+
+
+def _without_token(pod: Pod, choice: Wait | Refusal) -> Answer | NotAssigned:
+    return refuse(choice, pod) if isinstance(choice, Refusal) else NotAssigned(pod, choice)
 
 
 def _failed(missing: Allowed, error: PodIdentityError) -> Answer:

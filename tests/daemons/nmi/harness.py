@@ -84,11 +84,11 @@ class FakeCluster:
         self.follower: Any = None
         self.served: list[Any] = []
         self._clock = clock
-        self._revision = 0
+        self.revision = 0
 
     def changed(self) -> None:
         """Say that `assigned`, `matches` or `exceptions` are others now."""
-        self._revision += 1
+        self.revision += 1
         if self.follower is not None:
             for pod in self.pods:
                 self.follower.pod_changed(pod.key)
@@ -155,10 +155,6 @@ class FakeCluster:
     def named(self, key: ObjectKey) -> Pod | None:
         """Return a pod by name."""
         return next((pod for pod in self.pods if pod.key == key), None)
-
-    def revision(self) -> int:
-        """Return how often something changed."""
-        return self._revision
 
     def assigned_to(self, pod: ObjectKey) -> Sequence[AzureAssignedIdentity]:
         """Return the pod's assigned identities."""

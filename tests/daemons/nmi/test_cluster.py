@@ -78,9 +78,9 @@ class Following:
 
     async def tell(self, kind: str, plural: str, obj: dict[str, Any]) -> None:
         """Tell of a change, and return when it has arrived."""
-        before = self.cluster.revision()
+        before = self.cluster.revision
         self.send(kind, plural, obj)
-        await eventually(lambda: self.cluster.revision() > before, f"{kind} {plural}")
+        await eventually(lambda: self.cluster.revision > before, f"{kind} {plural}")
 
 
 @asynccontextmanager
