@@ -94,11 +94,15 @@ def test_printer_columns_are_shown(kubectl: Kubectl) -> None:
 
 
 def test_the_status_is_part_of_the_object(kubectl: Kubectl) -> None:
-    """There is no status subresource: upstream writes the status on the object."""
+    """There is no status subresource: upstream writes the status on the object, and that makes a new generation."""
     kubectl("create", "-f", "-", stdin=identity(clientID="c"))
+    before = kubectl.get("azureidentity", "reader")["metadata"]["generation"]
     change = json.dumps({"status": {"availableReplicas": 1}})
     kubectl("patch", "azureidentity", "reader", "--type=merge", "-p", change)
-    assert kubectl.get("azureidentity", "reader")["status"] == {"availableReplicas": 1}
+    kubectl("label", "azureidentity", "reader", "a=b")
+    stored = kubectl.get("azureidentity", "reader")
+    assert stored["status"] == {"availableReplicas": 1}
+    assert stored["metadata"]["generation"] == before + 1
 
 
 def test_an_embedded_object_keeps_what_it_has(kubectl: Kubectl) -> None:

@@ -44,6 +44,11 @@ def namespace_rules() -> list[Json]:
     return [_rule("", ["namespaces"], FOLLOW)]
 
 
+def startup_taint_rules() -> list[Json]:
+    """What NMI may do everywhere besides when it runs with --startup-taint: no rule can name one node."""
+    return [_rule("", ["nodes"], ["get", "patch"])]
+
+
 def record_rules() -> list[Json]:
     """What MIC may do where it runs: keep the record of what it assigned."""
     return [_rule("", ["configmaps"], ["get", "create", "update"])]
@@ -64,6 +69,7 @@ def chart_rules() -> Json:
         "nmiManaged": nmi_rules(managed=True),
         "mic": mic_rules(),
         "namespaceAllowList": namespace_rules(),
+        "startupTaint": startup_taint_rules(),
         "micRecord": record_rules(),
         "micLocks": lock_rules(),
     }

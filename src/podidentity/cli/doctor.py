@@ -72,11 +72,15 @@ async def gather(api: Api, server: str) -> Facts:
     nmis = await looks.at("nmi", find_daemons(api, "nmi"), ())
     assigned = await looks.at("assigned", _assigned(api), {})
     settings = told(mics, nmis)
-    managed, allow_list = settings.managed_mode, settings.policy.allow_list
+    managed, allow_list, taint = settings.managed_mode, settings.policy.allow_list, settings.startup_taint
+    of_nmi = diagnosing.nmi_rights(managed=managed, allow_list=allow_list, startup_taint=taint)
     asked: list[tuple[str, Daemon, tuple[Right, ...]]] = [
         *[("MIC", one, diagnosing.mic_rights(allow_list=allow_list)) for one in mics[:1]],
-        *[("NMI", one, diagnosing.nmi_rights(managed=managed, allow_list=allow_list)) for one in nmis[:1]],
+        *[("NMI", one, of_nmi) for one in nmis[:1]],
     ]
+    tainted: frozenset[str] = frozenset()
+    if taint:
+        tainted = await looks.at("startup taint", _tainted(api, taint), tainted)
     roles = {}
     for name, daemon, rights in asked:
         found = await looks.at("role", _denied(api, daemon, rights), None)
@@ -97,6 +101,18 @@ async def gather(api: Api, server: str) -> Facts:
         unseen=tuple(looks.unseen),
         managed_mode=settings.managed_mode,
         assign_on_binding=settings.policy.assign_on_binding,
+        startup_taint=taint,
+        tainted=tainted,
+    )
+
+
+async def _tainted(api: Api, key: str) -> frozenset[str]:
+    """Name the nodes that carry a taint of this key, whatever its value and effect."""
+    listed = await api.list(resources.NODES.whole())
+    return frozenset(
+        name.name
+        for name, stored in listed.items.items()
+        if any(taint.get("key") == key for taint in (stored.value.get("spec") or {}).get("taints") or ())
     )
 
 

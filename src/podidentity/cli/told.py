@@ -17,6 +17,7 @@ class Told:
     policy: Policy
     managed_mode: bool
     mic_namespace: str
+    startup_taint: str
 
 
 def told(mics: Iterable[Daemon], nmis: Iterable[Daemon]) -> Told:
@@ -33,6 +34,7 @@ def told(mics: Iterable[Daemon], nmis: Iterable[Daemon]) -> Told:
         ),
         managed_mode=managed,
         mic_namespace=of_nmi.text("MICNamespace"),
+        startup_taint=of_nmi.text("startup-taint"),
     )
 
 

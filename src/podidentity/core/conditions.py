@@ -8,7 +8,7 @@ by `mic.sync` with each plan, written by `mic.statuses` when they differ from wh
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from podidentity.core import arm, matching, redact, selecting
 from podidentity.core.arm import IdentityId, Target
@@ -89,19 +89,29 @@ def wrong_client_id(identity: AzureIdentity, told: Mapping[IdentityId, str]) -> 
     )
 
 
-def changed(stored: tuple[Condition, ...], fresh: Iterable[Condition], now: str) -> tuple[Condition, ...] | None:
+def changed(
+    stored: tuple[Condition, ...], fresh: Iterable[Condition], now: str, generation: int = 0
+) -> tuple[Condition, ...] | None:
     """Merge `fresh` into what is stored, other parties' conditions included; None when nothing differs.
 
-    `now` is the time that a changed status is stamped with.
+    `now` is the time that a changed status is stamped with. `generation` is the object's now; 0: it does not count.
+    Without a status subresource, which upstream could not write to, a write of the status makes a new generation
+    (kube-apiserver: `customResourceStrategy.PrepareForUpdate`): what is written is stamped with that one.
     """
     known = {one.type: one for one in stored}
     after = dict(known)
     for one in fresh:
         before = known.get(one.type)
-        if before != one:
+        if before is None or before != one or (generation and before.generation != generation):
             since = before.since if before and before.status == one.status and before.since else now
-            after[one.type] = Condition(one.type, one.status, one.reason, one.message, since)
-    return tuple(after.values()) if after != known else None
+            stamp = generation + 1 if generation else 0
+            after[one.type] = replace(one, since=since, generation=stamp)
+    return tuple(after.values()) if any(one is not known.get(kind) for kind, one in after.items()) else None
+
+
+def is_older(condition: Condition, generation: int) -> bool:
+    """Whether a condition speaks of a former generation of its object, whose generation is now this."""
+    return 0 < condition.generation < generation
 
 
 def _of_identity(

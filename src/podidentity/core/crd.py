@@ -129,7 +129,7 @@ def render_assigned(assigned: AzureAssignedIdentity) -> dict[str, Any]:
     return obj
 
 
-def render_conditions(conditions: Iterable[Condition]) -> list[dict[str, str]]:
+def render_conditions(conditions: Iterable[Condition]) -> list[dict[str, Any]]:
     """Write `status.conditions`."""
     return [
         {
@@ -138,6 +138,7 @@ def render_conditions(conditions: Iterable[Condition]) -> list[dict[str, str]]:
             "reason": one.reason,
             "message": one.message,
             "lastTransitionTime": one.since,
+            **({"observedGeneration": one.generation} if one.generation else {}),
         }
         for one in conditions
     ]
@@ -280,6 +281,7 @@ def _identity(at: _Place, key: ObjectKey) -> AzureIdentity:
         stamp=hash(repr((annotations, at.metadata.get("labels")))),
         uid=str(at.metadata.get("uid", "")),
         conditions=_conditions(at.obj),
+        generation=_whole(at.metadata.get("generation")),
     )
 
 
@@ -292,15 +294,22 @@ def _binding(at: _Place, key: ObjectKey) -> AzureIdentityBinding:
         uid=str(at.metadata.get("uid", "")),
         node_selector=str(_mapping(at.metadata.get("annotations")).get(NODE_SELECTOR_ANNOTATION, ""))[: LONGEST + 1],
         conditions=_conditions(at.obj),
+        generation=_whole(at.metadata.get("generation")),
     )
 
 
 def _conditions(obj: Json) -> tuple[Condition, ...]:
     """Read conditions leniently: they inform, nothing depends on them."""
     listed = _mapping(obj.get("status")).get("conditions")
-    found = map(_mapping, listed if isinstance(listed, list) else ())
-    names = ("type", "status", "reason", "message", "lastTransitionTime")
-    return tuple(Condition(*(str(one.get(name, "")) for name in names)) for one in found)
+    return tuple(map(_condition, map(_mapping, listed if isinstance(listed, list) else ())))
+
+
+def _condition(one: Json) -> Condition:
+    kind, status, reason, message, since = (str(one.get(name, "")) for name in _CONDITION_TEXTS)
+    return Condition(kind, status, reason, message, since, _whole(one.get("observedGeneration")))
+
+
+_CONDITION_TEXTS = ("type", "status", "reason", "message", "lastTransitionTime")
 
 
 def _secret_reference(secret: Json, namespace: str) -> SecretReference | None:
@@ -326,6 +335,10 @@ def _get(holder: Json, name: str) -> Any:
         return value
     wanted = name.lower()
     return next((item for key, item in holder.items() if key.lower() == wanted and item is not None), None)
+
+
+def _whole(value: object) -> int:
+    return value if isinstance(value, int) else 0
 
 
 def _mapping(value: object) -> Json:

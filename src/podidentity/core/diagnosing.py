@@ -22,6 +22,8 @@ from podidentity.core.identities import (
 )
 
 KINDS = ("azureassignedidentities", "azureidentities", "azureidentitybindings", "azurepodidentityexceptions")
+TAINTED_SECONDS = 60.0
+"""How long a node may keep its start-up taint after NMI is ready there, which takes it away within some seconds."""
 STUCK_SECONDS = 300.0
 """How long an assigned identity may be Created before it counts as stuck: a scale set takes about a minute."""
 SHOWN = 10
@@ -68,6 +70,8 @@ NMI_MANAGED_RIGHTS = (
 )
 NAMESPACE_RIGHTS = _rights("list watch", "", "namespaces")
 """What --namespace-allow-list needs: MIC reads it, and NMI in managed mode."""
+TAINT_RIGHTS = _rights("get patch", "", "nodes")
+"""What --startup-taint needs."""
 
 
 def mic_rights(*, allow_list: bool) -> tuple[Right, ...]:
@@ -75,16 +79,17 @@ def mic_rights(*, allow_list: bool) -> tuple[Right, ...]:
     return (*MIC_RIGHTS, *(NAMESPACE_RIGHTS if allow_list else ()))
 
 
-def nmi_rights(*, managed: bool, allow_list: bool) -> tuple[Right, ...]:
+def nmi_rights(*, managed: bool, allow_list: bool, startup_taint: str = "") -> tuple[Right, ...]:
     """Say what NMI's account must be allowed."""
+    taint = TAINT_RIGHTS if startup_taint else ()
     if not managed:
-        return NMI_RIGHTS
-    return (*NMI_MANAGED_RIGHTS, *(NAMESPACE_RIGHTS if allow_list else ()))
+        return (*NMI_RIGHTS, *taint)
+    return (*NMI_MANAGED_RIGHTS, *(NAMESPACE_RIGHTS if allow_list else ()), *taint)
 
 
 @dataclass(frozen=True, slots=True)
 class Daemon:
-    """One pod of MIC or NMI."""
+    """One pod of MIC or NMI. `ready_seconds`: for how long it has been ready."""
 
     key: ObjectKey
     node: str
@@ -94,6 +99,7 @@ class Daemon:
     arguments: tuple[str, ...] = ()
     environ: Mapping[str, str] = field(default_factory=dict)
     restarts: int = 0
+    ready_seconds: float = float("inf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +107,8 @@ class Facts:
     """What was found. `None` or absent: it could not be looked at, and `unseen` says why.
 
     `definitions` says of each definition whether it has conditions; `denied` what each daemon's account may not do;
-    `created_seconds` for how long an assigned identity has been there.
+    `created_seconds` for how long an assigned identity has been there; `startup_taint` is the key that NMI was told,
+    and `tainted` names the nodes that carry it.
     """
 
     server: str
@@ -118,6 +125,8 @@ class Facts:
     unseen: tuple[tuple[str, str], ...] = ()
     managed_mode: bool = False
     assign_on_binding: bool = False
+    startup_taint: str = ""
+    tainted: frozenset[str] = frozenset()
 
 
 def diagnose(facts: Facts) -> tuple[Finding, ...]:
@@ -128,6 +137,7 @@ def diagnose(facts: Facts) -> tuple[Finding, ...]:
         *_definitions(facts),
         *_mic(facts),
         *_nmi(facts),
+        *_taint(facts),
         *_versions(facts),
         *_roles(facts),
         *_told("identities", len(facts.identities), _of_identities(facts)),
@@ -182,6 +192,24 @@ def _nmi(facts: Facts) -> Iterator[Finding]:
         yield ok("nmi", f"ready on all {len(linux)} nodes, {_images(facts.nmi)}")
 
 
+def _taint(facts: Facts) -> Iterator[Finding]:
+    """Where NMI is not ready, the taint does its work; where it is, pods wait for nothing."""
+    if not facts.startup_taint:
+        return
+    ready = {one.node: one for one in facts.nmi if one.ready}
+    kept = sorted(facts.tainted & ready.keys())
+    told = f"the start-up taint {facts.startup_taint} is still on {_some(kept)}, though NMI is ready there"
+    if not kept:
+        yield ok("startup taint", f"no node where NMI is ready carries {facts.startup_taint}")
+    elif not {*TAINT_RIGHTS}.isdisjoint(facts.denied.get("NMI", ())):
+        todo = "let its ClusterRole get and patch nodes; see docs/configure/startup-taint.md"
+        yield problem("startup taint", f"{told}: its role does not allow it to take that away", todo)
+    elif all(ready[node].ready_seconds < TAINTED_SECONDS for node in kept):
+        yield wait("startup taint", told, "NMI takes it away within seconds")
+    else:
+        yield problem("startup taint", f"{told}: new pods stay away", _logs(ready[kept[0]]))
+
+
 def _versions(facts: Facts) -> Iterator[Finding]:
     """More than one version at a time is what an upgrade looks like; it should end."""
     tags = {name: {one.image.rpartition(":")[2] for one in found} for name, found in _parts(facts)}
@@ -220,6 +248,7 @@ class _Told:
 
 _NO_MIC = "that is older: MIC, which wrote it, does not run in managed mode"
 _ALL_THERE = "that is older: every pod that needs it has it"
+_CHANGED = "that is older: it was changed since"
 
 
 def _of_identities(facts: Facts) -> Iterator[_Told]:
@@ -229,7 +258,7 @@ def _of_identities(facts: Facts) -> Iterator[_Told]:
         settled = identity.arm_id in there and not facts.assign_on_binding
         for one in _failing(identity.conditions):
             but = _outdated(facts, settled=settled) if one.type == conditions.ASSIGNED else ""
-            yield _Told(f"AzureIdentity {identity.key}", one, but)
+            yield _Told(f"AzureIdentity {identity.key}", one, but or _changed_since(one, identity.generation))
 
 
 def _of_bindings(facts: Facts) -> Iterator[_Told]:
@@ -237,11 +266,15 @@ def _of_bindings(facts: Facts) -> Iterator[_Told]:
     for binding in facts.bindings:
         for one in _failing(binding.conditions):
             but = _outdated(facts, settled=binding.key in there) if one.type == conditions.APPLIED else ""
-            yield _Told(f"AzureIdentityBinding {binding.key}", one, but)
+            yield _Told(f"AzureIdentityBinding {binding.key}", one, but or _changed_since(one, binding.generation))
 
 
 def _outdated(facts: Facts, *, settled: bool) -> str:
     return _NO_MIC if facts.managed_mode else _ALL_THERE if settled else ""
+
+
+def _changed_since(condition: Condition, generation: int) -> str:
+    return _CHANGED if conditions.is_older(condition, generation) else ""
 
 
 def _all_there(by: Iterable[tuple[T, AzureAssignedIdentity]]) -> frozenset[T]:

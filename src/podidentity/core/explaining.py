@@ -166,6 +166,8 @@ def _conditions(identity: AzureIdentity, case: Case) -> Iterator[Finding]:
         told = f"{one.type} is False ({one.reason}): {one.message}"
         if one.type == conditions.ASSIGNED and there:
             yield note("azure", f"{told}; that is older, or of another machine than this pod's")
+        elif conditions.is_older(one, identity.generation):
+            yield note("azure", f"{told}; that is older: the AzureIdentity was changed since")
         elif one.reason == "Assigning":
             yield wait("azure", one.message)
         else:

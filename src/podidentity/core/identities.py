@@ -55,7 +55,8 @@ class SecretReference(NamedTuple):
 class Condition:
     """What is known of an object, for people: `status` is True, False or Unknown, `reason` one CamelCase word.
 
-    `since` is when `status` last changed, as it is stored.
+    `since` is when `status` last changed, as it is stored; `generation` that of the object it was said of, 0 when it
+    does not say.
     """
 
     type: str
@@ -63,6 +64,7 @@ class Condition:
     reason: str
     message: str
     since: str = field(default="", compare=False)
+    generation: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,7 @@ class AzureIdentity:
     namespaced: bool = False
     uid: str = field(default="", compare=False)
     conditions: tuple[Condition, ...] = field(default=(), compare=False)
+    generation: int = field(default=0, compare=False)
     stamp: int = field(default=0, compare=False)
     """Another one when a user changes an annotation or label; good within one process."""
 
@@ -105,6 +108,7 @@ class AzureIdentityBinding:
     node_selector: str = field(default="", compare=False)
     """On which nodes `--assign-on=binding` puts the identity; no part of what an assigned identity repeats."""
     conditions: tuple[Condition, ...] = field(default=(), compare=False)
+    generation: int = field(default=0, compare=False)
 
 
 class AssignmentKey(NamedTuple):

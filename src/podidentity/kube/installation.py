@@ -3,7 +3,9 @@
 For commands that a person runs (`explain`, `doctor`); the daemons do not look for each other.
 """
 
+import time
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 from podidentity.core.diagnosing import Daemon, Right
@@ -53,14 +55,23 @@ def _daemon(key: ObjectKey, pod: Mapping[str, Any], component: str) -> Daemon | 
     if container is None:
         return None
     statuses = [one for one in status.get("containerStatuses") or () if one.get("name") == component]
-    conditions = {one.get("type"): one.get("status") for one in status.get("conditions") or ()}
+    ready: Mapping[str, Any] = next((one for one in status.get("conditions") or () if one.get("type") == "Ready"), {})
     return Daemon(
         key=key,
         node=str(spec.get("nodeName") or ""),
-        ready=conditions.get("Ready") == "True",
+        ready=ready.get("status") == "True",
         image=str(container.get("image") or ""),
         account=str(spec.get("serviceAccountName") or "default"),
         arguments=tuple(map(str, container.get("args") or ())),
         environ={str(one.get("name")): str(one.get("value") or "") for one in container.get("env") or ()},
         restarts=sum(int(one.get("restartCount") or 0) for one in statuses),
+        ready_seconds=_seconds_since(ready.get("lastTransitionTime")),
     )
+
+
+def _seconds_since(moment: object) -> float:
+    """How long ago it was; for ever when it does not say."""
+    try:
+        return time.time() - datetime.fromisoformat(str(moment)).timestamp()
+    except ValueError:
+        return float("inf")

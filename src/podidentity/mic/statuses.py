@@ -46,6 +46,8 @@ class _Place:
     writes: dict[ObjectKey, Bucket] = field(default_factory=dict)
     held_until: float = float("-inf")
     warned: bool = False
+    dated: bool = True
+    """Whether generations are told: not where a definition drops them, or each write would be followed by another."""
 
     def due(self, now: float) -> list[ObjectKey]:
         """What differs and may be written now."""
@@ -64,7 +66,15 @@ class _Place:
     def fresh(self, key: ObjectKey, now: str) -> tuple[Condition, ...] | None:
         """The conditions to write; None when the object is gone or says it already."""
         stored: AzureIdentity | AzureIdentityBinding | None = self.store.get(key)
-        return None if stored is None else conditions.changed(stored.conditions, self.wanted[key], now)
+        if stored is None:
+            return None
+        return conditions.changed(stored.conditions, self.wanted[key], now, stored.generation if self.dated else 0)
+
+    def check(self, key: ObjectKey, made: AzureIdentity | AzureIdentityBinding) -> None:
+        """See from the answer to a write whether what it said of the generation is kept, and true."""
+        ours = {one.type for one in self.wanted.get(key, ())}
+        if any(one.generation != made.generation for one in made.conditions if one.type in ours):
+            self.dated = False
 
 
 _WRITES = Bucket(capacity=AT_ONCE, refill_seconds=PER_OBJECT_SECONDS, left=AT_ONCE)
@@ -126,6 +136,7 @@ class Statuses:
                 self._hold(
                     place, f"the definition of {place.kind} has no status.conditions; install ours (deploy/infra)"
                 )
+            place.check(key, made)
 
     def _hold(self, place: _Place, why: str) -> None:
         place.held_until = self._api.clock.now() + HOLD_OFF_SECONDS

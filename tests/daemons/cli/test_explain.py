@@ -128,6 +128,27 @@ def test_an_installation_with_troubles(
     assert "MIC may not list nodes, list pods, watch nodes, watch pods" in found["role"][0]["what"]
 
 
+def test_a_startup_taint_that_stays_is_told(
+    cluster: "Cluster", podidentity: "Run", capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The manifests' role does not allow NMI to take it away: doctor says so once a node carries it."""
+    cluster.node("n1")
+    cluster.daemon("nmi", "n1", "--startup-taint=podidentity.io/starting")
+    assert "startup taint" in findings(podidentity, capsys)[1]
+
+    def taint(obj: Any) -> None:
+        obj["spec"]["taints"] = [{"key": "podidentity.io/starting", "effect": "NoSchedule"}]
+
+    cluster.storage.change("nodes", None, "n1", taint)
+    status, found = findings(podidentity, capsys)
+    assert status == 1
+    assert found["startup taint"][0]["what"] == (
+        "the start-up taint podidentity.io/starting is still on n1, though NMI is ready there: "
+        "its role does not allow it to take that away"
+    )
+    assert "NMI may not get nodes, patch nodes" in found["role"][0]["what"]
+
+
 def test_an_empty_cluster(podidentity: "Run", capsys: pytest.CaptureFixture[str]) -> None:
     """Nothing is installed: that is what it says, instead of failing."""
     status, found = findings(podidentity, capsys)

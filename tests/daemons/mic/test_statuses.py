@@ -1,6 +1,7 @@
 """Conditions as they are written: seldom, only what differs, and not at all where that is not allowed."""
 
 import asyncio
+import itertools
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -29,13 +30,15 @@ class FakeApi:
         self.clock = clock
         self.forbidden = False
         self.drops = False
-        self.patches: list[tuple[float, str, list[dict[str, str]]]] = []
+        self.undated = False
+        self._versions = itertools.count(1)
+        self.patches: list[tuple[float, str, list[dict[str, Any]]]] = []
         self.cluster = WatchedCluster(self)  # type: ignore[arg-type]  # its watches are not run here
-        self.show(make.identity())
+        self.show(make.identity(generation=1))
 
     def show(self, identity: Any) -> Any:
         """Let the watch show an identity."""
-        version = str(len(self.patches) + 1)
+        version = str(next(self._versions))
         self.cluster.identities.put(Stored(identity.key, "uid", version, identity))
         return identity
 
@@ -48,6 +51,12 @@ class FakeApi:
             raise ForbiddenError("patch azureidentities: forbidden; allow it in the role", status=403)
         obj = crd.render_identity(make.identity())
         shown = obj if self.drops else {**obj, "status": change["status"]}
+        stored = self.cluster.identities.get(key)
+        assert stored is not None
+        shown["metadata"]["generation"] = stored.generation + 1
+        if self.undated:
+            kept = [one | {"observedGeneration": None} for one in change["status"]["conditions"]]
+            shown["status"] = {"conditions": kept}
         return self.show(crd.parse_identity(shown))
 
 
@@ -83,7 +92,7 @@ def test_a_condition_is_written_once(caplog: pytest.LogCaptureFixture) -> None:
     assert caplog.text == ""
 
 
-DONE_AT_ZERO = Condition("Assigned", "True", "Assigned", "on scale set ss", "1970-01-01T00:00:00Z")
+DONE_AT_ZERO = Condition("Assigned", "True", "Assigned", "on scale set ss", "1970-01-01T00:00:00Z", generation=2)
 
 
 def test_the_first_changes_are_written_at_once() -> None:
@@ -158,6 +167,38 @@ def test_a_definition_that_drops_conditions_is_told_once(caplog: pytest.LogCaptu
     assert "azureidentities.aadpodidentity.k8s.io has no status.conditions; install ours" in record.getMessage()
 
 
+def test_a_definition_that_drops_generations_costs_no_further_writes() -> None:
+    """Each would look like the one before it; what a condition says is written as ever."""
+
+    async def story(api: FakeApi, statuses: Statuses) -> None:
+        api.undated = True
+        for _ in range(20):
+            statuses.want({KEY: (DONE,)}, {})
+            await settle()
+        assert len(api.patches) == 1
+        statuses.want({KEY: (NEW,)}, {})
+        await settle()
+        assert len(api.patches) == 2
+
+    play(story)
+
+
+def test_a_new_generation_is_told_once() -> None:
+    """The spec changed, and what was said of it is still true."""
+
+    async def story(api: FakeApi, statuses: Statuses) -> None:
+        statuses.want({KEY: (DONE,)}, {})
+        await settle()
+        said = crd.parse_identity({"status": {"conditions": api.patches[0][2]}}).conditions
+        api.show(make.identity(generation=7, conditions=said))
+        for _ in range(20):
+            statuses.want({KEY: (DONE,)}, {})
+            await settle()
+        assert [shown[0]["observedGeneration"] for _, _, shown in api.patches] == [2, 8]
+
+    play(story)
+
+
 def test_what_is_gone_is_not_written() -> None:
     """An identity that was deleted in the meantime."""
 
@@ -188,5 +229,26 @@ def test_the_story_is_told_on_the_objects(run_in_world: Callable[..., None]) -> 
         await world.until(lambda: "Applied=True: 1 pod on 1 node, 1 assigned" in told(), "the binding's condition")
         (stored,) = world.kubernetes.storage.list(str(IDENTITIES))
         assert stored["spec"] == crd.render_identity(make.identity(client_id="wrong"))["spec"]
+
+    run_in_world(story)
+
+
+def test_conditions_speak_of_the_generation_that_is_stored(run_in_world: Callable[..., None]) -> None:
+    """Writing them makes a new generation, since there is no status subresource: that one is meant."""
+
+    async def story(world: Any) -> None:
+        world.add(make.node(), make.identity(), make.binding(), make.pod())
+
+        def seen() -> list[tuple[int, int]]:
+            return [
+                (one["observedGeneration"], obj["metadata"]["generation"])
+                for kind in (IDENTITIES, BINDINGS)
+                for obj in world.kubernetes.storage.list(str(kind))
+                for one in (obj.get("status") or {}).get("conditions", ())
+                if one["status"] == "True"
+            ]
+
+        await world.until(lambda: len(seen()) == 2, "both conditions hold")
+        assert all(observed == now > 1 for observed, now in seen())
 
     run_in_world(story)

@@ -148,6 +148,18 @@ def test_only_differences_are_written() -> None:
     assert first[0].since == "now"
 
 
+def test_a_condition_says_of_which_generation_it_speaks() -> None:
+    """A write makes the next generation, so that one is named; others' conditions keep theirs, and 0 counts nothing."""
+    told = conditions.changed((OTHERS, HELD), [HELD], "now", generation=4)
+    assert told is not None
+    assert [one.generation for one in told] == [0, 5]
+    assert conditions.changed(told, [HELD], "now", generation=5) is None
+    assert conditions.changed(told, [HELD], "now") is None
+    assert conditions.changed(told, [HELD], "now", generation=6) is not None
+    assert [conditions.is_older(told[1], generation) for generation in (0, 5, 6)] == [False, False, True]
+    assert not conditions.is_older(HELD, 6)
+
+
 def test_a_target_without_the_identity_is_not_yet_there() -> None:
     """Azure was asked and does not have it."""
     assert shown(replace(ONE, targets={make.target(): TargetState()}), "Assigned")[1] == "Assigning"

@@ -154,8 +154,10 @@ def test_conditions_are_read_and_written_alike() -> None:
         "message": "1 pod",
         "lastTransitionTime": "2026-01-01T00:00:00Z",
     }
-    obj = {"metadata": {"name": "b"}, "spec": {}, "status": {"conditions": [stored]}}
-    assert crd.render_conditions(crd.parse_binding(obj).conditions) == [stored]
+    dated = stored | {"type": "Other", "observedGeneration": 3}
+    obj = {"metadata": {"name": "b", "generation": 4}, "spec": {}, "status": {"conditions": [stored, dated]}}
+    assert crd.render_conditions(crd.parse_binding(obj).conditions) == [stored, dated]
+    assert (crd.parse_identity(obj).generation, crd.parse_binding(obj).generation) == (4, 4)
     assert crd.parse_identity(obj).conditions == crd.parse_binding(obj).conditions
     assert crd.parse_binding({**obj, "status": {"conditions": "odd"}}).conditions == ()
 

@@ -7,7 +7,7 @@ import pytest
 import make
 from podidentity.core import diagnosing
 from podidentity.core.cluster import Node
-from podidentity.core.diagnosing import KINDS, MIC_RIGHTS, Daemon, Facts, Right
+from podidentity.core.diagnosing import KINDS, MIC_RIGHTS, TAINT_RIGHTS, Daemon, Facts, Right
 from podidentity.core.findings import Verdict
 from podidentity.core.identities import AssignedState, Condition, ObjectKey
 
@@ -35,6 +35,7 @@ def test_all_is_well() -> None:
 
 CREATED = make.assigned(state=AssignedState.CREATED)
 UNASSIGNED = replace(HEALTHY, assigned=(CREATED,))
+TAINTED = replace(HEALTHY, startup_taint="k", tainted=frozenset({"n1"}))
 
 
 @pytest.mark.parametrize(
@@ -81,6 +82,16 @@ UNASSIGNED = replace(HEALTHY, assigned=(CREATED,))
             Verdict.PROBLEM,
             "Azure throttles the assignment of default/reader",
         ),
+        (TAINTED, "startup taint", Verdict.PROBLEM, "k is still on n1, though NMI is ready there: new pods stay away"),
+        (
+            replace(TAINTED, denied={"NMI": TAINT_RIGHTS[1:]}),
+            "startup taint",
+            Verdict.PROBLEM,
+            "its role does not allow it to take that away",
+        ),
+        (replace(TAINTED, nmi=(replace(NMI, ready_seconds=3.0),)), "startup taint", Verdict.WAIT, "still on n1"),
+        (replace(TAINTED, nmi=(replace(NMI, ready=False),)), "startup taint", Verdict.OK, "no node where NMI is ready"),
+        (replace(TAINTED, tainted=frozenset()), "startup taint", Verdict.OK, "no node where NMI is ready"),
         (replace(HEALTHY, unseen=(("nodes", "forbidden"),)), "nodes", Verdict.UNKNOWN, "forbidden"),
     ],
 )
@@ -140,6 +151,14 @@ def test_as_long_as_one_pod_lacks_it_the_condition_counts() -> None:
     for assigned in ((make.assigned(), other), (replace(make.assigned(), deleting=True),), ()):
         for check in ("identities", "bindings"):
             assert verdicts(behind(assigned=assigned), check) == [Verdict.PROBLEM]
+
+
+def test_a_condition_of_a_former_generation_is_shown_and_no_problem() -> None:
+    """What it says was true of another spec; MIC will say what is true of this one."""
+    identity = make.identity(conditions=(replace(FAILING, generation=1),), generation=2)
+    binding = replace(make.binding(), conditions=(replace(NOT_APPLIED, generation=1),), generation=2)
+    facts = replace(UNASSIGNED, identities=(identity,), bindings=(binding,))
+    assert [verdicts(facts, check) for check in ("identities", "bindings")] == [[Verdict.NOTE], [Verdict.NOTE]]
 
 
 def test_where_no_pod_is_needed_pods_prove_nothing() -> None:

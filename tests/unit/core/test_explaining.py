@@ -186,6 +186,13 @@ def test_what_is_not_there_is_as_the_condition_says(assigned: AzureAssignedIdent
     assert found(failing, "azure")[0][0] == Verdict.PROBLEM
 
 
+def test_a_condition_of_a_former_generation_is_no_problem() -> None:
+    """What it says was true of another spec."""
+    changed = make.identity(conditions=(replace(FAILING, generation=1),), generation=2)
+    ((verdict, what),) = found(case(snapshot=with_identity(changed)), "azure")
+    assert (verdict, "the AzureIdentity was changed since" in what) == (Verdict.NOTE, True)
+
+
 def test_a_wrong_client_id_is_a_problem_wherever_the_identity_is() -> None:
     """That the identity is on the machine says nothing about its client ID."""
     wrong = make.identity(conditions=(Condition("ClientIDMatches", "False", "WrongClientID", "it is another"),))

@@ -39,9 +39,11 @@ def test_of_mic(allow_list: bool) -> None:  # noqa: FBT001  pytest passes it by 
 
 @pytest.mark.parametrize("managed", [False, True])
 @pytest.mark.parametrize("allow_list", [False, True])
-def test_of_nmi(managed: bool, allow_list: bool) -> None:  # noqa: FBT001  pytest passes them by name
+@pytest.mark.parametrize("taint", ["", "podidentity.io/starting"])
+def test_of_nmi(managed: bool, allow_list: bool, taint: str) -> None:  # noqa: FBT001  pytest passes them by name
     """In either mode; the allow-list is NMI's in managed mode only."""
-    asked = diagnosing.nmi_rights(managed=managed, allow_list=allow_list)
+    asked = diagnosing.nmi_rights(managed=managed, allow_list=allow_list, startup_taint=taint)
     listed = rights.namespace_rules() if managed and allow_list else []
+    listed += rights.startup_taint_rules() if taint else []
     assert checked(asked, home=False) == granted([*rights.nmi_rules(managed=managed), *listed])
     assert checked(asked, home=True) == set()

@@ -67,8 +67,11 @@ class Storage:
         metadata |= {"uid": str(uuid.uuid4()), "creationTimestamp": self._now(), "generation": 1}
         return self._store(key, made, "ADDED")
 
-    def update(self, resource: str, obj: Json) -> Json:
-        """Replace an object. Raises ApiError 409 when `resourceVersion` is set and stale."""
+    def update(self, resource: str, obj: Json, *, whole: bool = False) -> Json:
+        """Replace an object. Raises ApiError 409 when `resourceVersion` is set and stale.
+
+        With `whole`, any change outside the metadata makes a new generation: so it is without a status subresource.
+        """
         key = (resource, obj["metadata"].get("namespace") or "", obj["metadata"]["name"])
         stored = self._objects.get(key)
         if stored is None:
@@ -82,7 +85,8 @@ class Storage:
         for name in ("uid", "creationTimestamp", "generation", "deletionTimestamp", "deletionGracePeriodSeconds"):
             if name in stored["metadata"]:
                 made["metadata"][name] = stored["metadata"][name]
-        if made.get("spec") != stored.get("spec"):
+        parts = (made.keys() | stored.keys()) - {"metadata"} if whole else {"spec"}
+        if any(made.get(part) != stored.get(part) for part in parts):
             made["metadata"]["generation"] += 1
         made["metadata"]["resourceVersion"] = stored["metadata"]["resourceVersion"]
         if made == stored:

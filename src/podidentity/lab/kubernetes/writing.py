@@ -68,7 +68,8 @@ class Writing:
             obj["metadata"]["resourceVersion"] = version
         elif "status" in place.kind.subresources and "status" in stored:
             obj = {**obj, "status": stored["status"]}
-        made = self._storage.update(place.kind.resource, self._checked(request, place.kind, obj))
+        whole = place.kind.schema is not None and "status" not in place.kind.subresources
+        made = self._storage.update(place.kind.resource, self._checked(request, place.kind, obj), whole=whole)
         return self._define(place.kind, made)
 
     async def delete(self, request: Request, place: Place) -> Response:
