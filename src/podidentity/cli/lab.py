@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from urllib.parse import urlencode
 
 import click
@@ -60,7 +60,9 @@ def lab() -> None:
 @_KUBERNETES
 @click.option("--late", default=0, help="How many nodes wait until `lab join`; with --kubernetes real.")
 @click.option("--logs", type=click.Path(path_type=Path), help="A directory for logs that outlives the lab.")
-@click.option("--azure", type=click.Path(path_type=Path), help="A file of `lab save`: its Azure goes on.")
+@click.option(
+    "--azure", type=click.Path(path_type=Path, resolve_path=True), help="A file of `lab save`: its Azure goes on."
+)
 @click.option("--detach", is_flag=True, help="Return when the lab is ready, and leave it running.")
 def start(detach: bool, **asked: Any) -> None:  # noqa: FBT001  # click's way
     """Start a lab and stay with it until Ctrl-C.
@@ -68,8 +70,6 @@ def start(detach: bool, **asked: Any) -> None:  # noqa: FBT001  # click's way
     Example: podidentity lab up --nodes 3 --detach
     """
     settings = LabSettings(**asked)
-    if settings.azure is not None:
-        settings = dataclasses.replace(settings, azure=settings.azure.absolute())
     if detach:
         _detach(settings)
     else:
@@ -105,7 +105,10 @@ def environment(name: str) -> None:
 @lab.command("list")
 def list_labs() -> None:
     """List the labs that are up."""
-    for one in directory.existing():
+    labs = directory.existing()
+    if not labs:
+        click.echo("no lab is up", err=True)
+    for one in labs:
         click.echo(f"{one.name}\t{'ready' if one.facts() else 'starting'}\t{one.path}")
 
 
@@ -176,7 +179,14 @@ def show_manifest() -> None:
 @lab.command("log")
 @_NAME
 @click.option("--follow", "-f", is_flag=True, help="Go on until the lab ends, or Ctrl-C.")
-@click.option("--output", "-o", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@click.option(
+    "--output",
+    "-o",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="For people or programs.",
+)
 def show_log(name: str, follow: bool, output: str) -> None:  # noqa: FBT001  # click's way
     """Tell who asked Azure for what, with which identity, and what the answer was.
 
@@ -222,39 +232,41 @@ the lab {one.name!r} is ready; its files are in {one.path}
 
 
 def _detach(settings: LabSettings) -> None:
-    """Start the same command in a session of its own, and wait until it is ready or has failed."""
-    directory.check_name(settings.name)
+    """Start the same command in a session of its own, and wait until it is ready or has failed.
+
+    A signal meanwhile ends both: nobody would know of the lab that comes up later.
+    """
+    asked = {name.replace("_", "-"): value for name, value in dataclasses.asdict(settings).items() if value is not None}
     command = [
         sys.executable,
         "-m",
         "podidentity",
         "lab",
         "up",
-        "--name",
-        settings.name,
-        "--nodes",
-        str(settings.nodes),
+        *(f"--{name}={value}" for name, value in asked.items()),
     ]
-    command += ["--virtual-machines", str(settings.virtual_machines), "--network", settings.network]
-    command += ["--kubernetes", settings.kubernetes, "--late", str(settings.late)]
-    if settings.logs:
-        command += ["--logs", str(settings.logs.absolute())]
-    if settings.azure:
-        command += ["--azure", str(settings.azure)]
-    said = tempfile.TemporaryFile("w+")  # noqa: SIM115  # and no pipe: it would break when we return
-    reading = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=said, start_new_session=True
-    )
+    with tempfile.TemporaryFile("w+") as said, up.signals_interrupt():  # a pipe would break when we return
+        started = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=said, start_new_session=True
+        )
+        try:
+            _wait_until_ready(settings, started, said)
+        except BaseException:
+            started.terminate()
+            started.wait()
+            raise
+
+
+def _wait_until_ready(settings: LabSettings, started: subprocess.Popen[bytes], said: IO[str]) -> None:
     seconds = up.patience_seconds(settings) + DETACH_MORE_SECONDS
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        if reading.poll() is not None:
+        if started.poll() is not None:
             said.seek(0)
             raise LabError((said.read().splitlines() or ["the lab did not start"])[-1].removeprefix("error: "))
         for one in directory.existing():
-            if one.name == settings.name and one.facts() and one.owner() == reading.pid:
+            if one.name == settings.name and one.facts() and one.owner() == started.pid:
                 _say_ready(one, f"podidentity lab down{_name_option(one)}   # ends it")
                 return
         time.sleep(POLL_SECONDS)
-    reading.terminate()
     raise LabError(f"The lab was not ready after {seconds:g} s.")

@@ -15,6 +15,8 @@ from podidentity.serving import logs
 
 _log = logging.getLogger(__name__)
 
+PROGRAM = "podidentity mic"
+
 TABLE = (
     Flag("kubeconfig", "text", "", "Path of a kubeconfig; empty: the pod's service account."),
     Flag("cloudconfig", "text", "", "Path of azure.json; empty: environment variables."),
@@ -78,14 +80,14 @@ ASSIGN_ON = ("pod", "binding")
 
 def run(arguments: Sequence[str]) -> int:
     """Run MIC until it is told to stop."""
-    given = flags.parse("mic", TABLE, arguments)
+    given = flags.parse(PROGRAM, TABLE, arguments)
     if given.switch("help"):
         summary = "The managed identity controller: assigns identities to pods, VMs and scale sets."
-        example = "mic --cloudconfig=/etc/kubernetes/azure.json"
-        print(flags.render_help("podidentity mic", summary, TABLE, example, flags.help_width()))
+        example = f"{PROGRAM} --cloudconfig=/etc/kubernetes/azure.json"
+        print(flags.render_help(PROGRAM, summary, TABLE, example, flags.help_width()))
         return 0
     if given.switch("version"):
-        print(f"podidentity mic {__version__}")
+        print(f"{PROGRAM} {__version__}")
         return 0
     settings = settings_of(given, os.environ)
     logs.set_up(given.one_of("log-format", ("text", "json")), given.number("v"))

@@ -9,7 +9,6 @@ import fcntl
 import hashlib
 import json
 import os
-import re
 import shutil
 import stat
 from collections.abc import Iterator
@@ -21,7 +20,6 @@ from podidentity.errors import LabError
 from podidentity.lab import cgroups
 
 DEFAULT_NAME = "lab"
-_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,14 +120,6 @@ def home() -> Path:
     return path
 
 
-def check_name(name: str) -> str:
-    """Give the name of a lab back, or raise `LabError`."""
-    if not _NAME.fullmatch(name):
-        told = f"{name!r} is no name for a lab: use at most 32 lower-case letters, digits and dashes."
-        raise LabError(told)
-    return name
-
-
 def existing() -> tuple[Directory, ...]:
     """All living labs of this user, by name; what dead ones left is removed."""
     with _home_locked() as base:
@@ -138,7 +128,6 @@ def existing() -> tuple[Directory, ...]:
 
 def find(name: str) -> Directory:
     """Find a living lab. Raises `LabError` when there is none of this name."""
-    check_name(name)
     labs = existing()
     for lab in labs:
         if lab.name == name:
@@ -151,9 +140,10 @@ def find(name: str) -> Directory:
 def claimed(name: str) -> Iterator[tuple[Directory, int]]:
     """Make and own a lab's directory, and the descriptor of its lock; on leaving the directory goes.
 
+    `LabSettings` has made sure that `name` is no path.
+
     Raises `LabError` when the name is in use or nothing can be written.
     """
-    check_name(name)
     with _home_locked() as base:
         if any(lab.name == name for lab in _living(base)):
             told = f"A lab named {name!r} is up already. Use it, stop it with `podidentity lab down --name {name}`"

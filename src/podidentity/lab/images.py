@@ -3,7 +3,8 @@
 The lab has no registry and unpacks no image. `PODIDENTITY_LAB_IMAGES` names more: `NAME=DIRECTORY`, with commas
 between. Such a container sees its directory, read-only and where it is, and starts the program `run` in it, if any.
 
-Called by the kubelets; `unknown` is the sentence of the event that a user sees for any other image.
+Called by the kubelets, and by `up` before a lab starts. `unknown` is the sentence of the event that a user sees for any
+other image.
 """
 
 import os
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import podidentity
+from podidentity.errors import ConfigurationError
 from podidentity.lab.sandbox.root import CERTIFICATES
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -68,10 +70,22 @@ def unknown(name: str) -> str:
     return f"the lab has no registry; it knows {known}; name more with PODIDENTITY_LAB_IMAGES"
 
 
+def check() -> None:
+    """Raise `ConfigurationError` when `PODIDENTITY_LAB_IMAGES` holds anything but names of directories."""
+    for name, path in _pairs():
+        if not (name and path and Path(path).is_dir()):
+            told = f"PODIDENTITY_LAB_IMAGES: {name}={path} names no directory; write NAME=DIRECTORY, commas between"
+            raise ConfigurationError(told)
+
+
 def _given() -> dict[str, Path]:
-    """The user's own: name to directory. What is no directory counts as not given."""
-    pairs = (item.partition("=") for item in os.environ.get("PODIDENTITY_LAB_IMAGES", "").split(",") if item)
-    return {name: Path(path) for name, _, path in pairs if Path(path).is_dir()}
+    """The user's own: name to directory."""
+    return {name: Path(path).absolute() for name, path in _pairs()}
+
+
+def _pairs() -> list[tuple[str, str]]:
+    items = filter(None, os.environ.get("PODIDENTITY_LAB_IMAGES", "").split(","))
+    return [(name, path) for name, _, path in (item.partition("=") for item in items)]
 
 
 def _environment() -> dict[str, str]:

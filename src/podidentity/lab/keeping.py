@@ -35,4 +35,7 @@ def open_azure(path: Path | None) -> Azure:
     except (OSError, UnicodeDecodeError) as error:
         told = error.strerror if isinstance(error, OSError) else "not a text"
         raise LabError(f"--azure {path}: {told}. Name a file that `podidentity lab save` wrote.") from None
-    return Azure.restored(text)
+    try:
+        return Azure.restored(text)
+    except LabError as error:
+        raise LabError(f"--azure {path}: {error}") from None

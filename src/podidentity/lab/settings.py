@@ -1,6 +1,7 @@
 """What a lab is asked to be, and how its two processes tell each other. Values only. Called by `up` and `inside`."""
 
 import json
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -10,6 +11,8 @@ from podidentity.lab.fabric import MOST_NODES
 
 PodNetwork = Literal["bridge", "routed"]
 KubernetesKind = Literal["embedded", "real"]
+
+_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,9 @@ class LabSettings:
     azure: Path | None = None
 
     def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            told = f"--name {self.name!r}: use at most 32 lower-case letters, digits and dashes."
+            raise UsageError(told)
         if not 1 <= self.nodes <= MOST_NODES:
             raise UsageError(f"--nodes {self.nodes}: a lab has 1 to {MOST_NODES} nodes.")
         if not 0 <= self.virtual_machines <= self.nodes:

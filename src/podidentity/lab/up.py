@@ -16,10 +16,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from podidentity.errors import HostError, LabError
+from podidentity.lab import images
 from podidentity.lab.directory import Directory, claimed
 from podidentity.lab.real import program, requirements
 from podidentity.lab.settings import Inherited, LabSettings
@@ -63,6 +65,7 @@ def run(settings: LabSettings, ready: Callable[[Directory], None], say: Callable
 @contextlib.contextmanager
 def running(settings: LabSettings, say: Callable[[str], None]) -> Iterator["Lab"]:
     """Have a lab for as long as the body runs; SIGTERM and SIGHUP interrupt it as Ctrl-C does. Raises as `run` does."""
+    images.check()
     _check_programs()
     rootless = _needs_user_namespace()
     if settings.kubernetes == "real":
@@ -118,24 +121,24 @@ def patience_seconds(settings: LabSettings) -> float:
     return READY_SECONDS[settings.kubernetes] + (0.0 if built else program.BUILD_SECONDS)
 
 
+@dataclass(frozen=True, slots=True)
 class _Asked:
     """What `_start` needs, in one hand."""
 
-    def __init__(self, settings: LabSettings, directory: Directory, logs: Path, lock: int, rootless: bool) -> None:  # noqa: FBT001
-        self.settings = settings
-        self.directory = directory
-        self.logs = logs
-        self.lock = lock
-        self.rootless = rootless
+    settings: LabSettings
+    directory: Directory
+    logs: Path
+    lock: int
+    rootless: bool
 
 
+@dataclass(frozen=True, slots=True)
 class _Inner:
     """The inner process as seen from outside. The lab ends when `lifeline` is closed."""
 
-    def __init__(self, process: subprocess.Popen[bytes], report: int, lifeline: BinaryIO) -> None:
-        self.process = process
-        self.report = report
-        self.lifeline = lifeline
+    process: subprocess.Popen[bytes]
+    report: int
+    lifeline: BinaryIO
 
 
 def _start(opened: contextlib.ExitStack, asked: _Asked) -> _Inner:

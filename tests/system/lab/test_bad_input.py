@@ -88,6 +88,8 @@ USAGE: list[tuple[str, str]] = [
     ("lab up --nodes", "'--nodes' requires an argument"),
     ("lab up --nodes many", "'many' is not a valid integer"),
     ("lab up --nodes 0", "a lab has 1 to 100 nodes"),
+    ("lab up --name ../x", "--name '../x': use at most 32 lower-case letters"),
+    ("lab up --name x- --detach", "--name 'x-': use at most 32 lower-case letters"),
     ("lab up --nodes 2 --virtual-machines 3", "at most as many as there are nodes, 2"),
     ("lab up --network tube", "'tube' is not one of 'routed', 'bridge'"),
     ("lab demo now", "(now)"),
@@ -125,7 +127,6 @@ def test_a_wrong_word_or_file_is_named(files: Path, words: str, said: str) -> No
 
 
 LAB: list[tuple[str, dict[str, str], str]] = [
-    ("lab up --name ../x", {}, "is no name for a lab"),
     ("lab up --name x --detach --logs {files}/binary/x", {}, "--logs"),
     ("lab up --logs /proc/nowhere", {}, "--logs /proc/nowhere"),
     ("lab status --name nope", {}, "There is no lab named 'nope'. No lab is up."),
@@ -144,6 +145,13 @@ def test_a_lab_that_cannot_be_is_explained(files: Path, words: str, variables: M
     made = {name: value.format(files=files) for name, value in variables.items()}
     assert_one_sentence(podidentity(files, *words.split(), **made), 1, said)
     assert not [path for path in (files / "labs").iterdir() if path.name != ".lock"]
+
+
+@pytest.mark.parametrize("images", ["app", "app=", "={files}", "app={files}/binary"])
+def test_an_image_without_a_directory_is_named(files: Path, images: str) -> None:
+    """Not at the first pod that wants it: before the lab starts, and with how to write it."""
+    told = podidentity(files, "lab", "up", PODIDENTITY_LAB_IMAGES=images.format(files=files))
+    assert_one_sentence(told, 2, "PODIDENTITY_LAB_IMAGES: app=" if "app" in images else "=/", "write NAME=DIRECTORY")
 
 
 @pytest.mark.parametrize("daemon", ["nmi --redirect=none --nmi-listen-address=127.0.0.1", "mic"])

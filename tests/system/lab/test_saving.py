@@ -50,7 +50,9 @@ def test_a_file_that_is_no_azure_is_a_sentence(home: Path, tmp_path: Path, conte
         kept.write_text(content)
     done = Lab(home, "broken").run("up", "--name", "broken", "--azure", str(kept))
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith("error: ")
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("error: ")
+    assert f"--azure {kept}" in last
     assert "Traceback" not in done.stderr
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pty
 import signal
 import stat
 import subprocess
@@ -11,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from podidentity.cli import main as cli
+from podidentity.lab import directory
 from system.lab.running import NOBODY, Lab, host_network, lab, missing, nobody, pod, processes_of, until
 
 pytestmark = pytest.mark.root
@@ -101,6 +104,20 @@ def test_a_detached_lab_stays(home: Path) -> None:
     assert not processes_of(home)
 
 
+def test_who_interrupts_a_detached_start_leaves_no_lab(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C before the lab is ready: it does not come up later, unknown to anybody."""
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setenv("PODIDENTITY_LAB_HOME", str(home))
+    monkeypatch.setattr(directory, "existing", interrupt)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["lab", "up", "--detach", "--name", "one", "--nodes", "1", "--logs", f"{home}-logs"])
+    assert ended.value.code == 130
+    assert not processes_of(home)
+
+
 def test_a_shell_in_a_lab_of_its_own(home: Path) -> None:
     """The shell's user has kubectl and the lab's commands; its status is handed on; then the lab is gone."""
     one = Lab(home, "one")
@@ -119,6 +136,22 @@ def test_a_shell_in_a_lab_of_its_own(home: Path) -> None:
     assert "kubectl create -f deploy/infra/deployment-rbac.yaml" in done.stderr
     assert done.returncode == 7
     assert not one.directory.exists()
+
+
+def test_what_was_typed_last_is_no_failure(home: Path) -> None:
+    """Somebody leaves a shell at a terminal after a command that failed: the lab did well, and `make lab` says so."""
+    one = Lab(home, "one")
+    leader, follower = pty.openpty()
+    done = subprocess.run(
+        one.user.command("shell", "--name", "one", "--nodes", "1"),
+        env={**one.environment(), "SHELL": "/bin/false"},
+        stdin=follower,
+        check=False,
+        timeout=60,
+    )
+    os.close(leader)
+    os.close(follower)
+    assert done.returncode == 0
 
 
 def test_secrets_are_the_owner_s_alone(home: Path) -> None:

@@ -26,9 +26,9 @@ def parse(text: str) -> State:
     try:
         saved = msgspec.json.decode(text, type=_Saved)
     except msgspec.MsgspecError as error:
-        told = f"The saved Azure cannot be read: {error}. Start a fresh lab, or restore the file from a copy."
+        told = f"the saved Azure cannot be read: {error}. Start a fresh lab, or restore the file from a copy."
         raise LabError(told) from None
     if saved.format != FORMAT:
-        told = f"The saved Azure has format {saved.format}; this version reads {FORMAT}. Start a fresh lab."
+        told = f"the saved Azure has format {saved.format}; this version reads {FORMAT}. Start a fresh lab."
         raise LabError(told)
     return saved.state

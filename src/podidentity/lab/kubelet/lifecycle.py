@@ -94,9 +94,16 @@ class Lifecycle:
 
     async def _once(self) -> Ended:
         """One run, from the image to the exit code."""
-        running, began = await self._start()
-        if running is None:
-            return self._ended(Ended(128, began, began, "StartError", self._state.now.message))  # type: ignore[union-attr]
+        planned = await self._plan(await self._image())
+        began = self._clock()
+        try:
+            running = await self._start(planned)
+        except StartError as error:
+            message = f"Error: failed to start container {self._state.spec['name']!r}: {error}"
+            self._fail("RunContainerError", "Failed", message)
+            return self._ended(Ended(128, began, began, "StartError", message))
+        self._become(Started(began))
+        self._owner.tell("Normal", "Started", f"Started container {self._state.spec['name']}")
         self._owner.runs(self._state.spec["name"], running)
         probes = asyncio.create_task(self._probe(running))
         try:
@@ -128,30 +135,23 @@ class Lifecycle:
         self._state.now = now
         self._owner.publish()
 
-    async def _start(self) -> tuple[Running | None, float]:
-        """Start the process; waits for what can still appear, gives None for what cannot be started."""
-        image = await self._image()
+    async def _plan(self, image: images.Image) -> dict[str, Any]:
+        """What to start; waits for objects that can still appear."""
         while True:
             try:
-                written = self._plan(image)
+                return self._planned(image)
             except (ContainerConfigError, volumes.VolumeError) as error:
                 self._fail("CreateContainerConfigError", "Failed", f"Error: {error}")
                 await asyncio.sleep(RETRY_SECONDS)
-                continue
-            break
-        metadata, name = self._pod["metadata"], self._state.spec["name"]
-        log = self._logs.begin(metadata["namespace"], metadata["name"], name)
-        began = self._clock()
-        try:
-            running = await containers.start(written, self._place.network, self._folder, log)
-        except StartError as error:
-            self._fail("RunContainerError", "Failed", f"Error: failed to start container {name!r}: {error}")
-            return None, began
-        self._state.started = "startupProbe" not in self._state.spec
-        self._state.ready = self._state.started and "readinessProbe" not in self._state.spec
-        self._become(Started(began))
-        self._owner.tell("Normal", "Started", f"Started container {name}")
-        return running, began
+
+    async def _start(self, planned: dict[str, Any]) -> Running:
+        """Start the process. Raises `StartError`."""
+        metadata, spec = self._pod["metadata"], self._state.spec
+        log = self._logs.begin(metadata["namespace"], metadata["name"], spec["name"])
+        running = await containers.start(planned, self._place.network, self._folder, log)
+        self._state.started = "startupProbe" not in spec
+        self._state.ready = self._state.started and "readinessProbe" not in spec
+        return running
 
     async def _image(self) -> images.Image:
         """The program behind the image's name; for an unknown one there is nothing to do but wait for the pod's end."""
@@ -176,7 +176,7 @@ class Lifecycle:
     def _folder(self) -> Path:
         return self._place.folder / "containers" / str(self._state.spec["name"])
 
-    def _plan(self, image: images.Image) -> dict[str, Any]:
+    def _planned(self, image: images.Image) -> dict[str, Any]:
         """Raises `ContainerConfigError` and `VolumeError`."""
         spec, pod = self._state.spec, self._pod
         variables = environment.environment(self._node.cluster.storage, pod, spec, image)

@@ -1,4 +1,4 @@
-"""Probes: asks a container whether it is alive or ready, over HTTP, TCP or by a program in it. Called by `pod`.
+"""Probes: asks a container whether it is alive or ready, over HTTP, TCP or by a program in it. Called by `lifecycle`.
 
 Fields and defaults are Kubernetes' (kubernetes.io/docs/concepts/configuration/liveness-readiness-startup-probes).
 """
@@ -31,7 +31,7 @@ class Asked:
 async def run_probe(asked: Asked, tell: Callable[[bool, str], None], *, eager: bool) -> None:
     """Ask again and again until cancelled. `tell` hears of each change once its threshold is passed, and why.
 
-    With `eager`, a container that never answered is asked every second: the lab is about seconds, not minutes.
+    With `eager`, a container that never answered is asked twice a second: the lab is about seconds, not minutes.
     """
     spec = asked.spec
     thresholds = {True: int(spec.get("successThreshold") or 1), False: int(spec.get("failureThreshold") or 3)}
