@@ -15,6 +15,9 @@ _TCP_SAVE_SYN = 27
 _TCP_SAVED_SYN = 28
 _FROM_THE_LINK_LAYER = 2  # keep the SYN with its Ethernet header, not only from the IP header on
 
+Link = tuple[int, bytes | None]
+"""The index of the interface and the sender's hardware address: empty when it has none, None when it is not known."""
+
 _CONTROL_BYTES = 128
 _SYN_BYTES = 256
 _CONTROL_HEADER = struct.Struct("@Nii")
@@ -29,18 +32,20 @@ def record_links(listener: socket.socket) -> None:
         listener.setsockopt(socket.IPPROTO_TCP, _TCP_SAVE_SYN, _FROM_THE_LINK_LAYER)
 
 
-def link_of(connection: socket.socket) -> tuple[int, bytes] | None:
-    """Return the index of the interface and the sender's hardware address (empty when it has none).
+def link_of(connection: socket.socket) -> Link | None:
+    """Return where a connection comes in. None when the kernel does not say.
 
-    None when the kernel does not say. Can be asked once for each connection: the kernel then forgets the SYN.
+    Can be asked once for each connection: the kernel then forgets the SYN.
     """
     try:
         control = connection.getsockopt(socket.SOL_IP, _IP_PKTOPTIONS, _CONTROL_BYTES)
         syn = connection.getsockopt(socket.IPPROTO_TCP, _TCP_SAVED_SYN, _SYN_BYTES)
+        # A cookie took the place of a SYN that should have been kept: too many connections were half open (tcp(7)).
+        lost = not syn and bool(connection.getsockopt(socket.IPPROTO_TCP, _TCP_SAVE_SYN))
     except OSError:
         return None
     interface = _interface(control)
-    return None if interface is None else (interface, _hardware_address(syn))
+    return None if interface is None else (interface, None if lost else _hardware_address(syn))
 
 
 def _interface(control: bytes) -> int | None:

@@ -91,6 +91,10 @@ class AntiSpoof:
         """Of how many pods it is known by which interface or port they ask."""
         return self._routed + len(self._standing)
 
+    def holds(self, uid: str) -> bool:
+        """Say whether the table lets a pod's addresses in by its own port alone."""
+        return self._loaded is not None and uid in self._standing
+
     def warnings(self) -> tuple[str, ...]:
         """One sentence for each pod whose port is not known, or one that says why nothing is."""
         if self._trouble:

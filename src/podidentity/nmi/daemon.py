@@ -244,6 +244,8 @@ class Daemon:
         observer = Observer(self._metrics, lines, functools.partial(tell_first_token, recorder))
         listener, follower, self._finding = assemble(settings, cluster, http, self._clock, observer, tasks)
         cluster.tell(follower)
+        if self._anti_spoof is not None:
+            self._finding.held = self._anti_spoof.holds
         await listener.listen(where.listen_address, where.listen_port, Site(listener.app.answer, self._admit))
         if where.listen_address != LOOPBACK:
             node_site = Site(listener.app.answer_node, lambda _, client: Peer(client[0], port=client[1]))

@@ -8,7 +8,7 @@ after every wait.
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from podidentity.core.cluster import Pod
@@ -51,12 +51,17 @@ class Looked(tuple[Pod, ...]):
 
 
 class Finding:
-    """Pods by connection. `looked` in its methods is what a direct look just returned, None when there was none."""
+    """Pods by connection. `looked` in its methods is what a direct look just returned, None when there was none.
+
+    `held` says of a pod, by UID, that packets with its addresses come in by its own port of a bridge or not at all.
+    """
+
+    held: Callable[[str], bool] = staticmethod(lambda _: False)
 
     def __init__(self, pods: Pods, clock: Clock) -> None:
         self._pods = pods
         self._clock = clock
-        self._links: OrderedDict[str, tuple[int, bytes]] = OrderedDict()
+        self._links: OrderedDict[str, tuple[int, bytes | None]] = OrderedDict()
         self._homes: dict[str, int] = {}
         self._moving: dict[str, tuple[int, float]] = {}
         self._gone: OrderedDict[str, None] = OrderedDict()
@@ -123,6 +128,9 @@ class Finding:
                 return Look(f"the pod at {peer.address} is another one")
             return Refusal(503, "this connection began as another pod's; open a new one")
         if peer.link is not None and not self._is_home(pod.uid, peer.link):
+            if peer.link[1] is None:
+                told = f"who is at {peer.address} cannot be told of this connection; open a new one"
+                return Refusal(503, told)
             if not directly:
                 return Look(f"{peer.address} is now somewhere else on this node")
             if not (isinstance(found, Looked) and self._has_moved(pod, peer.link[0])):
@@ -139,10 +147,16 @@ class Finding:
         back = (known.uid for address in pod.ips for known in self._pods.at(address))
         return pod.uid in self._gone and pod.uid not in back
 
-    def _is_home(self, uid: str, link: tuple[int, bytes]) -> bool:
-        """Say whether a pod's packets came in like this before, or as its route told; what is new is remembered."""
+    def _is_home(self, uid: str, link: tuple[int, bytes | None]) -> bool:
+        """Say whether a pod's packets came in like this before, or as its route told; what is new is remembered.
+
+        Without a hardware address only a route counts, or a port that is held, and nothing is remembered: any pod can
+        bring the kernel to lose those of others, by many connections that it leaves half open.
+        """
         if self._homes.get(uid, link[0]) != link[0]:
             return False
+        if link[1] is None:
+            return uid in self._homes or self.held(uid)
         known = self._links.get(uid)
         if known is not None:
             return known == link

@@ -95,11 +95,11 @@ class Grants(Protocol):
 class Peer:
     """The other end of one connection.
 
-    `link` is where its packets come in (interface and source MAC; None when that cannot be told). `uid` is the pod it
-    was first found to be, for the connection's whole life.
+    `link` is where its packets come in (interface and source MAC, which is None when the kernel has lost it; None when
+    neither can be told). `uid` is the pod it was first found to be, for the connection's whole life.
     """
 
     address: str
-    link: tuple[int, bytes] | None = None
+    link: tuple[int, bytes | None] | None = None
     uid: str = ""
     port: int = field(default=0, compare=False)

@@ -239,7 +239,7 @@ class Serving:
     node_port: int
     clients: list[Client]
     finding: Finding
-    link: tuple[int, bytes] | None = None
+    link: tuple[int, bytes | None] | None = None
 
     async def connect(self, address: str = ADDRESS) -> Client:
         """Open a connection from the pod's address, or another."""

@@ -591,6 +591,41 @@ def test_an_interface_known_beforehand_is_the_only_one() -> None:
     run(test)
 
 
+def test_a_link_that_the_kernel_lost_binds_nobody_and_proves_nothing() -> None:
+    """Half-open connections of one pod must not lock others out for ever, nor let anybody in who may be another."""
+
+    async def test(nmi: Serving) -> None:
+        nmi.cluster.add(pod("first"), make.identity())
+        nmi.link = (7, None)
+        answer = await nmi.ask()
+        assert (answer.status, "cannot be told" in answer.json["error_description"]) == (503, True)
+        nmi.link = (7, b"\x02\x00\x00\x00\x00\x01")
+        assert (await nmi.ask()).status == 200
+        nmi.link = (7, None)
+        assert (await nmi.ask()).status == 503
+        assert nmi.cluster.looks == 0
+
+    run(test)
+
+
+def test_a_lost_link_is_no_loss_where_the_way_in_is_proven() -> None:
+    """A route of its own, or a port that alone may bring its address, is enough; another interface is not."""
+
+    async def test(nmi: Serving) -> None:
+        nmi.cluster.add(pod("first"), make.identity())
+        nmi.finding.held = {"uid-of-first"}.__contains__
+        nmi.link = (7, None)
+        assert (await nmi.ask()).status == 200
+        nmi.finding.held = set[str]().__contains__
+        assert (await nmi.ask()).status == 503
+        nmi.finding.expect("uid-of-first", 7)
+        assert (await nmi.ask()).status == 200
+        nmi.link = (8, None)
+        assert (await nmi.ask()).status == 503
+
+    run(test)
+
+
 def test_a_pod_whose_sandbox_was_made_anew_is_known_again() -> None:
     """Same pod, same address, another interface: after a minute there, when the API server says that it lives."""
 

@@ -174,7 +174,7 @@ class Node:
             self.process = self.network.node.popen(
                 *command, stdin=subprocess.DEVNULL, stderr=log, stdout=log, env=environ
             )
-        until(self._is_ready, f"NMI is ready; its log:\n{self.log()}")
+        until(self._is_ready, f"NMI is ready; its log:\n{self.log()}", seconds=60.0)
 
     def run_once(self, *flags: str) -> tuple[int, str]:
         """Run NMI beside the daemon until it ends by itself: its exit status and what it wrote."""

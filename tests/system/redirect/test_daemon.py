@@ -3,6 +3,8 @@
 import functools
 import signal
 import socket
+import subprocess
+import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -12,6 +14,7 @@ import pytest
 
 import make
 from podidentity.core.identities import AssignedState
+from podidentity.nmi.http import BACKLOG
 from system.redirect.network import NODE, Network
 from system.redirect.node import HEAD, RESOURCE, TARGET, Node, exchange, exchange_and_look, until
 from system.redirect.traffic import hammering
@@ -50,6 +53,53 @@ def test_a_pod_without_the_label_gets_nothing_at_once(routed: Node) -> None:
     routed.start()
     assert routed.ask(0) == (400, {"error": "invalid_request", "error_description": "Identity not found"})
     assert routed.imds.served.asked == []
+
+
+HALF_OPEN = """
+import resource, socket, struct, ctypes, sys
+resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+nothing = ctypes.create_string_buffer(struct.pack("HBBI", 6, 0, 0, 0))  # a filter that lets no answer in
+held = []
+for _ in range(1500):
+    held.append(one := socket.socket())
+    one.setblocking(False)
+    one.setsockopt(socket.SOL_SOCKET, 26, struct.pack("HP", 1, ctypes.addressof(nothing)))  # SO_ATTACH_FILTER
+    one.connect_ex(("169.254.169.254", 80))
+sys.stdin.read()
+"""
+
+
+def test_half_open_connections_lock_nobody_out(node: Node) -> None:
+    """A pod fills the listener's queue, and the kernel loses where others come in: they are answered, also later."""
+    for number, name in enumerate(("one", "two")):
+        node.add_pod(number, name)
+        node.assign(name, make.identity(name))
+    node.network.node.run("sysctl -qw net.ipv4.tcp_syncookies=1")
+    node.start()
+    until(lambda: "nmi_proven_pods 2" in node.page("/metrics", 9090)[1], "it is known where both come in")
+    with node.network.pods[0].popen(sys.executable, "-c", HALF_OPEN, stdin=subprocess.PIPE):  # ends with its input
+        until(lambda: _half_open(node) >= BACKLOG, "the queue is full", seconds=60)
+        until(lambda: _served(node) and _cookies(node), "another pod comes in by a cookie", seconds=60)
+    until(lambda: _half_open(node) < BACKLOG, "there is room again", seconds=90)
+    seen = _cookies(node)
+    assert _served(node)
+    assert _cookies(node) == seen
+
+
+def _served(node: Node) -> bool:
+    """The second pod opens a connection and is answered, always."""
+    assert node.ask(1)[0] == 200
+    return True
+
+
+def _half_open(node: Node) -> int:
+    return len(node.network.node.run("ss -Htn state syn-recv").splitlines())
+
+
+def _cookies(node: Node) -> int:
+    """How many connections the node has accepted by a cookie."""
+    names, numbers = node.network.node.run("grep ^TcpExt: /proc/thread-self/net/netstat").splitlines()
+    return int(dict(zip(names.split(), numbers.split(), strict=True))["SyncookiesRecv"])
 
 
 def test_a_direct_connection_is_refused(node: Node) -> None:
