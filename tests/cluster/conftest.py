@@ -4,10 +4,11 @@ import pytest
 
 from cluster.harness import Cluster
 
-# The order of the files: what installs nothing comes first; what looks back at all of it last, but for what removes it
-# and what kills the API server: one that just started forbids everything until it has read its roles.
+# The order of the files: what has a cluster of its own, while there is no other; what installs nothing; what looks back
+# at all of it last, but for what removes it and what kills the API server: one that just started forbids everything
+# until it has read its roles.
 # A way back lets pods through to the metadata service for a moment; most tests hold that no packet ever gets there.
-FIRST = ("test_manifests", "test_helm", "test_federation", "test_tokens", "test_updates")
+FIRST = ("test_walk_through", "test_manifests", "test_helm", "test_federation", "test_tokens", "test_updates")
 LAST = ("test_joining", "test_rights", "test_api_server", "test_migration", "test_modes", "test_helm_migration")
 
 

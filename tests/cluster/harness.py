@@ -21,7 +21,7 @@ import upstreams
 from podidentity.lab.demo.admin import Admin
 from podidentity.lab.directory import Directory
 from podidentity.lab.real import program
-from system.lab.running import Json, Lab, User, lab
+from system.lab.running import Json, Lab, User, lab, parent_of
 
 REPOSITORY = Path(__file__).parents[2]
 DEPLOY = REPOSITORY / "deploy/infra"
@@ -77,6 +77,10 @@ class Cluster:
         answer = self.api.get(f"/api/v1/namespaces/{namespace}/pods/{name}").raise_for_status()
         told: Json = answer.json()["status"]
         return told
+
+    def requests(self) -> Iterator[Json]:
+        """What the workloads' service accounts asked the API server for, oldest first; it may be writing the last."""
+        yield from map(json.loads, (self.logs / "audit.log").read_text().rpartition("\n")[0].splitlines())
 
     def close(self) -> None:
         """Close the connections."""
@@ -220,7 +224,8 @@ class Cluster:
                     variables = (path.parent / "environ").read_bytes().split(b"\0")
                     if not host or f"HOSTNAME={host}".encode() in variables:
                         found.add(int(path.parent.name))
-        return found
+        # Until it executes another program, a child has its parent's command line.
+        return {pid for pid in found if parent_of(Path("/proc", str(pid))) not in found}
 
     def forget_last_address(self, node: str) -> None:
         """Let the node's next pod have the lowest address that is free, though it was just in use."""

@@ -28,13 +28,18 @@ def _why_not() -> str | None:
 
 
 @pytest.fixture(scope="session")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """Two nodes that are there and one that joins when a test says so; nothing installed."""
+def possible() -> None:
+    """A real cluster can be started here."""
     why = _why_not()
     if why and os.environ.get("CI"):
         pytest.fail(why)
     if why:
         pytest.skip(f"NO REAL CLUSTER: {why}")
+
+
+@pytest.fixture(scope="session")
+def cluster(possible: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:  # noqa: ARG001  # or none
+    """Two nodes that are there and one that joins when a test says so; nothing installed."""
     home = tmp_path_factory.mktemp("labs")
     home.chmod(0o700)
     with start(home, "--nodes", "3", "--late", "1") as one:

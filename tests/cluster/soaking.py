@@ -1,7 +1,8 @@
 """Bad weather on the real cluster: pods ask and pods come and go, while watches are cut and IMDS fails now and then.
 
 Steady pods on both nodes make the load; short ones come and go, in waves of another identity each, so that MIC assigns
-and unassigns all the time. Used by bench/soak.py.
+and unassigns all the time. `bench/soak.py --kubernetes real` runs it, and no test does, for it takes half an hour to
+mean anything. It is here because it is made of what the tests of the cluster are made of.
 """
 
 import contextlib

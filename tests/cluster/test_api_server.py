@@ -1,10 +1,13 @@
-"""The API server hangs and dies: pods go on getting their tokens, and the daemons go on where they were."""
+"""The API server hangs, is slow and dies: pods go on getting their tokens, and the daemons go on where they were."""
 
+import contextlib
 import json
 import os
 import signal
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -49,6 +52,17 @@ def test_a_hanging_api_server_is_not_missed(installed: Cluster, asking: Identity
     _goes_on(installed, "after-hang")
 
 
+def test_a_slow_api_server_is_waited_for(installed: Cluster, asking: Identity) -> None:
+    """It stands still every other half second: a new pod has its token, nobody else notices."""
+
+    def slow(answered: Callable[[], bool]) -> None:
+        with _every_other(0.5, _api_server(installed)):
+            _goes_on(installed, "while-slow")
+            until(answered, "answers")
+
+    _nothing_but_tokens(installed, asking, slow)
+
+
 def test_a_killed_api_server_is_not_missed(installed: Cluster, asking: Identity) -> None:
     """It dies three times and comes back: no other answer, no packet past NMI, no daemon that ends."""
 
@@ -62,6 +76,27 @@ def test_a_killed_api_server_is_not_missed(installed: Cluster, asking: Identity)
 
     _nothing_but_tokens(installed, asking, kill)
     _goes_on(installed, "after-kill")
+
+
+@contextlib.contextmanager
+def _every_other(seconds: float, process: int) -> Iterator[None]:
+    """Let a process run only every other so many seconds."""
+    over = threading.Event()
+
+    def hold_back() -> None:
+        while not over.is_set():
+            os.kill(process, signal.SIGSTOP)
+            over.wait(seconds)
+            os.kill(process, signal.SIGCONT)
+            over.wait(seconds)
+
+    with ThreadPoolExecutor(1) as threads:
+        held_back = threads.submit(hold_back)
+        try:
+            yield
+        finally:
+            over.set()
+            held_back.result()
 
 
 def _nothing_but_tokens(installed: Cluster, asking: Identity, trouble: Callable[[Callable[[], bool]], None]) -> None:

@@ -83,6 +83,8 @@ def test_rolled_back(cluster: Cluster, helm: helm_python.Config, kept: Identity)
     left = cluster.get("poddisruptionbudget,role,rolebinding", "-n", NAMESPACE)["items"]
     assert [one["metadata"]["name"] for one in left] == []
     assert _answer(cluster, BRIEFLY)[0] != "200"
+    cluster.create(pod("helm-between", BRIEFLY, binding=kept.name, node="node-1"))  # starts while there is no NMI
+    assert json.loads(cluster.result("helm-between"))[0] != "200"
     assert cluster.imds_packets() == packets
     cluster.take_interception_away()
     for node in ("node-0", "node-1"):

@@ -39,7 +39,7 @@ def test_a_startup_taint_goes_when_interception_stands(installed: Cluster) -> No
 
 
 def _started(installed: Cluster, name: str) -> str:
-    """When the pod was bound to its node: times of one API server, to the second, compare as text."""
+    """When the pod was bound to its node. Times of one machine's clock, to the second, compare as text."""
     conditions = installed.get("pod", name)["status"]["conditions"]
     return str(next(one["lastTransitionTime"] for one in conditions if one["type"] == "PodScheduled"))
 

@@ -11,25 +11,30 @@ from cluster.harness import until
 from podidentity.lab import cgroups
 from podidentity.lab.directory import Directory
 from podidentity.lab.real import program
-from system.lab.running import Lab, User, pod
+from system.lab.running import Lab, Namespaces, User, pod, processes_of
 
 
-@pytest.mark.usefixtures("cluster")  # or the sentence why there can be none
-def test_a_killed_lab_leaves_no_control_group(tmp_path: Path) -> None:
-    """A SIGKILL of the outer process alone, while a container runs: its control groups and the lab's directory go."""
+@pytest.mark.usefixtures("possible")
+def test_a_killed_lab_leaves_nothing(tmp_path: Path) -> None:
+    """A SIGKILL of the outer process alone, while a container runs: processes, control groups and files of it go."""
     home = tmp_path / "labs"
     home.mkdir(mode=0o700)
     one = Lab(home, "killed", User(environment={"XDG_CACHE_HOME": str(program.place().parents[1])}))
-    with one.started("--kubernetes", "real", "--nodes", "1") as process:
+    with Namespaces() as made, one.started("--kubernetes", "real", "--nodes", "1") as process:
         until(lambda: (one.directory / "lab.json").exists() or process.poll() is not None, "the lab")
         one.enter()
         until(lambda: one.try_kubectl("get", "serviceaccount", "default").returncode == 0, "the service account")
         one.create(pod("busy", "sleep infinity"))
         until(lambda: _busy(one.directory), "a container")
         assert int((one.directory / "lock").read_text()) == process.pid
+        made.add_below(process.pid)
+        assert made.members()
         os.kill(process.pid, signal.SIGKILL)
+        until(lambda: not made.members(), "nodes, containers and the control plane to end")
     until(lambda: not _groups(one.directory), "the control groups to go")
     until(lambda: not one.directory.exists(), "the directory to go")
+    until(lambda: not processes_of(home), "the last process to end")
+    assert str(home) not in Path("/proc/self/mountinfo").read_text()
 
 
 def _groups(lab: Path) -> list[Path]:

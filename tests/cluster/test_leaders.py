@@ -89,8 +89,7 @@ def _leader(installed: Cluster) -> str:
 
 
 def _requests_of(installed: Cluster, name: str) -> list[dict[str, Any]]:
-    requests = map(json.loads, (installed.logs / "audit.log").read_text().rpartition("\n")[0].splitlines())
-    return [one for one in requests if name in one["user"].get("extra", {}).get(POD_NAME, ())]
+    return [one for one in installed.requests() if name in one["user"].get("extra", {}).get(POD_NAME, ())]
 
 
 def _stands_again(requests: list[dict[str, Any]]) -> bool:

@@ -1,7 +1,8 @@
 """From aad-pod-identity to podidentity and back, on a cluster that holds what aad-pod-identity left there.
 
-The tests are one story, in this order: its objects; our images under its manifests; our manifests; back again. They run
-last: they take podidentity off the cluster, and what upstream's roles refuse would spoil what `test_rights` counts.
+The tests are one story, in this order: its objects; our images under its manifests; our manifests; back again; our
+manifests at once. They run last: they take podidentity off the cluster, and what upstream's roles refuse would spoil
+what `test_rights` counts.
 """
 
 import json
@@ -89,8 +90,7 @@ class Story:
     def refused(self) -> Counter[tuple[str, str, str]]:
         """How often the daemons were refused something since the story began: pod, verb, resource."""
         found: Counter[tuple[str, str, str]] = Counter()
-        for line in (self.cluster.logs / "audit.log").read_text().splitlines():
-            one = json.loads(line)
+        for one in self.cluster.requests():
             name = one["user"]["username"].rpartition(":")[2]
             late = one["requestReceivedTimestamp"] >= self.began
             if late and name in upstreams.ACCOUNTS.values() and one.get("responseStatus", {}).get("code") == 403:
@@ -111,10 +111,7 @@ def story(cluster: Cluster) -> Iterator[Story]:
     cluster.kubectl("wait", "--for=condition=Established", "crd", *(f"{one}.{upstreams.GROUP}" for one in KINDS))
     cluster.create(*upstreams.roles(), *_asleep())
     _leave_objects(made)
-    for node in cluster.nodes():
-        for line in CHAIN.splitlines():
-            made.on_node(node, "iptables-nft", "-w", "-t", "nat", *line.split())
-    assert made.chains() == set(cluster.nodes())
+    _put_its_chain(made)
     for name in STATES:
         cluster.pod_ip(name)
     cluster.roll_out("daemonset/nmi")
@@ -145,21 +142,22 @@ def test_our_images_under_its_manifests(story: Story) -> None:
 
 def test_each_missing_right_is_said_once(story: Story) -> None:
     """No loop of errors: each process tries a right that upstream's role lacks, says so, and leaves it."""
-    logs = {part: story.logs(part) for part in upstreams.ACCOUNTS}
-    until(lambda: "conditions are not written on azureidentitybindings" in story.logs("mic"), "MIC's warnings")
-    assert " ERROR " not in logs["nmi"] + logs["mic"]
-    assert "Traceback" not in logs["nmi"] + logs["mic"]
-    refused = story.refused()
-    assert {(verb, resource) for _, verb, resource in refused} == {
+    missing = {
         ("create", "events"),
         ("get", "leases"),
         ("patch", "azureidentities"),
         ("patch", "azureidentitybindings"),
     }
+    until(lambda: missing <= {(verb, resource) for _, verb, resource in story.refused()}, "each right to be tried")
+    until(lambda: "conditions are not written on azureidentitybindings" in story.logs("mic"), "MIC's warnings")
+    until(lambda: "events are not written" in story.logs("nmi"), "NMI's warning")
+    logs, refused = {part: story.logs(part) for part in upstreams.ACCOUNTS}, story.refused()
+    assert " ERROR " not in logs["nmi"] + logs["mic"]
+    assert "Traceback" not in logs["nmi"] + logs["mic"]
+    assert {(verb, resource) for _, verb, resource in refused} == missing
     restarts = {one["metadata"]["name"]: _restarts(one) for one in story.cluster.get("pods")["items"]}
     # Once for each process; a busy machine may restart one, or let a leader begin a second term.
     assert all(count <= 2 + 2 * restarts.get(who, 0) for (who, _, _), count in refused.items()), refused
-    assert "events are not written" in logs["nmi"]
     assert "election without a Lease" in logs["mic"]
 
 
@@ -202,7 +200,7 @@ def test_back_to_it(story: Story) -> None:
     assert cluster.imds_packets() > packets, "a pod is still cut off, and would be from an aad-pod-identity too"
     text = json.dumps({"apiVersion": "v1", "kind": "List", "items": [*upstreams.definitions(), *upstreams.roles()]})
     cluster.kubectl("apply", "-f", "-", stdin=text)
-    cluster.create(*_asleep())
+    cluster.create(*_asleep("args"))
     for name in STATES:
         stored = _stored(story, name)
         assert stored["spec"] == before[name]
@@ -216,21 +214,47 @@ def test_back_to_it(story: Story) -> None:
     assert json.loads(lock)["holderIdentity"] == "", told
 
 
+def test_our_manifests_straight_over_it(story: Story) -> None:
+    """Without a step between: `kubectl apply` of ours on its workloads, chain, and objects in each state."""
+    cluster = story.cluster
+    for name, state in STATES.items():
+        status = json.dumps({"status": {"status": state}})
+        cluster.kubectl("patch", "azureassignedidentity", f"{name}-default-{name}-id", "--type=merge", "-p", status)
+    _put_its_chain(story)
+    packets, uids = cluster.imds_packets(), _uids(cluster)
+    cluster.kubectl("apply", "-f", str(DEPLOY / "deployment-rbac.yaml"))
+    cluster.roll_out("daemonset/nmi")
+    cluster.roll_out("deployment/mic")
+    for name in STATES:
+        assert story.answer(name) == story.own(name)
+    until(lambda: {story.states()[f"{name}-default-{name}-id"] for name in STATES} <= {"Assigned", ""}, "each state")
+    until(lambda: not story.chains(), "the chain's end")
+    assert _uids(cluster) == uids
+    assert cluster.imds_packets() == packets
+
+
 def _writes_of_the_lock(cluster: Cluster) -> list[str]:
     """The last requests about it: when, which pod, what, which answer."""
-    records = map(json.loads, (cluster.logs / "audit.log").read_text().rpartition("\n")[0].splitlines())
     return [
         f"{one['requestReceivedTimestamp']} {one['user'].get('extra', {})} {one['verb']} {one.get('responseStatus')}"
-        for one in records
+        for one in cluster.requests()
         if one.get("objectRef", {}).get("resource") == "endpoints" and one["objectRef"].get("name") == upstreams.LOCK
     ][-12:]
 
 
-def _asleep() -> list[dict[str, Any]]:
-    """Its workloads. Its binaries are not here: in their place runs something that does nothing."""
+def _put_its_chain(story: Story) -> None:
+    """What its NMI puts on every node."""
+    for node in story.cluster.nodes():
+        for line in CHAIN.splitlines():
+            story.on_node(node, "iptables-nft", "-w", "-t", "nat", *line.split())
+    assert story.chains() == set(story.cluster.nodes())
+
+
+def _asleep(instead_of: str = "command") -> list[dict[str, Any]]:
+    """Its workloads. Its binaries are not here: in their place, or in that of their flags, runs what does nothing."""
     made = [upstreams.daemon_set(TOOLS), upstreams.deployment(TOOLS)]
     for one in made:
-        one["spec"]["template"]["spec"]["containers"][0]["command"] = SLEEP
+        one["spec"]["template"]["spec"]["containers"][0][instead_of] = SLEEP
     return made
 
 

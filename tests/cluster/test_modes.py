@@ -25,7 +25,9 @@ def bare(cluster: Cluster) -> Iterator[Cluster]:
     """The cluster without podidentity, and with a second namespace."""
     cluster.uninstall()
     cluster.kubectl("create", "namespace", ELSEWHERE)
-    until(lambda: cluster.try_kubectl("get", "serviceaccount", "default", "-n", ELSEWHERE).returncode == 0, "it")
+    until(
+        lambda: cluster.try_kubectl("get", "serviceaccount", "default", "-n", ELSEWHERE).returncode == 0, "an account"
+    )
     yield cluster
     cluster.delete(f"namespace/{ELSEWHERE}")
     cluster.uninstall()

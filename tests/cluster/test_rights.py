@@ -3,7 +3,6 @@
 What they do stands in the API server's audit log. Runs after all other tests of the cluster: they are the use.
 """
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,10 +19,10 @@ ACCOUNTS = {part: f"system:serviceaccount:default:aad-pod-id-{part}-service-acco
 
 _REPEATED = ("", "events", "patch")
 
-# What the tests here do not lead to; other tests do: service principals, an identity that changes while it is in use,
-# an event that comes again.
+# What the tests here do not lead to; other tests do: an identity that changes while it is in use, an event that comes
+# again.
 RARE: dict[str, set[Right]] = {
-    "nmi": {("", "secrets", "get"), _REPEATED},
+    "nmi": {_REPEATED},
     "mic": {("aadpodidentity.k8s.io", "azureassignedidentities", "update"), _REPEATED},
 }
 
@@ -46,10 +45,7 @@ def test_every_right_of_the_daemons_was_used(installed: Cluster) -> None:
 
 
 def _requests(installed: Cluster) -> Iterator[dict[str, Any]]:
-    for line in (installed.logs / "audit.log").read_text().splitlines():
-        one = json.loads(line)
-        if one["user"]["username"] in ACCOUNTS.values():
-            yield one
+    return (one for one in installed.requests() if one["user"]["username"] in ACCOUNTS.values())
 
 
 def _status(request: dict[str, Any]) -> int:

@@ -78,6 +78,25 @@ def test_a_recreated_pod_of_a_stateful_set_does_not_inherit(
     installed.delete("statefulset/web")
 
 
+def test_a_service_principal_with_a_secret(installed: Cluster) -> None:
+    """NMI reads the Secret beside the AzureIdentity, and signs in at Entra ID with what is in it."""
+    owner = {key: installed.lab.variables[f"LAB_OWNER_{key}"] for key in ("CLIENT_ID", "CLIENT_SECRET")}
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "principal"}}
+    spec = {
+        "type": 1,
+        "tenantID": installed.lab.variables["LAB_TENANT_ID"],
+        "clientID": owner["CLIENT_ID"],
+        "clientPassword": {"name": "principal", "namespace": "default"},
+    }
+    installed.create(
+        secret | {"stringData": {"password": owner["CLIENT_SECRET"]}},
+        custom("AzureIdentity", "principal", spec),
+        custom("AzureIdentityBinding", "principal", {"azureIdentity": "principal", "selector": "principal"}),
+        pod("principal", ONCE, binding="principal"),
+    )
+    assert json.loads(installed.result("principal")) == ["200", owner["CLIENT_ID"]]
+
+
 def test_an_exception_leads_to_the_nodes_own_service(installed: Cluster, reader: Identity) -> None:
     """An excepted pod asks the node's metadata service, which knows one identity; no packet is the pod's."""
     before = installed.imds_packets()
@@ -156,7 +175,7 @@ def _job(name: str, identity: Identity, **spec: Any) -> dict[str, Any]:
 
 
 def _cron_job(identity: Identity) -> dict[str, Any]:
-    spec = {"schedule": "0 0 1 1 *", "jobTemplate": {"spec": _job("cron", identity)["spec"]}}
+    spec = {"schedule": "0 0 1 1 *", "suspend": True, "jobTemplate": {"spec": _job("cron", identity)["spec"]}}
     return {"apiVersion": "batch/v1", "kind": "CronJob", "metadata": {"name": "cron"}, "spec": spec}
 
 

@@ -274,7 +274,7 @@ class Namespaces:
 
 
 def _tree(root: int) -> list[Path]:
-    parents = {int(path.name): _parent(path) for path in Path("/proc").glob("[0-9]*")}
+    parents = {int(path.name): parent_of(path) for path in Path("/proc").glob("[0-9]*")}
     tree = {root}
     while more := {pid for pid, parent in parents.items() if parent in tree} - tree:
         tree |= more
@@ -289,7 +289,8 @@ def _namespaces(process: Path) -> set[str]:
     return found
 
 
-def _parent(process: Path) -> int:
+def parent_of(process: Path) -> int:
+    """The parent of a process in /proc; 0 when it ended."""
     try:
         return int((process / "stat").read_text().rpartition(")")[2].split()[1])
     except (OSError, IndexError, ValueError):

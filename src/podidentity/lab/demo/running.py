@@ -23,6 +23,8 @@ from podidentity.lab.demo.stage import Stage
 from podidentity.lab.settings import KubernetesKind, LabSettings
 
 FIRST_NODE = "node-0"
+PATIENCE_SECONDS: dict[KubernetesKind, float] = {"embedded": 60.0, "real": 180.0}
+"""For one condition; on a busy machine, kubelets and containers take their time."""
 
 Step = tuple[str, Callable[[Stage], None]]
 
@@ -82,7 +84,8 @@ def set_up(repository: Path, narrator: Narrator, kubernetes: KubernetesKind = "e
     with up.running(LabSettings(name, kubernetes=kubernetes), narrator.say) as lab:
         mine = {**_plain(), **environment.variables(lab.directory)}
         with contextlib.closing(_admin(mine, narrator)) as admin:
-            yield Stage(mine, narrator, admin, repository, kubectl, {"lab": name, "node": FIRST_NODE})
+            facts, patience = {"lab": name, "node": FIRST_NODE}, PATIENCE_SECONDS[kubernetes]
+            yield Stage(mine, narrator, admin, repository, kubectl, facts, patience)
 
 
 def _admin(mine: Mapping[str, str], narrator: Narrator) -> Admin:

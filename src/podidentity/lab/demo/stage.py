@@ -63,7 +63,7 @@ class Stage:
             cwd=self.repository,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=2 * self.patience_seconds,
             check=False,
         )
         if done.returncode != 0:

@@ -33,7 +33,7 @@ _CERTIFICATE_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE
 _OTHER_SNAPSHOTTERS = ("aufs", "btrfs", "devmapper", "zfs")
 _OVERLAID = ("etc", "var")
 _LOOK_SECONDS = 0.05
-_START_SECONDS = 30.0
+_START_SECONDS = 120.0  # one second when nothing else runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,10 +102,14 @@ class Machine:
         return self._inside(self._around.program.component("kube-proxy"), f"--config={self.root / 'kube-proxy.yaml'}")
 
     async def import_images(self, archives: Sequence[Path]) -> None:
-        """Wait for containerd, and give it the images of every archive. Raises `HostError` and `TimeoutError`."""
-        async with asyncio.timeout(_START_SECONDS):
-            while not self._socket.exists():  # noqa: ASYNC110  # containerd makes it
-                await asyncio.sleep(_LOOK_SECONDS)
+        """Wait for containerd, and give it the images of every archive. Raises `LabError`."""
+        try:
+            async with asyncio.timeout(_START_SECONDS):
+                while not self._socket.exists():  # noqa: ASYNC110  # containerd makes it
+                    await asyncio.sleep(_LOOK_SECONDS)
+        except TimeoutError:
+            log = self._around.logs / self.name / "containerd.log"
+            raise LabError(f"containerd on {self.name} does not start within {_START_SECONDS:g} s ({log})") from None
         for archive in archives:
             into = ("ctr", "--address", str(self._socket), "-n", "k8s.io", "images", "import", str(archive))
             await finish(self._inside(*into))
