@@ -10,6 +10,9 @@ Line = dict[str, Any]
 QUIET_LOAD = 3.5
 """Above this, others were at work on the machine when a program began: what its own predecessor left is below."""
 
+PLOTTED = {"connections": "connections", "memory": "memory", "plan": "mic plan", "assigned": "new_identity"}
+"""By the plot's file name: the line that it draws."""
+
 TEMPLATE = """\
 # Performance
 
@@ -42,19 +45,19 @@ Kubernetes API. Read orders of magnitude, not percent.
 
 ## How it grows
 
-Latency of warm requests against keep-alive connections, one core, 250 pods:
+Latency of warm requests against keep-alive connections, one core, 250 pods{connections}:
 
 ![p50 and p99 against connections, beside Go](performance/connections.svg)
 
-NMI's memory against the pods of its node, 20 identities:
+NMI's memory against the pods of its node, 20 identities{memory}:
 
 ![memory against pods](performance/memory.svg)
 
-MIC's plan against the pods of the cluster, 1,000 identities, 500 nodes, 20 scale sets:
+MIC's plan against the pods of the cluster, 1,000 identities, 500 nodes, 20 scale sets{plan}:
 
 ![plan time against pods](performance/plan.svg)
 
-From a pod's creation to Assigned against the time that ARM takes for a PATCH:
+From a pod's creation to Assigned against the time that ARM takes for a PATCH{assigned}:
 
 ![time to Assigned against ARM's time](performance/assigned.svg)
 
@@ -89,6 +92,7 @@ def render(figures: Mapping[str, Any]) -> str:
             f"| {what} | {theirs} | {rows.beside_upstream(kind, lines[line]['figures']) if line in lines else '-'} |"
             for what, theirs, line, kind in rows.UPSTREAM
         ),
+        **{plot: _busy(lines.get(line)) for plot, line in PLOTTED.items()},
     )
 
 
@@ -96,7 +100,9 @@ def _budget_row(row: rows.Row, line: Line | None) -> str:
     if line is None:
         told, verdict = "not measured", "-"
     else:
-        told, verdict = row.tell(line["figures"]), row.verdict(line)
-        if line["load"] > QUIET_LOAD:
-            verdict += f", busy ({line['load']:.0f})"
+        told, verdict = row.tell(line["figures"]), row.verdict(line) + _busy(line)
     return f"| {row.what} | {row.budget} | {told} | {verdict} | `bench/{row.program}.py` |"
+
+
+def _busy(line: Line | None) -> str:
+    return f", busy ({line['load']:.0f})" if line and line["load"] > QUIET_LOAD else ""

@@ -8,6 +8,8 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from measured.page import PLOTTED
+
 Lines = Mapping[str, dict[str, Any]]
 OURS, OTHER = "#1f5fa8", "#b3542c"
 STYLE: dict[Any, Any] = {
@@ -28,12 +30,12 @@ def draw(lines: Lines, directory: Path, form: str = "svg") -> list[Path]:
     directory.mkdir(parents=True, exist_ok=True)
     drawn = []
     with mpl.rc_context(STYLE):
-        for name, (line, plot) in PLOTS.items():
+        for name, line in PLOTTED.items():
             if line not in lines:
                 continue
             figure = Figure(figsize=(5.6, 3.0), layout="constrained")
             figure.patch.set_facecolor("white")  # also readable on a dark page
-            plot(figure.subplots(), lines[line]["figures"])
+            PLOTS[name](figure.subplots(), lines[line]["figures"])
             path = directory / f"{name}.{form}"
             figure.savefig(path, format=form, dpi=150, metadata={"Date": None} if form == "svg" else None)
             drawn.append(path)
@@ -92,10 +94,5 @@ def _label(axes: Axes, across: str, up: str) -> None:
     axes.legend()
 
 
-PLOTS = {
-    "connections": ("connections", _connections),
-    "memory": ("memory", _memory),
-    "plan": ("mic plan", _plan),
-    "assigned": ("new_identity", _assigned),
-}
-"""By file name: the line that is drawn, and how."""
+PLOTS = {"connections": _connections, "memory": _memory, "plan": _plan, "assigned": _assigned}
+"""By file name: how it is drawn. Which line each draws is `page.PLOTTED`."""

@@ -1,5 +1,6 @@
 """`python -m keyvault_app`: serve until stopped. Exit status 2 when the environment does not say what to show."""
 
+import contextlib
 import os
 import signal
 import sys
@@ -18,10 +19,8 @@ def main() -> int:
     signal.signal(signal.SIGTERM, _stop)  # a container's first process has no default for it
     with web.server(found.port, web.secret_reader(found)) as server:
         print(f"showing secret {found.secret} of {found.vault_url} on port {server.server_port}", flush=True)
-        try:
+        with contextlib.suppress(KeyboardInterrupt):
             server.serve_forever()
-        except KeyboardInterrupt:
-            return 0
     return 0
 
 

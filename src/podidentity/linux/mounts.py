@@ -8,7 +8,7 @@ import ctypes
 import os
 
 NOSUID, NODEV, NOEXEC = 0x2, 0x4, 0x8
-READ_ONLY, REMOUNT, BIND, RECURSIVE, PRIVATE = 0x1, 0x20, 0x1000, 0x4000, 0x40000
+READ_ONLY, REMOUNT, BIND, RECURSIVE = 0x1, 0x20, 0x1000, 0x4000
 
 CAPABILITIES = (
     *("CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "SETPCAP"),
@@ -20,7 +20,7 @@ CAPABILITIES = (
 )
 """By number, from 0."""
 
-_PR_SET_PDEATHSIG, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 1, 24, 38
+_PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 24, 38
 _SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 _SYS_MOUNT_SETATTR = 442  # the same everywhere; Linux 5.12
 _AT_FDCWD, _AT_RECURSIVE, _ATTR_READ_ONLY, _DETACH = -100, 0x8000, 0x1, 2
@@ -57,11 +57,6 @@ def set_hostname(name: str) -> None:
     """Name this UTS namespace."""
     text = name.encode()
     _check(_libc.sethostname(text, ctypes.c_size_t(len(text))), "hostname")
-
-
-def die_with_parent(signal_number: int) -> None:
-    """Be sent a signal when the parent ends."""
-    _check(_libc.prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal_number), 0, 0, 0), "prctl")
 
 
 def keep_capabilities(names: frozenset[str]) -> None:

@@ -129,11 +129,12 @@ async def _put(request: Request, path: str, kind: str, context: Context) -> Resp
 
 def _check(state: State, caller: Principal, machine: Machine, change: changes.Change) -> None:
     action = "Microsoft.ManagedIdentity/userAssignedIdentities/assign/action"
+    granted = action.replace("/assign", "/x/assign")  # roles grant `*/assign/action`; refusals name it without the `*`
     for text in change.add:
         if text.lower() not in state.identities:
             message = f"Failed to perform resource identity operation. Status: 'BadRequest'. Response: '{_gone(text)}'."
             raise answers.arm(400, "FailedIdentityOperation", message)
-        if not roles.allowed(state, caller, action.replace("/assign", "/x/assign"), text):
+        if not roles.allowed(state, caller, granted, text):
             message = (
                 f"The client '{caller.client_id}' with object id '{caller.object_id}' has permission to perform action "
                 f"'{machine.kind}/write' on scope '{machine.id}'; however, it does not have permission to perform "

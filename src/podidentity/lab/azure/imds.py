@@ -140,10 +140,7 @@ class Imds:
         if not asked and system is not None:
             return system
         if not asked and len(found) > 1:
-            raise answers.imds(
-                400,
-                MULTIPLE_IDENTITIES,
-            )
+            raise answers.imds(400, MULTIPLE_IDENTITIES)
         if not found:
             raise answers.imds(400, "Identity not found")
         return found[0]
