@@ -3,18 +3,19 @@
 The first half of a plan; `planning` compares the result with what exists. Linear in pods.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from podidentity.core import matching
-from podidentity.core.cluster import Pod, Snapshot
+from podidentity.core.cluster import Snapshot
 from podidentity.core.identities import (
     AssignmentKey,
     AzureIdentity,
     AzureIdentityBinding,
     ObjectKey,
 )
-from podidentity.core.matching import Match, Skipped
+from podidentity.core.matching import Found, Skipped, Unusable
 
 DEFAULT_NAMESPACE = "default"
 """Where assigned identities of identities that are not namespaced live (upstream: `pkg/mic`, makeAssignedIDs)."""
@@ -62,25 +63,82 @@ class Wanted:
     skipped: tuple[Skipped, ...] = ()
 
 
-def wanted(snapshot: Snapshot, policy: Policy) -> Wanted:
-    """Say which assigned identities should exist.
+class Offer(NamedTuple):
+    """Identities with the bindings that give them, and the bindings that give nothing."""
+
+    given: list[tuple[AzureIdentity, AzureIdentityBinding]]
+    left_out: list[tuple[ObjectKey, Unusable]]
+
+
+class Offers:
+    """What pods are offered by their namespace and label, whoever they are.
+
+    Stands for as long as bindings, identities and what namespaces are allowed do.
+    """
+
+    def __init__(self, snapshot: Snapshot, policy: Policy) -> None:
+        self._policy = policy
+        self._selections = matching.Selections(
+            snapshot.bindings,
+            snapshot.identities,
+            force_namespaced=policy.force_namespaced,
+            allowed=snapshot.allowed if policy.allow_list else None,
+        )
+        self._known: dict[tuple[str, str], Offer] = {}
+
+    def of(self, namespace: str, selector: str) -> Offer:
+        """Say what these pods are offered."""
+        offer = self._known.get((namespace, selector))
+        if offer is None:
+            offer = self._offer(self._selections.found(namespace, selector))
+            if offer.given or offer.left_out:  # anybody may write any label
+                self._known[namespace, selector] = offer
+        return offer
+
+    def _offer(self, found: Iterable[Found]) -> Offer:
+        """One identity for each object name; the first in binding order wins."""
+        offer = Offer([], [])
+        by_name: dict[ObjectKey, AzureIdentity] = {}
+        for binding, comes_to in found:
+            if isinstance(comes_to, Unusable):
+                offer.left_out.append((binding.key, comes_to))
+                continue
+            why = matching.identity_refusal(comes_to)
+            if why is not None:
+                offer.left_out.append((binding.key, Unusable("MalformedResourceID", why)))
+                continue
+            name = ObjectKey(object_namespace(comes_to, self._policy), comes_to.key.name)
+            first = by_name.setdefault(name, comes_to)
+            if first is comes_to:
+                offer.given.append((comes_to, binding))
+            elif first.key != comes_to.key:
+                offer.left_out.append((binding.key, _shadowed(comes_to, first)))
+        return offer
+
+
+def wanted(snapshot: Snapshot, policy: Policy, offers: Offers | None = None) -> Wanted:
+    """Say which assigned identities should exist. `offers` are those of this snapshot and policy, when at hand.
 
     A finished pod, or one on a node that is gone, gets nothing new but keeps what it has: a CronJob would otherwise
     cost a PATCH with every run.
     """
-    bindings = matching.by_selector(snapshot.bindings)
+    offers = offers or Offers(snapshot, policy)
     existing = {assigned.about for assigned in snapshot.assigned}
     found: dict[AssignmentKey, Assignment] = {}
     skipped: dict[tuple[ObjectKey, str], Skipped] = {}  # thousands of pods may share one binding's mistake
     for pod in snapshot.pods:
-        if not (pod.selector and pod.node):
+        selector = pod.selector
+        if not (selector and pod.node):
             continue
+        offer = offers.of(pod.key.namespace, selector)
         keeps_only = None if pod.live and pod.node in snapshot.nodes else existing
-        for result in _of_pod(pod, bindings, snapshot, policy):
-            if isinstance(result, Skipped):
-                skipped.setdefault((result.binding, result.why), result)
-            elif _may_exist(result, keeps_only):
-                found[result.about] = result
+        for identity, binding in offer.given:
+            about = AssignmentKey(pod.key, identity.key)
+            if keeps_only is None or about in keeps_only:
+                found[about] = Assignment(pod.key, pod.node, identity, binding)
+        for key, (code, why) in offer.left_out:
+            if (key, why) not in skipped:
+                skipped[key, why] = Skipped(pod.key, key, code, why)
     return Wanted(found, tuple(skipped.values()))
 
 
@@ -94,43 +152,6 @@ def plain_name(pod: ObjectKey, identity: AzureIdentity) -> str:
     return f"{pod.name}-{pod.namespace}-{identity.key.name}"
 
 
-def _may_exist(assignment: Assignment, keeps_only: Collection[AssignmentKey] | None) -> bool:
-    return keeps_only is None or assignment.about in keeps_only
-
-
-def _of_pod(
-    pod: Pod, bindings: matching.BindingsBySelector, snapshot: Snapshot, policy: Policy
-) -> list[Assignment | Skipped]:
-    """One assignment for each object name; the first in binding order wins."""
-    results: list[Assignment | Skipped] = []
-    by_object: dict[ObjectKey, Match] = {}
-    for found in matching.matches(
-        pod,
-        bindings,
-        snapshot.identities,
-        force_namespaced=policy.force_namespaced,
-        allowed=snapshot.allowed if policy.allow_list else None,
-    ):
-        if isinstance(found, Skipped):
-            results.append(found)
-            continue
-        why = matching.identity_refusal(found.identity)
-        if why is not None:
-            results.append(Skipped(pod.key, found.binding.key, "MalformedResourceID", why))
-            continue
-        name = ObjectKey(object_namespace(found.identity, policy), plain_name(pod.key, found.identity))
-        first = by_object.setdefault(name, found)
-        if first is found:
-            results.append(Assignment(pod.key, pod.node, found.identity, found.binding))
-        elif first.identity.key != found.identity.key:
-            results.append(_shadowed(found, first))
-    return results
-
-
-def _shadowed(found: Match, first: Match) -> Skipped:
-    return Skipped(
-        found.pod.key,
-        found.binding.key,
-        "NameTaken",
-        f"AzureIdentity {found.identity.key} has the name of {first.identity.key}, which comes first; rename one",
-    )
+def _shadowed(identity: AzureIdentity, first: AzureIdentity) -> Unusable:
+    why = f"AzureIdentity {identity.key} has the name of {first.key}, which comes first; rename one"
+    return Unusable("NameTaken", why)

@@ -121,13 +121,13 @@ def _results(case: Case) -> Iterable[Match | Skipped]:
     bindings = [
         one for one in case.snapshot.bindings if not case.managed_mode or one.key.namespace == case.pod.key.namespace
     ]
-    return matching.matches(
-        case.pod,
-        matching.by_selector(bindings),
+    selections = matching.Selections(
+        bindings,
         case.snapshot.identities,
         force_namespaced=case.policy.force_namespaced or case.managed_mode,
         allowed=case.snapshot.allowed if case.policy.allow_list else None,
     )
+    return selections.of(case.pod)
 
 
 def _no_binding(case: Case) -> Finding:

@@ -5,7 +5,7 @@ as upstream has it (`pkg/pod`, `pkg/mic`): the first match is the pod's default 
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -42,51 +42,89 @@ class Skipped:
         return f"binding {self.binding} for pod {self.pod}"
 
 
-BindingsBySelector = Mapping[str, Sequence[AzureIdentityBinding]]
-
-
-def by_selector(bindings: Iterable[AzureIdentityBinding]) -> BindingsBySelector:
-    """Index bindings by selector, each list in (namespace, name) order. An empty selector selects nothing."""
-    index: defaultdict[str, list[AzureIdentityBinding]] = defaultdict(list)
-    for binding in sorted(bindings, key=lambda binding: binding.key):
-        if binding.selector:
-            index[binding.selector].append(binding)
-    return dict(index)
-
-
-def matches(
-    pod: Pod,
-    bindings: BindingsBySelector,
-    identities: Mapping[ObjectKey, AzureIdentity],
-    *,
-    force_namespaced: bool,
-    allowed: AllowList | None = None,
-) -> Iterable[Match | Skipped]:
-    """Yield what each binding that selects `pod` comes to, in the order that decides the default identity.
-
-    The identity is looked up in the *binding's* namespace. With `force_namespaced`, or when the identity says so, pod,
-    binding and identity must share one namespace. With `allowed` (`--namespace-allow-list`) that namespace must be
-    allowed the identity; None asks for no permission.
-    """
-    for binding in bindings.get(pod.selector, ()) if pod.selector else ():
-        if force_namespaced and pod.key.namespace != binding.key.namespace:
-            yield Skipped(pod.key, binding.key, "OtherNamespace", _other_namespace(pod, binding))
-            continue
-        found = usable(binding, identities, allowed)
-        if isinstance(found, Unusable):
-            yield Skipped(pod.key, binding.key, found.code, found.why)
-        elif found.namespaced and pod.key.namespace != found.key.namespace:
-            why = f"AzureIdentity {found.key} is namespaced: only pods of {found.key.namespace} may use it"
-            yield Skipped(pod.key, binding.key, "OtherNamespace", why)
-        else:
-            yield Match(pod, binding, found)
-
-
 class Unusable(NamedTuple):
     """Why a binding has no effect on any pod."""
 
     code: str
     why: str
+
+
+class Found(NamedTuple):
+    """A binding that selects, and what it comes to."""
+
+    binding: AzureIdentityBinding
+    comes_to: AzureIdentity | Unusable
+
+
+OTHERS_TOLD = 5
+"""Bindings of other namespaces that are named to a pod for which there is none in its own; teams share labels."""
+
+
+class Selections:
+    """What pods get by the label that they carry. An empty selector selects nothing.
+
+    The identity is looked up in the *binding's* namespace. With `force_namespaced`, or when the identity says so, pod,
+    binding and identity must share one namespace. With `allowed` (`--namespace-allow-list`) that namespace must be
+    allowed the identity; None asks for no permission. Bindings are found by namespace and selector, so a pod costs what
+    selects it, however many others there are; pods of one namespace with one label cost it once.
+    """
+
+    def __init__(
+        self,
+        bindings: Iterable[AzureIdentityBinding],
+        identities: Mapping[ObjectKey, AzureIdentity],
+        *,
+        force_namespaced: bool,
+        allowed: AllowList | None = None,
+    ) -> None:
+        self._everywhere: defaultdict[str, list[Found]] = defaultdict(list)
+        self._within: defaultdict[str, defaultdict[str, list[Found]]] = defaultdict(lambda: defaultdict(list))
+        self._force_namespaced = force_namespaced
+        self._known: dict[tuple[str, str], tuple[Found, ...]] = {}
+        self._elsewhere: dict[str, tuple[AzureIdentityBinding, ...]] = {}
+        for binding in sorted(bindings, key=lambda one: one.key):
+            if binding.selector:
+                found = Found(binding, usable(binding, identities, allowed))
+                if force_namespaced or (isinstance(found.comes_to, AzureIdentity) and found.comes_to.namespaced):
+                    self._within[binding.selector][binding.key.namespace].append(found)
+                else:
+                    self._everywhere[binding.selector].append(found)
+
+    def found(self, namespace: str, selector: str) -> tuple[Found, ...]:
+        """Name the bindings that select these pods, with what they come to, in the order that decides the default."""
+        known = self._known.get((namespace, selector))
+        if known is None:
+            known = self._find(namespace, selector)
+            if known:  # anybody may write any label: what selects nothing is not remembered
+                self._known[namespace, selector] = known
+        return known
+
+    def of(self, pod: Pod) -> Iterator[Match | Skipped]:
+        """Yield what each binding that selects `pod` comes to."""
+        for binding, comes_to in self.found(pod.key.namespace, pod.selector):
+            if isinstance(comes_to, Unusable):
+                yield Skipped(pod.key, binding.key, comes_to.code, comes_to.why)
+            else:
+                yield Match(pod, binding, comes_to)
+
+    def _find(self, namespace: str, selector: str) -> tuple[Found, ...]:
+        within: Mapping[str, list[Found]] = self._within.get(selector, {})
+        found = (*self._everywhere.get(selector, ()), *within.get(namespace, ()))
+        if not found and within:
+            if selector not in self._elsewhere:
+                self._elsewhere[selector] = tuple(within[other][0].binding for other in sorted(within)[:OTHERS_TOLD])
+            found = tuple(self._other(namespace, binding) for binding in self._elsewhere[selector])
+        return tuple(sorted(found, key=lambda one: one.binding.key))
+
+    def _other(self, namespace: str, binding: AzureIdentityBinding) -> Found:
+        """Say of a binding of another namespace why it has no effect in this one."""
+        theirs = binding.key.namespace
+        if self._force_namespaced:
+            why = f"it belongs to namespace {theirs} and namespaced mode is on; bind in {namespace}"
+        else:
+            identity = ObjectKey(theirs, binding.azure_identity)
+            why = f"AzureIdentity {identity} is namespaced: only pods of {theirs} may use it"
+        return Found(binding, Unusable("OtherNamespace", why))
 
 
 def usable(
@@ -102,10 +140,6 @@ def usable(
         )
     why = None if allowed is None else allowing.refusal(identity, allowed)
     return identity if why is None else Unusable("NotAllowed", why)
-
-
-def _other_namespace(pod: Pod, binding: AzureIdentityBinding) -> str:
-    return f"it belongs to namespace {binding.key.namespace} and namespaced mode is on; bind in {pod.key.namespace}"
 
 
 def identity_refusal(identity: AzureIdentity) -> str | None:

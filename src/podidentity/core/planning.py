@@ -80,7 +80,8 @@ def plan(wanted: Wanted, snapshot: Snapshot, policy: Policy) -> Plan:
     writes += [Delete(assigned) for about, assigned in existing.items() if about not in wanted.assignments]
     leaving = {write.assigned.key for write in writes}
     taken = {assigned.key for assigned in snapshot.assigned}
-    told = arm.client_ids(snapshot.targets.values())
+    filling = any(not one.identity.client_id for one in wanted.assignments.values())
+    told = arm.client_ids(snapshot.targets.values()) if filling else {}
     carried = _carried(snapshot, policy)
     new = sorted(wanted.assignments.keys() - existing.keys())  # their names depend on their order
     for about in [*(about for about in wanted.assignments if about in existing), *new]:

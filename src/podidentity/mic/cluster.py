@@ -1,16 +1,17 @@
 """The cluster as MIC's watches know it, frozen into a Snapshot when a plan is made.
 
-Says also when a new plan may come to something else. What a watch shows of MIC's own writes is known already; it asks
-for a plan all the same, in case one rests on it, but not at once: each pod would cost two or three plans.
+Says also what changed, so that a plan may come to something else. What a watch shows of MIC's own writes is known
+already; it asks for a plan all the same, in case one rests on it, but not at once: each pod would cost two or three.
 """
 
-import asyncio
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from dataclasses import replace
+from typing import Any
 
-from podidentity.core import allowing
+from podidentity.core import allowing, warming
 from podidentity.core.arm import Target, TargetState
+from podidentity.core.assigning import Policy
 from podidentity.core.cluster import Node, Pod, Snapshot
 from podidentity.core.failing import Failing
 from podidentity.core.identities import (
@@ -23,15 +24,12 @@ from podidentity.core.identities import (
 from podidentity.kube.api import Api, Selection
 from podidentity.kube.reflector import Reflector
 from podidentity.kube.resources import ASSIGNED_IDENTITIES, BINDINGS, IDENTITIES, NAMESPACES, NODES, PODS, Namespace
-from podidentity.kube.store import Change, Store
+from podidentity.kube.store import Change, Store, pod_of
+from podidentity.mic.changes import Changes, Near
 from podidentity.mic.ports import Put
 
 AHEAD_SECONDS = 60.0
 """How long our own write counts before the watch shows it: after that, what the watch says is all there is."""
-ECHO_SECONDS = 0.2
-"""How long after a watch showed our own write there is a plan, if nothing else asks for one before."""
-
-T = TypeVar("T")
 
 
 class WatchedCluster:
@@ -50,7 +48,10 @@ class WatchedCluster:
         self._clock = api.clock
         self._ahead: dict[ObjectKey, tuple[float, AzureAssignedIdentity | None]] = {}
         self._writing: set[ObjectKey] = set()
-        self._wakes: list[_Wake] = []
+        self._changes: list[Changes] = []
+        self._frame = (-1, Snapshot())
+        self._pods_on = self.pods.index(_node_of)
+        self._assigned_to = self.assigned.index(pod_of)
         self.assigned.subscribe(self._caught_up)
         self.reflectors: tuple[Reflector[Any], ...] = (
             Reflector(api, PODS, self.pods, where=Selection(labels=POD_LABEL)),
@@ -62,12 +63,12 @@ class WatchedCluster:
         if allow_list:
             self.reflectors += (Reflector(api, NAMESPACES, self.namespaces),)
 
-    def on_change(self, wake: Callable[[], None]) -> None:
-        """Call `wake` after each change that a plan may depend on: our own conditions are none."""
-        waking = _Wake(wake)
-        for store in (self.pods, self.nodes, self.identities, self.bindings, self.namespaces):
-            store.subscribe(_only_differences(waking.now))
-        self._wakes.append(waking)
+    def tell(self, changes: Changes) -> None:
+        """Tell `changes` of each change that a plan may depend on: our own conditions are none."""
+        self.pods.subscribe(_only_differences(lambda change: changes.pod(change.key)))
+        for store in (self.nodes, self.identities, self.bindings, self.namespaces):
+            store.subscribe(_only_differences(lambda _: changes.all()))
+        self._changes.append(changes)
 
     async def wait_until_synced(self) -> None:
         """Return when every first list is complete."""
@@ -76,17 +77,43 @@ class WatchedCluster:
 
     def snapshot(self, targets: Mapping[Target, TargetState], put: Put, failing: tuple[Failing, ...] = ()) -> Snapshot:
         """Freeze what is known now."""
-        return Snapshot(
+        return replace(
+            self._framed(),
             pods=tuple(self.pods),
-            nodes={node.name: node for node in self.nodes},
-            identities=self.identities.as_mapping(),
-            bindings=tuple(self.bindings),
-            assigned=self._assigned_now(),
+            assigned=self._assigned_now(self.assigned, lambda _: True),
             targets=dict(targets),
             put=dict(put),
             failing=failing,
-            allowed={one.name: text for one in self.namespaces if (text := one.annotations.get(allowing.ANNOTATION))},
         )
+
+    def close_up(self, near: Near, targets: Mapping[Target, TargetState], policy: Policy) -> Snapshot:
+        """Freeze what is known of a few pods: they, their nodes, their assigned identities. Costs what they cost."""
+        frame = self._framed()
+        nodes = [one for one in frame.nodes.values() if warming.target_of(one, policy) in near.targets]
+        keys = near.pods | {pod.key for node in nodes for pod in self._pods_on.of(node.name)}
+        pods = tuple(pod for key in keys if (pod := self.pods.get(key)) is not None)
+        stored = (one for key in keys for one in self._assigned_to.of(key))
+        return replace(
+            frame,
+            pods=pods,
+            nodes={pod.node: frame.nodes[pod.node] for pod in pods if pod.node in frame.nodes},
+            assigned=self._assigned_now(stored, lambda one: one.pod in keys),
+            targets=dict(targets),
+        )
+
+    def _framed(self) -> Snapshot:
+        """What changes seldom: the same values for as long as it did not."""
+        revision = sum(one.revision for one in (self.nodes, self.identities, self.bindings, self.namespaces))
+        if self._frame[0] != revision:
+            notes = {one.name: one.annotations.get(allowing.ANNOTATION) for one in self.namespaces}
+            made = Snapshot(
+                nodes={node.name: node for node in self.nodes},
+                identities=self.identities.as_mapping(),
+                bindings=tuple(self.bindings),
+                allowed={name: text for name, text in notes.items() if text},
+            )
+            self._frame = (revision, made)
+        return self._frame[1]
 
     @contextmanager
     def writing(self, key: ObjectKey) -> Iterator[None]:
@@ -104,12 +131,14 @@ class WatchedCluster:
         elif assigned is None or not _is_shown(assigned.resource_version, self.assigned.version(key)):
             self._ahead[key] = (self._clock.now(), assigned)
 
-    def _assigned_now(self) -> tuple[AzureAssignedIdentity, ...]:
+    def _assigned_now(
+        self, shown: Iterable[AzureAssignedIdentity], wanted: Callable[[AzureAssignedIdentity], bool]
+    ) -> tuple[AzureAssignedIdentity, ...]:
+        """What the watch shows, and those of our own writes ahead of it that are `wanted`."""
         oldest = self._clock.now() - AHEAD_SECONDS
         self._ahead = {key: (at, one) for key, (at, one) in self._ahead.items() if at > oldest}
-        ahead = {key: one for key, (_, one) in self._ahead.items()}
-        stored: dict[ObjectKey, AzureAssignedIdentity | None] = {**self.assigned.as_mapping(), **ahead}
-        return tuple(one for one in stored.values() if one is not None)
+        behind = tuple(one for one in shown if one.key not in self._ahead)
+        return behind + tuple(one for _, one in self._ahead.values() if one is not None and wanted(one))
 
     def _caught_up(self, change: Change[AzureAssignedIdentity]) -> None:
         """Forget our own write once the watch shows it, or something later."""
@@ -118,32 +147,23 @@ class WatchedCluster:
         if change.after is None or (ahead and _is_shown(ahead.resource_version, seen)):
             self._ahead.pop(change.key, None)
         ours = change.key in self._writing or (ahead is not None and ahead.resource_version == seen)
-        for wake in self._wakes:
-            wake.soon() if ours and change.after is not None else wake.now()
+        if ours and change.after is not None:
+            for changes in self._changes:
+                changes.soon()
+            return
+        for one in filter(None, (change.before, change.after)):
+            for changes in self._changes:
+                changes.pod(one.pod)
 
 
-class _Wake:
-    """Asks for a plan, at once or soon; what is asked for at once spares what was asked for soon."""
-
-    def __init__(self, wake: Callable[[], None]) -> None:
-        self._wake = wake
-        self._later: asyncio.TimerHandle | None = None
-
-    def now(self) -> None:
-        if self._later is not None:
-            self._later.cancel()
-            self._later = None
-        self._wake()
-
-    def soon(self) -> None:
-        if self._later is None:
-            self._later = asyncio.get_running_loop().call_later(ECHO_SECONDS, self.now)
+def _node_of(pod: Pod) -> tuple[str]:
+    return (pod.node,)
 
 
-def _only_differences(wake: Callable[[], None]) -> Callable[[Change[Any]], None]:
+def _only_differences(tell: Callable[[Change[Any]], None]) -> Callable[[Change[Any]], None]:
     def changed(change: Change[Any]) -> None:
         if _told(change.before) != _told(change.after):
-            wake()
+            tell(change)
 
     return changed
 

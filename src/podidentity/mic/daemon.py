@@ -24,6 +24,7 @@ from podidentity.kube.events import Recorder
 from podidentity.kube.resources import NAMESPACES
 from podidentity.mic import draining, upgrading
 from podidentity.mic.book import Book
+from podidentity.mic.changes import Changes
 from podidentity.mic.cluster import WatchedCluster
 from podidentity.mic.fencing import AZURE_WRITES, KUBERNETES_WRITES, fence
 from podidentity.mic.following import IdentityChanges
@@ -91,12 +92,12 @@ class Mic:
         instance = settings.leader_instance or socket.gethostname()
         candidate = Candidate(instance, settings.leader_name, settings.leader_namespace, settings.leader_seconds)
         self._election = Election(lock_api, candidate)
-        self._changed = asyncio.Event()
+        self._changes = Changes()
         self._registry = metrics.make_registry()
         self._metrics = Metrics(self._registry)
         self._arm_metrics = ArmMetrics(self._registry)
         self._registry.register(FailingIdentities(lambda: self._workers.failing if self._workers else ()))
-        self._cluster.on_change(self._changed.set)
+        self._cluster.tell(self._changes)
 
     @property
     def leading(self) -> bool:
@@ -156,10 +157,10 @@ class Mic:
         put = await first_record(records, self._cluster, policy)
         story = BindingEvents(self._recorder, self._cluster)
         measured = Measured(machines, self._arm_metrics)
-        tools = Tools(measured, Book(records, put), story, policy, self._changed.set, settings.reconcile_seconds)
+        tools = Tools(measured, Book(records, put), story, policy, self._changes.target, settings.reconcile_seconds)
         objects = Counted(AssignedObjects(self._api, self._cluster), self._metrics)
         board = Statuses(self._api, self._cluster)
-        around = Surroundings(self._cluster, objects, story, board, self._changed, self._metrics.cycle)
+        around = Surroundings(self._cluster, objects, story, board, self._changes, self._metrics.cycle)
         pacing = Pacing(settings.sync_seconds, settings.batch, settings.unassign_delay_seconds)
         try:
             async with asyncio.TaskGroup() as group:

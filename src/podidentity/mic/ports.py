@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from podidentity.core.arm import IdentityId, Target, TargetState
+from podidentity.core.assigning import Policy
 from podidentity.core.cluster import Snapshot
 from podidentity.core.conditions import Conditions
 from podidentity.core.drift import Change
@@ -11,6 +12,7 @@ from podidentity.core.failing import Failing
 from podidentity.core.identities import AzureAssignedIdentity, AzureIdentity
 from podidentity.core.matching import Skipped
 from podidentity.core.planning import Write
+from podidentity.mic.changes import Near
 
 Put = Mapping[Target, frozenset[IdentityId]]
 
@@ -64,6 +66,10 @@ class Cluster(Protocol):
 
     def snapshot(self, targets: Mapping[Target, TargetState], put: Put, failing: tuple[Failing, ...] = ()) -> Snapshot:
         """Freeze what is known now."""
+        ...
+
+    def close_up(self, near: Near, targets: Mapping[Target, TargetState], policy: Policy) -> Snapshot:
+        """Freeze what is known of a few pods."""
         ...
 
 

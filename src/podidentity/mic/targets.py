@@ -24,13 +24,13 @@ _log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Tools:
-    """What every worker works with. `changed` asks for a new plan."""
+    """What every worker works with. `changed` asks for a new plan for the pods of a target."""
 
     machines: Machines
     book: Book
     story: Storyteller
     policy: Policy
-    changed: Callable[[], None]
+    changed: Callable[[Target], None]
     reconcile_seconds: float = 180.0
 
 
@@ -102,7 +102,7 @@ class Worker:
         for one in fresh:
             self._tools.story.failed(one.identity, one.target, one.why)
         if fresh or len(told) != len(self.failing) or self.course.state != before:
-            self._tools.changed()
+            self._tools.changed(self.course.target)
 
 
 def refusal_of(error: AzureError | KubernetesError) -> Refusal:
@@ -145,6 +145,12 @@ class Workers:
             self._end_idle(target)
         for target, identities in in_use.items():
             self.want(target, identities)
+
+    def want_more(self, in_use: Mapping[Target, frozenset[IdentityId]]) -> None:
+        """Say what must be on these targets besides. Never waits."""
+        for target, identities in in_use.items():
+            worker = self._workers.get(target)
+            self.want(target, identities | worker.course.in_use if worker else identities)
 
     def want(self, target: Target, in_use: frozenset[IdentityId]) -> None:
         """Say what must be on a target. Never waits."""

@@ -200,12 +200,12 @@ class Cluster:
 
     def bound_to(self, pod: Pod) -> Sequence[Match]:
         """Return what the bindings of the pod's own namespace give it, in binding order."""
-        found = matching.by_selector(self._by_selector.of((pod.key.namespace, pod.selector)))
-        named = (ObjectKey(one.key.namespace, one.azure_identity) for many in found.values() for one in many)
+        found = self._by_selector.of((pod.key.namespace, pod.selector))
+        named = (ObjectKey(one.key.namespace, one.azure_identity) for one in found)
         identities = {key: identity for key in named if (identity := self._stores.identities.get(key)) is not None}
         allowed = self._allowed(pod.key.namespace) if self._allow_list else None
-        results = matching.matches(pod, found, identities, force_namespaced=True, allowed=allowed)
-        return tuple(result for result in results if isinstance(result, Match))
+        selections = matching.Selections(found, identities, force_namespaced=True, allowed=allowed)
+        return tuple(result for result in selections.of(pod) if isinstance(result, Match))
 
     def _allowed(self, namespace: str) -> AllowList:
         found = self._stores.namespaces.get(ObjectKey("", namespace))

@@ -22,6 +22,7 @@ from podidentity.kube.api import Api
 from podidentity.kube.events import Recorder
 from podidentity.lab.kubernetes import Kubernetes
 from podidentity.mic.book import Book
+from podidentity.mic.changes import Changes
 from podidentity.mic.cluster import WatchedCluster
 from podidentity.mic.objects import AssignedObjects
 from podidentity.mic.records import ConfigMapRecords
@@ -202,9 +203,9 @@ async def served(world: World) -> AsyncIterator[httpx2.AsyncClient]:
 @contextlib.asynccontextmanager
 async def running_mic(world: World, http: httpx2.AsyncClient, policy: Policy, pacing: Pacing) -> AsyncIterator[None]:
     """Run a leader's term."""
-    api, changed = Api(http), asyncio.Event()
+    api, changes = Api(http), Changes()
     cluster, recorder = WatchedCluster(api, allow_list=policy.allow_list), Recorder(api)
-    cluster.on_change(changed.set)
+    cluster.tell(changes)
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(one.run()) for one in cluster.reflectors]
         tasks.append(group.create_task(recorder.run()))
@@ -212,9 +213,9 @@ async def running_mic(world: World, http: httpx2.AsyncClient, policy: Policy, pa
         records = ConfigMapRecords(api, ObjectKey("default", "aad-pod-identity-config"), policy)
         book = Book(records, await first_record(records, cluster, policy))
         story = BindingEvents(recorder, cluster)
-        tools = Tools(world.machines, book, story, policy, changed.set)
+        tools = Tools(world.machines, book, story, policy, changes.target)
         board = Statuses(api, cluster)
-        sync = Sync(Surroundings(cluster, AssignedObjects(api, cluster), story, board, changed), policy, pacing)
+        sync = Sync(Surroundings(cluster, AssignedObjects(api, cluster), story, board, changes), policy, pacing)
         async with asyncio.TaskGroup() as workers:
             term = workers.create_task(sync.run(Workers(tools, workers)))
             workers.create_task(board.run())

@@ -113,11 +113,6 @@ def test_a_refused_binding_gives_nothing_and_says_why() -> None:
 def test_the_namespace_of_the_binding_decides() -> None:
     """A pod elsewhere that the binding selects may use what the binding's namespace is allowed."""
     pod = make.pod(namespace="team-a")
-    found = matching.matches(
-        pod,
-        matching.by_selector([make.binding()]),
-        {make.identity().key: make.identity()},
-        force_namespaced=False,
-        allowed={"default": ID},
-    )
-    assert [type(one) for one in found] == [matching.Match]
+    identities = {make.identity().key: make.identity()}
+    selections = matching.Selections([make.binding()], identities, force_namespaced=False, allowed={"default": ID})
+    assert [type(one) for one in selections.of(pod)] == [matching.Match]

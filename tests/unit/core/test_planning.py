@@ -196,7 +196,8 @@ def test_a_pod_without_label_match_or_node_takes_no_part(pod: Pod) -> None:
 
 def test_an_empty_selector_selects_nothing() -> None:
     """Upstream's managed mode matched every pod without the label."""
-    assert matching.by_selector([make.binding(selector="")]) == {}
+    selections = matching.Selections([make.binding(selector="")], {}, force_namespaced=False)
+    assert list(selections.of(make.pod(selector=""))) == []
 
 
 def reasons(snapshot: Snapshot, policy: Policy | None = None) -> str:
@@ -447,6 +448,34 @@ def test_no_plan_takes_anything_that_a_pod_needs_or_that_is_not_mics(snapshot: S
             assert (target, one) not in needed
             assert one in put
             assert dict(state.client_ids).get(one) not in policy.immutable_client_ids | {policy.cluster_client_id}
+
+
+def of_pods(snapshot: Snapshot, keys: frozenset[ObjectKey]) -> Snapshot:
+    """What MIC looks at when only these pods changed (`mic.cluster`, close_up)."""
+    pods = tuple(one for one in snapshot.pods if one.key in keys)
+    nodes = {one.node: snapshot.nodes[one.node] for one in pods if one.node in snapshot.nodes}
+    assigned = tuple(one for one in snapshot.assigned if one.pod in keys)
+    return replace(snapshot, pods=pods, nodes=nodes, assigned=assigned, put={})
+
+
+@given(snapshots(), POLICIES, st.data())
+@FEWER
+def test_planning_for_some_pods_first_leads_to_the_same(
+    snapshot: Snapshot, policy: Policy, data: st.DataObject
+) -> None:
+    """It takes nothing from anybody else, and what a plan for everything makes of the rest is no other."""
+    everyone = sorted({one.key for one in snapshot.pods} | {one.pod for one in snapshot.assigned})
+    some = frozenset(data.draw(st.lists(st.sampled_from(everyone)))) if everyone else frozenset()
+    made = plan(of_pods(snapshot, some), replace(policy, assign_on_binding=False))
+    assert {write.assigned.pod for write in made.writes} <= some
+    for target, in_use in made.in_use.items():
+        assert in_use <= plan(snapshot, policy).in_use[target]
+    names = {one.key for one in snapshot.assigned}  # another pod's object may have the name: then it is a conflict
+    free = [write for write in made.writes if not (isinstance(write, Create) and write.assigned.key in names)]
+    through = applied(applied(applied(written(snapshot, free), policy), policy), policy)
+    straight = applied(applied(applied(snapshot, policy), policy), policy)
+    assert statements(through) == statements(straight)
+    assert through.targets == straight.targets
 
 
 @given(snapshots(), POLICIES)

@@ -1,0 +1,81 @@
+"""What a pod costs where there are many bindings: counts of calls, not times."""
+
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from types import FrameType
+
+import pytest
+
+import make
+from podidentity.core import assigning, matching, planning
+from podidentity.core.assigning import Policy
+from podidentity.core.cluster import Snapshot
+from podidentity.core.planning import Plan
+
+
+def plan(snapshot: Snapshot, policy: Policy | None = None) -> Plan:
+    """Plan a snapshot."""
+    given = policy or make.policy()
+    return planning.plan(assigning.wanted(snapshot, given), snapshot, given)
+
+
+def work(act: Callable[[], object]) -> int:
+    """How many functions are called, C ones too; what the collector calls in between adds a few."""
+    calls = 0
+
+    def count(frame: FrameType, event: str, argument: object) -> None:
+        nonlocal calls
+        del frame, argument
+        calls += event in ("call", "c_call")
+
+    act()  # what is remembered of parsing is
+    before = sys.getprofile()
+    sys.setprofile(count)
+    try:
+        act()
+    finally:
+        sys.setprofile(before)
+    return calls
+
+
+def teams(number: int, *, pods: int = 5, namespaced: bool = True) -> Snapshot:
+    """Teams that all chose the same label, each with a binding of its own."""
+    names = [f"team-{one}" for one in range(number)]
+    return make.snapshot(
+        [make.pod(f"p{pod}", name) for name in names for pod in range(pods)],
+        [make.identity(f"of-{name}", name, namespaced=namespaced) for name in names],
+        [make.binding(namespace=name, azure_identity=f"of-{name}") for name in names],
+    )
+
+
+@pytest.mark.parametrize("forced", [True, False])
+def test_a_label_that_many_namespaces_use_costs_each_pod_its_own_binding(*, forced: bool) -> None:
+    """Twice the teams are twice the work: no pod looks at the bindings of others."""
+    policy = make.policy(force_namespaced=forced)
+    few, many = teams(40, namespaced=not forced), teams(160, namespaced=not forced)
+    assert len(plan(many, policy).writes) == 160 * 5
+    assert plan(many, policy).skipped == ()
+    assert work(lambda: plan(many, policy)) < 4.4 * work(lambda: plan(few, policy))
+
+
+def test_bindings_that_select_nothing_cost_no_pod_anything() -> None:
+    """A thousand more bindings are a thousand more lookups, whether there are 10 pods or 500."""
+    others = [make.binding(f"b{number}", selector=f"s{number}") for number in range(1000)]
+
+    def more(pods: int) -> int:
+        snapshot = make.snapshot([make.pod(f"p{pod}") for pod in range(pods)], [make.identity()], [make.binding()])
+        with_others = replace(snapshot, bindings=(*snapshot.bindings, *others))
+        return work(lambda: plan(with_others)) - work(lambda: plan(snapshot))
+
+    assert more(500) < 1.1 * more(10)
+
+
+def test_pods_without_a_binding_of_their_own_hear_of_a_few_others() -> None:
+    """In namespaced mode a hundred teams may use the label; who forgot a binding needs the advice once or twice."""
+    policy, lonely = make.policy(force_namespaced=True), make.pod(namespace="lonely")
+    snapshot = teams(100)
+    found = assigning.wanted(replace(snapshot, pods=(*snapshot.pods, lonely)), policy).skipped
+    assert {one.code for one in found} == {"OtherNamespace"}
+    assert len(found) == matching.OTHERS_TOLD
+    assert {one.pod for one in found} == {lonely.key}
