@@ -108,8 +108,9 @@ class Offers:
                 offer.left_out.append((binding.key, Unusable("MalformedResourceID", why)))
                 continue
             name = ObjectKey(object_namespace(comes_to, self._policy), comes_to.key.name)
-            first = by_name.setdefault(name, comes_to)
-            if first is comes_to:
+            first = by_name.get(name)
+            if first is None:
+                by_name[name] = comes_to
                 offer.given.append((comes_to, binding))
             elif first.key != comes_to.key:
                 offer.left_out.append((binding.key, _shadowed(comes_to, first)))

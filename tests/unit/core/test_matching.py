@@ -11,6 +11,7 @@ import make
 from podidentity.core import assigning, matching, planning
 from podidentity.core.assigning import Policy
 from podidentity.core.cluster import Snapshot
+from podidentity.core.matching import Skipped
 from podidentity.core.planning import Plan
 
 
@@ -79,3 +80,24 @@ def test_pods_without_a_binding_of_their_own_hear_of_a_few_others() -> None:
     assert {one.code for one in found} == {"OtherNamespace"}
     assert len(found) == matching.OTHERS_TOLD
     assert {one.pod for one in found} == {lonely.key}
+
+
+def test_of_a_label_that_nothing_selects_nothing_comes() -> None:
+    """And nothing is kept of it: anybody may write any label."""
+    selections = matching.Selections([make.binding()], {}, force_namespaced=False)
+    assert selections.found("default", "unknown") == ()
+    assert selections.found("default", "reader") == selections.found("default", "reader") != ()
+
+
+def test_each_namespace_without_a_binding_is_told_where_it_stands() -> None:
+    """The same bindings of others, with the advice for each."""
+    selections = matching.Selections([make.binding(namespace="team")], {}, force_namespaced=True)
+    told = [one.why for name in "ab" for one in selections.of(make.pod(namespace=name)) if isinstance(one, Skipped)]
+    assert told == [f"it belongs to namespace team and namespaced mode is on; bind in {name}" for name in "ab"]
+
+
+def test_two_bindings_of_one_identity_give_it_once() -> None:
+    """The first in binding order is the reason; the other is no mistake."""
+    bindings = [make.binding("b"), make.binding("a")]
+    (write,) = (made := plan(make.snapshot([make.pod()], [make.identity()], bindings))).writes
+    assert (write.assigned.binding.key.name, made.skipped) == ("a", ())
