@@ -73,8 +73,9 @@ From a pod's creation to Assigned against the time that ARM takes for a PATCH{as
 
 ## What these figures are not
 
-- The Kubernetes API is the lab's, a Python program that shares the machine, but for the soak on a real cluster; ARM and
-  IMDS are stand-ins that answer at once unless a row says otherwise. A cluster of many machines adds its own time.
+- The Kubernetes API is the lab's, a Python program that shares the machine, but for the soak on a real cluster and for
+  MIC beside a real kube-apiserver; ARM and IMDS are stand-ins that answer at once unless a row says otherwise. A
+  cluster of many machines adds its own time.
 - Clients, API server, ARM, IMDS, NMI and MIC share the machine's cores: latencies are upper bounds for the daemons.
 - "0 packets" is what was observed at these rates. It is no proof; `docs/decisions/fail-closed.md` gives the reason.
 """
