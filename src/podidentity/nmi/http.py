@@ -31,6 +31,8 @@ Spawn = Callable[[Coroutine[None, None, None]], "asyncio.Task[None]"]
 HEAD_SECONDS = 10  # from the first byte of a head to its end: clients send it in one packet
 IDLE_SECONDS = 120  # longer than SDKs keep an idle connection
 BACKLOG = 1024
+SEND_BUFFER_BYTES = 16 * 1024
+"""Several answers. Without it the kernel lets what one client does not read grow to megabytes, at our expense."""
 _RESET = struct.pack("ii", 1, 0)  # linger for 0 s: closing sends RST and forgets what is unsent
 _IDLE_GRACE_SECONDS = 0.5  # clients that ask all the time ask within it
 _BACKLOG_LOOK_SECONDS = 0.02
@@ -73,6 +75,7 @@ class Listener:
         listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         try:
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)  # of what it accepts, too
             listening.bind((address, port))
         except OSError as error:
             listening.close()
@@ -164,6 +167,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Admit the client or end the connection at once."""
         self._transport = cast("asyncio.Transport", transport)  # uvloop's are transports without being called so
+        self._transport.set_write_buffer_limits(high=0)  # what the kernel does not take is not added to
         name = transport.get_extra_info("peername")
         if name is None:  # gone before we looked
             self._transport.abort()

@@ -5,8 +5,10 @@ sent, and the status that each must get, is a table: `hostile.txt`.
 """
 
 import asyncio
+import fcntl
 import socket
 import struct
+import termios
 
 import pytest
 import uvloop
@@ -16,7 +18,7 @@ from daemons.kube.scripted import eventually
 from daemons.nmi.corpus import HUNG_UP, PLAIN, QUERY, TOKEN_PATH, hostile, request
 from daemons.nmi.harness import ADDRESS, Client, Serving, pod, serving
 from podidentity.nmi.heads import HEAD_LIMIT_BYTES
-from podidentity.nmi.http import Limits
+from podidentity.nmi.http import SEND_BUFFER_BYTES, Limits
 from podidentity.nmi.settings import Settings
 
 
@@ -201,7 +203,7 @@ def test_a_head_in_drops_ends_too() -> None:
 
 
 def test_a_client_that_does_not_read_ends() -> None:
-    """What it was sent is held no longer than an idle connection, and nothing is added to it meanwhile."""
+    """What it was sent is little, held no longer than an idle connection, and nothing is added to it meanwhile."""
 
     async def test() -> None:
         loop = asyncio.get_running_loop()
@@ -210,12 +212,17 @@ def test_a_client_that_does_not_read_ends() -> None:
             assert (await nmi.ask()).status == 200
             with socket.socket() as deaf:
                 deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                deaf.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # each request arrives by itself
                 deaf.connect((ADDRESS, nmi.port))
                 deaf.setblocking(False)
                 while not (full := [one for one in nmi.listener.connections if one._full]):
                     await loop.sock_sendall(deaf, request(TOKEN_PATH + QUERY))
                     await asyncio.sleep(0)
                 (stalled,) = full
+                connection = stalled._transport.get_extra_info("socket")
+                in_kernel = int.from_bytes(fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, bytes(4)), "little")
+                assert in_kernel <= 2 * SEND_BUFFER_BYTES
+                assert stalled._transport.get_write_buffer_size() <= 2048  # one answer
                 await loop.sock_sendall(deaf, b"GET ")
                 while not stalled._buffer.endswith(b"GET "):  # noqa: ASYNC110
                     await asyncio.sleep(0)
