@@ -1,6 +1,5 @@
 """The embedded Kubernetes behind real TLS on loopback, and the real kubectl."""
 
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -23,9 +22,9 @@ def kubernetes(tmp_path: Path) -> Iterator[Kubernetes]:
 
 @pytest.fixture
 def kubectl(kubernetes: Kubernetes, tmp_path: Path) -> Kubectl:
-    """Run kubectl; PATH's, else the package's."""
+    """Run kubectl: the package's, which is newer than most machines' own; the labs of other tests have PATH's."""
     assert kubernetes.admin_token
-    program = shutil.which("kubectl") or str(Path(sys.executable).with_name("kubectl"))
+    program = str(Path(sys.executable).with_name("kubectl"))
     environment = {"KUBECONFIG": str(tmp_path / "kubeconfig"), "HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
 
     def run(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:

@@ -8,7 +8,7 @@ import base64
 import binascii
 import contextlib
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any
 
 from starlette.requests import Request
@@ -21,6 +21,7 @@ from podidentity.lab.kubernetes.statuses import ApiError
 from podidentity.lab.kubernetes.storage import Storage, WatchEvent
 
 BOOKMARK_SECONDS = 15.0
+INITIAL_EVENTS_END = "k8s.io/initial-events-end"
 Json = dict[str, Any]
 Form = Callable[[Json], Json]
 
@@ -48,19 +49,23 @@ class Reading:
         return JSONResponse({**head, "items": page})
 
     async def watch(self, request: Request, place: Place) -> Response:
-        """Changes as they come."""
-        query = request.query_params
+        """Changes as they come; with `sendInitialEvents`, what exists and a mark behind it come first.
+
+        Today's client-go lists in that way and waits for the mark (kubernetes.io/docs/reference/using-api/api-concepts,
+        streaming lists).
+        """
+        query, form, chosen = request.query_params, self._form(request, place.kind), chosen_by(request)
         version = query.get("resourceVersion") or "0"
         since = _version(version) if version != "0" else None
         seconds = float(query.get("timeoutSeconds") or 600)
-        bookmarks = query.get("allowWatchBookmarks") == "true"
-        changes = self._storage.watch(place.kind.resource, place.namespace, since)
-        written = _lines(
-            _selected(changes, chosen_by(request)),
-            seconds,
-            self._form(request, place.kind),
-            self._bookmark(place.kind) if bookmarks else None,
-        )
+        bookmark, first = self._bookmark(place.kind), []
+        if query.get("sendInitialEvents") == "true":
+            existing = filter(chosen, self._storage.list(place.kind.resource, place.namespace))
+            first = [*(_line("ADDED", form(obj)) for obj in existing), bookmark({INITIAL_EVENTS_END: "true"})]
+            since = self._storage.revision
+        changes = _selected(self._storage.watch(place.kind.resource, place.namespace, since), chosen)
+        wanted = query.get("allowWatchBookmarks") == "true"
+        written = _lines(first, changes, seconds, form, (lambda: bookmark({})) if wanted else None)
         return StreamingResponse(written, media_type="application/json")
 
     def _form(self, request: Request, kind: Kind) -> Form:
@@ -70,9 +75,10 @@ class Reading:
             )
         return lambda obj: obj
 
-    def _bookmark(self, kind: Kind) -> Callable[[], bytes]:
-        def bookmark() -> bytes:
-            metadata = {"resourceVersion": str(self._storage.revision), "creationTimestamp": None}
+    def _bookmark(self, kind: Kind) -> Callable[[dict[str, str]], bytes]:
+        def bookmark(annotations: dict[str, str]) -> bytes:
+            metadata: Json = {"resourceVersion": str(self._storage.revision), "creationTimestamp": None}
+            metadata |= {"annotations": annotations} if annotations else {}
             return _line("BOOKMARK", {"kind": kind.kind, "apiVersion": kind.api_version, "metadata": metadata})
 
         return bookmark
@@ -142,9 +148,15 @@ async def _selected(changes: AsyncIterator[WatchEvent], chosen: selectors.Test) 
 
 
 async def _lines(
-    changes: AsyncIterator[WatchEvent], seconds: float, form: Form, bookmark: Callable[[], bytes] | None
+    first: Iterable[bytes],
+    changes: AsyncIterator[WatchEvent],
+    seconds: float,
+    form: Form,
+    bookmark: Callable[[], bytes] | None,
 ) -> AsyncIterator[bytes]:
-    """A watch's body: one JSON line for each change, a bookmark when it is quiet, until its time is over."""
+    """A watch's body: `first`, one JSON line for each change, a bookmark when it is quiet, until its time is over."""
+    for line in first:
+        yield line
     loop = asyncio.get_running_loop()
     deadline = loop.time() + seconds
     upcoming = asyncio.ensure_future(anext(changes, None))
