@@ -186,6 +186,27 @@ def test_a_watch_tells_what_happened_since_a_list(kubectl: Kubectl, eventually: 
     assert told == [("ADDED", "a"), ("MODIFIED", "a"), ("DELETED", "a")]
 
 
+def test_a_watch_can_begin_with_what_exists(kubectl: Kubectl, eventually: Eventually) -> None:
+    """Today's clients list by watching: every object once, then a mark that nothing more was there."""
+    for name in ("a", "b"):
+        kubectl("create", "-f", "-", stdin=config_map(name, labels={"first": "yes"}))
+    query = "?watch=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true"
+    told: list[Json] = []
+
+    def all_is_told() -> bool:  # on a busy machine, a second may not be enough
+        path = f"{CONFIG_MAPS}{query}&timeoutSeconds=1&labelSelector=first%3Dyes"
+        told[:] = [json.loads(line) for line in kubectl.raw(path).splitlines()]
+        return len(told) >= 3
+
+    eventually(all_is_told, "both objects and the mark")
+    assert sorted((one["type"], one["object"]["metadata"]["name"]) for one in told[:2]) == [
+        ("ADDED", "a"),
+        ("ADDED", "b"),
+    ]
+    assert told[2]["type"] == "BOOKMARK"
+    assert told[2]["object"]["metadata"]["annotations"] == {"k8s.io/initial-events-end": "true"}
+
+
 def test_what_leaves_a_selection_is_told_as_deleted(kubectl: Kubectl, eventually: Eventually) -> None:
     """Whoever watches a label hears that an object lost it."""
     kubectl("create", "-f", "-", stdin=config_map("a", labels={"seen": "yes"}))
