@@ -70,7 +70,7 @@ async def gather(api: Api, server: str) -> Facts:
     nodes = await looks.at("nodes", _values(api, resources.NODES), ())
     mics = await looks.at("mic", find_daemons(api, "mic"), ())
     nmis = await looks.at("nmi", find_daemons(api, "nmi"), ())
-    assigned = await looks.at("assigned", _assigned(api), {})
+    assigned, unreadable = await looks.at("assigned", _assigned(api), ({}, {}))
     settings = told(mics, nmis)
     managed, allow_list, taint = settings.managed_mode, settings.policy.allow_list, settings.startup_taint
     of_nmi = diagnosing.nmi_rights(managed=managed, allow_list=allow_list, startup_taint=taint)
@@ -98,6 +98,7 @@ async def gather(api: Api, server: str) -> Facts:
         bindings=await looks.at("bindings", _values(api, resources.BINDINGS), ()),
         assigned=tuple(one for one, _ in assigned.values()),
         created_seconds={key: age for key, (_, age) in assigned.items()},
+        unreadable=unreadable,
         unseen=tuple(looks.unseen),
         managed_mode=settings.managed_mode,
         assign_on_binding=settings.policy.assign_on_binding,
@@ -143,12 +144,12 @@ def _has_conditions(version: Mapping[str, Any]) -> bool:
     return "conditions" in (place or {})
 
 
-async def _assigned(api: Api) -> dict[ObjectKey, tuple[Any, float]]:
-    """All assigned identities, each with its age in seconds."""
+async def _assigned(api: Api) -> tuple[dict[ObjectKey, tuple[Any, float]], Mapping[ObjectKey, str]]:
+    """All assigned identities, each with its age in seconds; and those that nobody can read, with the reason."""
     whole: Listed[dict[str, Any]] = await api.list(resources.ASSIGNED_IDENTITIES.whole())
     ages = {key: _age_seconds(one.value) for key, one in whole.items.items()}
     parsed = await api.list(resources.ASSIGNED_IDENTITIES)
-    return {key: (one.value, ages.get(key, 0.0)) for key, one in parsed.items.items()}
+    return {key: (one.value, ages.get(key, 0.0)) for key, one in parsed.items.items()}, parsed.odd
 
 
 def _age_seconds(obj: Mapping[str, Any], clock: Callable[[], float] = time.time) -> float:

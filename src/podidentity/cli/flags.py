@@ -78,9 +78,12 @@ class Flags:
         """Return a switch."""
         return bool(self.values[name])
 
-    def seconds(self, name: str) -> float:
-        """Return a duration in seconds."""
-        return float(self.values[name])
+    def seconds(self, name: str, at_least: float = 0.0) -> float:
+        """Return a duration in seconds. Raises `UsageError` when it is shorter than `at_least`."""
+        seconds = float(self.values[name])
+        if seconds < at_least:
+            raise UsageError(f"--{name}: {seconds:g} s is too short; write for example 90s or 1h30m")
+        return seconds
 
 
 def _klog(name: str, kind: Kind, default: str) -> Flag:

@@ -76,6 +76,10 @@ TABLE = (
 )
 
 ASSIGN_ON = ("pod", "binding")
+SHORTEST_SECONDS = 0.001
+"""Of an interval: upstream's tickers panic with 0 and less."""
+SHORTEST_LEASE_SECONDS = 1.0
+"""A lock is written in whole seconds."""
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -119,12 +123,12 @@ def settings_of(given: Flags, environ: Mapping[str, str]) -> Settings:
         kubeconfig=given.text("kubeconfig"),
         cloud_config=given.text("cloudconfig"),
         force_namespaced=given.switch("forceNamespaced") or environ.get("FORCENAMESPACED", "").lower() == "true",
-        sync_seconds=given.seconds("syncRetryDuration"),
-        reconcile_seconds=given.seconds("identity-assignment-reconcile-interval"),
+        sync_seconds=given.seconds("syncRetryDuration", SHORTEST_SECONDS),
+        reconcile_seconds=given.seconds("identity-assignment-reconcile-interval", SHORTEST_SECONDS),
         leader_instance=given.text("leader-election-instance") or socket.gethostname(),
         leader_namespace=given.text("leader-election-namespace"),
         leader_name=given.text("leader-election-name"),
-        leader_seconds=given.seconds("leader-election-duration"),
+        leader_seconds=given.seconds("leader-election-duration", SHORTEST_LEASE_SECONDS),
         probe_port=given.port("http-probe-port"),
         prometheus_port=given.port("prometheus-port"),
         requests_per_second=float(given.number("clientQps")),

@@ -82,3 +82,5 @@ class Snapshot:
     failing: tuple[Failing, ...] = ()
     allowed: AllowList = field(default_factory=dict)
     """What namespaces are allowed; counts only with `Policy.allow_list`."""
+    unreadable: Mapping[ObjectKey, str] = field(default_factory=dict)
+    """Assigned identities that nobody can read, and why: their names are taken."""

@@ -128,6 +128,12 @@ def idle(course: Course) -> bool:
     return not (course.in_use or course.put)
 
 
+def is_tried(course: Course, identity: IdentityId) -> bool:
+    """Whether it is wanted and was put there, or refused: one that is still to be sent has nothing to hurry for."""
+    there = course.state is not None and identity in course.state.identities
+    return identity in course.in_use and (there or course.quarantine.holds(identity))
+
+
 def expected_client_ids(named: Iterable[tuple[IdentityId | None, str]]) -> dict[IdentityId, str]:
     """Say which client ID each identity should have; identities about which the AzureIdentities disagree are left out.
 

@@ -31,6 +31,8 @@ BEHAVIOR_ANNOTATION = f"{GROUP}/Behavior"
 NAMESPACED_BEHAVIOR = "namespaced"
 NODE_SELECTOR_ANNOTATION = "podidentity.io/node-selector"
 NODE_LABEL = "nodename"
+LONGEST_LABEL = 63
+"""Of a value. NMI looks at all nodes' objects where its node's name is longer."""
 LONGEST_TEXT = 1024
 """Of a field: no name, ID or address is as long. Whoever may create objects must not fill MIC's or NMI's memory."""
 MOST_TEXTS = 64
@@ -111,7 +113,10 @@ def render_binding(binding: AzureIdentityBinding) -> dict[str, Any]:
 
 
 def render_assigned(assigned: AzureAssignedIdentity) -> dict[str, Any]:
-    """Write an AzureAssignedIdentity as upstream does: label `nodename` and no other, its finalizer, one replica."""
+    """Write an AzureAssignedIdentity as upstream does: label `nodename` and no other, its finalizer, one replica.
+
+    A node's name that is no label value is left out: the API server would refuse the object.
+    """
     spec: dict[str, Any] = {
         "azureIdentityRef": render_identity(assigned.identity),
         "azureBindingRef": render_binding(assigned.binding),
@@ -120,7 +125,8 @@ def render_assigned(assigned: AzureAssignedIdentity) -> dict[str, Any]:
         "nodename": assigned.node,
     }
     obj = _object("AzureAssignedIdentity", assigned.key, spec)
-    obj["metadata"] |= {"labels": {NODE_LABEL: assigned.node}, "finalizers": list(assigned.finalizers or (FINALIZER,))}
+    labels = {NODE_LABEL: assigned.node} if len(assigned.node) <= LONGEST_LABEL else {}
+    obj["metadata"] |= {"labels": labels, "finalizers": list(assigned.finalizers or (FINALIZER,))}
     if assigned.resource_version:
         obj["metadata"]["resourceVersion"] = assigned.resource_version
     obj["status"] = {"status": str(assigned.state), "availableReplicas": 1}

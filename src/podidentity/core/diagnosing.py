@@ -108,7 +108,7 @@ class Facts:
 
     `definitions` says of each definition whether it has conditions; `denied` what each daemon's account may not do;
     `created_seconds` for how long an assigned identity has been there; `startup_taint` is the key that NMI was told,
-    and `tainted` names the nodes that carry it.
+    and `tainted` names the nodes that carry it; `unreadable` says of assigned identities why they cannot be read.
     """
 
     server: str
@@ -122,6 +122,7 @@ class Facts:
     bindings: tuple[AzureIdentityBinding, ...] = ()
     assigned: tuple[AzureAssignedIdentity, ...] = ()
     created_seconds: Mapping[ObjectKey, float] = field(default_factory=dict)
+    unreadable: Mapping[ObjectKey, str] = field(default_factory=dict)
     unseen: tuple[tuple[str, str], ...] = ()
     managed_mode: bool = False
     assign_on_binding: bool = False
@@ -307,6 +308,10 @@ def _sentence(told: _Told) -> str:
 
 
 def _stuck(facts: Facts) -> Iterator[Finding]:
+    for key, why in sorted(facts.unreadable.items())[:SHOWN]:
+        # MIC cannot tell whose it is: its pod has another one.
+        todo = f"or delete it, and release it: kubectl -n {key.namespace} patch azureassignedidentity {key.name}"
+        yield note("assigned", why, f'{todo} --type=merge -p \'{{"metadata":{{"finalizers":null}}}}\'')
     stuck = [
         one
         for one in facts.assigned
@@ -316,7 +321,7 @@ def _stuck(facts: Facts) -> Iterator[Finding]:
         told = f"{len(stuck)} of {len(facts.assigned)} not yet Assigned: {_some([str(one.key) for one in stuck])}"
         pod = stuck[0].pod
         yield problem("assigned", told, f"podidentity explain pod {pod}")
-    else:
+    elif not facts.unreadable:
         yield ok("assigned", f"{len(facts.assigned)}, none stuck")
 
 

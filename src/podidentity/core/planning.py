@@ -79,7 +79,7 @@ def plan(wanted: Wanted, snapshot: Snapshot, policy: Policy) -> Plan:
     writes: list[Write] = [Delete(assigned) for assigned in surplus]
     writes += [Delete(assigned) for about, assigned in existing.items() if about not in wanted.assignments]
     leaving = {write.assigned.key for write in writes}
-    taken = {assigned.key for assigned in snapshot.assigned}
+    taken = {assigned.key for assigned in snapshot.assigned} | snapshot.unreadable.keys()
     filling = any(not one.identity.client_id for one in wanted.assignments.values())
     told = arm.client_ids(snapshot.targets.values()) if filling else {}
     carried = _carried(snapshot, policy)
@@ -208,7 +208,10 @@ def _plain_key(assignment: Assignment, policy: Policy) -> ObjectKey:
 
 
 def _free_key(assignment: Assignment, taken: set[ObjectKey], policy: Policy) -> ObjectKey:
-    """Upstream's name, or that name cut and hashed when it is too long or another pod's object has it."""
+    """Upstream's name, or that name cut and hashed when it is too long or another object has it.
+
+    That may be another pod's, or one that cannot be read: what we do not understand we do not write over.
+    """
     namespace, name = _plain_key(assignment, policy)
     if len(name) > NAME_LIMIT or ObjectKey(namespace, name) in taken:
         subject = "/".join((*assignment.pod, *assignment.identity.key))

@@ -64,12 +64,12 @@ class Quarantine:
     def next(self, missing: Iterable[IdentityId], tokens_at: float) -> tuple[float, IdentityId | None]:
         """Who of those `missing` on the target is tried again next, and when.
 
-        `tokens_at` is when ARM's bucket has `TOKENS_LEFT_TO_OTHERS`. One that a user touched does not wait for it.
+        `tokens_at` is when ARM's bucket has `TOKENS_LEFT_TO_OTHERS`. One that a user touched waits for nothing else.
         """
         turn = max(self.tried_at + BETWEEN_RETRIES_SECONDS, tokens_at)
         waiting = ((self.asides[one].until, one) for one in missing if one in self.asides)
         until, first = min(waiting, default=(NEVER, None))
-        return (until if until == -NEVER else max(until, turn)), first
+        return (tokens_at if until == -NEVER else max(until, turn)), first
 
     def failing(self, target: Target, in_use: Iterable[IdentityId]) -> tuple[Failing, ...]:
         """What users are told."""

@@ -35,3 +35,5 @@ UPDATES = Bucket(capacity=12, refill_seconds=15.0, left=12)
 """PATCHes: 12 at once, 4 a minute."""
 READS = Bucket(capacity=36, refill_seconds=5.0, left=36)
 """GETs: 36 at once, 12 a minute."""
+TOUCHES = Bucket(capacity=1, refill_seconds=60.0, left=1)
+"""Changes of one AzureIdentity that are acted on at once: a tenant's loop must not spend a scale set's PATCHes."""

@@ -15,6 +15,7 @@ from typing import Any, Generic, TypeVar
 import httpx2
 import msgspec
 
+from podidentity.core.identities import ObjectKey  # noqa: TC001  # one style of import for values
 from podidentity.errors import GoneError, InvalidError, KubernetesError, MalformedObjectError, ThrottledError
 from podidentity.kube.answers import error_of, read_status
 from podidentity.kube.api import EVERYTHING, Api, Selection
@@ -81,8 +82,8 @@ class Reflector(Generic[T]):
         self.lists = 0
         self.failures = 0
         """Failures in a row; 0 while all is well."""
-        self.odd: set[str] = set()
-        """Names of the objects that cannot be read at present; they are not in the store."""
+        self.odd: dict[ObjectKey, str] = {}
+        """The objects that cannot be read at present, and why; they are not in the store."""
         self._api = api
         self._where = where
         self._watching = watching
@@ -107,7 +108,7 @@ class Reflector(Generic[T]):
     async def _list(self) -> None:
         started = self._api.clock.now()
         listed = await self._api.list(self.kind, self._where)
-        self.odd = {str(key) for key in listed.odd}
+        self.odd = dict(listed.odd)
         self.store.replace(listed.items)
         self._version = listed.version
         self.lists += 1
@@ -160,7 +161,7 @@ class Reflector(Generic[T]):
             self._put(event.object)
         elif event.type == "DELETED":
             key = read_meta(event.object).key
-            self.odd.discard(str(key))
+            self.odd.pop(key, None)
             self.store.remove(key)
         self._version = read_meta(event.object).resource_version or self._version
 
@@ -170,11 +171,11 @@ class Reflector(Generic[T]):
         except MalformedObjectError as error:
             key = read_meta(raw).key
             _log.warning("watch %s: ignored: %s", self.kind, error)
-            self.odd.add(str(key))
+            self.odd[key] = str(error)
             # What it was before is no longer true, what it is now is unknown: to act on either would be to guess.
             self.store.remove(key)
         else:
-            self.odd.discard(str(stored.key))
+            self.odd.pop(stored.key, None)
             self.store.put(stored)
 
     async def _recover(self, error: KubernetesError) -> None:

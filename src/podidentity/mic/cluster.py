@@ -53,12 +53,13 @@ class WatchedCluster:
         self._pods_on = self.pods.index(_node_of)
         self._assigned_to = self.assigned.index(pod_of)
         self.assigned.subscribe(self._caught_up)
+        self._assigning = Reflector(api, ASSIGNED_IDENTITIES, self.assigned)
         self.reflectors: tuple[Reflector[Any], ...] = (
             Reflector(api, PODS, self.pods, where=Selection(labels=POD_LABEL)),
             Reflector(api, NODES, self.nodes),
             Reflector(api, IDENTITIES, self.identities),
             Reflector(api, BINDINGS, self.bindings),
-            Reflector(api, ASSIGNED_IDENTITIES, self.assigned),
+            self._assigning,
         )
         if allow_list:
             self.reflectors += (Reflector(api, NAMESPACES, self.namespaces),)
@@ -84,6 +85,7 @@ class WatchedCluster:
             targets=dict(targets),
             put=dict(put),
             failing=failing,
+            unreadable=dict(self._assigning.odd),
         )
 
     def close_up(self, near: Near, targets: Mapping[Target, TargetState], policy: Policy) -> Snapshot:
@@ -99,6 +101,7 @@ class WatchedCluster:
             nodes={pod.node: frame.nodes[pod.node] for pod in pods if pod.node in frame.nodes},
             assigned=self._assigned_now(stored, lambda one: one.pod in keys),
             targets=dict(targets),
+            unreadable=dict(self._assigning.odd),
         )
 
     def _framed(self) -> Snapshot:

@@ -1,7 +1,8 @@
 """Tells the workers what users change on AzureIdentities, while a term lasts.
 
 Any change that a user makes counts, an annotation too: whoever has granted a role touches the object and need not wait.
-MIC's own conditions stand in the status and are no change.
+MIC's own conditions stand in the status and are no change. How often one AzureIdentity is followed at once is bounded
+by `targets.Workers.touch`.
 """
 
 import asyncio

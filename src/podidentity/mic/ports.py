@@ -9,7 +9,7 @@ from podidentity.core.cluster import Snapshot
 from podidentity.core.conditions import Conditions
 from podidentity.core.drift import Change
 from podidentity.core.failing import Failing
-from podidentity.core.identities import AzureAssignedIdentity, AzureIdentity
+from podidentity.core.identities import AzureAssignedIdentity, AzureIdentity, ObjectKey
 from podidentity.core.matching import Skipped
 from podidentity.core.planning import Write
 from podidentity.mic.changes import Near
@@ -106,6 +106,10 @@ class Narrator(Protocol):
 
     def mistaken(self, identity: AzureIdentity, why: str) -> None:
         """An AzureIdentity says something that Azure contradicts."""
+        ...
+
+    def unreadable(self, assigned: ObjectKey, why: str) -> None:
+        """An assigned identity cannot be read, and is left alone."""
         ...
 
 

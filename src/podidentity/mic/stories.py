@@ -82,6 +82,11 @@ class BindingEvents:
         """An AzureIdentity says something that Azure contradicts."""
         self._recorder.record(Subject.of(IDENTITIES, identity.key, identity.uid), "Warning", "wrong client ID", why)
 
+    def unreadable(self, assigned: ObjectKey, why: str) -> None:
+        """An assigned identity cannot be read, and is left alone."""
+        subject = Subject.of(ASSIGNED_IDENTITIES, assigned)
+        self._recorder.record(subject, "Warning", "unreadable", f"{why}; until then it counts for nothing")
+
     def _bindings(self, identity: IdentityId) -> Iterable[AzureIdentityBinding]:
         for binding in self._cluster.bindings:
             found = self._cluster.identities.get(ObjectKey(binding.key.namespace, binding.azure_identity))

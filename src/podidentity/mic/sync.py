@@ -64,6 +64,7 @@ class Sync:
         self._pacing = pacing
         self._told: frozenset[tuple[ObjectKey, str]] = frozenset()
         self._mistakes: Mapping[ObjectKey, str] = {}
+        self._unreadable: Mapping[ObjectKey, str] = {}
         self._idle_since: IdleSince = {}
         self._rules: tuple[object, ...] = ()
         self._offers: Offers | None = None
@@ -100,6 +101,7 @@ class Sync:
         wanted = assigning.wanted(snapshot, self._policy, self._offers_of(snapshot))
         plan = planning.plan(wanted, snapshot, self._policy)
         self._tell_mistakes(snapshot)
+        self._tell_unreadable(snapshot.unreadable)
         self._told = self._tell_skipped(plan)
         due_seconds = self._want(plan, workers)
         report = await apply.run(plan.writes, self._around.objects, self._pacing.batch)
@@ -158,6 +160,14 @@ class Sync:
                 )
                 self._around.story.mistaken(snapshot.identities[key], why)
         self._mistakes = mistakes
+
+    def _tell_unreadable(self, unreadable: Mapping[ObjectKey, str]) -> None:
+        """Tell of each once, until it can be read."""
+        for key, why in unreadable.items():
+            if self._unreadable.get(key) != why:
+                _log.warning("%s; MIC leaves it alone, and gives its pod another", why)
+                self._around.story.unreadable(key, why)
+        self._unreadable = unreadable
 
     def _tell_skipped(self, plan: Plan) -> frozenset[tuple[ObjectKey, str]]:
         """Tell each reason once, until it no longer holds; what was told."""

@@ -15,6 +15,7 @@ from podidentity.core.assigning import Policy
 from podidentity.core.courses import Course, Read, Record, Send, Step, Wait
 from podidentity.core.failing import Failing
 from podidentity.core.refusals import Refusal
+from podidentity.core.throttling import TOUCHES, Bucket
 from podidentity.errors import AzureError, KubernetesError
 from podidentity.mic.book import Book
 from podidentity.mic.ports import Machines, Put, Storyteller
@@ -121,6 +122,8 @@ class Workers:
         self._workers: dict[Target, Worker] = {}
         self._tasks: dict[Target, asyncio.Task[None]] = {}
         self._expected: Mapping[IdentityId, str] = {}
+        self._touches: dict[IdentityId, Bucket] = {}
+        self._later: dict[IdentityId, asyncio.TimerHandle] = {}
 
     @property
     def states(self) -> dict[Target, TargetState]:
@@ -167,11 +170,24 @@ class Workers:
             worker.become(keeping.expect(worker.course, client_ids))
 
     def touch(self, identities: Iterable[IdentityId]) -> None:
-        """Somebody changed AzureIdentities: try at once what was refused."""
+        """Somebody changed AzureIdentities: try at once what was refused, but one that changes all the time seldom."""
+        loop = asyncio.get_running_loop()
         for identity in identities:
-            for worker in self._workers.values():
-                if identity in worker.course.in_use:
-                    worker.become(keeping.touch(worker.course, identity))
+            if identity in self._later or not any(
+                courses.is_tried(worker.course, identity) for worker in self._workers.values()
+            ):
+                continue
+            at = self._touches.get(identity, TOUCHES).ready_at(loop.time())
+            self._later[identity] = loop.call_at(at, self._touch, identity)
+
+    def _touch(self, identity: IdentityId) -> None:
+        now = asyncio.get_running_loop().time()
+        del self._later[identity]
+        self._touches = {one: left for one, left in self._touches.items() if left.left_at(now) < left.capacity}
+        self._touches[identity] = self._touches.get(identity, TOUCHES).take(now)
+        for worker in self._workers.values():
+            if identity in worker.course.in_use:
+                worker.become(keeping.touch(worker.course, identity))
 
     def _end_idle(self, target: Target) -> None:
         if courses.idle(self._workers[target].course):

@@ -161,6 +161,9 @@ class Memory:
     def mistaken(self, identity: AzureIdentity, why: str) -> None:
         """Say nothing."""
 
+    def unreadable(self, assigned: ObjectKey, why: str) -> None:
+        """Say nothing."""
+
     def skipped(self, skipped: Skipped) -> None:
         """Say nothing."""
 

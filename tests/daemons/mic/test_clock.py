@@ -6,6 +6,8 @@ not Assigned within 150 s after the role was granted; 429 with Retry-After 10: n
 another scale set's PATCH of 25 s: 24 s.
 """
 
+from dataclasses import replace
+
 import make
 from daemons.mic.jumping import PATCH_SECONDS, Play, play
 from podidentity.errors import AzureError
@@ -39,6 +41,26 @@ def test_touching_an_azureidentity_ends_its_waiting() -> None:
         now.workers.touch([make.identity_id("a")])
         await now.until(150)
         assert now.seconds("web", "a") <= 101 + PATCH_SECONDS + 0.2
+
+    play(story)
+
+
+def test_an_azureidentity_that_is_touched_all_the_time_delays_nobody() -> None:
+    """A tenant's loop gets one try a minute besides those that everybody gets; others are assigned as ever."""
+
+    async def story(now: Play) -> None:
+        now.azure.refused = {make.identity_id("a")}
+        now.memory.add(make.pod())
+        for second in range(20, 320):
+            await now.until(second)
+            now.workers.touch([make.identity_id("a")])
+        assert len(now.azure.patches) <= 18
+        good = make.identity("good"), make.binding("good", azure_identity="good")
+        identities = {**now.memory.now.identities, good[0].key: good[0]}
+        now.memory.now = replace(now.memory.now, identities=identities, bindings=(*now.memory.now.bindings, good[1]))
+        now.memory.changes.all()
+        await now.until(330)
+        assert now.seconds("web", "good") <= 319 + PATCH_SECONDS + 0.2
 
     play(story)
 

@@ -5,7 +5,9 @@ from collections.abc import Callable
 from typing import Any
 
 import make
+from podidentity.core import crd
 from podidentity.core.allowing import ANNOTATION
+from podidentity.kube.resources import ASSIGNED_IDENTITIES
 from podidentity.mic.sync import Pacing
 
 Run = Callable[..., None]
@@ -48,6 +50,28 @@ def test_one_failing_write_keeps_no_other_from_being_written(run_in_world: Run) 
         world.refuse_creation_of = ""
         world.add(make.pod("p6"))
         await world.until(lambda: list(world.states().values()) == ["Assigned"] * 7, "all of them")
+
+    run_in_world(story)
+
+
+def test_an_object_that_nobody_can_read_keeps_no_pod_from_its_identity(run_in_world: Run) -> None:
+    """Somebody else's, or damaged, under the name of the pod's: it stays as it is, which an event tells once."""
+
+    async def story(world: Any) -> None:
+        odd = crd.render_assigned(make.assigned())
+        odd["spec"]["azureIdentityRef"]["spec"]["clientID"] = 7
+        made = world.kubernetes.storage.create(str(ASSIGNED_IDENTITIES), odd)
+        world.add(make.node(), make.identity(), make.binding(), make.pod())
+
+        def names() -> list[str]:
+            return [name for name in world.states() if name.startswith("web-default-reader-")]
+
+        await world.until(lambda: [world.states()[name] for name in names()] == ["Assigned"], "the pod's own")
+        await world.until(lambda: ("Warning", "unreadable") in world.events(), "the event")
+        world.add(make.pod("second"))
+        await world.until(lambda: world.states().get("second-default-reader") == "Assigned", "another plan")
+        assert world.events().count(("Warning", "unreadable")) == 1
+        assert world.kubernetes.storage.get(str(ASSIGNED_IDENTITIES), "default", "web-default-reader") == made
 
     run_in_world(story)
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from podidentity.cli import mic
 from podidentity.cli.flags import COMMON, Flag, help_width, parse, parse_duration, render_help
 from podidentity.cli.nmi import EXAMPLE, PROGRAM, SUMMARY, TABLE, refuse_kubenet, settings_of
 from podidentity.errors import ConfigurationError, UsageError
@@ -235,3 +236,24 @@ def test_an_unreadable_kubelet_config_is_a_warning(tmp_path: Path, caplog: pytes
     assert caplog.records == []
     refuse_kubenet(parse(PROGRAM, TABLE, [f"--kubelet-config={tmp_path}"]))
     assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
+@pytest.mark.parametrize(
+    ("word", "refused"),
+    [
+        ("--syncRetryDuration=0", True),
+        ("--syncRetryDuration=-5m", True),
+        ("--identity-assignment-reconcile-interval=0s", True),
+        ("--leader-election-duration=500ms", True),
+        ("--leader-election-duration=-15s", True),
+        ("--unassign-delay=-1s", True),
+        ("--unassign-delay=0", False),
+        ("--syncRetryDuration=10ms", False),
+        ("--update-user-msi-retry-interval=-1s", False),
+    ],
+)
+def test_a_time_that_mic_cannot_wait_is_refused(word: str, refused: bool) -> None:  # noqa: FBT001  # a parameter
+    """In one sentence that names the flag; what has no effect may have any value."""
+    given = parse("mic", mic.TABLE, [word])
+    with pytest.raises(UsageError, match="too short; write for example") if refused else contextlib.nullcontext():
+        mic.settings_of(given, {"MIC_POD_NAMESPACE": "default"})

@@ -222,3 +222,12 @@ def test_what_a_tenant_wrote_is_shown_on_one_line() -> None:
     assert told is not None
     assert told.isprintable()
     assert len(told) < 600
+
+
+@pytest.mark.parametrize(("length", "labelled"), [(63, True), (64, False)])
+def test_a_nodes_name_that_is_no_label_value_is_left_out(length: int, labelled: bool) -> None:  # noqa: FBT001  # a parameter
+    """The API server would refuse the object, and its pod would get nothing; the spec names the node all the same."""
+    node = "n" * length
+    obj = crd.render_assigned(make.assigned(make.pod(node=node)))
+    assert obj["metadata"]["labels"] == ({"nodename": node} if labelled else {})
+    assert obj["spec"]["nodename"] == node

@@ -82,6 +82,12 @@ TAINTED = replace(HEALTHY, startup_taint="k", tainted=frozenset({"n1"}))
             Verdict.PROBLEM,
             "Azure throttles the assignment of default/reader",
         ),
+        (
+            replace(HEALTHY, unreadable={ObjectKey("default", "odd"): "AzureAssignedIdentity default/odd: no"}),
+            "assigned",
+            Verdict.NOTE,
+            "AzureAssignedIdentity default/odd: no",
+        ),
         (TAINTED, "startup taint", Verdict.PROBLEM, "k is still on n1, though NMI is ready there: new pods stay away"),
         (
             replace(TAINTED, denied={"NMI": TAINT_RIGHTS[1:]}),

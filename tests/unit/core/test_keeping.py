@@ -253,6 +253,14 @@ def test_a_refusal_that_comes_when_nobody_wants_it_any_more_is_forgotten(names: 
     assert world.azure.carries.keys() == ids("b")
 
 
+def test_whoever_was_put_or_refused_has_been_tried() -> None:
+    """A change of an AzureIdentity whose identity is still to be sent asks for nothing more."""
+    world = run(Azure(bad=ids("b")), wants=["a", "b"])
+    assert not any(courses.is_tried(world.course, one(name)) for name in "ab")
+    world.until(1010.0)
+    assert [courses.is_tried(world.course, one(name)) for name in "abc"] == [True, True, False]
+
+
 def test_touching_what_is_well_changes_nothing() -> None:
     """Labels are put on AzureIdentities all the time."""
     world = run(wants=["a"])
@@ -308,6 +316,20 @@ def test_many_bad_ones_leave_tokens_to_the_good_ones() -> None:
     world.want(*bad, "good")
     world.until(1600.5)
     assert world.azure.carries.keys() == ids("good")
+
+
+def test_many_that_are_touched_leave_tokens_to_the_good_ones() -> None:
+    """Thirty tenants who change what fails, all at the same time: a new identity is assigned at once."""
+    bad = [f"bad{number}" for number in range(30)]
+    world = run(Azure(bad=ids(*bad), all_names=True), wants=bad)
+    world.until(1600.0)
+    for name in bad:
+        world.course = keeping.touch(world.course, one(name))
+    world.until(1600.5)
+    world.want(*bad, "good")
+    world.until(1603.0)
+    assert world.azure.carries.keys() == ids("good")
+    assert world.course.updates.left_at(world.now) >= 4
 
 
 def test_removals_are_not_held_up_by_a_bad_addition() -> None:

@@ -250,6 +250,15 @@ def test_two_pods_whose_names_collide_get_different_objects() -> None:
     assert "a-b-c-reader" in names
 
 
+def test_a_name_that_something_unreadable_has_is_taken() -> None:
+    """Nobody knows what it is: it stays, and the pod has an object of another name."""
+    key = make.assigned().key
+    snapshot = replace(make.snapshot([make.pod()], [make.identity()], [make.binding()]), unreadable={key: "odd"})
+    (write,) = planning.plan(assigning.wanted(snapshot, make.policy()), snapshot, make.policy()).writes
+    assert isinstance(write, Create)
+    assert write.assigned.key.name.startswith(f"{key.name}-")
+
+
 def test_a_name_over_the_limit_is_cut_and_hashed() -> None:
     """Kubernetes takes 253 characters."""
     made = plan(make.snapshot([make.pod("p" * 250)], [make.identity()], [make.binding()]))
