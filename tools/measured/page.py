@@ -33,7 +33,7 @@ process. `make bench` runs everything and writes this page; `python bench/NAME.p
 Where a spread is given, it is the smallest and the largest of the rounds. "busy (N)" marks what was measured while
 other work wanted N cores: times, and ratios of times, are then not those of a machine that does nothing else.
 
-## Beside aad-pod-identity
+{split}## Beside aad-pod-identity
 
 The column of aad-pod-identity 1.8.17 is **another run** on the same kind of machine: its own programs on two cores, in
 network namespaces, with a real kube-apiserver and stand-ins for IMDS and ARM. Ours is the run above, with the lab's
@@ -80,6 +80,18 @@ From a pod's creation to Assigned against the time that ARM takes for a PATCH{as
 - "0 packets" is what was observed at these rates. It is no proof; `docs/decisions/fail-closed.md` gives the reason.
 """
 
+SPLIT = """\
+## Where a request's CPU goes
+
+Microseconds a request, 250 pods, 32 connections, a head seen before. The kernel's part is its work in the server's
+system calls, for an answer on its way to the client's socket most of all: the same for whoever writes it.
+
+| | NMI | Go `net/http` | nginx |
+|---|---|---|---|
+{rows}
+
+"""
+
 
 def render(figures: Mapping[str, Any]) -> str:
     """Write the page. `figures` has date, machine, note and lines (by their names)."""
@@ -89,12 +101,18 @@ def render(figures: Mapping[str, Any]) -> str:
         machine=figures["machine"],
         note=f"\n{figures['note']}\n" if figures.get("note") else "",
         budget="\n".join(_budget_row(row, lines.get(row.line)) for row in rows.ROWS),
+        split=_split(lines.get("nmi")),
         upstream="\n".join(
             f"| {what} | {theirs} | {rows.beside_upstream(kind, lines[line]['figures']) if line in lines else '-'} |"
             for what, theirs, line, kind in rows.UPSTREAM
         ),
         **{plot: _busy(lines.get(line)) for plot, line in PLOTTED.items()},
     )
+
+
+def _split(line: Line | None) -> str:
+    told = rows.cpu_split(line["figures"]) if line is not None else []
+    return SPLIT.format(rows="\n".join(told)) if told else ""
 
 
 def _budget_row(row: rows.Row, line: Line | None) -> str:

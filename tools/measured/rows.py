@@ -233,6 +233,21 @@ def beside_upstream(kind: str, figures: dict[str, Any]) -> str:
     return _BESIDE[kind](figures)
 
 
+def cpu_split(figures: dict[str, Any]) -> list[str]:
+    """Rows of a table: the servers' own CPU and the kernel's, in microseconds a request; none where it was not told."""
+    return [
+        f"| {way}, {whose} | {' | '.join(_micros(told, server, part) for server in ('nmi', 'go', 'nginx'))} |"
+        for way, told in _full(figures).items()
+        for whose, part in (("its own", "user_micros"), ("the kernel's", "system_micros"))
+        if part in told["nmi, known head"]
+    ]
+
+
+def _micros(told: dict[str, Any], server: str, part: str) -> str:
+    figures = told.get(f"{server}, known head", {})
+    return f"{figures[part]['median']:.1f}" if part in figures else "-"
+
+
 def _nmi(figures: dict[str, Any]) -> dict[str, Any]:
     told: dict[str, Any] = figures["redirect, 250 pods"]["nmi, new head"]
     return told

@@ -56,3 +56,13 @@ def test_a_row_that_is_over_says_so() -> None:
     line = FIGURES["lines"][row.line]
     assert row.verdict(line | {"over": ["p99_hung_ms: 200 > 150"]}) == "**no**"
     assert row.verdict(line | {"over": ["p99_quiet_ms: 200 > 150"]}) == "yes"
+
+
+def test_the_kernels_part_stands_beside_the_servers_own() -> None:
+    """A ratio of the sums hides what no server can save; without such figures there is no table."""
+    told = {
+        f"{server}, known head": {"user_micros": {"median": 5.0}, "system_micros": {"median": 16.04}}
+        for server in ("nmi", "go")
+    }
+    split = rows.cpu_split({"loopback, 250 pods": told, "redirect, 250 pods": {"nmi, known head": {}}})
+    assert split == ["| loopback, its own | 5.0 | 5.0 | - |", "| loopback, the kernel's | 16.0 | 16.0 | - |"]
