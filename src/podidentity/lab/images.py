@@ -71,16 +71,16 @@ def unknown(name: str) -> str:
 
 
 def check() -> None:
-    """Raise `ConfigurationError` when `PODIDENTITY_LAB_IMAGES` holds anything but names of directories."""
+    """Raise `ConfigurationError` when `PODIDENTITY_LAB_IMAGES` names no directory; one may be made later."""
     for name, path in _pairs():
-        if not (name and path and Path(path).is_dir()):
+        if not (name and path) or Path(path).is_file():
             told = f"PODIDENTITY_LAB_IMAGES: {name}={path} names no directory; write NAME=DIRECTORY, commas between"
             raise ConfigurationError(told)
 
 
 def _given() -> dict[str, Path]:
-    """The user's own: name to directory."""
-    return {name: Path(path).absolute() for name, path in _pairs()}
+    """The user's own: name to directory. One that is not there yet counts as not given."""
+    return {name: Path(path).absolute() for name, path in _pairs() if Path(path).is_dir()}
 
 
 def _pairs() -> list[tuple[str, str]]:
