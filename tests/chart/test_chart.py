@@ -1,6 +1,7 @@
 """The Helm chart: what it renders, what it refuses, and that upstream's values mean what they meant."""
 
 import copy
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,16 +12,20 @@ import helm_python
 import pytest
 import yaml
 from deployment import crds, rights
+from prometheus_client import CollectorRegistry
 
 import chart
+from podidentity.mic import measuring
+from podidentity.mic import observe as mic_observe
+from podidentity.nmi import observe as nmi_observe
 
 Json = dict[str, Any]
 TOOL = chart.REPOSITORY / "tools" / "chart.py"
 
 
-def objects(values: Json) -> list[Json]:
+def objects(values: Json, **release: str) -> list[Json]:
     """All objects that these values come to."""
-    texts = [text for path, text in chart.templates(values).items() if path.endswith(".yaml")]
+    texts = [text for path, text in chart.templates(values, **release).items() if path.endswith(".yaml")]
     return [each for text in texts for each in yaml.safe_load_all(text) if each]
 
 
@@ -87,6 +92,7 @@ def test_every_value_takes_effect(path: tuple[str, ...]) -> None:
         ({"rbac": {"enabled": "false"}}, "enabled"),
         ({"azureIdentities": {"reader": {"binding": {}}}}, "azureIdentities"),
         ({"mic": {"assignOn": "pods"}}, "assignOn"),
+        ({"mic": {"podAnnotations": {"prometheus.io/port": 8888}}}, "podAnnotations"),
     ],
 )
 def test_a_wrong_value_is_named(values: Json, told: str) -> None:
@@ -155,3 +161,95 @@ def test_the_crds_are_those_of_the_manifests() -> None:
     """Helm installs `crds/` once; both ways of installing give the same kinds."""
     installed = list(yaml.safe_load_all((chart.CHART / "crds" / "crd.yaml").read_text()))
     assert installed == list(crds.all_definitions())
+
+
+def fields(value: Any) -> Iterator[tuple[str, Any]]:
+    """Each field of an object and of what it holds."""
+    if isinstance(value, dict):
+        for name, below in value.items():
+            yield name, below
+            yield from fields(below)
+    elif isinstance(value, list):
+        for each in value:
+            yield from fields(each)
+
+
+TEXTS = frozenset(
+    {"name", "namespace", "priorityClassName", "serviceAccountName", "azureIdentity", "selector", "value"}
+)
+NUMBERS: Json = {
+    **{name: EVERYTHING[name] for name in ("monitoring", "networkPolicy", "rbac")},
+    "nameOverride": "1",
+    "mic": {
+        "priorityClassName": "2",
+        "leaderElection": {"namespace": "3"},
+        "cloudConfig": "4",
+        "customCloud": {"enabled": True, "configPath": "5"},
+    },
+    "nmi": {"priorityClassName": "null", "kubeletConfig": "6"},
+    "azureIdentities": [{"name": 1234567, "namespace": "7", "clientID": "8", "binding": {"name": 123, "selector": 1}}],
+}
+
+
+def test_a_text_that_looks_like_something_else_stays_a_text() -> None:
+    """Names, namespaces, paths and labels of digits: the API server would refuse numbers."""
+    found = objects(NUMBERS, name="9", namespace="10")
+    for each in found:
+        for name, value in fields(each):
+            if name in TEXTS and not isinstance(value, dict):
+                assert isinstance(value, str), (each["kind"], name, value)
+            if name in {"labels", "matchLabels", "nodeSelector"}:
+                assert all(isinstance(text, str) for text in value.values()), (each["kind"], value)
+    identity = one(found, "AzureIdentity", "1234567")
+    assert identity["metadata"]["namespace"] == "7"
+    binding = one(found, "AzureIdentityBinding", "123")
+    assert binding["spec"] == {"azureIdentity": "1234567", "selector": "1"}
+
+
+@pytest.mark.parametrize("value", [0, 1, "50%"])
+def test_a_budget_has_what_the_user_wrote_alone(value: object) -> None:
+    """Kubernetes refuses both; the default of the other one stands in the values."""
+    found = objects({"mic": {"podDisruptionBudget": {"minAvailable": value}}})
+    spec = one(found, "PodDisruptionBudget", "mic-pdb")["spec"]
+    assert (spec.get("minAvailable"), "maxUnavailable" in spec) == (value, False)
+
+
+def metric_names() -> set[str]:
+    """What the daemons' pages show."""
+    of_nmi, of_mic = CollectorRegistry(), CollectorRegistry()
+    nmi_observe.Metrics(of_nmi)
+    mic_observe.Metrics(of_mic)
+    measuring.ArmMetrics(of_mic)
+    of_mic.register(measuring.FailingIdentities(lambda: ()))
+    suffixes = ("", "_bucket", "_count", "_sum")
+    found = [family.name for registry in (of_nmi, of_mic) for family in registry.collect()]
+    return {f"{name}{suffix}" for name in found for suffix in suffixes}
+
+
+@pytest.mark.parametrize("name", ["alerts.yaml", "alerts-mic.yaml", "dashboard.json"])
+def test_alerts_and_dashboard_ask_for_metrics_that_there_are(name: str) -> None:
+    """Another name would be silent for ever."""
+    asked = set(re.findall(r"aadpodidentity_\w+", (chart.CHART / "files" / name).read_text()))
+    assert asked
+    assert asked <= metric_names()
+
+
+def test_a_mic_that_is_gone_is_an_alert_and_none_where_it_is_not_installed() -> None:
+    """Its metrics are gone with it: the sum of nothing is nothing, and no alert."""
+
+    def alerts(**values: object) -> dict[str, str]:
+        found = objects({"monitoring": {"prometheusRule": {"enabled": True}}, **values})
+        rule = one(found, "PrometheusRule", "aad-pod-identity")
+        return {each["alert"]: each["expr"] for group in rule["spec"]["groups"] for each in group["rules"]}
+
+    assert "or vector(0)" in alerts()["PodIdentityNoLeader"]
+    assert not any("_mic_" in expr for expr in alerts(operationMode="managed").values())
+
+
+def test_every_pod_says_what_it_needs() -> None:
+    """Hooks too: a namespace with a quota refuses others, and then nothing is uninstalled."""
+    for each in objects({}):
+        template = each.get("spec", {}).get("template", {}).get("spec", {})
+        for container in [*template.get("initContainers", ()), *template.get("containers", ())]:
+            assert container["resources"]["requests"].keys() == {"cpu", "memory"}, each["metadata"]["name"]
+            assert container["resources"]["limits"].keys() == {"memory"}, each["metadata"]["name"]

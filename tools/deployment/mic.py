@@ -4,7 +4,18 @@ MIC drops every capability. It stays uid 0 where it reads azure.json or a kubeco
 with mode 0600; else it runs as nobody in particular.
 """
 
-from deployment.pods import LINUX, from_field, from_secret, host_path, locked_down, mount, port, probes, resources
+from deployment.pods import (
+    LINUX,
+    from_field,
+    from_secret,
+    host_path,
+    locked_down,
+    mount,
+    port,
+    probes,
+    resources,
+    unprivileged,
+)
 from deployment.settings import ADMIN_SECRET, API_VERSION, MIC_ACCOUNT, Installation, Json
 
 PROBE_PORT = 8080
@@ -12,7 +23,6 @@ AZURE_JSON = "/etc/kubernetes/azure.json"
 NODE_KUBECONFIG = "/var/lib/kubelet/kubeconfig"
 KUBECONFIG = "/etc/kubernetes/kubeconfig/kubeconfig"
 CERTIFICATES = "/etc/kubernetes/certs"
-NOBODY = 65532
 
 # Key of the Secret, the environment variable it becomes, whether it may be absent.
 CREDENTIALS = (
@@ -106,9 +116,7 @@ def _apart() -> Json:
 
 def _container(installation: Installation) -> Json:
     mounts = [place for _, place in _volumes(installation)]
-    security = locked_down()
-    if not mounts:
-        security |= {"runAsUser": NOBODY, "runAsNonRoot": True}
+    security = locked_down() if mounts else unprivileged()
     environment = [from_field("MIC_POD_NAMESPACE", "metadata.namespace")]
     if not installation.azure_json:
         environment += [from_secret(name, ADMIN_SECRET, key, optional=optional) for key, name, optional in CREDENTIALS]

@@ -3,7 +3,18 @@
 NMI needs the node's network and the capability NET_ADMIN (nft, ip rule, conntrack), and nothing else of the node.
 """
 
-from deployment.pods import EVERYWHERE, LINUX, from_field, host_path, locked_down, mount, port, probes, resources
+from deployment.pods import (
+    EVERYWHERE,
+    LINUX,
+    from_field,
+    host_path,
+    locked_down,
+    mount,
+    port,
+    probes,
+    resources,
+    unprivileged,
+)
 from deployment.settings import NMI_ACCOUNT, Installation, Json
 
 SELECTOR: Json = {"component": "nmi", "tier": "node"}
@@ -54,7 +65,7 @@ def uninstaller(installation: Installation) -> Json:
                     "automountServiceAccountToken": False,
                     "terminationGracePeriodSeconds": 0,
                     "initContainers": [{**removing, "securityContext": locked_down("NET_ADMIN")}],
-                    "containers": [{**staying, "securityContext": locked_down()}],
+                    "containers": [{**staying, "securityContext": unprivileged()}],
                 },
             },
         },

@@ -2,6 +2,7 @@
 
 from deployment.settings import Json
 
+NOBODY = 65532
 LINUX: Json = {"kubernetes.io/os": "linux"}
 EVERYWHERE: list[Json] = [{"operator": "Exists"}]
 
@@ -16,6 +17,11 @@ def locked_down(*capabilities: str) -> Json:
         "capabilities": {"drop": ["ALL"], **allowed},
         "seccompProfile": {"type": "RuntimeDefault"},
     }
+
+
+def unprivileged() -> Json:
+    """The same for a container that is nobody in particular."""
+    return {**locked_down(), "runAsUser": NOBODY, "runAsNonRoot": True}
 
 
 def from_field(name: str, path: str) -> Json:

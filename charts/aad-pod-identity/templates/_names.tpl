@@ -27,13 +27,13 @@
 
 {{/* What a Deployment or DaemonSet selects by. It cannot be changed once installed. */}}
 {{- define "aad-pod-identity.selectors" -}}
-app.kubernetes.io/name: {{ include "aad-pod-identity.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ include "aad-pod-identity.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end -}}
 
 {{- define "aad-pod-identity.labels" -}}
 {{ include "aad-pod-identity.selectors" . }}
-app.kubernetes.io/managed-by: {{ .Release.Service }}
+app.kubernetes.io/managed-by: {{ .Release.Service | quote }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end -}}
@@ -56,6 +56,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 - {{ printf "--%s=%v" $name $value | quote }}
 {{- end }}
 {{- end }}
+{{- end -}}
+
+{{/* A text, though somebody wrote it as a number: Helm reads 1234567 as 1.234567e+06. */}}
+{{- define "aad-pod-identity.text" -}}
+{{- if kindIs "float64" . }}{{ int64 . }}{{ else }}{{ . }}{{ end -}}
 {{- end -}}
 
 {{/* "true" when a switch is on, however it is spelt; else nothing. */}}
@@ -85,6 +90,15 @@ runAsNonRoot: true
 {{- end }}
 seccompProfile:
   type: RuntimeDefault
+{{- end -}}
+
+{{/* What a container needs that runs once or only waits: namespaces with a quota refuse pods that do not say. */}}
+{{- define "aad-pod-identity.small" -}}
+limits:
+  memory: 128Mi
+requests:
+  cpu: 10m
+  memory: 64Mi
 {{- end -}}
 
 {{/* Annotations of a hook: (list event weight). What failed stays, so that it can be looked at. */}}
