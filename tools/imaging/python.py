@@ -48,12 +48,20 @@ def install(requirements: Sequence[str], python: str, repository: Path, target: 
     ]
     command += ["--constraint", str(repository / "constraints.txt")]
     subprocess.run([*command, *requirements], check=True)
+    forget_programs(target)
     for pattern in _LEFT_OUT:
         for path in sorted(target.glob(pattern)):
             if path.is_dir():
                 shutil.rmtree(path)
             elif path.exists():
                 path.unlink()
+
+
+def forget_programs(target: Path) -> None:
+    """Take the programs, which are left out, off the packages' lists: their digests hold the path of pip's Python."""
+    for record in target.glob("*.dist-info/RECORD"):
+        lines = record.read_text().splitlines(keepends=True)
+        record.write_text("".join(line for line in lines if not line.startswith("../")))
 
 
 def install_podidentity(repository: Path, python: str, root: Path) -> None:

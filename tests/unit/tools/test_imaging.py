@@ -1,0 +1,14 @@
+"""What the images are made of says nothing about the machine that made them."""
+
+from pathlib import Path
+
+from imaging import python
+
+
+def test_no_list_of_a_package_names_a_program_that_is_left_out(tmp_path: Path) -> None:
+    """Its digest is that of a file with the path of pip's own Python: each checkout would make another image."""
+    record = tmp_path / "a-1.dist-info" / "RECORD"
+    record.parent.mkdir()
+    record.write_text("a/__init__.py,sha256=x,1\n../../bin/a,sha256=y,2\na-1.dist-info/RECORD,,\n")
+    python.forget_programs(tmp_path)
+    assert record.read_text() == "a/__init__.py,sha256=x,1\na-1.dist-info/RECORD,,\n"
