@@ -38,6 +38,7 @@ ROOT = Path(__file__).parents[1]
 ASSIGNED = "azureassignedidentities.aadpodidentity.k8s.io"
 WRITERS = 16
 READY_SECONDS = 120.0
+BOUND = ("setpriv", "--pdeathsig=KILL", "--")  # whoever kills the benchmark leaves no server behind
 _KINDS: dict[str, Kind[Any]] = {
     "pods": PODS,
     "nodes": NODES,
@@ -177,7 +178,9 @@ async def real(folder: Path) -> AsyncIterator[tuple[Cluster, str]]:
     built, keys = program.built(), pki.make(folder / "pki", [])
     etcd, port = f"http://127.0.0.1:{unused_port()}", unused_port()
     words = dict(plane.commands(built, keys, folder, folder))
+    store = [*BOUND, built.component("etcd"), etcd, str(folder / "etcd")]
     server = [
+        *BOUND,
         *words["kube-apiserver"],
         f"--etcd-servers={etcd}",
         "--bind-address=127.0.0.1",
@@ -188,9 +191,7 @@ async def real(folder: Path) -> AsyncIterator[tuple[Cluster, str]]:
     config = write_kubeconfig(folder, f"https://127.0.0.1:{port}", keys.ca_pem, keys.tokens[pki.ADMIN])
     async with open_client(find_cluster(config)) as http, asyncio.TaskGroup() as group:
         running = [
-            group.create_task(
-                processes.keep("etcd", [built.component("etcd"), etcd, str(folder / "etcd")], folder / "etcd.log")
-            ),
+            group.create_task(processes.keep("etcd", store, folder / "etcd.log")),
             group.create_task(processes.keep("kube-apiserver", server, folder / "kube-apiserver.log")),
         ]
         await _until(lambda: _answers(http, "/readyz"))

@@ -37,7 +37,7 @@ from podidentity.mic.statuses import Statuses
 from podidentity.mic.stories import BindingEvents
 from podidentity.mic.sync import Pacing, Surroundings, Sync, first_record
 from podidentity.mic.targets import Tools, Workers
-from podidentity.serving import metrics, probes
+from podidentity.serving import memory, metrics, probes
 
 _AZURE_TIMEOUT_SECONDS = 60.0
 _log = logging.getLogger(__name__)
@@ -118,6 +118,7 @@ class Mic:
             for reflector in self._cluster.reflectors:
                 group.create_task(reflector.run())
             group.create_task(self._recorder.run())
+            group.create_task(memory.keep_giving_back())
             await self._cluster.wait_until_synced()
             gc.freeze()  # what was listed stays: the collector need not look at it again and again
             _log.info("MIC follows the cluster: %d pods with the label", len(self._cluster.pods))

@@ -18,6 +18,7 @@ from podidentity.nmi.settings import Settings
 _REQUESTS_PER_POD = 64
 _PODS = 4096
 _UIDS = 8192
+_HAD_PER_POD = 64  # each edit of an identity makes another
 _NOTHING: frozenset[AzureIdentity] = frozenset()
 
 
@@ -60,7 +61,8 @@ class Access:
 
     def note_given(self, uid: str, identity: AzureIdentity) -> None:
         """Remember that this very pod had an identity: when it is taken away, there is nothing to wait for."""
-        self._had[uid] = self._had.get(uid, _NOTHING) | {identity}
+        had = self._had.get(uid, _NOTHING)
+        self._had[uid] = (had if len(had) < _HAD_PER_POD else _NOTHING) | {identity}
         while len(self._had) > _UIDS:
             del self._had[next(iter(self._had))]
 

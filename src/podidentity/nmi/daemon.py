@@ -52,6 +52,7 @@ from podidentity.nmi.sources import Imds, Limited, Measured, Retrying, open_imds
 from podidentity.nmi.startup_taint import remove_startup_taint
 from podidentity.nmi.token import TokenFlow
 from podidentity.nmi.waiting import Waiting
+from podidentity.serving import memory
 from podidentity.serving.logs import Lines
 from podidentity.serving.metrics import make_registry, render
 from podidentity.serving.probes import METRICS_TYPE, Page, Pages, serve_pages
@@ -240,6 +241,7 @@ class Daemon:
         http = await opened.enter_async_context(open_imds_client(settings.user_agent))
         recorder = Recorder(api, settings.node)
         tasks.create_task(recorder.run())
+        tasks.create_task(memory.keep_giving_back())
         lines = Lines(settings.log_format, "audit")
         observer = Observer(self._metrics, lines, functools.partial(tell_first_token, recorder))
         listener, follower, self._finding = assemble(settings, cluster, http, self._clock, observer, tasks)

@@ -1,1 +1,1 @@
-"""What both daemons show of themselves: log lines, metrics, probe pages. Nothing here is on the way of a token."""
+"""What both daemons show of themselves, and how they stay small. Nothing here is on the way of a token."""
