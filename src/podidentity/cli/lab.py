@@ -28,6 +28,13 @@ DETACH_MORE_SECONDS = 5.0
 POLL_SECONDS = 0.05
 
 _NAME = click.option("--name", default=DEFAULT_NAME, show_default=True, help="Which lab.")
+_OF_THIS_SHELL = click.option(
+    "--name",
+    envvar="LAB_NAME",
+    default=DEFAULT_NAME,
+    show_default=f"the one that `lab env` told of, else {DEFAULT_NAME}",
+    help="Which lab.",
+)
 _KUBERNETES = click.option(
     "--kubernetes",
     type=click.Choice(["embedded", "real"]),
@@ -92,7 +99,7 @@ def open_shell(**asked: Any) -> None:
 
 
 @lab.command("env")
-@_NAME
+@_OF_THIS_SHELL
 def environment(name: str) -> None:
     """Print what a shell needs to work in a lab.
 
@@ -113,7 +120,7 @@ def list_labs() -> None:
 
 
 @lab.command(short_help="Tell what a lab consists of.")
-@_NAME
+@_OF_THIS_SHELL
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def status(name: str, as_json: bool) -> None:  # noqa: FBT001  # click's way
     """Tell what a lab consists of, and how many packets of pods reached the metadata service."""
@@ -132,7 +139,7 @@ def status(name: str, as_json: bool) -> None:  # noqa: FBT001  # click's way
 
 
 @lab.command()
-@_NAME
+@_OF_THIS_SHELL
 @click.argument("node")
 @click.option("--taint", "taints", multiple=True, metavar="KEY=VALUE:EFFECT", help="Register the node with it.")
 def join(name: str, node: str, taints: tuple[str, ...]) -> None:
@@ -148,7 +155,7 @@ def join(name: str, node: str, taints: tuple[str, ...]) -> None:
 
 
 @lab.command()
-@_NAME
+@_OF_THIS_SHELL
 def down(name: str) -> None:
     """Stop a lab and remove all of it."""
     ending.stop(directory.find(name))
@@ -156,7 +163,7 @@ def down(name: str) -> None:
 
 
 @lab.command()
-@_NAME
+@_OF_THIS_SHELL
 @click.argument("file", type=click.Path(path_type=Path))
 def save(name: str, file: Path) -> None:
     """Keep a lab's Azure in a file: identities, roles, vaults and every secret. `lab up --azure FILE` goes on with it.
@@ -177,7 +184,7 @@ def show_manifest() -> None:
 
 
 @lab.command("log")
-@_NAME
+@_OF_THIS_SHELL
 @click.option("--follow", "-f", is_flag=True, help="Go on until the lab ends, or Ctrl-C.")
 @click.option(
     "--output",

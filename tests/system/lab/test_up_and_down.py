@@ -124,14 +124,16 @@ def test_a_shell_in_a_lab_of_its_own(home: Path) -> None:
     done = subprocess.run(
         one.user.command("shell", "--name", "one", "--nodes", "1"),
         env={**one.environment(), "SHELL": "/bin/sh"},
-        input="podidentity lab list; kubectl get nodes -o name; echo $LAB_NAME; exit 7\n",
+        input="podidentity lab list; podidentity lab status | tail -n 1\n"
+        "kubectl get nodes -o name; echo $LAB_NAME; exit 7\n",
         capture_output=True,
         text=True,
         check=False,
         timeout=60,
     )
-    listed, *others = done.stdout.splitlines()
+    listed, about, *others = done.stdout.splitlines()
     assert listed.startswith("one\tready\t")
+    assert about.startswith("lab one, ")
     assert others == ["node/node-0", "one"]
     assert "kubectl create -f deploy/infra/deployment-rbac.yaml" in done.stderr
     assert done.returncode == 7
