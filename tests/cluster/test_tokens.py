@@ -10,6 +10,9 @@ from cluster.harness import Cluster, Identity, custom, pod, until
 from cluster.programs import KEEP_ASKING, ONCE, OWN
 
 TOOLS = "podidentity/lab-tools:1"
+CHURN = 100
+"""Short pods on each node."""
+CHURN_SECONDS = 600.0  # a minute when the machine has nothing else to do
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +69,10 @@ def test_jobs_and_cron_jobs_are_pods_like_others(installed: Cluster, reader: Ide
 def test_a_recreated_pod_of_a_stateful_set_does_not_inherit(
     installed: Cluster, reader: Identity, writer: Identity
 ) -> None:
-    """`web-0` comes back under its name with another label: it has the other identity, from its first token on."""
+    """`web-0` comes back under its name with another label: it has the other identity, from its first token on.
+
+    It comes back once more, as it was: what is told of it is told again.
+    """
     stateful = _stateful_set("web", reader)
     installed.create(stateful)
     installed.roll_out("statefulset/web")
@@ -74,6 +80,9 @@ def test_a_recreated_pod_of_a_stateful_set_does_not_inherit(
     stateful["spec"]["template"] = _template("web", writer)
     installed.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=json.dumps(stateful))
     installed.roll_out("statefulset/web")
+    assert _asks_as(installed, "web-0", writer)
+    installed.delete("pod/web-0")
+    until(lambda: installed.try_kubectl("exec", "web-0", "--", "true").returncode == 0, "web-0 to be back")
     assert _asks_as(installed, "web-0", writer)
     installed.delete("statefulset/web")
 
@@ -112,18 +121,30 @@ def test_an_exception_leads_to_the_nodes_own_service(installed: Cluster, reader:
 
 
 def test_many_pods_that_come_and_go_on_every_node(installed: Cluster, reader: Identity, writer: Identity) -> None:
-    """Fifty short pods on each node, a dozen at a time: each has its own identity's token at its first request."""
+    """A hundred short pods on each node, a dozen at a time: each has its own identity's token at its first request."""
     owners = {"node-0": reader, "node-1": writer}
     for node, identity in owners.items():
         job = _job(f"churn-{node}", identity, nodeName=node)
-        job["spec"] |= {"completions": 50, "parallelism": 12}
+        job["spec"] |= {"completions": CHURN, "parallelism": 12}
         installed.create(job)
     for node in owners:
-        until(partial(_job_is_over, installed, f"churn-{node}"), f"50 pods on {node}")
+        until(partial(_job_is_over, installed, f"churn-{node}"), f"{CHURN} pods on {node}", CHURN_SECONDS)
         status = installed.get("job", f"churn-{node}")["status"]
         answers = installed.kubectl("logs", "-l", f"app=churn-{node}", "--tail=1", "--prefix")
-        assert (status.get("succeeded"), status.get("failed", 0)) == (50, 0), answers
+        assert (status.get("succeeded"), status.get("failed", 0)) == (CHURN, 0), answers
     installed.delete("job/churn-node-0", "job/churn-node-1")
+
+
+def test_an_identity_that_is_edited_while_it_is_in_use(installed: Cluster) -> None:
+    """The AzureIdentity comes to name another identity: its pods get that one's tokens."""
+    before, after = installed.identity("edited-before"), installed.identity("edited-after")
+    installed.bind(before)
+    installed.create(pod("edited", KEEP_ASKING, binding=before.name, node="node-1"))
+    until(lambda: installed.counts("edited").get(f"200 {before.client_id}"), "a token of the one")
+    spec = {"resourceID": after.resource_id, "clientID": after.client_id}
+    installed.kubectl("patch", "azureidentity", before.name, "--type=merge", "-p", json.dumps({"spec": spec}))
+    until(lambda: installed.counts("edited").get(f"200 {after.client_id}"), "a token of the other")
+    installed.delete("pod/edited", f"azureidentitybinding/{before.name}", f"azureidentity/{before.name}")
 
 
 def test_nobody_inherits_an_address(installed: Cluster, reader: Identity, writer: Identity) -> None:
@@ -181,7 +202,8 @@ def _cron_job(identity: Identity) -> dict[str, Any]:
 
 def _stateful_set(name: str, identity: Identity) -> dict[str, Any]:
     selector = {"matchLabels": {"app": name}}
-    spec = {"serviceName": name, "replicas": 1, "selector": selector, "template": _template(name, identity)}
+    template = _template(name, identity, nodeName="node-0")
+    spec = {"serviceName": name, "replicas": 1, "selector": selector, "template": template}
     return {"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": name}, "spec": spec}
 
 
