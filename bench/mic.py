@@ -70,13 +70,14 @@ RUNS = {
     "real-large": ("mic real large", LARGE, clusters.real),
 }
 
-_SMALL = {"last_pod_to_all_assigned_s": 10.0, "cpu_s": 5.4, "rss_mb": 135.0, "patches": 6, "lone_p99_ms": 150.0}
+_SMALL = {"cpu_s": 5.4, "rss_mb": 135.0, "patches": 6, "lone_p99_ms": 150.0}
+_IN_TIME = {"last_pod_to_all_assigned_s": 10.0}  # the last of several seconds; the lab's come all at once
 _LARGE = {"cpu_s": 27.0, "rss_mb": 300.0, "patches": 40, "lone_p99_ms": 150.0}  # five times the pods
 BUDGET = {
     "plan 10,000 pods": {"plan_ms": 150.0, "growth": 1.5},
     "small": _SMALL,
     "large": _LARGE,
-    "real": _SMALL,
+    "real": _SMALL | _IN_TIME,
     "real-large": _LARGE | {"last_pod_to_all_assigned_s": 50.0},
 }
 """The largest values that are within the budget. `growth` is a pod's cost among 20,000 over that among 1,000."""

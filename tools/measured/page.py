@@ -36,8 +36,8 @@ other work wanted N cores: times, and ratios of times, are then not those of a m
 {split}## Beside aad-pod-identity
 
 The column of aad-pod-identity 1.8.17 is **another run** on the same kind of machine: its own programs on two cores, in
-network namespaces, with a real kube-apiserver and stand-ins for IMDS and ARM. Ours is the run above, with the lab's
-Kubernetes API. Read orders of magnitude, not percent.
+network namespaces, with a real kube-apiserver and stand-ins for IMDS and ARM. Ours is the run above, with a real
+kube-apiserver for the 2,000 pods and the lab's for all else. Read orders of magnitude, not percent.
 
 | what | aad-pod-identity | podidentity |
 |---|---|---|
