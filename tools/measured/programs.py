@@ -29,7 +29,7 @@ PROGRAMS: dict[str, tuple[str, ...]] = {
 LONG: dict[str, tuple[str, ...]] = {
     "soak real": ("--kubernetes=real", "--seconds=1800"),
     "mic real": ("--only=real",),
-    "mic 10,000 pods": ("--only=large",),
+    "mic real large": ("--only=real-large",),
 }
 """Likewise, but run only when named, after `make cluster-ready`: the file is the name's first word."""
 LIMIT_SECONDS = 600.0

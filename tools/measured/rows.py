@@ -183,6 +183,13 @@ ROWS = (
         _cluster,
     ),
     Row(
+        "10,000 pods, 1,000 identities, 500 nodes, 20 scale sets, kube-apiserver; a lone pod beside a PATCH that hangs",
+        "<= 50 s; CPU <= 27 s; <= 300 MB; <= 160 PATCHes; p99 <= 150 ms",
+        "mic",
+        "mic real large",
+        lambda figures: f"{_cluster(figures)}; p99 {figures['lone_p99_ms']:.0f} ms",
+    ),
+    Row(
         "MIC's plan, 10,000 pods, 1,000 identities and bindings, 500 nodes, 20 scale sets",
         "<= 150 ms, linear",
         "mic",
