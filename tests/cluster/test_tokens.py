@@ -12,7 +12,7 @@ from cluster.programs import KEEP_ASKING, ONCE, OWN
 TOOLS = "podidentity/lab-tools:1"
 CHURN = 100
 """Short pods on each node."""
-CHURN_SECONDS = 600.0  # a minute when the machine has nothing else to do
+CHURN_SECONDS = 600.0  # three minutes were measured on a machine that had much else to do
 
 
 @pytest.fixture(scope="module")

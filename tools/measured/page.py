@@ -22,7 +22,8 @@ Measured on {date}, on {machine}.
 {note}
 Each program builds its load and its stand-ins on the machine itself, in network namespaces; where there is a
 reference, it runs in the same run, turn by turn, and the ratio counts. CPU is that of the server's
-process. `make bench` runs everything and writes this page; `python bench/NAME.py --help` says what one program does.
+process. `make bench` runs all but the rows with a real Kubernetes, and writes this page;
+`python bench/NAME.py --help` says what one program does.
 
 ## The budget
 
