@@ -4,18 +4,14 @@ MIC runs as a process between the lab's Kubernetes API and a stand-in for ARM.
 """
 
 import argparse
-import sys
 import time
-from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 import make
 from daemons.mic.arm import Fault
 from pod_to_token import running
+from results import print_result
 from system.load.whole import Whole
-from telling import tell
 
 PODS, IDENTITIES = 200, 20
 RETRY_AFTER_SECONDS = 3
@@ -28,45 +24,45 @@ def main() -> int:
     """Measure and print; exit status 1 when something is over its budget."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--idle-seconds", type=float, default=10.0, help="how long nothing changes")
-    chosen = parser.parse_args()
-    with running() as whole:
-        figures: dict[str, Any] = {"burst": burst(whole)}
-        before = len(whole.arm.log)
-        time.sleep(chosen.idle_seconds)
-        figures["calls_while_idle"] = len(whole.arm.log) - before
-        figures["pause_after_429_s"] = refused(whole)
-    measured = {
-        "gets_for_each_target": max(one["GET"] for one in figures["burst"].values()),
-        "patches_for_each_target": max(one["PATCH"] for one in figures["burst"].values()),
+    options = parser.parse_args()
+    with running() as node:
+        figures: dict[str, Any] = {"burst": burst(node)}
+        calls_before = len(node.arm.log)
+        time.sleep(options.idle_seconds)
+        figures["calls_while_idle"] = len(node.arm.log) - calls_before
+        figures["pause_after_429_s"] = pause_after_429(node)
+    values = {
+        "gets_for_each_target": max(calls["GET"] for calls in figures["burst"].values()),
+        "patches_for_each_target": max(calls["PATCH"] for calls in figures["burst"].values()),
         "calls_while_idle": figures["calls_while_idle"],
         "too_early": int(figures["pause_after_429_s"] < RETRY_AFTER_SECONDS),
     }
-    return tell("arm_calls", figures, BUDGET, measured)
+    return print_result("arm_calls", figures, BUDGET, values)
 
 
-def burst(whole: Whole) -> dict[str, dict[str, int]]:
-    """Bring all pods at once: the calls for each scale set."""
+def burst(node: Whole) -> dict[str, dict[str, int]]:
+    """Create all pods at once; return the calls for each scale set."""
     for number in range(IDENTITIES):
-        whole.tell_identity(f"id-{number}")
+        node.tell_identity(f"id-{number}")
     nodes = list(TARGETS)
-    whole.schedule_all((f"pod-{number}", f"id-{number % IDENTITIES}", nodes[number % 3]) for number in range(PODS))
+    node.schedule_all((f"pod-{number}", f"id-{number % IDENTITIES}", nodes[number % 3]) for number in range(PODS))
     for number in range(PODS):
-        whole.until_assigned(f"pod-{number}")
+        node.until_assigned(f"pod-{number}")
     return {
-        name: {method: len(whole.arm.calls(method, make.target(name))) for method in ("GET", "PATCH")}
+        name: {method: len(node.arm.calls(method, make.target(name))) for method in ("GET", "PATCH")}
         for name in dict.fromkeys(TARGETS.values())
     }
 
 
-def refused(whole: Whole) -> float:
-    """Answer 429 to the next PATCH: the seconds until that scale set is asked for again."""
+def pause_after_429(node: Whole) -> float:
+    """Answer 429 to the next PATCH; return the seconds until MIC asks for that scale set again."""
     headers = {"Retry-After": str(RETRY_AFTER_SECONDS)}
-    whole.arm.patches.append(Fault(429, "TooManyRequests", "slow down", headers))
-    before = len(whole.arm.log)
-    whole.tell_identity("late")
-    whole.schedule("late", "late", node="n2")
-    whole.until_assigned("late")
-    refused_at, next_at = [at for at, method, _, _ in whole.arm.log[before:] if method == "PATCH"][:2]
+    node.arm.patches.append(Fault(429, "TooManyRequests", "slow down", headers))
+    calls_before = len(node.arm.log)
+    node.tell_identity("late")
+    node.schedule("late", "late", node="n2")
+    node.until_assigned("late")
+    refused_at, next_at = [moment for moment, method, _, _ in node.arm.log[calls_before:] if method == "PATCH"][:2]
     return round(next_at - refused_at, 2)
 
 

@@ -6,15 +6,11 @@ the load program on another, turn by turn.
 
 import argparse
 import statistics
-import sys
-from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-
 from nmi import Server, references
+from results import print_result, spread
 from system.load.crowd import crowded, node_target
-from telling import spread, tell
 
 PODS, IDENTITIES = 250, 20
 CONNECTIONS = (1, 8, 32, 128, 512)
@@ -27,30 +23,35 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3, help="how often each server is measured")
     parser.add_argument("--seconds", type=float, default=1.0, help="how long each time")
-    chosen = parser.parse_args()
+    options = parser.parse_args()
     runs: dict[str, dict[int, list[dict[str, Any]]]] = {}
     with crowded() as crowd:
         sources = crowd.fill(PODS, IDENTITIES, on_loopback=True)
         crowd.start("--redirect=none")
         assert crowd.process is not None
-        with references(crowd, crowd.answer(sources[0], node_target())) as others:
-            servers = [Server("nmi", crowd.process.pid, node_target()), *(one for one in others if one.name == "go")]
-            for _ in range(chosen.rounds):
+        with references(crowd, crowd.answer(sources[0], node_target())) as competitors:
+            servers = [
+                Server("nmi", crowd.process.pid, node_target()),
+                *(server for server in competitors if server.name == "go"),
+            ]
+            for _ in range(options.rounds):
                 for connections in CONNECTIONS:
-                    for one in servers:
-                        flags = (f"-connections={connections}", f"-seconds={chosen.seconds}")
-                        told = crowd.load(sources, *flags, target=one.target)
-                        runs.setdefault(one.name, {}).setdefault(connections, []).append(told)
-    figures = {name: {str(many): summary(all_) for many, all_ in by.items()} for name, by in runs.items()}
-    return tell("connections", figures, BUDGET, {"p99_ms_at_32_connections": figures["nmi"]["32"]["p99_ms"]["median"]})
+                    for server in servers:
+                        flags = (f"-connections={connections}", f"-seconds={options.seconds}")
+                        report = crowd.load(sources, *flags, target=server.target)
+                        runs.setdefault(server.name, {}).setdefault(connections, []).append(report)
+    figures = {name: {str(many): summary(rounds) for many, rounds in by.items()} for name, by in runs.items()}
+    return print_result(
+        "connections", figures, BUDGET, {"p99_ms_at_32_connections": figures["nmi"]["32"]["p99_ms"]["median"]}
+    )
 
 
 def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Medians over the rounds."""
+    """Return the medians over the rounds."""
     return {
-        "p50_ms": spread([one["p50_ms"] for one in runs]),
-        "p99_ms": spread([one["p99_ms"] for one in runs]),
-        "per_second": round(statistics.median(one["requests"] / one["seconds"] for one in runs)),
+        "p50_ms": spread([run["p50_ms"] for run in runs]),
+        "p99_ms": spread([run["p99_ms"] for run in runs]),
+        "per_second": round(statistics.median(run["requests"] / run["seconds"] for run in runs)),
     }
 
 

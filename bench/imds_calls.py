@@ -5,14 +5,10 @@ less often, because IMDS's own limit of 20 calls a second then sets the pace.
 """
 
 import argparse
-import sys
 import time
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-
+from results import print_result, spread
 from system.load.crowd import HEAD, Crowd, crowded
-from telling import spread, tell
 
 PODS, IDENTITIES = 250, 20
 REQUESTS, REQUESTS_WITHOUT_CACHE = 1000, 100
@@ -28,12 +24,12 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3, help="how often; each round asks for another resource")
     rounds = range(parser.parse_args().rounds)
     with crowded() as crowd:
-        same = crowd.fill(PODS, IDENTITIES)[::IDENTITIES]
+        pods_of_one = crowd.fill(PODS, IDENTITIES)[::IDENTITIES]
         crowd.start("--anti-spoof=off")
-        cached = [ask(crowd, same, REQUESTS, f"cached-{number}") for number in rounds]
+        cached = [ask(crowd, pods_of_one, REQUESTS, f"cached-{number}") for number in rounds]
         crowd.terminate()
         crowd.start("--anti-spoof=off", "--token-cache=false")
-        plain = [ask(crowd, same, REQUESTS_WITHOUT_CACHE, f"plain-{number}") for number in rounds]
+        plain = [ask(crowd, pods_of_one, REQUESTS_WITHOUT_CACHE, f"plain-{number}") for number in rounds]
     figures = {
         "cached": {"requests": REQUESTS, "calls": [calls for calls, _ in cached], "s": spread([s for _, s in cached])},
         "without cache": {
@@ -42,19 +38,19 @@ def main() -> int:
             "s": spread([s for _, s in plain]),
         },
     }
-    return tell("imds_calls", figures, BUDGET, {"calls_for_1000_requests": max(calls for calls, _ in cached)})
+    return print_result("imds_calls", figures, BUDGET, {"calls_for_1000_requests": max(calls for calls, _ in cached)})
 
 
 def ask(crowd: Crowd, pods: list[str], requests: int, resource: str) -> tuple[int, float]:
-    """Ask all at once from pods of one identity: the calls to IMDS, and the seconds until all had their answer."""
+    """Ask all at once from pods of one identity; return the calls to IMDS, and the seconds until all have an answer."""
     connections = min(requests, len(pods) * CONNECTIONS_PER_POD)
-    before, began = len(crowd.imds.served.asked), time.monotonic()
+    calls_before, start = len(crowd.imds.served.requests), time.monotonic()
     crowd.imds.call(crowd.imds.served.hold, IMDS_SECONDS)
     flags = (f"-connections={connections}", f"-first={requests // connections}", "-expect=token of identity-0 for")
-    told = crowd.load(pods, *flags, head=HEAD.replace("vault.azure.net", f"{resource}.example"))
-    if told["statuses"] != {"200": requests} or told["wrong"]:
-        raise SystemExit(f"not every request had its answer: {told}")
-    return len(crowd.imds.served.asked) - before, time.monotonic() - began
+    report = crowd.load(pods, *flags, head=HEAD.replace("vault.azure.net", f"{resource}.example"))
+    if report["statuses"] != {"200": requests} or report["wrong"]:
+        raise SystemExit(f"not every request had its answer: {report}")
+    return len(crowd.imds.served.requests) - calls_before, time.monotonic() - start
 
 
 if __name__ == "__main__":

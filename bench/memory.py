@@ -5,14 +5,10 @@ unique.
 """
 
 import argparse
-import sys
-from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-
+from results import print_result
 from system.load.crowd import crowded, node_target
-from telling import tell
 
 IDENTITIES = 20
 PODS = (1, 50, 100, 250, 500, 900)
@@ -29,7 +25,9 @@ def main() -> int:
     figures: dict[str, Any] = {str(pods): resident(pods, seconds if pods == FULL else 1.0) for pods in PODS}
     full = figures[str(FULL)]
     growth = full["rss_mib"] - full["rss_mib_warm"]
-    return tell("memory", figures, BUDGET, {"rss_mib_at_250_pods": full["rss_mib"], "growth_mib": round(growth, 1)})
+    return print_result(
+        "memory", figures, BUDGET, {"rss_mib_at_250_pods": full["rss_mib"], "growth_mib": round(growth, 1)}
+    )
 
 
 def resident(pods: int, seconds: float) -> dict[str, float]:
@@ -37,13 +35,13 @@ def resident(pods: int, seconds: float) -> dict[str, float]:
     with crowded() as crowd:
         sources = crowd.fill(pods, IDENTITIES, on_loopback=True)
         crowd.start("--redirect=none")
-        told = {"rss_mib_idle": round(crowd.resident_mib(), 1)}
+        figures = {"rss_mib_idle": round(crowd.resident_mib(), 1)}
         for name, so_long in (("rss_mib_warm", 1.0), ("rss_mib", seconds)):
             load = crowd.load(sources, "-connections=32", "-unique", f"-seconds={so_long}", target=node_target())
             if load["statuses"] != {"200": load["requests"]}:
                 raise SystemExit(f"not every request had its answer: {load}")
-            told |= {name: round(crowd.resident_mib(), 1), "requests": load["requests"]}
-        return told
+            figures |= {name: round(crowd.resident_mib(), 1), "requests": load["requests"]}
+        return figures
 
 
 if __name__ == "__main__":

@@ -2,10 +2,8 @@
 
 from collections.abc import Iterable, Mapping
 
-from podidentity.core import arm
-from podidentity.core.assigning import Policy
-from podidentity.core.cluster import Node, Owner, Pod, Snapshot
-from podidentity.core.identities import (
+from podidentity.core.model import arm
+from podidentity.core.model.identities import (
     POD_LABEL,
     AssignedState,
     AzureAssignedIdentity,
@@ -13,6 +11,8 @@ from podidentity.core.identities import (
     AzureIdentityBinding,
     ObjectKey,
 )
+from podidentity.core.model.policy import Policy
+from podidentity.core.model.snapshot import Node, Owner, Pod, Snapshot
 
 SUBSCRIPTION = "22222222-2222-2222-2222-222222222222"
 GROUP = "nodes"
@@ -25,16 +25,16 @@ def resource_id(name: str, group: str = "apps") -> str:
 
 
 def identity_id(name: str, group: str = "apps") -> arm.IdentityId:
-    """Name a user-assigned identity."""
-    found = arm.parse_identity_id(resource_id(name, group))
-    assert found is not None
-    return found
+    """Return the ID of a user-assigned identity."""
+    result = arm.parse_identity_id(resource_id(name, group))
+    assert result is not None
+    return result
 
 
 def identity(name: str = "reader", namespace: str = "default", **fields: object) -> AzureIdentity:
     """Build an AzureIdentity of type 0 whose ARM name is its own."""
-    given: dict[str, object] = {"resource_id": resource_id(name), "client_id": f"client-of-{name}"} | fields
-    return AzureIdentity(ObjectKey(namespace, name), **given)  # type: ignore[arg-type]  # tests name any field
+    settings: dict[str, object] = {"resource_id": resource_id(name), "client_id": f"client-of-{name}"} | fields
+    return AzureIdentity(ObjectKey(namespace, name), **settings)  # type: ignore[arg-type]  # tests name any field
 
 
 def binding(
@@ -52,14 +52,14 @@ def pod(name: str = "web", namespace: str = "default", *, node: str = "n1", sele
 
 def mic_pod(**labels: str) -> Pod:
     """Build MIC's own pod, with its ReplicaSet and service account."""
-    given = {"pod-template-hash": "abc"} | labels
+    settings = {"pod-template-hash": "abc"} | labels
     return Pod(
         ObjectKey("default", "mic-abc-1"),
         "uid-of-mic",
         "n1",
         "Running",
-        labels=given,
-        owner=Owner("ReplicaSet", f"mic-{given['pod-template-hash']}"),
+        labels=settings,
+        owner=Owner("ReplicaSet", f"mic-{settings['pod-template-hash']}"),
         service_account="aad-pod-id-mic-service-account",
     )
 
@@ -73,13 +73,13 @@ def node(name: str = "n1", scale_set: str = "ss") -> Node:
 
 
 def target(name: str = "ss") -> arm.ScaleSet:
-    """Name a scale set."""
+    """Return a scale set."""
     return arm.scale_set(SUBSCRIPTION, GROUP, name)
 
 
-def state(*names: str) -> arm.TargetState:
+def state(*names: str) -> arm.ArmState:
     """Build what ARM says of a target that carries these identities."""
-    return arm.TargetState(
+    return arm.ArmState(
         frozenset(identity_id(name) for name in names),
         tuple((identity_id(name), f"client-of-{name}") for name in names),
     )
@@ -101,20 +101,20 @@ def snapshot(
     pods: Iterable[Pod] = (),
     identities: Iterable[AzureIdentity] = (),
     bindings: Iterable[AzureIdentityBinding] = (),
-    assigned: Iterable[AzureAssignedIdentity] = (),
+    assigned_identities: Iterable[AzureAssignedIdentity] = (),
     nodes: Mapping[str, Node] | None = None,
 ) -> Snapshot:
     """Build a snapshot; without `nodes` there is one node, n1, of scale set ss."""
     return Snapshot(
         pods=tuple(pods),
         nodes={"n1": node()} if nodes is None else nodes,
-        identities={one.key: one for one in identities},
+        identities={item.key: item for item in identities},
         bindings=tuple(bindings),
-        assigned=tuple(assigned),
+        assigned_identities=tuple(assigned_identities),
     )
 
 
 def policy(**fields: object) -> Policy:
     """Build a policy."""
-    given: dict[str, object] = {"subscription": SUBSCRIPTION, "group": GROUP} | fields
-    return Policy(**given)  # type: ignore[arg-type]  # tests name any field
+    settings: dict[str, object] = {"subscription": SUBSCRIPTION, "group": GROUP} | fields
+    return Policy(**settings)  # type: ignore[arg-type]  # tests name any field

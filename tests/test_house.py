@@ -1,7 +1,8 @@
-"""Sizes that keep files readable, and documents that stay in step. Linters hold the rest (pyproject.toml)."""
+"""Sizes and names that keep files readable, and documents that stay in step. Linters hold the rest (pyproject.toml)."""
 
 import ast
 import statistics
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def functions(path: Path) -> list[Function]:
-    """All functions of a file, nested ones included."""
+    """Return all functions of a file, nested ones included."""
     return [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, Function)]
 
 
@@ -58,3 +59,62 @@ def test_the_changelog_names_the_version() -> None:
     """A release has an entry."""
     version = (ROOT / "pyproject.toml").read_text().split('version = "', 1)[1].split('"', 1)[0]
     assert version in (ROOT / "CHANGELOG.md").read_text()
+
+
+VAGUE_BINDINGS = frozenset(
+    """
+    told found asked made given kept held known shown wanted put seen taken left said named written assigned listed
+    started stored skipped opened ended began begun chosen done failed refused cut gone granted measured served sent
+    got had looked heard drawn filled counted dropped needed accepted removed replaced changed created loaded
+    fetched built used understood answered carried remembered expected parsed allowed quoted leaked wrote called
+    saved planned involved keyed wished mistaken waited placed shared become lost inherited settled deleted existing
+    paired merged released recovered promised proven unproven unplugged replugged explained lowered denied tainted
+    fed brought come went untold unseen lacking due renewed confirmed one ones there here what why where who whom
+    whose others ours mine theirs own all every everything each nothing nobody somebody everybody whole rest such
+    same more most again before after beside besides below behind around about but over ahead apart elsewhere
+    together within near soon never alike at of
+    """.split()  # noqa: SIM905  # words are read as words
+)
+"""Participles and pronouns: a name is the noun of the thing. Found in code, they had up to fifteen meanings each."""
+NAMED_SOURCES = sorted(
+    path
+    for root in ("src", "lab/src", "tools", "bench")
+    for path in (ROOT / root).rglob("*.py")
+    if "data" not in path.relative_to(ROOT).parts
+)
+
+
+def bindings(path: Path) -> Iterator[tuple[str, int]]:
+    """Yield each name that a file binds, with its line: variables, parameters, attributes, functions, classes."""
+    tree = ast.parse(path.read_text())
+    wire_words = {node.targets[0] for node in ast.walk(tree) if isinstance(node, ast.Assign) and is_wire_word(node)}
+    for node in ast.walk(tree):
+        if node in wire_words:
+            continue
+        match node:
+            case ast.arg(arg=name) | ast.Name(id=name, ctx=ast.Store()) | ast.Attribute(attr=name, ctx=ast.Store()):
+                yield name, node.lineno
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+                yield name, node.lineno
+            case ast.ExceptHandler(name=str(name)) | ast.MatchAs(name=str(name)) | ast.MatchStar(name=str(name)):
+                yield name, node.lineno
+            case ast.alias(asname=str(name)):
+                yield name, node.lineno
+
+
+def is_wire_word(node: ast.AST) -> bool:
+    """Whether a node binds a name to the same word as a text: a member of an enumeration of what others define."""
+    return (
+        isinstance(node, ast.Assign)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.targets[0], ast.Name)
+        and str(node.value.value).lower() == node.targets[0].id.lower()
+    )
+
+
+@pytest.mark.parametrize("path", NAMED_SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_name_is_the_noun_of_the_thing(path: Path) -> None:
+    """No binding is a bare participle or pronoun; whatever Python itself calls (`__all__`) has no choice."""
+    names = [(name, line) for name, line in bindings(path) if not (name.startswith("__") and name.endswith("__"))]
+    vague = [f"{name}, line {line}" for name, line in names if name.strip("_").lower() in VAGUE_BINDINGS]
+    assert vague == []

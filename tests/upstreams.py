@@ -73,7 +73,7 @@ _STATUS = {"availableReplicas": _COUNT, "metadata": {"type": "object"}}
 
 
 def rules(rights: tuple[tuple[str, str, str], ...]) -> list[Json]:
-    """The rights as a role has them."""
+    """Return the rights as a role has them."""
     return [
         {"apiGroups": [group], "resources": resources.split(), "verbs": verbs.split()}
         for group, resources, verbs in rights
@@ -188,7 +188,7 @@ def deployment(image: str) -> Json:
 
 
 def assigned(pod: str, node: str, identity: Json, binding: Json, state: str | None) -> Json:
-    """What its MIC writes for a pod of namespace `default`; without a status as its first versions did."""
+    """Return what its MIC writes for a pod of namespace `default`; without a status as its first versions did."""
     metadata = {
         "name": f"{pod}-default-{identity['metadata']['name']}",
         "labels": {"nodename": node},

@@ -4,12 +4,15 @@
 // Each connection sends the head from -head and reads the answer to its end by Content-Length. With -expect each body
 // must contain the text given for its source: any other is a wrong answer. With -persist a connection that breaks is
 // opened again, as clients do, and the longest time without an answer is told. With -unique each head carries a number of its own in place of the 32 zeros in it, as SDKs put a new request ID into each. With -first=N
-// every connection sends N requests at once and reads their answers, all connections at the same moment.
+// every connection sends N requests at once and reads their answers, all connections at the same moment. With -tls the
+// connections are TLS to a server on this machine, whose certificate is not looked at; with -reopen each request has a
+// connection of its own, and TLS does its whole handshake. The head may have a body behind it.
 package main
 
 import (
 	"bufio"
 	"bytes"
+	"crypto/tls"
 	"encoding/json"
 	"flag"
 	"fmt"
@@ -38,6 +41,7 @@ type client struct {
 	wrong    string
 	failed   string
 	broken   int
+	reopen   bool
 	last     time.Time
 	gap      time.Duration
 }
@@ -62,6 +66,8 @@ func main() {
 	seconds := flag.Float64("seconds", 2, "how long")
 	unique := flag.Bool("unique", false, "number the heads")
 	expect := flag.String("expect", "", "what each source's body must contain, separated by commas like the sources")
+	secure := flag.Bool("tls", false, "speak TLS")
+	reopen := flag.Bool("reopen", false, "a new connection for each request")
 	persist := flag.Bool("persist", false, "go on after a connection breaks")
 	first := flag.Int("first", 0, "so many requests on each connection, all at once, in place of a time")
 	flag.Parse()
@@ -69,7 +75,8 @@ func main() {
 	check(err)
 	clients := make([]*client, *connections)
 	for i := range clients {
-		clients[i] = connect(*address, strings.Split(*sources, ","), i, head, *unique)
+		clients[i] = connect(*address, strings.Split(*sources, ","), i, head, *unique, *secure)
+		clients[i].reopen = *reopen
 		if *expect != "" {
 			texts := strings.Split(*expect, ",")
 			clients[i].expected = []byte(texts[i%len(texts)])
@@ -79,13 +86,17 @@ func main() {
 	check(json.NewEncoder(os.Stdout).Encode(summary(clients, ended.Sub(started))))
 }
 
-func connect(address string, sources []string, i int, head []byte, unique bool) *client {
+func connect(address string, sources []string, i int, head []byte, unique, secure bool) *client {
 	dialer := net.Dialer{Timeout: 10 * time.Second}
 	if source := sources[i%len(sources)]; source != "" {
 		dialer.LocalAddr = &net.TCPAddr{IP: net.ParseIP(source)}
 	}
 	made := &client{head: bytes.Clone(head), statuses: map[int]int{}}
 	made.dial = func() (net.Conn, error) { return dialer.Dial("tcp", address) }
+	if secure {
+		trust := &tls.Config{InsecureSkipVerify: true}
+		made.dial = func() (net.Conn, error) { return tls.DialWithDialer(&dialer, "tcp", address, trust) }
+	}
 	check(made.open())
 	if unique {
 		at := bytes.Index(made.head, zeros)
@@ -135,6 +146,13 @@ func (c *client) ask(number uint64) bool {
 		copy(c.number[len(c.number)-len(digits):], digits)
 	}
 	began := time.Now()
+	if c.reopen {
+		c.conn.Close()
+		if err := c.open(); err != nil {
+			c.failed = err.Error()
+			return false
+		}
+	}
 	if _, err := c.conn.Write(c.head); err != nil {
 		c.failed = err.Error()
 		return false

@@ -4,13 +4,14 @@
     ├── UsageError                  2  the command line is wrong: fix the flags
     ├── ConfigurationError          2  a file, variable or setting is wrong: fix it
     ├── HostError                   3  this machine lacks a program or a right: install or allow it
-    ├── MalformedObjectError        1  a Kubernetes object cannot be read: fix the object
     ├── KubernetesError             4  the Kubernetes API refused or did not answer
     │   ├── NotFoundError               404
     │   ├── ForbiddenError              401, 403: the role lacks a right
+    │   │   └── TerminatingError            403: the namespace is being deleted
     │   ├── ConflictError               409: somebody else wrote first; read again
     │   ├── GoneError                   410: the resource version is too old; list again
     │   ├── InvalidError                422, 400: the object breaks the schema
+    │   ├── MalformedObjectError    1  it answered with an object that cannot be read: fix the object
     │   ├── ThrottledError              429: come back after `retry_after_seconds`
     │   ├── UnreachableError            no answer, or 5xx
     │   └── FencedError                 not sent: this MIC no longer leads
@@ -45,10 +46,6 @@ class HostError(PodIdentityError):
     exit_status = 3
 
 
-class MalformedObjectError(PodIdentityError):
-    """A Kubernetes object cannot be read; `str()` names kind, namespace, name and field."""
-
-
 class KubernetesError(PodIdentityError):
     """The Kubernetes API refused or did not answer. `status` is the HTTP status, 0 without an answer."""
 
@@ -68,6 +65,10 @@ class ForbiddenError(KubernetesError):
     """401 or 403: the credentials or the role lack a right; the message names it."""
 
 
+class TerminatingError(ForbiddenError):
+    """403: nothing can be created in a namespace that is being deleted."""
+
+
 class ConflictError(KubernetesError):
     """409: the object exists already, or was changed since it was read."""
 
@@ -78,6 +79,18 @@ class GoneError(KubernetesError):
 
 class InvalidError(KubernetesError):
     """400 or 422: the server found the object wrong."""
+
+
+class MalformedObjectError(KubernetesError):
+    """The answer's object cannot be read; `str()` names kind, namespace, name and field.
+
+    Whoever copes with a refusal of the API server copes with this: one object of a tenant's must end no daemon.
+    """
+
+    exit_status = 1
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, status=200)
 
 
 class ThrottledError(KubernetesError):
@@ -96,18 +109,24 @@ class AzureError(PodIdentityError):
     """ARM, Entra ID or IMDS refused or did not answer.
 
     `status` is the HTTP status (0 without an answer; 200 when an operation failed), `code` the service's own error code
-    and `said` its own words ("" when it gave none), `retry_after_seconds` what its Retry-After asked for.
+    and `service_message` its own words ("" when it gave none), `retry_after_seconds` what its Retry-After asked for.
     """
 
     exit_status = 5
 
     def __init__(
-        self, message: str, *, status: int = 0, code: str = "", said: str = "", retry_after_seconds: float | None = None
+        self,
+        message: str,
+        *,
+        status: int = 0,
+        code: str = "",
+        service_message: str = "",
+        retry_after_seconds: float | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
         self.code = code
-        self.said = said
+        self.service_message = service_message
         self.retry_after_seconds = retry_after_seconds
 
 

@@ -1,6 +1,6 @@
 """The Helm chart: what it renders, what it refuses, and that upstream's values mean what they meant."""
 
-import copy
+import json
 import re
 import subprocess
 import sys
@@ -15,33 +15,28 @@ from deployment import crds, rights
 from prometheus_client import CollectorRegistry
 
 import chart
-from podidentity.mic import measuring
-from podidentity.mic import observe as mic_observe
-from podidentity.nmi import observe as nmi_observe
+from helm_values import leaves, value_at, without
+from podidentity.cli.flags import parse
+from podidentity.cli.nmi import TABLE, settings_of
+from podidentity.core.model.federation import PROXY_AUDIENCE
+from podidentity.mic import metrics as mic_metrics
+from podidentity.nmi import metrics as nmi_observe
 
 Json = dict[str, Any]
 TOOL = chart.REPOSITORY / "tools" / "chart.py"
 
 
-def objects(values: Json, **release: str) -> list[Json]:
-    """All objects that these values come to."""
-    texts = [text for path, text in chart.templates(values, **release).items() if path.endswith(".yaml")]
+def objects(values: Json, name: str = "podidentity", namespace: str = "identity") -> list[Json]:
+    """Return all objects that these values come to."""
+    rendered = chart.templates(values, name=name, namespace=namespace)
+    texts = [text for path, text in rendered.items() if path.endswith(".yaml")]
     return [each for text in texts for each in yaml.safe_load_all(text) if each]
 
 
 def one(found: list[Json], kind: str, name: str) -> Json:
-    """The object of this kind and name."""
+    """Return the object of this kind and name."""
     (only,) = [each for each in found if (each["kind"], each["metadata"]["name"]) == (kind, name)]
     return only
-
-
-def leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """The path of each value that a user can set."""
-    if isinstance(value, dict) and value:
-        for name, below in value.items():
-            yield from leaves(below, (*path, str(name)))
-    else:
-        yield path
 
 
 def test_what_the_chart_renders_is_what_was_reviewed() -> None:
@@ -65,20 +60,15 @@ IGNORED = {
     ("nameOverride",),  # empty in this file: it would rename every object
     ("mic", "cloudConfig"),  # not read beside `adminsecret`
     ("operationMode",),  # the golden files show both
+    ("nmi", "broker", "url"),  # the token-file door needs it
 }
 
 
 @pytest.mark.parametrize("path", [path for path in leaves(EVERYTHING) if path not in IGNORED], ids=".".join)
 def test_every_value_takes_effect(path: tuple[str, ...]) -> None:
     """Without it something else is rendered, or it repeats the default."""
-    less = copy.deepcopy(EVERYTHING)
-    holder = less
-    for name in path[:-1]:
-        holder = holder[name]
-    value = holder.pop(path[-1])
-    default: Any = yaml.safe_load((chart.CHART / "values.yaml").read_text())
-    for name in path:
-        default = default.get(name) if isinstance(default, dict) else None
+    less, value = without(EVERYTHING, path), value_at(EVERYTHING, path)
+    default = value_at(yaml.safe_load((chart.CHART / "values.yaml").read_text()), path)
     assert chart.render(less) != chart.render(EVERYTHING) or str(value) == str(default)
 
 
@@ -89,6 +79,8 @@ def test_every_value_takes_effect(path: tuple[str, ...]) -> None:
         ({"nmi": {"kubeletConfig": ""}}, "kubeletConfig"),
         ({"mic": {"syncRetryDuration": "3600"}}, "syncRetryDuration"),
         ({"nmi": {"probePort": "http"}}, "probePort"),
+        ({"nmi": {"tokenFilePort": 2580}}, "nmi.broker.url"),
+        ({"nmi": {"broker": {"url": "http://broker"}}}, "url"),
         ({"rbac": {"enabled": "false"}}, "enabled"),
         ({"azureIdentities": {"reader": {"binding": {}}}}, "azureIdentities"),
         ({"mic": {"assignOn": "pods"}}, "assignOn"),
@@ -103,10 +95,258 @@ def test_a_wrong_value_is_named(values: Json, told: str) -> None:
 
 def test_a_switch_works_with_and_without_quotes() -> None:
     """Upstream's users write "true"."""
-    for values in ({"forceNamespaced": True}, {"forceNamespaced": "true"}, {"forceNamespaced": "True"}):
-        deployment = one(objects(values), "Deployment", "aad-pod-identity-mic")
-        (container,) = deployment["spec"]["template"]["spec"]["containers"]
-        assert {"name": "FORCENAMESPACED", "value": "true"} in container["env"]
+    for switch, value in ((True, "true"), ("true", "true"), ("True", "true"), (False, "false"), ("False", "false")):
+        for name in ("forceNamespaced", "forceNameSpaced"):
+            assert namespaced({name: switch}) == {value}
+
+
+def namespaced(values: Json) -> set[str]:
+    """Return what both daemons are told about namespaces."""
+    found = objects(values)
+    parts = [one(found, "Deployment", "aad-pod-identity-mic"), one(found, "DaemonSet", "aad-pod-identity-nmi")]
+    containers = [part["spec"]["template"]["spec"]["containers"][0] for part in parts]
+    return {each["value"] for container in containers for each in container["env"] if each["name"] == "FORCENAMESPACED"}
+
+
+def test_a_new_release_is_namespaced_and_reads_no_secret() -> None:
+    """Of a Secret, an exception and other namespaces' identities there is nothing in what nobody asked for."""
+    assert namespaced({}) == {"true"}
+    found = objects({})
+    roles = [each for each in found if each["kind"] in {"ClusterRole", "Role"}]
+    readers = [each["metadata"]["name"] for each in roles for rule in each["rules"] if "secrets" in rule["resources"]]
+    assert readers == ["aad-pod-identity-nmi-secrets"]
+    bound = [each["metadata"]["name"] for each in found if each.get("roleRef", {}).get("name") == readers[0]]
+    assert bound == []
+    exceptions = [each["metadata"] for each in found if each["kind"] == "AzurePodIdentityException"]
+    assert [(each["namespace"], each["name"]) for each in exceptions] == [("kube-system", "aks-addon-exception")]
+
+
+def test_secrets_are_read_where_service_principals_are() -> None:
+    """In namespaces that are named, and in those of the chart's own service principals; or everywhere, when asked."""
+    values: Json = {
+        "rbac": {"secretNamespaces": ["team-a"]},
+        "nmi": {"secretNamespaces": ["team-b"]},
+        "azureIdentities": {"db": {"namespace": "team-c", "type": 1}, "web": {"namespace": "team-d", "type": 0}},
+    }
+    bindings = [each for each in objects(values) if each["kind"] == "RoleBinding"]
+    places = {each["metadata"]["namespace"] for each in bindings if each["roleRef"]["name"].endswith("-nmi-secrets")}
+    assert places == {"team-a", "team-b", "team-c"}
+    for switch in (True, "true"):
+        role = one(objects({"rbac": {"allowAccessToSecrets": switch}}), "ClusterRole", "aad-pod-identity-nmi")
+        assert role["rules"] == [*rights.nmi_rules(managed=False), *rights.secret_rules()]
+
+
+@pytest.mark.parametrize("namespace", ["default", "kube-system", "migrated"])
+def test_the_lock_is_where_every_mic_looks(namespace: str) -> None:
+    """In `default`, as the predecessor's chart has it by default: two MICs of one cluster have one lock."""
+    found = objects({}, namespace=namespace)
+    assert "leader-election-namespace" not in str(found)  # the daemon's own default
+    places = {
+        each["metadata"]["namespace"]
+        for each in found
+        if each["kind"] == "Role" and "endpoints" in str(each["rules"]) and "uninstall" not in each["metadata"]["name"]
+    }
+    assert places == {"default"}
+    chosen = objects({"mic": {"leaderElection": {"namespace": "locks", "name": "one"}}}, namespace=namespace)
+    (role,) = [each for each in chosen if each["kind"] == "Role" and each["metadata"]["namespace"] == "locks"]
+    assert {tuple(rule.get("resourceNames", ())) for rule in role["rules"]} == {("one",), ()}
+    (container,) = one(chosen, "Deployment", "aad-pod-identity-mic")["spec"]["template"]["spec"]["containers"]
+    assert {"--leader-election-namespace=locks", "--leader-election-name=one"} <= set(container["args"])
+
+
+@pytest.mark.parametrize("value", ["a,b", ["a", "b"]])
+def test_immutable_identities_are_a_list_or_a_text(value: object) -> None:
+    """The predecessor's chart takes both, and its own suite passes a text."""
+    (container,) = one(objects({"mic": {"immutableUserMSIs": value}}), "Deployment", "aad-pod-identity-mic")["spec"][
+        "template"
+    ]["spec"]["containers"]
+    assert "--immutable-user-msis=a,b" in container["args"]
+
+
+SWITCHES = ("true", "false", True, False)
+NUMBERS_OR_TEXTS = (7, "7")
+PREDECESSORS: Json = {
+    "nameOverride": ("x",),
+    "fullnameOverride": ("x",),
+    "image.repository": ("mcr.example/x",),
+    "image.imagePullPolicy": ("Always",),
+    "imagePullSecrets": ([{"name": "x"}], []),
+    "customUserAgent": ("x",),
+    "forceNamespaced": SWITCHES,
+    "installMICException": SWITCHES,
+    "operationMode": ("standard", "managed"),
+    "adminsecret": ({}, {"cloud": "c", "useMSI": "true", "clientID": "msi", "clientSecret": "msi"}, {"useMSI": True}),
+    "rbac.enabled": (True, False),
+    "rbac.allowAccessToSecrets": (True, False),
+    "rbac.createUserFacingClusterRoles": (True, False),
+    "rbac.pspEnabled": (True, False),
+    "azureIdentities": ({}, [], [{"name": "x", "type": 0, "resourceID": "", "clientID": "", "namespace": ""}], None),
+    "installCRDs": (False,),
+    "mic.image": ("x",),
+    "mic.tag": ("v1.8.17",),
+    "mic.priorityClassName": ("", "x"),
+    "mic.logVerbosity": (0, 9, "9"),
+    "mic.loggingFormat": ("", "text", "json"),
+    "mic.replicas": (2, "2"),
+    "mic.resources": ({}, {"limits": {"cpu": "200m"}}),
+    "mic.podAnnotations": ({}, {"x": "y"}),
+    "mic.podLabels": ({}, {"x": "y"}),
+    "mic.nodeSelector": ({}, {"x": "y"}),
+    "mic.tolerations": ([], [{"operator": "Exists"}]),
+    "mic.affinity": ({}, {"nodeAffinity": {}}),
+    "mic.topologySpreadConstraints": ([], [{"maxSkew": 1}]),
+    "mic.leaderElection.instance": ("", "x"),
+    "mic.leaderElection.namespace": ("", "x"),
+    "mic.leaderElection.name": ("", "x"),
+    "mic.leaderElection.duration": ("", "15s"),
+    "mic.probePort": ("", *NUMBERS_OR_TEXTS),
+    "mic.syncRetryDuration": ("", "3600s"),
+    "mic.immutableUserMSIs": ("", "a", "a,b", [], ["a"]),
+    "mic.createDeleteBatch": ("", *NUMBERS_OR_TEXTS),
+    "mic.clientQps": ("", *NUMBERS_OR_TEXTS),
+    "mic.prometheusPort": ("", *NUMBERS_OR_TEXTS),
+    "mic.cloudConfig": ("/x",),
+    "mic.customCloud.enabled": (True, False),
+    "mic.customCloud.configPath": ("/x",),
+    "mic.updateUserMSIMaxRetry": ("", *NUMBERS_OR_TEXTS),
+    "mic.updateUserMSIRetryInterval": ("", "1s"),
+    "mic.identityAssignmentReconcileInterval": ("", "3m"),
+    "mic.podDisruptionBudget": ({}, {"minAvailable": 1}, {"maxUnavailable": "50%"}),
+    "nmi.image": ("x",),
+    "nmi.tag": ("v1.8.17",),
+    "nmi.priorityClassName": ("", "x"),
+    "nmi.logVerbosity": (0, 9, "9"),
+    "nmi.loggingFormat": ("", "text", "json"),
+    "nmi.resources": ({}, {"limits": {"cpu": "200m"}}),
+    "nmi.podAnnotations": ({}, {"x": "y"}),
+    "nmi.podLabels": ({}, {"x": "y"}),
+    "nmi.nodeSelector": ({}, {"x": "y"}),
+    "nmi.tolerations": ([], [{"operator": "Exists"}]),
+    "nmi.affinity": ({}, {"nodeAffinity": {}}),
+    "nmi.updateStrategy": ({"type": "RollingUpdate"}, {"rollingUpdate": {"maxUnavailable": 1}}),
+    "nmi.ipTableUpdateTimeIntervalInSeconds": ("", *NUMBERS_OR_TEXTS),
+    "nmi.micNamespace": ("", "x"),
+    "nmi.probePort": ("8085", 8085, ""),
+    "nmi.retryAttemptsForCreated": ("", *NUMBERS_OR_TEXTS),
+    "nmi.retryAttemptsForAssigned": ("", *NUMBERS_OR_TEXTS),
+    "nmi.findIdentityRetryIntervalInSeconds": ("", *NUMBERS_OR_TEXTS),
+    "nmi.enableScaleFeatures": ("", *SWITCHES),
+    "nmi.prometheusPort": ("", *NUMBERS_OR_TEXTS),
+    "nmi.blockInstanceMetadata": ("", *SWITCHES),
+    "nmi.metadataHeaderRequired": ("", *SWITCHES),
+    "nmi.allowNetworkPluginKubenet": ("", *SWITCHES),
+    "nmi.kubeletConfig": ("/etc/default/kubelet",),
+    "nmi.setRetryAfterHeader": ("", *SWITCHES),
+    "nmi.enableConntrackDeletion": ("", *SWITCHES),
+}
+"""Each value of the predecessor's chart, in the types that its templates take (`--set` makes numbers and booleans)."""
+
+
+@pytest.mark.parametrize(
+    ("path", "value"), [(path, value) for path, values in PREDECESSORS.items() for value in values], ids=str
+)
+def test_a_value_of_the_predecessors_chart_is_taken(path: str, value: Any) -> None:
+    """In each type that it takes there: a refused one ends `helm upgrade` before anything is migrated."""
+    values: Json = {}
+    holder = values
+    *above, last = path.split(".")
+    for name in above:
+        holder = holder.setdefault(name, {})
+    holder[last] = value
+    assert objects(values)
+
+
+def test_values_of_a_release_of_the_predecessors_are_enough() -> None:
+    """`helm upgrade --reuse-values` brings its values alone: what ours has besides is missing, not empty."""
+    missing: Json = dict.fromkeys(("monitoring", "networkPolicy", "uninstallHooks", "installAKSException"))
+    ours = (
+        "assignOn",
+        "unassignDelay",
+        "assignedIdentities",
+        "namespaceAllowList",
+        "extraArgs",
+        "volumes",
+        "volumeMounts",
+    )
+    missing["mic"] = dict.fromkeys(ours)
+    of_nmi = ("tokenCache", "hostTokenEndpoint", "secretNamespaces", "antiSpoof", "startupTaint", "namespaceAllowList")
+    missing["nmi"] = dict.fromkeys((*of_nmi, "extraArgs"))
+    missing["rbac"] = {"secretNamespaces": None}
+    assert objects(missing) == objects({})
+
+
+def test_the_uninstall_hook_does_what_mic_does() -> None:
+    """It scales MIC down, signs in as MIC does, and takes identities off machines before anything is opened."""
+    found = objects({"mic": {"immutableUserMSIs": "x", "leaderElection": {"namespace": "locks"}}})
+    job = one(found, "Job", "aad-pod-identity-mic-uninstall")
+    pod = job["spec"]["template"]["spec"]
+    mic = one(found, "Deployment", "aad-pod-identity-mic")["spec"]["template"]["spec"]
+    (container,), (of_mic,) = pod["containers"], mic["containers"]
+    assert job["metadata"]["annotations"]["helm.sh/hook"] == "pre-delete"
+    assert pod["hostNetwork"] is True  # else NMI would refuse what the node may ask
+    assert (pod["volumes"], container["volumeMounts"]) == (mic["volumes"], of_mic["volumeMounts"])
+    assert container["env"] == of_mic["env"]
+    assert "--uninstall-deployment=aad-pod-identity-mic" in container["args"]
+    shared = {
+        "--cloudconfig=/etc/kubernetes/azure.json",
+        "--immutable-user-msis=x",
+        "--leader-election-namespace=locks",
+    }
+    assert shared <= set(container["args"])
+    assert shared <= set(of_mic["args"])
+    role = one(found, "Role", "aad-pod-identity-mic-uninstall")
+    assert role["rules"][0]["resourceNames"] == ["aad-pod-identity-mic"]
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_the_guard_stays_where_it_is_asked_to(*, keep: bool) -> None:
+    """And what the user reads says which of both happens."""
+    texts = chart.templates({"uninstallHooks": {"keepGuard": keep}})
+    found = [
+        each for path, text in texts.items() if path.endswith(".yaml") for each in yaml.safe_load_all(text) if each
+    ]
+    pod = one(found, "DaemonSet", "aad-pod-identity-nmi-uninstall")["spec"]["template"]["spec"]
+    assert pod["initContainers"][0]["args"] == (["--uninstall", "--keep-guard"] if keep else ["--uninstall"])
+    notes = next(text for path, text in texts.items() if path.endswith("NOTES.txt"))
+    assert ("The guard stays" in notes) == keep
+    assert ("every pod\nreaches the metadata service" in notes) != keep
+
+
+def test_notes_warn_of_what_is_open() -> None:
+    """Three values of the predecessor's open more than needed; who has them reads it after each upgrade."""
+    values = {"forceNamespaced": "false", "rbac": {"allowAccessToSecrets": True}, "installMICException": "true"}
+    notes = next(text for path, text in chart.templates(values).items() if path.endswith("NOTES.txt"))
+    assert notes.count("WARNING") == 3
+    quiet = next(text for path, text in chart.templates({}).items() if path.endswith("NOTES.txt"))
+    assert "WARNING" not in quiet
+
+
+def test_nmi_finds_what_it_needs_for_the_broker() -> None:
+    """Where its flags look: the CA and a token of the broker's audience; nothing of it where there is no broker."""
+    url = "https://podidentity-broker.podidentity-broker.svc"
+    values = {"operationMode": "managed", "nmi": {"broker": {"url": url}, "tokenFilePort": "2580"}}
+    pod = one(objects(values), "DaemonSet", "aad-pod-identity-nmi")["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    settings = settings_of(parse("nmi", TABLE, container["args"]), {"FORCENAMESPACED": "true"})
+    assert (settings.broker, settings.token_file_port) == (url, 2580)
+    assert (pod["hostNetwork"], pod["dnsPolicy"]) == (True, "ClusterFirstWithHostNet")  # the URL is a Service's
+    (volume,) = [volume for volume in pod["volumes"] if volume["name"] == "broker"]
+    token, authority = volume["projected"]["sources"]
+    assert token["serviceAccountToken"]["audience"] == PROXY_AUDIENCE
+    paths = [token["serviceAccountToken"]["path"], authority["configMap"]["items"][0]["path"]]
+    (mount,) = [mount["mountPath"] for mount in container["volumeMounts"] if mount["name"] == "broker"]
+    assert [Path(mount, path) for path in paths] == [settings.broker_token, settings.broker_ca]
+    assert "broker" not in chart.render({"operationMode": "managed"})
+
+
+def test_the_startup_taint_comes_with_a_policy() -> None:
+    """The right to patch nodes is bound where the taint is asked for alone, and never without what cuts it."""
+    found = objects({"nmi": {"startupTaint": "example.com/starting"}}, namespace="identity")
+    policy = one(found, "ValidatingAdmissionPolicy", "aad-pod-identity-nmi-startup-taint")
+    assert "system:serviceaccount:identity:aad-pod-identity-nmi" in policy["spec"]["matchConditions"][0]["expression"]
+    assert "example.com/starting" in str(policy["spec"]["validations"])
+    assert one(found, "ValidatingAdmissionPolicyBinding", "aad-pod-identity-nmi-startup-taint")
+    assert not [each for each in objects({}) if "startup-taint" in each["metadata"]["name"]]
 
 
 def test_selectors_and_names_are_upstreams() -> None:
@@ -125,16 +365,28 @@ def test_roles_are_those_of_the_manifests() -> None:
     found = objects({})
     assert one(found, "ClusterRole", "aad-pod-identity-nmi")["rules"] == rights.nmi_rules(managed=False)
     assert one(found, "ClusterRole", "aad-pod-identity-mic")["rules"] == rights.mic_rules()
-    assert one(found, "Role", "aad-pod-identity-mic")["rules"] == [*rights.record_rules(), *rights.lock_rules()]
+    in_default, at_home = [each for each in found if (each["kind"], each["metadata"]["name"]) == MIC_ROLE]
+    if in_default["metadata"]["namespace"] != "default":
+        in_default, at_home = at_home, in_default
+    assert (at_home["rules"], in_default["rules"]) == (rights.record_rules(), rights.lock_rules())
+    assert one(found, "Role", "aad-pod-identity-nmi")["rules"] == rights.machine_rules()
+
+
+MIC_ROLE = ("Role", "aad-pod-identity-mic")
 
 
 @pytest.mark.parametrize("switch", [True, "true", "True"])
 def test_namespaces_are_read_where_the_allow_list_is_on(switch: object) -> None:
-    """By whoever decides, MIC or NMI in managed mode: without the right it ends; nobody else has it."""
+    """By whoever decides, MIC and NMI in standard mode, NMI in managed mode; nobody else has the right.
+
+    In standard mode NMI has MIC's rule: it decides what MIC's assigned identities would have said.
+    """
     added = rights.namespace_rules()
-    standard = objects({"mic": {"namespaceAllowList": switch}, "nmi": {"namespaceAllowList": switch}})
+    standard = objects({"mic": {"namespaceAllowList": switch}})
     assert one(standard, "ClusterRole", "aad-pod-identity-mic")["rules"] == [*rights.mic_rules(), *added]
-    assert one(standard, "ClusterRole", "aad-pod-identity-nmi")["rules"] == rights.nmi_rules(managed=False)
+    assert one(standard, "ClusterRole", "aad-pod-identity-nmi")["rules"] == [*rights.nmi_rules(managed=False), *added]
+    (nmi,) = one(standard, "DaemonSet", "aad-pod-identity-nmi")["spec"]["template"]["spec"]["containers"]
+    assert "--namespace-allow-list=true" in nmi["args"]
     managed = objects({"operationMode": "managed", "nmi": {"namespaceAllowList": switch}})
     assert one(managed, "ClusterRole", "aad-pod-identity-nmi")["rules"] == [*rights.nmi_rules(managed=True), *added]
     off = objects({"operationMode": "managed", "nmi": {"namespaceAllowList": "false"}})
@@ -178,7 +430,8 @@ TEXTS = frozenset(
     {"name", "namespace", "priorityClassName", "serviceAccountName", "azureIdentity", "selector", "value"}
 )
 NUMBERS: Json = {
-    **{name: EVERYTHING[name] for name in ("monitoring", "networkPolicy", "rbac")},
+    **{name: EVERYTHING[name] for name in ("monitoring", "networkPolicy")},
+    "rbac": EVERYTHING["rbac"] | {"secretNamespaces": ["11"]},
     "nameOverride": "1",
     "mic": {
         "priorityClassName": "2",
@@ -215,12 +468,11 @@ def test_a_budget_has_what_the_user_wrote_alone(value: object) -> None:
 
 
 def metric_names() -> set[str]:
-    """What the daemons' pages show."""
+    """Return what the daemons' pages show."""
     of_nmi, of_mic = CollectorRegistry(), CollectorRegistry()
     nmi_observe.Metrics(of_nmi)
-    mic_observe.Metrics(of_mic)
-    measuring.ArmMetrics(of_mic)
-    of_mic.register(measuring.FailingIdentities(lambda: ()))
+    mic_metrics.Metrics(of_mic)
+    of_mic.register(mic_metrics.FailingIdentities())
     suffixes = ("", "_bucket", "_count", "_sum")
     found = [family.name for registry in (of_nmi, of_mic) for family in registry.collect()]
     return {f"{name}{suffix}" for name in found for suffix in suffixes}
@@ -232,6 +484,33 @@ def test_alerts_and_dashboard_ask_for_metrics_that_there_are(name: str) -> None:
     asked = set(re.findall(r"aadpodidentity_\w+", (chart.CHART / "files" / name).read_text()))
     assert asked
     assert asked <= metric_names()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "nmi_redirect_stands",
+        "nmi_redirect_repairs_count",
+        "nmi_waiting_requests",
+        "nmi_unproven_pods",
+        "mic_new_leader_election_count",
+        "mic_failing_identities",
+    ],
+)
+def test_what_tells_of_trouble_is_on_a_panel_and_in_an_alert(name: str) -> None:
+    """Each in its own daemon's list: those of MIC are left out where it is not installed."""
+    files = chart.CHART / "files"
+    assert f"aadpodidentity_{name}" in (files / "dashboard.json").read_text()
+    alerts = "alerts-mic.yaml" if name.startswith("mic") else "alerts.yaml"
+    assert f"aadpodidentity_{name}" in (files / alerts).read_text()
+
+
+def test_a_panel_shows_each_series_that_it_names() -> None:
+    """`a or b` shows b only where a has none: what is to be seen side by side is asked for side by side."""
+    panels = json.loads((chart.CHART / "files" / "dashboard.json").read_text())["panels"]
+    expressions = [target["expr"] for panel in panels for target in panel["targets"]]
+    assert not [text for text in expressions if " or " in text]
+    assert len({panel["id"] for panel in panels}) == len(panels)
 
 
 def test_a_mic_that_is_gone_is_an_alert_and_none_where_it_is_not_installed() -> None:

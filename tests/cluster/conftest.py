@@ -8,8 +8,28 @@ from cluster.harness import Cluster
 # at all of it last, but for what removes it and what kills the API server: one that just started forbids everything
 # until it has read its roles.
 # A way back lets pods through to the metadata service for a moment; most tests hold that no packet ever gets there.
-FIRST = ("test_walk_through", "test_manifests", "test_helm", "test_federation", "test_tokens", "test_updates")
-LAST = ("test_joining", "test_rights", "test_api_server", "test_migration", "test_modes", "test_helm_migration")
+FIRST = (
+    "test_walk_through",
+    "test_manifests",
+    "test_startup_taint",
+    "test_helm",
+    "test_new",
+    "test_federation",
+    "test_broker",
+    "test_webhook",
+    "test_doors",
+    "test_tokens",
+    "test_updates",
+)
+LAST = (
+    "test_joining",
+    "test_rights",
+    "test_api_server",
+    "test_migration",
+    "test_modes",
+    "test_helm_migration",
+    "test_moving",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -7,7 +7,6 @@ import shutil
 import ssl
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,9 +17,10 @@ import httpx2
 import yaml
 
 import upstreams
-from podidentity.lab.demo.admin import Admin
-from podidentity.lab.directory import Directory
-from podidentity.lab.real import program
+import waiting
+from podidentity_lab.demo.admin import Admin
+from podidentity_lab.directory import Directory
+from podidentity_lab.real import program
 from system.lab.running import Json, Lab, User, lab, parent_of
 
 REPOSITORY = Path(__file__).parents[2]
@@ -29,7 +29,6 @@ DEFINITIONS = REPOSITORY / "charts/aad-pod-identity/crds/crd.yaml"
 GROUP = "apps"
 LOCATION = "westeurope"
 WAIT_SECONDS = 240.0  # a whole cluster, image unpacking and a busy machine
-POLL_SECONDS = 0.2
 
 TOKEN_URL = "http://169.254.169.254/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https%3A%2F%2Fvault.azure.net"
 
@@ -73,7 +72,7 @@ class Cluster:
         )
 
     def pod_status(self, name: str, namespace: str = "default") -> Json:
-        """A pod's status."""
+        """Return a pod's status."""
         answer = self.api.get(f"/api/v1/namespaces/{namespace}/pods/{name}").raise_for_status()
         told: Json = answer.json()["status"]
         return told
@@ -88,7 +87,7 @@ class Cluster:
         self.api.close()
 
     def kubectl(self, *words: str, stdin: str | None = None) -> str:
-        """Run kubectl; what it printed."""
+        """Run kubectl; return what it printed."""
         done = self.try_kubectl(*words, stdin=stdin)
         assert done.returncode == 0, f"kubectl {' '.join(words)}: {done.stderr}"
         return done.stdout
@@ -183,18 +182,24 @@ class Cluster:
         return sum(packets.values())
 
     def pod_ip(self, name: str, namespace: str = "default") -> str:
-        """The address of a pod that runs."""
+        """Return the address of a pod that runs."""
         until(lambda: self.pod_status(name, namespace).get("podIP"), f"an address of pod {name}")
         return str(self.pod_status(name, namespace)["podIP"])
 
     def counts(self, name: str, namespace: str = "default") -> dict[str, int]:
-        """What a pod that runs `KEEP_ASKING` has counted; nothing while it cannot be reached."""
+        """Return what a pod that runs `KEEP_ASKING` has counted; nothing while it cannot be reached."""
         status, body = self.lab.curl(f"http://{self.pod_ip(name, namespace)}:8080/")
         counted: dict[str, int] = json.loads(body) if status == 200 else {}
         return counted
 
+    def gap(self, name: str) -> float:
+        """The longest time that a pod that runs `KEEP_ASKING` was without a token, in seconds, since the last call."""
+        status, body = self.lab.curl(f"http://{self.pod_ip(name)}:8080/gap")
+        assert status == 200
+        return float(body)
+
     def finished(self, name: str, namespace: str = "default") -> str:
-        """Wait for a pod's end; what it wrote."""
+        """Wait for a pod's end; return what it wrote."""
         ended = {"Succeeded", "Failed"}
         until(lambda: self.pod_status(name, namespace).get("phase") in ended, f"the end of pod {name}")
         return self.kubectl("logs", "-n", namespace, name)
@@ -206,13 +211,24 @@ class Cluster:
         return said
 
     def inside(self) -> int:
-        """The lab's first process, as this machine numbers it."""
+        """Return the lab's first process, as this machine numbers it."""
         for path in Path("/proc").glob("[0-9]*/cmdline"):
             with contextlib.suppress(OSError):
                 line = path.read_bytes()
-                if b"podidentity.lab.inside" in line and bytes(self.lab.directory) in line and b"unshare" not in line:
+                if b"podidentity_lab.inside" in line and bytes(self.lab.directory) in line and b"unshare" not in line:
                     return int(path.parent.name)
         raise AssertionError("the lab has no first process")
+
+    def restarts(self, *components: str) -> dict[str, int]:
+        """Return how often each container of `nmi`, `mic` or both was started anew, by pod.
+
+        A pod that is being deleted does not count, nor does one whose container has not started yet: an update or a
+        node that leaves may have either.
+        """
+        items = self.get("pods", "-l", f"component in ({', '.join(components or ('nmi', 'mic'))})")["items"]
+        here = [item for item in items if "deletionTimestamp" not in item["metadata"]]
+        containers = {item["metadata"]["name"]: item["status"].get("containerStatuses") for item in here}
+        return {name: statuses[0]["restartCount"] for name, statuses in containers.items() if statuses}
 
     def processes(self, program: str, host: str = "") -> set[int]:
         """The cluster's processes that run a program of podidentity's image, in the pod `host` alone if it is given."""
@@ -224,8 +240,9 @@ class Cluster:
                     variables = (path.parent / "environ").read_bytes().split(b"\0")
                     if not host or f"HOSTNAME={host}".encode() in variables:
                         found.add(int(path.parent.name))
-        # Until it executes another program, a child has its parent's command line.
-        return {pid for pid in found if parent_of(Path("/proc", str(pid))) not in found}
+        # Until it executes another program, a child has its parent's command line; one without a parent has just ended.
+        parents = {pid: parent_of(Path("/proc", str(pid))) for pid in found}
+        return {pid for pid, parent in parents.items() if parent and parent not in found}
 
     def forget_last_address(self, node: str) -> None:
         """Let the node's next pod have the lowest address that is free, though it was just in use."""
@@ -233,7 +250,7 @@ class Cluster:
         kept.unlink(missing_ok=True)
 
     def nodes(self) -> list[str]:
-        """The names of the nodes that are there."""
+        """Return the names of the nodes that are there."""
         return sorted(node["metadata"]["name"] for node in self.get("nodes")["items"])
 
 
@@ -250,12 +267,12 @@ def start(home: Path, *words: str) -> Iterator[Cluster]:
 
 
 def custom(kind: str, name: str, spec: Json) -> Json:
-    """An object of podidentity's kinds."""
+    """Return an object of podidentity's kinds."""
     return {"apiVersion": "aadpodidentity.k8s.io/v1", "kind": kind, "metadata": {"name": name}, "spec": spec}
 
 
 def pod(name: str, script: str, *, binding: str | None = None, node: str | None = None, **spec: Any) -> Json:
-    """A pod that runs a Python program once."""
+    """Return a pod that runs a Python program once."""
     labels = {"app": name} | ({"aadpodidbinding": binding} if binding else {})
     container = {"name": "main", "image": "podidentity/lab-tools:1", "command": ["python3", "-u", "-c", script]}
     where = {"nodeName": node} if node else {}
@@ -274,14 +291,11 @@ def pod(name: str, script: str, *, binding: str | None = None, node: str | None 
 
 
 def client_id(token: str) -> str:
-    """Whose token it is."""
+    """Return whose token it is."""
     payload = token.split(".")[1]
     return str(json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))["appid"])
 
 
 def until(condition: Callable[[], object], what: str, seconds: float = WAIT_SECONDS) -> None:
-    """Wait for a condition."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {seconds:g} s for {what}"
-        time.sleep(POLL_SECONDS)
+    """Wait for a condition with the patience that a whole cluster needs."""
+    waiting.until(condition, what, seconds)

@@ -10,7 +10,7 @@ import pytest
 
 from cluster.harness import Cluster, start
 from podidentity.errors import PodIdentityError
-from podidentity.lab.real import images, program, requirements
+from podidentity_lab.real import images, program, requirements
 
 
 def _why_not() -> str | None:

@@ -21,7 +21,7 @@ from typing import Any
 import httpx2
 
 from cluster.harness import Cluster, Identity, pod, until
-from podidentity.lab.directory import Directory
+from podidentity_lab.directory import Directory
 from system.load import patient
 from system.load.growing import Growth
 from system.load.soaking import SAMPLE_SECONDS, Seen, Weather
@@ -53,7 +53,7 @@ class Soak:
         """Do all that for as long as it was asked for."""
         steady = [self._bound(f"steady-{number}") for number in range(self.weather.identities)]
         short = [self._bound(f"short-{number}") for number in range(SHORT_IDENTITIES)]
-        restarts = self._restarts()
+        restarts = sum(self.cluster.restarts().values())
         with self._door() as door:
             faults = {"imds_fails": self.weather.imds_fails, "imds_token_seconds": self.weather.token_seconds}
             door.patch("/faults", json=faults).raise_for_status()
@@ -67,7 +67,7 @@ class Soak:
             for name in names:
                 self._collect(name)
             self._count_failures(door)
-        self.restarts = self._restarts() - restarts
+        self.restarts = sum(self.cluster.restarts().values()) - restarts
         return self.seen
 
     def _bound(self, name: str) -> Identity:
@@ -83,7 +83,7 @@ class Soak:
             yield door
 
     def _start(self, identities: list[Identity]) -> list[str]:
-        """Start the steady pods, evenly on both nodes; their names."""
+        """Start the steady pods, evenly on both nodes; return their names."""
         variables = {
             "CONNECTIONS": str(CONNECTIONS),
             "SECONDS": str(self.weather.seconds),
@@ -209,8 +209,3 @@ class Soak:
         self.seen.lost += told["lost"]
         for status, count in told["again"].items():
             self.seen.again[int(status)] = self.seen.again.get(int(status), 0) + count
-
-    def _restarts(self) -> int:
-        """How often containers of the daemons were started anew."""
-        items = self.cluster.get("pods", "-l", "component in (nmi, mic)")["items"]
-        return sum(one["status"]["containerStatuses"][0]["restartCount"] for one in items)

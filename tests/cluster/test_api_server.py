@@ -102,7 +102,7 @@ def _every_other(seconds: float, process: int) -> Iterator[None]:
 def _nothing_but_tokens(installed: Cluster, asking: Identity, trouble: Callable[[Callable[[], bool]], None]) -> None:
     """Make `trouble`, which is told when there are enough answers since: they are tokens, and no daemon restarted."""
     addresses = {node: installed.pod_ip(f"serving-{node}") for node in NODES}
-    started = _restarts(installed)
+    started = installed.restarts()
     before = {node: _counts(installed, address) for node, address in addresses.items()}
 
     def gained() -> list[Counter[str]]:
@@ -110,7 +110,7 @@ def _nothing_but_tokens(installed: Cluster, asking: Identity, trouble: Callable[
 
     trouble(lambda: all(one.total() > ANSWERS for one in gained()))
     assert {status for one in gained() for status in one} == {f"200 {asking.client_id}"}
-    assert _restarts(installed) == started
+    assert installed.restarts() == started
     assert installed.imds_packets() == 0
 
 
@@ -119,22 +119,17 @@ def _goes_on(installed: Cluster, name: str) -> None:
     identity = installed.identity(name)
     installed.bind(identity)
     installed.create(pod(name, ONCE, binding=name))
-    assert json.loads(installed.result(name)) == ["200", identity.client_id]
+    result = json.loads(installed.result(name))
+    assert result == ["200", identity.client_id], installed.restarts() | {"logs": _last_logs(installed)}
     installed.roll_out("daemonset/nmi")
     installed.roll_out("deployment/mic")
 
 
 def _counts(installed: Cluster, address: str) -> Counter[str]:
-    """What a pod has counted, without the API server's help."""
+    """Return what a pod has counted, without the API server's help."""
     status, body = installed.lab.curl(f"http://{address}:8080/")
     assert status == 200, body
     return Counter(json.loads(body))
-
-
-def _restarts(installed: Cluster) -> dict[str, int]:
-    """How often each container of the daemons was started anew."""
-    items = installed.get("pods", "-l", "component in (nmi, mic)")["items"]
-    return {one["metadata"]["name"]: one["status"]["containerStatuses"][0]["restartCount"] for one in items}
 
 
 def _api_server(installed: Cluster) -> int:
@@ -147,3 +142,8 @@ def _api_server(installed: Cluster) -> int:
         except OSError:
             continue
     return 0
+
+
+def _last_logs(installed: Cluster) -> str:
+    """Return what NMI said last: for a failure on a busy machine."""
+    return installed.kubectl("logs", "-l", "component=nmi", "--tail=40", "--prefix", "--timestamps")

@@ -13,7 +13,8 @@ import pytest
 import chart
 from cluster.harness import Cluster, Identity, pod, until
 from cluster.programs import ONCE
-from podidentity.lab.nodes import SCALE_SET
+from podidentity_lab.nodes import SCALE_SET
+from upstreams import LOCK
 
 RELEASE = "podidentity"
 NAMESPACE = "identity"
@@ -37,15 +38,10 @@ def reader(cluster: Cluster) -> Iterator[Identity]:
     cluster.bind(made)
     yield made
     cluster.delete("azureidentitybinding/helm-reader", "azureidentity/helm-reader")
-    # Uninstalling leaves identities on the machines, for who installs again; nobody else must find this one there.
-    group = cluster.lab.variables["LAB_NODE_RESOURCE_GROUP"]
-    nothing = {"identity": {"type": "None", "userAssignedIdentities": None}}
-    cluster.admin._arm("PATCH", cluster.admin.scale_set(group, SCALE_SET), "2024-11-01", nothing)
-    until(lambda: not cluster.admin.scale_set_identities(group, SCALE_SET), "a scale set without identities")
 
 
 def tables(cluster: Cluster, node: str) -> str:
-    """The netfilter tables and ip rules of a node, as text."""
+    """Return the netfilter tables and ip rules of a node, as text."""
     enter = ["nsenter", f"--target={cluster.inside()}", "--mount", "--", "nsenter", f"--net=/run/netns/{node}", "--"]
     told = ""
     for command in (["nft", "list", "tables"], ["ip", "rule", "show"]):
@@ -54,7 +50,7 @@ def tables(cluster: Cluster, node: str) -> str:
 
 
 def token_of(cluster: Cluster, name: str, reader: Identity) -> list[str]:
-    """What a new pod of the identity gets."""
+    """Return what a new pod of the identity gets."""
     cluster.create(pod(name, ONCE, binding=reader.name))
     got: list[str] = json.loads(cluster.result(name))
     return got
@@ -79,10 +75,14 @@ def test_upgraded_it_goes_on(cluster: Cluster, helm: helm_python.Config, reader:
 
 
 def test_uninstalled_nothing_is_left(cluster: Cluster, helm: helm_python.Config, reader: Identity) -> None:
-    """Assigned identities, finalizers, the interception of every node, and the hooks' own objects are gone."""
+    """Identities on machines, assigned identities, interception and the hooks' objects are gone; the lock is free."""
     cluster.create(pod("helm-left", "import time; time.sleep(3600)", binding=reader.name))
     until(lambda: cluster.get("azureassignedidentities", "-A")["items"], "the pod's assigned identity")
+    group = cluster.lab.variables["LAB_NODE_RESOURCE_GROUP"]
+    assert cluster.admin.scale_set_identities(group, SCALE_SET)
     helm.uninstall(RELEASE, timeout=TIMEOUT_SECONDS, wait="legacy")
+    assert not cluster.admin.scale_set_identities(group, SCALE_SET)
+    assert cluster.get("lease", LOCK, "-n", "default")["spec"].get("holderIdentity", "") == ""
     assert cluster.get("azureassignedidentities", "-A")["items"] == []
     for node in ("node-0", "node-1"):
         assert "podidentity" not in tables(cluster, node)

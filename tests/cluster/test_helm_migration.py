@@ -3,8 +3,11 @@
 One story, in this order, on a cluster without podidentity: two NMIs on one node would want the same ports.
 """
 
+import contextlib
 import json
+import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime
 
 import helm_python
 import pytest
@@ -12,14 +15,15 @@ import pytest
 import chart
 import upstreams
 import upstreams_release
-from cluster.harness import Cluster, Identity, pod
+from cluster.harness import Cluster, Identity, pod, until
 from cluster.programs import BRIEFLY, ONCE
 from cluster.test_helm import TIMEOUT_SECONDS, tables
-from podidentity.lab.nodes import SCALE_SET
+from podidentity_lab.nodes import SCALE_SET
 
 RELEASE = "identity"
 NAMESPACE = "migrated"
-VALUES = {"forceNamespaced": "false", "nmi": {"allowNetworkPluginKubenet": "false"}}  # strings, as its own values are
+VALUES = {"nmi": {"allowNetworkPluginKubenet": "false"}}  # strings, as its own values are; the rest is left to defaults
+MIC = "app.kubernetes.io/component=mic"
 WORKLOADS = ("daemonset/aad-pod-identity-nmi", "deployment/aad-pod-identity-mic")
 TOOLS = "podidentity/lab-tools:1"
 SLEEP = ["sh", "-c", "trap 'exit 0' TERM; sleep infinity & wait"]
@@ -61,11 +65,23 @@ def helm(cluster: Cluster, kept: Identity) -> Iterator[helm_python.Config]:  # n
 
 
 def test_upgraded_to_our_chart(cluster: Cluster, helm: helm_python.Config, kept: Identity) -> None:
-    """The same workloads, updated in place: the pod that was there has its token, and so has a new one."""
+    """The same workloads, updated in place: the pod that was there has its token, and so has a new one.
+
+    While the predecessor's leader renews its lock, in `default` though the release is elsewhere, ours never leads.
+    """
     before, packets = _uids(cluster), cluster.imds_packets()
     cluster.kubectl("apply", "-f", str(chart.CHART / "crds" / "crd.yaml"))
-    helm.upgrade(str(chart.CHART), RELEASE, VALUES, namespace=NAMESPACE, wait="legacy", timeout=TIMEOUT_SECONDS)
+    with _leading(cluster) as others:
+        helm.upgrade(str(chart.CHART), RELEASE, VALUES, namespace=NAMESPACE, wait="legacy", timeout=TIMEOUT_SECONDS)
+        until(lambda: _standing_by(cluster), "our MICs stand by")
+        assert others.lost == 0
+        assert cluster.get("leases", "-A", "--field-selector=metadata.name=" + upstreams.LOCK)["items"] == []
     assert _uids(cluster) == before
+    for workload in WORKLOADS:
+        container = cluster.get(workload, "-n", NAMESPACE)["spec"]["template"]["spec"]["containers"][0]
+        assert {"name": "FORCENAMESPACED", "value": "false"} in container["env"], "the upgrade changed who may use what"
+    rules = cluster.get("clusterrole", "aad-pod-identity-nmi")["rules"]
+    assert any("secrets" in rule["resources"] for rule in rules), "service principals would end with the upgrade"
     assert _answer(cluster) == ["200", kept.client_id]
     cluster.create(pod("helm-late", ONCE, binding=kept.name, node="node-1"))
     assert json.loads(cluster.result("helm-late")) == ["200", kept.client_id]
@@ -95,8 +111,57 @@ def test_rolled_back(cluster: Cluster, helm: helm_python.Config, kept: Identity)
     assert stored["status"]["status"] == "Assigned"
 
 
+class _Predecessor(threading.Thread):
+    """Aad-pod-identity's leader, as far as others see it: it renews its record, and notices when another wrote it."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        super().__init__()
+        self.lost = 0
+        self._cluster = cluster
+        self._ends = threading.Event()
+
+    def run(self) -> None:
+        """Renew every two seconds, as client-go does, until told to end."""
+        beat = 0
+        while not self._ends.wait(0 if beat == 0 else 2):
+            record = {"holderIdentity": "upstream-mic", "leaseDurationSeconds": 15, "leaderTransitions": 1}
+            now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+            annotation = {upstreams.LEADER_ANNOTATION: json.dumps({**record, "acquireTime": now, "renewTime": now})}
+            metadata = {"name": upstreams.LOCK, "namespace": "default", "annotations": annotation}
+            if beat == 0:
+                self._cluster.create({"apiVersion": "v1", "kind": "Endpoints", "metadata": metadata})
+            else:
+                found = self._cluster.get("endpoints", upstreams.LOCK)["metadata"]["annotations"]
+                self.lost += json.loads(found[upstreams.LEADER_ANNOTATION])["holderIdentity"] != "upstream-mic"
+                change = json.dumps({"metadata": {"annotations": annotation}})
+                self._cluster.kubectl("patch", "endpoints", upstreams.LOCK, "--type=merge", "-p", change)
+            beat += 1
+
+    def end(self) -> None:
+        """Stop renewing."""
+        self._ends.set()
+        self.join()
+
+
+@contextlib.contextmanager
+def _leading(cluster: Cluster) -> Iterator[_Predecessor]:
+    leader = _Predecessor(cluster)
+    leader.start()
+    try:
+        yield leader
+    finally:
+        leader.end()
+
+
+def _standing_by(cluster: Cluster) -> bool:
+    """Whether both of our MICs have seen the predecessor's leader."""
+    names = [one["metadata"]["name"] for one in cluster.get("pods", "-n", NAMESPACE, "-l", MIC)["items"]]
+    logs = [cluster.kubectl("logs", "-n", NAMESPACE, name) for name in names]
+    return len(logs) == 2 and all("upstream-mic leads" in log for log in logs)
+
+
 def _answer(cluster: Cluster, program: str = ONCE) -> list[str]:
-    """What the pod gets that was there from the beginning."""
+    """Return what the pod gets that was there from the beginning."""
     told: list[str] = json.loads(cluster.kubectl("exec", "helm-kept", "--", "python3", "-c", program))
     return told
 

@@ -2,21 +2,19 @@
 
 import json
 
-from cluster.harness import DEPLOY, REPOSITORY, Cluster, pod, until
+from cluster.harness import DEPLOY, Cluster, pod, until
 from cluster.programs import KEEP_ASKING
 
 NODE = "node-2"
 TAINT = "podidentity.io/starting"
-PAGE = REPOSITORY / "docs/configure/startup-taint.md"
 
 
 def test_a_startup_taint_goes_when_interception_stands(installed: Cluster) -> None:
     """The pod waits for the taint, the taint for NMI's self-test; the node's metadata service never hears the pod."""
     identity = installed.identity("latecomer")
     installed.bind(identity)
-    # What the page says: the right, and the flag.
-    right = PAGE.read_text().split("```")[3].removeprefix("\n")
-    installed.kubectl("apply", "--validate=strict", "-f", "-", stdin=right)
+    # What docs/configure/startup-taint.md says: the right with the policy that cuts it, and the flag.
+    installed.kubectl("apply", "--validate=strict", "-f", str(DEPLOY / "startup-taint.yaml"))
     flag = [{"op": "add", "path": "/spec/template/spec/containers/0/args/-", "value": f"--startup-taint={TAINT}"}]
     installed.kubectl("patch", "daemonset", "nmi", "--type=json", "-p", json.dumps(flag))
     installed.roll_out("daemonset/nmi")

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from cluster.harness import until
-from podidentity.lab import cgroups
-from podidentity.lab.directory import Directory
-from podidentity.lab.real import program
+from podidentity_lab import cgroups
+from podidentity_lab.directory import Directory
+from podidentity_lab.real import program
 from system.lab.running import Lab, Namespaces, User, pod, processes_of
 
 

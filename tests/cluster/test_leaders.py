@@ -84,7 +84,7 @@ def test_another_mic_takes_over(installed: Cluster, out: Out) -> None:
 
 
 def _leader(installed: Cluster) -> str:
-    """Who holds MIC's lease; a pod's name."""
+    """Return who holds MIC's lease; a pod's name."""
     return str(installed.get("lease", upstreams.LOCK)["spec"].get("holderIdentity") or "")
 
 

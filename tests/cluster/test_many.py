@@ -1,16 +1,15 @@
 """2,000 pods on nodes that are objects alone: without kubelets, MIC has them all to see to."""
 
-import os
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import httpx2
 import pytest
 
 from cluster.harness import LOCATION, Cluster, Identity, until
-from podidentity.lab.nodes import SCALE_SET
+from podidentity_lab.nodes import SCALE_SET
+from processes import cpu_seconds, peak_mib
 from system.lab.running import Json
 
 SCALE_SETS, NODES_EACH, PODS_EACH = 10, 10, 20
@@ -107,19 +106,17 @@ def _delete(api: httpx2.Client, paths: Iterable[str]) -> None:
 
 
 def _states(api: httpx2.Client) -> list[str]:
-    """Those of all assigned identities of the pods."""
+    """Return those of all assigned identities of the pods."""
     found = api.get(ASSIGNED_PATH).raise_for_status().json()["items"]
     ours = (one for one in found if one["spec"]["podNamespace"] == NAMESPACE)
     return [(one.get("status") or {}).get("status", "") for one in ours]
 
 
 def _cpu_seconds(installed: Cluster) -> float:
-    """What both MICs have used so far."""
-    stats = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in installed.processes("mic")]
-    return sum(int(one[11]) + int(one[12]) for one in stats) / os.sysconf("SC_CLK_TCK")
+    """Return what both MICs have used so far."""
+    return sum(map(cpu_seconds, installed.processes("mic")))
 
 
 def _rss_mib(installed: Cluster) -> float:
-    """The most that either MIC had resident at once."""
-    told = [Path(f"/proc/{pid}/status").read_text() for pid in installed.processes("mic")]
-    return max(int(one.split("VmHWM:")[1].split()[0]) for one in told) / 1024
+    """Return the most that either MIC has ever had in RAM."""
+    return max(map(peak_mib, installed.processes("mic")))

@@ -27,6 +27,8 @@ KINDS = ("azureassignedidentities", "azureidentities", "azureidentitybindings", 
 STATES = {"kept": "Assigned", "ancient": None, "fresh": "Created", "dropped": "Unassigned"}
 """Pod (and identity, and selector) to the state that aad-pod-identity left its assigned identity in."""
 SLEEP = ["sh", "-c", "trap 'exit 0' TERM; sleep infinity & wait"]
+PROBLEM = "without-a-resource-id"
+"""An AzureIdentity, and its binding, about which somebody has to act: of such alone conditions are written."""
 IDLE = "import signal; signal.pause()"
 CHAIN = """\
 -N aad-metadata
@@ -47,12 +49,12 @@ class Story:
     """Node to the netfilter tables and routing rules that it had without any of the two."""
 
     def answer(self, name: str) -> list[str]:
-        """What a pod gets that asks now: status, and whose token."""
+        """Return what a pod gets that asks now: status, and whose token."""
         told: list[str] = json.loads(self.cluster.kubectl("exec", name, "--", "python3", "-c", ONCE))
         return told
 
     def own(self, name: str) -> list[str]:
-        """What a pod should get."""
+        """Return what a pod should get."""
         return ["200", self.identities[name].client_id]
 
     def served(self, name: str) -> bool:
@@ -60,12 +62,12 @@ class Story:
         return self.answer(name) == self.own(name)
 
     def states(self) -> dict[str, str]:
-        """The assigned identities: their name and state."""
+        """Return the assigned identities: their name and state."""
         items = self.cluster.get("azureassignedidentities", "-A")["items"]
         return {one["metadata"]["name"]: one.get("status", {}).get("status", "") for one in items}
 
     def on_node(self, node: str, *command: str) -> str:
-        """Run a command in a node's network namespace; what it printed."""
+        """Run a command in a node's network namespace; return what it printed."""
         pid = self.cluster.inside()
         net = f"--net=/proc/{pid}/root/run/netns/{node}"
         entered = ["nsenter", f"--target={pid}", "--mount", net, "--", *command]
@@ -74,21 +76,21 @@ class Story:
         return done.stdout
 
     def rules(self, node: str) -> set[str]:
-        """A node's tables and routing rules, but for the tables that kube-proxy and iptables keep."""
+        """Return a node's tables and routing rules, but for the tables that kube-proxy and iptables keep."""
         tables = self.on_node(node, "nft", "list", "tables").splitlines()
         foreign = {"table ip nat", "table ip kube-proxy", "table ip6 kube-proxy"}
         return {*tables, *self.on_node(node, "ip", "-4", "rule").splitlines()} - foreign
 
     def chains(self) -> set[str]:
-        """The nodes that have aad-pod-identity's chain."""
+        """Return the nodes that have aad-pod-identity's chain."""
         return {one for one in self.cluster.nodes() if "aad-metadata" in self.on_node(one, "nft", "list", "ruleset")}
 
     def logs(self, component: str) -> str:
-        """What all pods of a daemon say."""
+        """Return what all pods of a daemon say."""
         return self.cluster.kubectl("logs", "-l", f"component={component}", "--tail=-1", "--max-log-requests=10")
 
     def refused(self) -> Counter[tuple[str, str, str]]:
-        """How often the daemons were refused something since the story began: pod, verb, resource."""
+        """Return how often the daemons were refused something since the story began: pod, verb, resource."""
         found: Counter[tuple[str, str, str]] = Counter()
         for one in self.cluster.requests():
             name = one["user"]["username"].rpartition(":")[2]
@@ -154,10 +156,17 @@ def test_each_missing_right_is_said_once(story: Story) -> None:
     logs, refused = {part: story.logs(part) for part in upstreams.ACCOUNTS}, story.refused()
     assert " ERROR " not in logs["nmi"] + logs["mic"]
     assert "Traceback" not in logs["nmi"] + logs["mic"]
-    assert {(verb, resource) for _, verb, resource in refused} == missing
+    tried = {(verb, resource) for _, verb, resource in refused}
+    own_decision = {("get", "nodes"), ("list", "leases")}  # the first of these that NMI lacks ends its look at its role
+    assert tried & own_decision
+    assert tried - own_decision == missing
     restarts = {one["metadata"]["name"]: _restarts(one) for one in story.cluster.get("pods")["items"]}
-    # Once for each process; a busy machine may restart one, or let a leader begin a second term.
-    assert all(count <= 2 + 2 * restarts.get(who, 0) for (who, _, _), count in refused.items()), refused
+    # Once for each process; a busy machine may restart one, or let a leader begin a second term. What its role allows,
+    # NMI finds out again after pauses that double: within these minutes a few times.
+    assert all(
+        count <= (6 if (verb, resource) in own_decision else 2) * (1 + restarts.get(who, 0))
+        for (who, verb, resource), count in refused.items()
+    ), refused
     assert "election without a Lease" in logs["mic"]
 
 
@@ -176,7 +185,7 @@ def test_our_manifests_over_it(story: Story) -> None:
         assert "cpu" not in _container(cluster, workload)["resources"]["limits"]
     cluster.roll_out("daemonset/nmi")
     cluster.roll_out("deployment/mic")
-    until(lambda: _conditions(cluster, "kept-id"), "conditions, which need our definitions and our roles")
+    until(lambda: _conditions(cluster, PROBLEM), "conditions, which need our definitions and our roles")
     asked = cluster.counts("asking").get(own, 0)
     until(lambda: cluster.counts("asking").get(own, 0) > asked + 5, "tokens afterwards")
     assert set(cluster.counts("asking")) == {own}
@@ -234,7 +243,7 @@ def test_our_manifests_straight_over_it(story: Story) -> None:
 
 
 def _writes_of_the_lock(cluster: Cluster) -> list[str]:
-    """The last requests about it: when, which pod, what, which answer."""
+    """Return the last requests about it: when, which pod, what, which answer."""
     return [
         f"{one['requestReceivedTimestamp']} {one['user'].get('extra', {})} {one['verb']} {one.get('responseStatus')}"
         for one in cluster.requests()
@@ -281,6 +290,7 @@ def _leave_objects(story: Story) -> None:
     cluster, nodes = story.cluster, ("node-0", "node-1")
     for name, identity in story.identities.items():
         cluster.bind(identity, selector=name)
+    cluster.bind(Identity(PROBLEM, "nobodys", "no resource ID"))
     for number, (name, state) in enumerate(STATES.items()):
         node = nodes[number % 2]
         cluster.create(pod(name, IDLE, binding=name, node=node), _assigned(story, name, name, node, state))
@@ -349,7 +359,7 @@ def _restarts(obj: dict[str, Any]) -> int:
 
 
 def _limit_patch() -> str:
-    """What the page says to take away what upstream's manifest leaves."""
+    """Return what the page says to take away what upstream's manifest leaves."""
     text = PAGE.read_text()
     return text[text.index("-p '") + 4 : text.index("]'") + 1]
 

@@ -84,7 +84,7 @@ def test_namespaced_mode(namespaced: Cluster) -> None:
 
 
 def _answer(cluster: Cluster, obj: Json, namespace: str = "default") -> list[str]:
-    """What a new pod is told: status, and whose token."""
+    """Return what a new pod is told: status, and whose token."""
     name = obj["metadata"]["name"]
     cluster.create(obj, namespace=namespace)
     told: list[str] = json.loads(cluster.finished(name, namespace))

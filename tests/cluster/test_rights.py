@@ -15,12 +15,21 @@ Right = tuple[str, str, str]
 """API group, resource, verb."""
 
 MANIFEST = DEPLOY / "deployment-rbac.yaml"
+WHILE_UPDATING = {("aadpodidentity.k8s.io", "azureassignedidentities", verb) for verb in ("list", "watch")}
+"""Used by an NMI of the release before, which goes by them while an update replaces it, and by none after it."""
 ACCOUNTS = {part: f"system:serviceaccount:default:aad-pod-id-{part}-service-account" for part in ("nmi", "mic")}
 
 
 def test_every_request_of_the_daemons_was_allowed(installed: Cluster) -> None:
-    """No request of NMI's or MIC's was answered with 403."""
-    refused = [(one["user"]["username"], one["requestURI"]) for one in _requests(installed) if _status(one) == 403]
+    """No request of NMI's or MIC's was answered with 403, but for events in namespaces that were being deleted.
+
+    Those are allowed by the roles; the API server refuses everything new there, with the same status.
+    """
+    refused = [
+        (one["user"]["username"], one["requestURI"])
+        for one in _requests(installed)
+        if _status(one) == 403 and "because it is being terminated" not in one["responseStatus"].get("message", "")
+    ]
     assert refused == []
 
 
@@ -32,7 +41,8 @@ def test_every_right_of_the_daemons_was_used(installed: Cluster) -> None:
         for part, account in ACCOUNTS.items():
             if one["user"]["username"] == account:
                 used[part].add((reference.get("apiGroup", ""), reference.get("resource", ""), one["verb"]))
-    assert {part: _granted(part) - used[part] for part in ACCOUNTS} == {"nmi": set(), "mic": set()}
+    unused = {part: _granted(part) - used[part] for part in ACCOUNTS}
+    assert {"nmi": unused["nmi"] - WHILE_UPDATING, "mic": unused["mic"]} == {"nmi": set(), "mic": set()}
 
 
 def _requests(installed: Cluster) -> Iterator[dict[str, Any]]:

@@ -163,7 +163,7 @@ def test_nobody_inherits_an_address(installed: Cluster, reader: Identity, writer
 
 
 def test_no_packet_of_a_pod_reached_the_metadata_service(installed: Cluster) -> None:
-    """After all of the above."""
+    """After everything that the tests above did, the counter of each node is 0."""
     assert installed.imds_packets() == 0
 
 

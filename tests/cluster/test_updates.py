@@ -1,18 +1,24 @@
 """NMI comes and goes under load from pods of both nodes: a pod gets its own token or waits, and never anything else."""
 
 import contextlib
+import copy
 import json
 import os
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from cluster.harness import Cluster, Identity, pod, until
 from cluster.programs import KEEP_ASKING
+from system.lab.running import Json, parent_of
 
 NODES = ("node-0", "node-1")
+GAP_SECONDS = 0.25
+CRASH_SECONDS = 5.0  # a start of Python on a machine that others use, and far from a container's
+BUSY = 4  # times the reference
 
 
 @pytest.fixture(scope="module")
@@ -28,25 +34,38 @@ def asking(installed: Cluster) -> Iterator[Identity]:
     installed.delete(*(f"pod/asking-{node}" for node in NODES))
 
 
-def test_ten_rolling_updates_refuse_nobody(installed: Cluster, asking: Identity) -> None:
-    """Every node's NMI is replaced ten times: each request is answered with the pod's own token, none is refused.
+def test_rolling_updates_are_not_noticed(installed: Cluster, asking: Identity) -> None:
+    """By surge: a successor serves before its predecessor stops. No request fails, and no SYN is sent twice.
 
-    Each time they were answered before the next one: a client that is held back asks again after 1, 3, 7, 15 ... s, and
-    on a slow machine could find the way closed each time.
+    A client whose SYN nobody answers sends it again after a second. The longest time without a token is also compared
+    with that of an update of a workload that has nothing to do with tokens, which costs the machine as much.
     """
-    own = f"200 {asking.client_id}"
-    probe = {"name": "nmi", "readinessProbe": {"periodSeconds": 1}}  # half as long until the kubelet looks
-    everywhere = {
-        "updateStrategy": {"rollingUpdate": {"maxUnavailable": "100%"}},
-        "template": {"spec": {"containers": [probe]}},
-    }
+    installed.create(daemon_set("idle"))
+    installed.roll_out("daemonset/idle")
     with _nothing_but_tokens(installed, asking, allowed=set()):
-        installed.kubectl("patch", "daemonset", "nmi", "-p", json.dumps({"spec": everywhere}))
-        installed.roll_out("daemonset/nmi")
-        for _ in range(9):
-            _until_answered(installed, own)
+        for node in NODES:
+            installed.gap(f"asking-{node}")
+        installed.kubectl("rollout", "restart", "daemonset/idle")
+        installed.roll_out("daemonset/idle")
+        reference = max(installed.gap(f"asking-{node}") for node in NODES)
+        gaps = []
+        for _ in range(3):
             installed.kubectl("rollout", "restart", "daemonset/nmi")
             installed.roll_out("daemonset/nmi")
+            gaps.append(max(installed.gap(f"asking-{node}") for node in NODES))
+    installed.delete("daemonset/idle")
+    assert max(gaps) <= max(GAP_SECONDS, BUSY * reference), (gaps, reference)
+
+
+def test_from_the_way_before_surge_and_back_refuses_nobody(installed: Cluster, asking: Identity) -> None:
+    """From NMIs that hand nothing over, without a supervisor and with declared ports, and back to them, under load."""
+    now = installed.get("daemonset", "nmi")
+    with _nothing_but_tokens(installed, asking, allowed=set()):
+        for manifest in (as_before(now), clean(now)):
+            installed.kubectl("replace", "-f", "-", stdin=json.dumps(manifest))
+            installed.roll_out("daemonset/nmi")
+            _until_answered(installed, f"200 {asking.client_id}")
+    assert "ports" not in installed.get("daemonset", "nmi")["spec"]["template"]["spec"]["containers"][0]
 
 
 def test_eviction_refuses_nobody(installed: Cluster, asking: Identity) -> None:
@@ -60,8 +79,26 @@ def test_eviction_refuses_nobody(installed: Cluster, asking: Identity) -> None:
         _until_replaced(installed, before)
 
 
-def test_a_killed_nmi_lets_nothing_through(installed: Cluster, asking: Identity) -> None:
-    """SIGKILL gives nobody time for anything: connections are refused or cut, and no packet passes.
+def test_a_killed_process_makes_pods_wait(installed: Cluster, asking: Identity) -> None:
+    """Its supervisor keeps the sockets: no connection is refused. What it was answering is cut."""
+    cut = {"ConnectionResetError", "RemoteDisconnected"}
+    restarts = sum(installed.restarts("nmi").values())
+    with _nothing_but_tokens(installed, asking, allowed=cut):
+        for node in NODES:
+            installed.gap(f"asking-{node}")
+        killed = installed.processes("nmi")
+        assert len(killed) == len(NODES)
+        for pid in killed:
+            os.kill(pid, signal.SIGKILL)
+        until(lambda: len(installed.processes("nmi") - killed) == len(NODES), "NMI's return")
+        _until_answered(installed, f"200 {asking.client_id}")
+        gaps = [installed.gap(f"asking-{node}") for node in NODES]
+        assert max(gaps) <= CRASH_SECONDS, gaps
+    assert sum(installed.restarts("nmi").values()) == restarts  # no container ended
+
+
+def test_a_killed_container_lets_nothing_through(installed: Cluster, asking: Identity) -> None:
+    """SIGKILL of its first process gives nobody time for anything: connections are refused or cut, no packet passes.
 
     The successor answers 503 until it has listed the pods.
     """
@@ -70,9 +107,45 @@ def test_a_killed_nmi_lets_nothing_through(installed: Cluster, asking: Identity)
         killed = installed.processes("nmi")
         assert len(killed) == len(NODES)
         for pid in killed:
-            os.kill(pid, signal.SIGKILL)
+            os.kill(parent_of(Path("/proc", str(parent_of(Path("/proc", str(pid)))))), signal.SIGKILL)  # tini
         until(lambda: len(installed.processes("nmi") - killed) == len(NODES), "NMI's return")
         installed.roll_out("daemonset/nmi")
+
+
+def daemon_set(name: str) -> Json:
+    """Return a DaemonSet that does nothing but start what NMI's image has in it."""
+    container = {
+        "name": "main",
+        "image": "podidentity/lab-tools:1",
+        "command": ["python3", "-c", "import podidentity.nmi.lifecycle, signal; signal.pause()"],
+    }
+    labels = {"app": name}
+    spec = {"containers": [container], "terminationGracePeriodSeconds": 1}
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "DaemonSet",
+        "metadata": {"name": name},
+        "spec": {"selector": {"matchLabels": labels}, "template": {"metadata": {"labels": labels}, "spec": spec}},
+    }
+
+
+def clean(daemon_set: Json) -> Json:
+    """Return an object of the API server's without what is the server's own."""
+    kept = {name: daemon_set["metadata"][name] for name in ("name", "namespace", "labels")}
+    return {"apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": kept, "spec": daemon_set["spec"]}
+
+
+def as_before(daemon_set: Json) -> Json:
+    """NMI as it was installed before it handed its sockets over."""
+    manifest = copy.deepcopy(clean(daemon_set))
+    manifest["spec"]["updateStrategy"] = {"type": "RollingUpdate"}
+    (container,) = manifest["spec"]["template"]["spec"]["containers"]
+    del container["startupProbe"]
+    container["command"] = ["tini", "--", "nmi"]
+    container["args"].append("--handover-socket=")
+    ports = {"imds": 2579, "probe": 8085, "metrics": 9090}
+    container["ports"] = [{"name": name, "containerPort": port} for name, port in ports.items()]
+    return manifest
 
 
 @contextlib.contextmanager

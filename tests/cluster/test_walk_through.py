@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from cluster.harness import REPOSITORY
-from podidentity.lab.demo.running import STEPS
-from podidentity.lab.real import program
+from podidentity_lab.demo.running import STEPS
+from podidentity_lab.real import program
 
 DEMO_SECONDS = 850.0  # a minute alone on two cores
 

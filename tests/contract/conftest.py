@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ class Kubectl:
         }
 
     def __call__(self, *arguments: str, stdin: Json | str = "") -> str:
-        """Run a command that must succeed; its output."""
+        """Run a command that must succeed; return its output."""
         done = self.tried(*arguments, stdin=stdin)
         assert done.returncode == 0, f"kubectl {' '.join(arguments)}: {done.stderr}"
         return done.stdout
@@ -53,7 +53,7 @@ class Kubectl:
         )
 
     def refused(self, *arguments: str, stdin: Json | str = "") -> str:
-        """Run a command that must fail; what it says."""
+        """Run a command that must fail; return what it says."""
         done = self.tried(*arguments, stdin=stdin)
         assert done.returncode != 0, f"kubectl {' '.join(arguments)} succeeded: {done.stdout}"
         return done.stderr
@@ -64,7 +64,7 @@ class Kubectl:
         return found
 
     def raw(self, path: str) -> str:
-        """The answer to a GET of a path; `{}` in it stands for the namespace."""
+        """Return the answer to a GET of a path; `{}` in it stands for the namespace."""
         return self("get", "--raw", path.replace("{}", self.namespace))
 
 
@@ -89,19 +89,6 @@ def kubectl(kubeconfig: Path) -> Iterator[Kubectl]:
     Kubectl(kubeconfig, "default")("create", "namespace", name)
     yield Kubectl(kubeconfig, name)
     Kubectl(kubeconfig, "default")("delete", "namespace", name, "--wait=false")
-
-
-@pytest.fixture
-def eventually() -> Callable[[Callable[[], object], str], None]:
-    """Wait until a condition holds; commands themselves take the time between two looks."""
-
-    def wait(condition: Callable[[], object], what: str) -> None:
-        for _ in range(200):
-            if condition():
-                return
-        raise AssertionError(f"not in time: {what}")
-
-    return wait
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
-from podidentity.lab.kubernetes import Kubernetes
+from podidentity_lab.kubernetes import Kubernetes
 from serving import served
 
 
@@ -14,17 +14,17 @@ class TwoLines:
     async def read(
         self, namespace: str, pod: str, container: str, *, follow: bool, tail_lines: int | None
     ) -> AsyncIterator[bytes]:
-        """Give the lines, whoever asks."""
+        """Yield the same lines for every container."""
         del namespace, follow, tail_lines
         yield f"{pod}/{container}\n".encode()
         yield b"second\n"
 
 
 @contextlib.contextmanager
-def embedded(folder: Path) -> Iterator[tuple[Path, Kubernetes]]:
+def embedded(folder: Path, *, controllers: bool = True) -> Iterator[tuple[Path, Kubernetes]]:
     """The lab's embedded Kubernetes, with its controllers, behind TLS; its admin's kubeconfig, and itself."""
     cluster = Kubernetes(TwoLines())
-    with served(cluster.app, cluster.tls_context(), cluster.run) as port:
+    with served(cluster.app, cluster.tls_context(), cluster.run if controllers else None) as port:
         yield _kubeconfig(folder, cluster, port), cluster
 
 

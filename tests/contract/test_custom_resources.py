@@ -13,13 +13,13 @@ ID = "/subscriptions/S/resourcegroups/G/providers/Microsoft.ManagedIdentity/user
 
 
 def identity(name: str = "reader", **spec: Any) -> Json:
-    """An AzureIdentity."""
+    """Return an AzureIdentity."""
     meta = {"name": name}
     return {"apiVersion": "aadpodidentity.k8s.io/v1", "kind": "AzureIdentity", "metadata": meta, "spec": spec}
 
 
 def binding(**spec: Any) -> Json:
-    """An AzureIdentityBinding."""
+    """Return an AzureIdentityBinding."""
     meta = {"name": "reader"}
     return {"apiVersion": "aadpodidentity.k8s.io/v1", "kind": "AzureIdentityBinding", "metadata": meta, "spec": spec}
 

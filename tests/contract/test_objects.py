@@ -1,26 +1,25 @@
 """What a Kubernetes API must do with any object: writes, patches, deletion, selection, pages, watches."""
 
 import json
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from contract.conftest import Kubectl
+from waiting import until
 
 Json = dict[str, Any]
-Eventually = Callable[[Callable[[], object], str], None]
 PODS = "/api/v1/namespaces/{}/pods"
 CONFIG_MAPS = "/api/v1/namespaces/{}/configmaps"
 
 
 def config_map(name: str, data: Json | None = None, **metadata: Any) -> Json:
-    """A ConfigMap."""
+    """Return a ConfigMap."""
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, **metadata}, "data": data or {}}
 
 
 def deployment(replicas: int = 1) -> Json:
-    """A Deployment whose pods never start: no node fits."""
+    """Return a Deployment whose pods never start: no node fits."""
     containers = [{"name": "one", "image": "nothing:1"}]
     spec = {"containers": containers, "nodeSelector": {"nowhere": "here"}}
     return {
@@ -36,13 +35,13 @@ def deployment(replicas: int = 1) -> Json:
 
 
 def names(kubectl: Kubectl, *arguments: str) -> list[str]:
-    """The names of the ConfigMaps that are chosen, without the cluster's own."""
+    """Return the names of the ConfigMaps that are chosen, without the cluster's own."""
     items = kubectl.get("configmaps", *arguments)["items"]
     return [one["metadata"]["name"] for one in items if one["metadata"]["name"] != "kube-root-ca.crt"]
 
 
 def changes(kubectl: Kubectl, version: str) -> list[tuple[str, str]]:
-    """What a watch that begins at `version` tells within a second of the ConfigMaps with the label `seen`."""
+    """Return what a watch that begins at `version` tells within a second of the ConfigMaps with the label `seen`."""
     query = f"?watch=true&resourceVersion={version}&timeoutSeconds=1&labelSelector=seen%3Dyes"
     lines = [json.loads(line) for line in kubectl.raw(CONFIG_MAPS + query).splitlines()]
     return [(one["type"], one["object"]["metadata"]["name"]) for one in lines if one["type"] != "BOOKMARK"]
@@ -61,7 +60,7 @@ def test_a_name_must_be_a_name(kubectl: Kubectl, name: str) -> None:
 
 
 def test_a_namespace_must_be_there(kubectl: Kubectl) -> None:
-    """The sentence names it."""
+    """The sentence names the namespace that is missing."""
     made = config_map("a", namespace="no-such-place")
     told = kubectl.refused("create", "-n", "no-such-place", "-f", "-", stdin=made)
     assert '"no-such-place" not found' in told
@@ -101,7 +100,7 @@ def test_three_kinds_of_patch(kubectl: Kubectl) -> None:
 
 
 def test_labels_annotations_and_scale(kubectl: Kubectl) -> None:
-    """The everyday commands."""
+    """The everyday commands `kubectl label`, `annotate` and `scale` work."""
     kubectl("create", "-f", "-", stdin=deployment())
     kubectl("label", "deployment", "web", "team=a")
     kubectl("annotate", "deployment", "web", "note=b")
@@ -122,23 +121,23 @@ def test_a_finalizer_holds_an_object(kubectl: Kubectl) -> None:
     assert "not found" in kubectl.refused("get", "configmap", "a")
 
 
-def test_a_child_goes_with_its_owner(kubectl: Kubectl, eventually: Eventually) -> None:
+def test_a_child_goes_with_its_owner(kubectl: Kubectl) -> None:
     """Owner references are followed."""
     kubectl("create", "-f", "-", stdin=config_map("owner"))
     uid = kubectl.get("configmap", "owner")["metadata"]["uid"]
     reference = {"apiVersion": "v1", "kind": "ConfigMap", "name": "owner", "uid": uid}
     kubectl("create", "-f", "-", stdin=config_map("child", ownerReferences=[reference]))
     kubectl("delete", "configmap", "owner")
-    eventually(lambda: not names(kubectl), "the child is gone")
+    until(lambda: not names(kubectl), "the child is gone")
 
 
-def test_a_namespace_takes_its_objects_along(kubectl: Kubectl, eventually: Eventually) -> None:
+def test_a_namespace_takes_its_objects_along(kubectl: Kubectl) -> None:
     """Deleting it deletes what is in it."""
     other = f"{kubectl.namespace}-other"
     kubectl("create", "namespace", other)
     kubectl("create", "-n", other, "-f", "-", stdin=config_map("a"))
     kubectl("delete", "namespace", other, "--wait=false")
-    eventually(lambda: "not found" in kubectl.tried("get", "configmap", "a", "-n", other).stderr, "it is gone")
+    until(lambda: "not found" in kubectl.tried("get", "configmap", "a", "-n", other).stderr, "it is gone")
 
 
 def test_labels_and_fields_choose(kubectl: Kubectl) -> None:
@@ -166,7 +165,7 @@ def test_a_list_comes_in_pages(kubectl: Kubectl) -> None:
     assert "continue" in kubectl.refused("get", "--raw", f"{path}&continue=guess".replace("{}", kubectl.namespace))
 
 
-def test_a_watch_tells_what_happened_since_a_list(kubectl: Kubectl, eventually: Eventually) -> None:
+def test_a_watch_tells_what_happened_since_a_list(kubectl: Kubectl) -> None:
     """From a list's version on: added, modified, deleted, in order, and nothing from before."""
     kubectl("create", "-f", "-", stdin=config_map("before", labels={"seen": "yes"}))
     version = (
@@ -182,11 +181,11 @@ def test_a_watch_tells_what_happened_since_a_list(kubectl: Kubectl, eventually: 
         told[:] = changes(kubectl, version)
         return len(told) >= 3
 
-    eventually(all_is_told, "three changes")
+    until(all_is_told, "three changes")
     assert told == [("ADDED", "a"), ("MODIFIED", "a"), ("DELETED", "a")]
 
 
-def test_a_watch_can_begin_with_what_exists(kubectl: Kubectl, eventually: Eventually) -> None:
+def test_a_watch_can_begin_with_what_exists(kubectl: Kubectl) -> None:
     """Today's clients list by watching: every object once, then a mark that nothing more was there."""
     for name in ("a", "b"):
         kubectl("create", "-f", "-", stdin=config_map(name, labels={"first": "yes"}))
@@ -198,7 +197,7 @@ def test_a_watch_can_begin_with_what_exists(kubectl: Kubectl, eventually: Eventu
         told[:] = [json.loads(line) for line in kubectl.raw(path).splitlines()]
         return len(told) >= 3
 
-    eventually(all_is_told, "both objects and the mark")
+    until(all_is_told, "both objects and the mark")
     assert sorted((one["type"], one["object"]["metadata"]["name"]) for one in told[:2]) == [
         ("ADDED", "a"),
         ("ADDED", "b"),
@@ -207,7 +206,7 @@ def test_a_watch_can_begin_with_what_exists(kubectl: Kubectl, eventually: Eventu
     assert told[2]["object"]["metadata"]["annotations"] == {"k8s.io/initial-events-end": "true"}
 
 
-def test_what_leaves_a_selection_is_told_as_deleted(kubectl: Kubectl, eventually: Eventually) -> None:
+def test_what_leaves_a_selection_is_told_as_deleted(kubectl: Kubectl) -> None:
     """Whoever watches a label hears that an object lost it."""
     kubectl("create", "-f", "-", stdin=config_map("a", labels={"seen": "yes"}))
     version = json.loads(kubectl.raw(CONFIG_MAPS))["metadata"]["resourceVersion"]
@@ -218,27 +217,27 @@ def test_what_leaves_a_selection_is_told_as_deleted(kubectl: Kubectl, eventually
         told[:] = changes(kubectl, version)
         return bool(told)
 
-    eventually(it_is_told, "the change")
+    until(it_is_told, "the change")
     assert told == [("DELETED", "a")]
 
 
-def test_a_service_account_may_do_what_its_role_says(kubectl: Kubectl, eventually: Eventually) -> None:
+def test_a_service_account_may_do_what_its_role_says(kubectl: Kubectl) -> None:
     """Nothing without a rule; refusals name user, verb and resource; `auth can-i` agrees."""
     kubectl("create", "serviceaccount", "reader")
     kubectl("create", "role", "reader", "--verb=get,list", "--resource=configmaps")
     kubectl("create", "rolebinding", "reader", "--role=reader", f"--serviceaccount={kubectl.namespace}:reader")
     token = f"--token={kubectl('create', 'token', 'reader').strip()}"
-    eventually(lambda: kubectl.tried("get", "configmaps", token).returncode == 0, "the role holds")
+    until(lambda: kubectl.tried("get", "configmaps", token).returncode == 0, "the role holds")
     told = kubectl.refused("get", "secrets", token)
     assert f'User "system:serviceaccount:{kubectl.namespace}:reader" cannot list resource "secrets"' in told
     assert kubectl("auth", "can-i", "list", "configmaps", token).strip() == "yes"
     assert kubectl.tried("auth", "can-i", "delete", "configmaps", token).stdout.split()[0] == "no"
 
 
-def test_tables_have_kubectls_columns(kubectl: Kubectl, eventually: Eventually) -> None:
+def test_tables_have_kubectls_columns(kubectl: Kubectl) -> None:
     """The heads that every user of kubectl knows."""
     kubectl("create", "-f", "-", stdin=deployment())
-    eventually(lambda: kubectl.get("pods")["items"], "a pod")
+    until(lambda: kubectl.get("pods")["items"], "a pod")
     heads = {
         "pods": "NAME READY STATUS RESTARTS AGE",
         "deployments": "NAME READY UP-TO-DATE AVAILABLE AGE",

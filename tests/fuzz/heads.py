@@ -1,7 +1,8 @@
 """Coverage-guided fuzzing of the way from bytes to a request: `python tests/fuzz/heads.py -max_total_time=30 CORPUS`.
 
-atheris (libFuzzer) makes up heads, guided by the branches they reach in `core.imds` and `nmi.heads`. What must hold for
-each is `check`; the suite also runs it on every seed and every hostile request.
+atheris (libFuzzer) makes up heads, guided by the branches they reach in `imds` and `nmi.heads`. What must hold for
+each is `check`, and at the token-file door `check_token_file`; the suite also runs them on every seed, and the first on
+every hostile request.
 """
 
 import importlib
@@ -13,12 +14,19 @@ if __name__ == "__main__":
     import atheris
 
     sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2] / "src")]
-    with atheris.instrument_imports(include=["podidentity.core.imds", "podidentity.nmi.heads"]):
+    with atheris.instrument_imports(include=["podidentity.core.tokens", "podidentity.nmi.heads"]):
         importlib.import_module("podidentity.nmi.heads")
 
 from fuzz import naive
-from podidentity.core.imds import Forward, HostTokenRequest, Refusal, Rules, TokenRequest
-from podidentity.nmi.heads import Heads, essence_of, without_request_id
+from podidentity.core.tokens.imds import (
+    Forward,
+    HostTokenRequest,
+    Refusal,
+    Rules,
+    TokenFileRequest,
+    TokenRequest,
+)
+from podidentity.nmi.heads import TOKEN_FILE, Heads, deciding_lines, without_request_id
 
 FORWARDED = re.compile(
     r"/metadata/(?:instance(?:/[A-Za-z0-9._~-]+)*|versions|attested/document|loadbalancer|scheduledevents)"
@@ -32,50 +40,67 @@ _long_lived = Heads(Rules())
 
 def check(head: bytes) -> None:
     """Hold one head against everything that must be true of it."""
-    understood = Heads(Rules()).understand(head)
-    assert _long_lived.understand(head) == understood, "what was understood before changed the answer"
-    assert _long_lived.understand(head) == understood, "the memory changed the answer"
-    parsed = understood.parsed
-    if isinstance(parsed, Forward):
-        assert FORWARDED.fullmatch(parsed.target), parsed
-        assert not any(segment in {".", ".."} for segment in parsed.target.partition("?")[0].split("/")), parsed
-    if isinstance(parsed, HostTokenRequest):
+    meaning = Heads(Rules()).understand(head)
+    assert _long_lived.understand(head) == meaning, "what was understood before changed the answer"
+    assert _long_lived.understand(head) == meaning, "the memory changed the answer"
+    request = meaning.request
+    if isinstance(request, Forward):
+        assert FORWARDED.fullmatch(request.target), request
+        assert not any(segment in {".", ".."} for segment in request.target.partition("?")[0].split("/")), request
+    if isinstance(request, HostTokenRequest):
         assert re.match(rb"GET /host/token/?\?", head), head
-    expected = naive.token_asked(head)
-    got = None
-    if isinstance(parsed, TokenRequest):
-        got = parsed.resource, parsed.client_id, parsed.resource_id, parsed.object_id
-        assert got == expected, f"{got} was understood, {expected} was asked"
-    elif expected is not None and naive.is_judged_exactly(head):
-        raise AssertionError(f"refused without need: {parsed}")
-    if isinstance(parsed, Refusal):
-        assert 400 <= parsed.status < 500, parsed
+    expectation = naive.token_asked(head)
+    result = None
+    if isinstance(request, TokenRequest):
+        result = request.resource, request.client_id, request.resource_id, request.object_id
+        assert result == expectation, f"{result} was understood, {expectation} was asked"
+    elif expectation is not None and naive.is_judged_exactly(head):
+        raise AssertionError(f"refused without need: {request}")
+    if isinstance(request, Refusal):
+        assert 400 <= request.status < 500, request
     _check_memory(head)
+
+
+def check_token_file(head: bytes) -> None:
+    """Hold one head against everything that must be true of it at the token-file door."""
+    heads = Heads(Rules(), TOKEN_FILE)
+    request = heads.understand(head).request
+    assert heads.recall(head) is None, "a head with a proof in it is remembered"
+    expectation = naive.token_file_asked(head)
+    if isinstance(request, TokenFileRequest):
+        result = request.token_request.resource, request.token_request.client_id, request.proof
+        assert result == expectation, f"{result} was understood, {expectation} was asked"
+    else:
+        assert isinstance(request, Refusal), request
+        assert 400 <= request.status < 500, request
+        if expectation is not None and naive.is_judged_exactly(head):
+            raise AssertionError(f"refused without need: {request}")
 
 
 def _check_memory(head: bytes) -> None:
     """Lines that decide nothing decide nothing: neither one more of them nor none at all."""
-    essence = essence_of(head)
-    if essence is None:
+    lines = deciding_lines(head)
+    if lines is None:
         return
-    understood = Heads(Rules()).understand(head)
+    meaning = Heads(Rules()).understand(head)
     if without_request_id(head) is not None:
-        at = head.index(REQUEST_ID) + len(REQUEST_ID)
-        other = head[:at] + b"0" + head[at:]
-        assert Heads(Rules()).understand(other) == understood, "the request ID decided something"
-    assert Heads(Rules()).understand(essence + b"\r\n\r\n") == understood, "a line that was left out decided something"
+        position = head.index(REQUEST_ID) + len(REQUEST_ID)
+        other = head[:position] + b"0" + head[position:]
+        assert Heads(Rules()).understand(other) == meaning, "the request ID decided something"
+    assert Heads(Rules()).understand(lines + b"\r\n\r\n") == meaning, "a line that was left out decided something"
     if head.count(b"\r\n") < 60:
         longer = head[:-4] + HARMLESS + head[-4:]
-        assert Heads(Rules()).understand(longer) == understood, "a harmless line decided something"
-        if essence_of(longer) is not None:
-            assert essence_of(longer) == essence
+        assert Heads(Rules()).understand(longer) == meaning, "a harmless line decided something"
+        if deciding_lines(longer) is not None:
+            assert deciding_lines(longer) == lines
 
 
-def fuzz(given: bytes) -> None:
+def fuzz(content: bytes) -> None:
     """Cut what libFuzzer made up into heads, as the listener does."""
-    *heads, _ = given.split(b"\r\n\r\n")
+    *heads, _ = content.split(b"\r\n\r\n")
     for head in heads[:3]:
         check(head + b"\r\n\r\n")
+        check_token_file(head + b"\r\n\r\n")
 
 
 if __name__ == "__main__":

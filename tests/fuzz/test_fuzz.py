@@ -1,4 +1,4 @@
-"""The fuzz target: its seeds and the hostile table at once, then thirty seconds of what atheris makes up."""
+"""The fuzz targets: their seeds and the hostile table at once, then some seconds each of what atheris makes up."""
 
 import os
 import shutil
@@ -10,14 +10,17 @@ from pathlib import Path
 import pytest
 
 from daemons.nmi.corpus import PLAIN, QUERY, TOKEN_PATH, hostile, request
-from fuzz import naive
-from fuzz.heads import check, fuzz
-from podidentity.core.imds import Rules, TokenRequest
-from podidentity.nmi.heads import Heads
+from fuzz import forms, naive
+from fuzz.heads import check, check_token_file, fuzz
+from podidentity.core.exchange.requests import FORM, parse
+from podidentity.core.exchange.requests import TokenRequest as ProxyTokenRequest
+from podidentity.core.model.http_request import HttpRequest
+from podidentity.core.tokens.imds import Rules, TokenFileRequest, TokenRequest
+from podidentity.nmi.heads import METADATA, TOKEN_FILE, Heads
 
-HERE = Path(__file__).parent
-SEEDS = sorted((HERE / "seeds").iterdir())
-SECONDS = 30
+FOLDER = Path(__file__).parent
+SEEDS = sorted((FOLDER / "seeds").iterdir())
+SECONDS = 20
 
 
 def test_the_seeds_and_the_hostile_table_hold() -> None:
@@ -26,7 +29,17 @@ def test_the_seeds_and_the_hostile_table_hold() -> None:
     for seed in SEEDS:
         fuzz(seed.read_bytes())
     for row in hostile():
-        fuzz(row.sent)
+        fuzz(row.head)
+
+
+def test_the_naive_rules_know_the_token_file_door() -> None:
+    """Some of the seeds are good requests there, with and without a proof."""
+    heads = [seed.read_bytes() for seed in SEEDS if seed.name.startswith("token-file")]
+    outcomes = [naive.token_file_asked(head) for head in heads]
+    resource, client_id = "https://vault.azure.net", "aaaaaaaa-bbbb-cccc-dddd-eeeeeeeeeeee"
+    assert (resource, client_id, "") in outcomes
+    assert (resource, client_id, "eyJh.eyJi.c2ln") in outcomes
+    assert None in outcomes
 
 
 def test_the_naive_rules_say_yes_to_what_sdks_send() -> None:
@@ -40,10 +53,11 @@ def test_the_naive_rules_say_yes_to_what_sdks_send() -> None:
 def test_the_check_can_fail(broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A parser with CVE-2022-23551, and a memory that forgets what decides, are both caught."""
     if broken == "backslash":
-        monkeypatch.setattr("podidentity.nmi.heads.parse", lambda *_: TokenRequest("https://vault.azure.net"))
+        dialect = METADATA._replace(parse=lambda *_: TokenRequest("https://vault.azure.net"))
+        monkeypatch.setattr("fuzz.heads.Heads", lambda rules: Heads(rules, dialect))
         head = request("/metadata/identity\\oauth2\\token" + QUERY)
     else:
-        monkeypatch.setattr("podidentity.nmi.heads.essence_of", lambda head: head.partition(b"\r\n")[0])
+        monkeypatch.setattr("podidentity.nmi.heads.deciding_lines", lambda head: head.partition(b"\r\n")[0])
         monkeypatch.setattr("fuzz.heads._long_lived", Heads(Rules()))
         check(request(TOKEN_PATH + QUERY))
         head = request(TOKEN_PATH + QUERY, "Host: x")
@@ -51,20 +65,50 @@ def test_the_check_can_fail(broken: str, monkeypatch: pytest.MonkeyPatch) -> Non
         check(head)
 
 
+def test_the_check_of_the_token_file_door_can_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A parser that takes any proof of two is caught."""
+    request = TokenFileRequest(TokenRequest("https://vault.azure.net", forms.CLIENT), proof="eyJh.eyJi.c2ln")
+    monkeypatch.setattr("fuzz.heads.TOKEN_FILE", TOKEN_FILE._replace(parse=lambda *_: request))
+    check_token_file((FOLDER / "seeds" / "token-file-proof").read_bytes())
+    with pytest.raises(AssertionError, match="was understood"):
+        check_token_file((FOLDER / "seeds" / "token-file-two-proofs").read_bytes())
+
+
+def test_the_seeds_of_forms_hold() -> None:
+    """Those that ask for tokens are understood: rules that refuse everything would agree with everything."""
+    for seed in forms.SEEDS:
+        forms.fuzz(seed.encode())
+    request = parse(HttpRequest("POST", forms.PATH, "", FORM, forms.GOOD.encode()), forms.TENANT)
+    assert isinstance(request, ProxyTokenRequest)
+
+
+def test_the_check_of_forms_can_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A parser that takes the last of two assertions is caught."""
+    request = ProxyTokenRequest(forms.CLIENT, "https://vault.azure.net/.default", "a.b.c")
+    monkeypatch.setattr("fuzz.forms.parse", lambda *_: request)
+    body = f"{forms.GOOD}&client_assertion=a.b.c".encode()
+    with pytest.raises(AssertionError, match="nothing was asked"):
+        forms.check(HttpRequest("POST", forms.PATH, "", FORM, body))
+
+
 @pytest.mark.timeout(240)
-def test_thirty_seconds_of_fuzzing_find_nothing(tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
-    """Guided by coverage from the seeds: no head breaks a rule, none breaks the parser."""
+@pytest.mark.parametrize("target", ["heads", "forms"])
+def test_fuzzing_finds_nothing(target: str, tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
+    """Guided by coverage from the seeds: no input breaks a rule, none breaks the parser."""
     if not _has_atheris():
         if os.environ.get("CI"):
             pytest.fail("atheris is not installed")
         pytest.skip("atheris is not installed: it has no build for this platform")
     corpus = tmp_path / "corpus"
-    shutil.copytree(HERE / "seeds", corpus)
-    command = [sys.executable, str(HERE / "heads.py"), f"-max_total_time={SECONDS}", "-timeout=20", "-max_len=4096",
-               "-rss_limit_mb=1024", f"-artifact_prefix={tmp_path}/", "-print_final_stats=1", str(corpus)]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=220, check=False)
-    assert done.returncode == 0, done.stderr[-4000:]
-    runs = int(done.stderr.split("number_of_executed_units:")[1].split()[0])
+    shutil.copytree(FOLDER / "seeds", corpus)
+    for number, seed in enumerate(forms.SEEDS):
+        (corpus / f"form-{number}").write_text(seed)
+    limits = (f"-max_total_time={SECONDS}", "-timeout=20", "-max_len=4096", "-rss_limit_mb=1024")
+    output = (f"-artifact_prefix={tmp_path}/", "-print_final_stats=1", str(corpus))
+    command = [sys.executable, str(FOLDER / f"{target}.py"), *limits, *output]
+    process = subprocess.run(command, capture_output=True, text=True, timeout=220, check=False)
+    assert process.returncode == 0, process.stderr[-4000:]
+    runs = int(process.stderr.split("number_of_executed_units:")[1].split()[0])
     assert runs > len(SEEDS)
     record_property("inputs", runs)
 

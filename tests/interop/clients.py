@@ -1,7 +1,7 @@
 """Installs the clients that the interop tests drive, each with its own package manager and pinned versions.
 
 They go to a cache outside the clone, `$XDG_CACHE_HOME/podidentity/interop`: one directory for each client and for each
-set of pins, complete or not there at all. Called by the tests when they need one, and by `make interop` before.
+set of pins, complete or not there at all.
 """
 
 import contextlib
@@ -11,7 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,7 +44,7 @@ class Client:
 
 
 def installed(name: str) -> Path:
-    """A client's directory; it is installed unless it is there. Raises `MissingToolError`."""
+    """Return a client's directory; it is installed unless it is there. Raises `MissingToolError`."""
     client = CLIENTS[name]
     directory = client.directory
     missing = [program for program in client.programs if shutil.which(program) is None]
@@ -84,7 +84,7 @@ def _run(*command: str, directory: Path, **environment: str) -> None:
 
 
 def _python_packages(source: str) -> Callable[[Path], None]:
-    """A virtual environment of the base Python, so that the lab's containers can run it."""
+    """Return a virtual environment of the base Python, so that the lab's containers can run it."""
 
     def install(directory: Path) -> None:
         _run(sys.executable, "-m", "venv", ".", directory=directory)
@@ -95,41 +95,99 @@ def _python_packages(source: str) -> Callable[[Path], None]:
     return install
 
 
-def _javascript(directory: Path) -> None:
-    shutil.copy(HERE / "javascript" / "package.json", directory)
-    _run("npm", "install", "--no-package-lock", "--no-audit", "--no-fund", "--ignore-scripts", directory=directory)
-
-
-def _go(source: str, program: str) -> Callable[[Path], None]:
+def _javascript(source: str) -> Callable[[Path], None]:
     def install(directory: Path) -> None:
-        # -trimpath and no cgo: the program runs in any container, and names no path of this machine.
-        build = ("go", "build", "-trimpath", "-mod=readonly", "-o", str(directory / program), ".")
-        _run(*build, directory=HERE / source, CGO_ENABLED="0", GOFLAGS="")
+        shutil.copy(HERE / source / "package.json", directory)
+        _run("npm", "install", "--no-package-lock", "--no-audit", "--no-fund", "--ignore-scripts", directory=directory)
 
     return install
 
 
+def _go(source: str, programs: Mapping[str, str]) -> Callable[[Path], None]:
+    """Programs by their names, each with its package."""
+
+    def install(directory: Path) -> None:
+        for name, package in programs.items():
+            # -trimpath and no cgo: the program runs in any container, and names no path of this machine.
+            build = ("go", "build", "-trimpath", "-mod=readonly", "-o", str(directory / name), package)
+            _run(*build, directory=HERE / source, CGO_ENABLED="0", GOFLAGS="")
+
+    return install
+
+
+def _older_go(directory: Path) -> None:
+    """The program of the newest SDK, with the pins of an older one."""
+    build = directory / "build"
+    shutil.copytree(HERE / "managed/go-2023", build)
+    shutil.copy(HERE / "go/managed/main.go", build)
+    command = ("go", "build", "-trimpath", "-mod=readonly", "-o", str(directory / "managed"), ".")
+    _run(*command, directory=build, CGO_ENABLED="0", GOFLAGS="")
+
+
+def _older_java(directory: Path) -> None:
+    """Likewise."""
+    program = Path("src/main/java/Managed.java")
+    shutil.copytree(HERE / "managed/java-2022", directory / "build")
+    (directory / "build" / program).parent.mkdir(parents=True)
+    shutil.copy(HERE / "java" / program, directory / "build" / program)
+    _package(directory)
+
+
 def _java(directory: Path) -> None:
     shutil.copytree(HERE / "java", directory / "build")
+    _package(directory)
+
+
+def _package(directory: Path) -> None:
     goals = ("package", "dependency:copy-dependencies", "-DoutputDirectory=../libs", "-DincludeScope=runtime")
     _run("mvn", "--quiet", "--batch-mode", *goals, directory=directory / "build")
 
 
-_JAVA_FILES = ("java/pom.xml", "java/src/main/java/Reader.java")
+_JAVA_FILES = (
+    "java/pom.xml",
+    "java/src/main/java/Reader.java",
+    "java/src/main/java/Workload.java",
+    "java/src/main/java/Managed.java",
+)
+_GO_FILES = ("go/go.mod", "go/go.sum", "go/main.go", "go/workload/main.go", "go/managed/main.go")
 CLIENTS = {
     client.name: client
     for client in (
         Client("az", (), ("az/requirements.txt", "az/constraints.txt"), _python_packages("az")),
         Client("python", (), ("python/requirements.txt", "python/constraints.txt"), _python_packages("python")),
-        Client("javascript", ("node", "npm"), ("javascript/package.json",), _javascript),
-        Client("go", ("go",), ("go/go.mod", "go/go.sum", "go/main.go"), _go("go", "reader")),
+        Client("javascript", ("node", "npm"), ("javascript/package.json",), _javascript("javascript")),
+        Client("go", ("go",), _GO_FILES, _go("go", {"reader": ".", "workload": "./workload", "managed": "./managed"})),
         Client(
             "go-autorest",
             ("go",),
             ("go-autorest/go.mod", "go-autorest/go.sum", "go-autorest/main.go"),
-            _go("go-autorest", "run"),
+            _go("go-autorest", {"run": "."}),
         ),
         Client("java", ("java", "mvn", "keytool"), _JAVA_FILES, _java),
+        Client(
+            "python-2022",
+            (),
+            ("managed/python-2022/requirements.txt", "managed/python-2022/constraints.txt"),
+            _python_packages("managed/python-2022"),
+        ),
+        Client(
+            "javascript-2022",
+            ("node", "npm"),
+            ("managed/javascript-2022/package.json",),
+            _javascript("managed/javascript-2022"),
+        ),
+        Client(
+            "go-2023",
+            ("go",),
+            ("managed/go-2023/go.mod", "managed/go-2023/go.sum", "go/managed/main.go"),
+            _older_go,
+        ),
+        Client(
+            "java-2022",
+            ("java", "mvn"),
+            ("managed/java-2022/pom.xml", "java/src/main/java/Managed.java"),
+            _older_java,
+        ),
     )
 }
 

@@ -50,7 +50,7 @@ def record(request: pytest.FixtureRequest) -> Record:
 def pytest_runtest_makereport(
     item: pytest.Item,
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Give the rows of a test its result."""
+    """Write a test's result into its rows."""
     report = yield
     if report.when == "call":
         for row in _ROWS:

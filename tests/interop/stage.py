@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from interop import clients
-from podidentity.lab.demo.admin import Admin
-from system.lab.running import Json, Lab, User, lab, until
+from podidentity_lab.demo.admin import Admin
+from system.lab.running import Json, Lab, User, lab
+from waiting import until
 
 ROOT = Path(__file__).parents[2]
 IMAGE = "interop/clients"
@@ -30,7 +31,7 @@ GROUP, VAULT, IDENTITY, SECRET, VALUE = (
 COMMAND_SECONDS = 300.0  # a machine may be busy with everything else
 Record = Callable[[str, str, str], None]
 """Writes a row of docs/interop.md: client, version, what it did."""
-_LOOP = """
+LOOP = """
 mkdir -p /tmp/home && export HOME=/tmp/home
 while :; do
   for given in /commands/*.cmd; do
@@ -120,7 +121,7 @@ def started(home: Path) -> Iterator[Stage]:
 
 
 def _azure(admin: Admin) -> str:
-    """What the walk-through makes in Azure, under other names; the identity's client ID."""
+    """Return what the walk-through makes in Azure, under other names; the identity's client ID."""
     admin.create_group(GROUP, "westeurope")
     admin.create_vault(GROUP, VAULT, "westeurope")
     admin.set_secret(VAULT, SECRET, VALUE)
@@ -148,7 +149,7 @@ def _pod(one: Lab, name: str, label: str) -> Pod:
         {"name": "exchange", "projected": {"sources": [token]}},
     ]
     mounts = [{"name": "commands", "mountPath": "/commands"}, {"name": "exchange", "mountPath": "/exchange"}]
-    container = {"name": "clients", "image": f"{IMAGE}:1", "command": ["/bin/sh", "-c", _LOOP], "volumeMounts": mounts}
+    container = {"name": "clients", "image": f"{IMAGE}:1", "command": ["/bin/sh", "-c", LOOP], "volumeMounts": mounts}
     labels = {"app": name, **({"aadpodidbinding": label} if label else {})}
     spec = {"nodeName": "node-0", "containers": [container], "volumes": volumes}
     metadata = {"name": name, "namespace": "default", "labels": labels}

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from interop.stage import ROOT, VALUE, Done, Pod, Record, Stage
-from system.lab.running import until
+from waiting import until
 
 Find = Callable[[str], Path]
 pytestmark = pytest.mark.timeout(900)
@@ -54,9 +54,10 @@ az vmss identity remove -g rg -n vmss0 --identities {demo}
 az vm identity assign -g rg -n vm0
 system = az vm identity show -g rg -n vm0
 shown = az identity show -g rg -n demo
-az identity federated-credential create -g rg --identity-name demo -n fc --issuer https://kubernetes.default.svc \
+az identity federated-credential create -g rg --identity-name demo -n fed --issuer https://kubernetes.default.svc \
 --subject system:serviceaccount:default:default --audiences api://AzureADTokenExchange
 federated = az identity federated-credential list -g rg --identity-name demo
+az identity federated-credential delete -g rg --identity-name demo -n fed --yes
 az role assignment delete --assignee {principal} --role Contributor --scope {group}
 left = az role assignment list --assignee {principal} --scope {group} -o json
 az keyvault secret delete --vault-name labkv1 -n s1
@@ -147,7 +148,7 @@ def az(stage: Stage, client: Find, way: str, tmp_path_factory: pytest.TempPathFa
 
 
 def signed_in(stage: Stage, directory: Path, way: str, home: Path) -> Az:
-    """A shell with azure-cli, after `az login`; on the host with a home of its own."""
+    """Return a shell with azure-cli, after `az login`; on the host with a home of its own."""
     own = stage.lab.variables
     subscription = f"/subscriptions/{own['LAB_SUBSCRIPTION_ID']}"
     group, walk = (f"{subscription}/resourceGroups/{name}" for name in ("rg", "keyvault-aad-pod-identity-rg"))
@@ -290,7 +291,7 @@ def test_an_application_signs_in_as_it_may(on_host: Az, record: Record) -> None:
 
 
 def in_pod(pod: Pod, directory: Path, name: str) -> Az:
-    """A fresh azure-cli in a pod."""
+    """Return a fresh azure-cli in a pod."""
     return Az(pod.run, {}, directory, name)
 
 
@@ -316,7 +317,7 @@ def test_a_pods_own_token_signs_it_in(stage: Stage, client: Find, record: Record
     tenant = stage.lab.variables["LAB_TENANT_ID"]
     log_in = f'az login --service-principal -u {client_id} --tenant {tenant} --federated-token "$(cat /exchange/token)"'
     refused = in_pod(stage.bound, directory, "federated-none")(log_in)
-    assert "AADSTS700211" in refused.err
+    assert "AADSTS70025" in refused.err
     credential = {
         "issuer": "https://kubernetes.default.svc",
         "subject": "system:serviceaccount:default:default",

@@ -19,7 +19,7 @@ def test_a_missing_tool_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_it_fails_in_ci_and_is_skipped_elsewhere(
     client: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, ci: str, outcome: type[BaseException]
 ) -> None:
-    """Loudly in both."""
+    """A missing tool is named in both cases."""
     monkeypatch.setenv("PATH", "/nonexistent")
     monkeypatch.setenv("CI", ci)
     with pytest.raises(outcome, match="java needs java, mvn, keytool"):

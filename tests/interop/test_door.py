@@ -3,8 +3,8 @@
 import httpx2
 
 from interop.stage import Stage
-from podidentity.lab.azure import Azure
-from podidentity.lab.directory import Directory
+from podidentity_lab.azure import Azure
+from podidentity_lab.directory import Directory
 
 
 def test_the_labs_user_sets_faults_reads_the_log_and_takes_the_state_along(stage: Stage) -> None:
@@ -18,7 +18,7 @@ def test_the_labs_user_sets_faults_reads_the_log_and_takes_the_state_along(stage
         assert door.patch("/faults", json={"patch": 1}).status_code == 400
         seen = {one["service"] for one in door.get("/log").json()}
         assert {"arm", "entra", "graph", "imds", "keyvault"} >= seen > {"arm", "entra"}
-        again = Azure.restored(door.get("/state").text)
+        again = Azure.restore(door.get("/state").text)
     assert again.settings.tenant_id == stage.lab.variables["LAB_TENANT_ID"]
     assert stage.admin.identity("interop", "interop").lower() in again.state.identities
 

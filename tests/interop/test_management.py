@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from interop.stage import Record, Stage
-from podidentity.lab.nodes import SCALE_SET
+from podidentity_lab.nodes import SCALE_SET
 
 HERE = Path(__file__).parent
 
@@ -42,6 +42,6 @@ def test_the_management_libraries_work_unmodified(stage: Stage, client: Callable
 
 
 def cluster_secret(stage: Stage) -> str:
-    """The cluster's own secret, as a node's azure.json has it."""
+    """Return the cluster's own secret, as a node's azure.json has it."""
     node = stage.lab.directory / "nodes" / "node-0"
     return str(json.loads((node / "etc/kubernetes/azure.json").read_text())["aadClientSecret"])

@@ -31,20 +31,20 @@ class Reader:
 
 
 def python(argument: str) -> Callable[[Path], str]:
-    """The Python program, as text: containers do not see the tests."""
+    """Return the Python program, as text: containers do not see the tests."""
     return lambda directory: (
         f"{directory}/bin/python - {argument} <<'EOF'\n{(HERE / 'python/reader.py').read_text()}\nEOF"
     )
 
 
 def javascript(directory: Path) -> str:
-    """The JavaScript program, where its packages are."""
+    """Return the JavaScript program, where its packages are."""
     program = (HERE / "javascript/reader.mjs").read_text()
     return f"cd {directory} && node --input-type=module <<'EOF'\n{program}\nEOF"
 
 
 def java(directory: Path) -> str:
-    """The Java program, with the pod's certificates in Java's own form."""
+    """Return the Java program, with the pod's certificates in Java's own form."""
     store = "-keystore /tmp/trust.p12 -storepass changeit"
     trust = "-Djavax.net.ssl.trustStore=/tmp/trust.p12 -Djavax.net.ssl.trustStorePassword=changeit"
     return (
@@ -84,7 +84,7 @@ READERS = (
 
 
 def version_of(reader: Reader, read: dict[str, Any]) -> str:
-    """What the program says of itself; Java's is in its pom alone."""
+    """Return what the program says of itself; Java's is in its pom alone."""
     if reader.versions:
         return str(read["versions"][reader.versions])
     pom = ET.parse(HERE / "java/pom.xml").getroot()  # noqa: S314  # our own file

@@ -2,18 +2,18 @@
 
 No status subresource: upstream writes the status on the main object, and must be able to after a rollback.
 No rule looks inside the embedded references of an AzureAssignedIdentity: what upstream stored must stay writable.
-Called by `files`.
 """
 
 from collections.abc import Iterable
 
 from deployment.schemas import (
     COUNT,
+    GUID,
     LABELS,
     NUMBER,
     OPEN,
     OPTIONAL_COUNT,
-    OPTIONAL_TEXTS,
+    OPTIONAL_GUIDS,
     TEXT,
     Field,
     Rule,
@@ -27,7 +27,7 @@ RESOURCE_ID_FORM = (
     "(?i)^/subscriptions/[^/]+/resourcegroups/[^/]+/providers/microsoft[.]managedidentity/userassignedidentities/[^/]+$"
 )
 # ARM allows 36 + 90 + 128 characters for the three names; a bound is needed, or the rule's estimated cost is refused.
-RESOURCE_ID: Json = {**TEXT, "maxLength": 1024}
+RESOURCE_ID: Json = {**TEXT, "maxLength": 512}
 
 UNUSED_METADATA = Field("metadata", OPEN, "Not used; kept because upstream wrote it.")
 SECRET_REFERENCE = structure(
@@ -41,12 +41,12 @@ del SECRET_REFERENCE["description"]  # the field that holds it describes it
 
 
 def all_definitions() -> tuple[Json, ...]:
-    """The definitions in the order in which they are installed."""
+    """Return the definitions in the order in which they are installed."""
     return (assigned_identity(), binding(), identity(), exception())
 
 
 def identity() -> Json:
-    """AzureIdentity: which Azure identity, and how to obtain its tokens."""
+    """Return AzureIdentity: which Azure identity, and how to obtain its tokens."""
     fields = [
         Field(
             "type",
@@ -54,17 +54,17 @@ def identity() -> Json:
             "0: user-assigned managed identity; 1: service principal with a secret; 2: with a certificate.",
         ),
         Field("resourceID", RESOURCE_ID, "Azure resource ID of the managed identity (type 0).", old="ResourceID"),
-        Field("clientID", TEXT, "Client ID of the managed identity or service principal.", old="ClientID"),
+        Field("clientID", GUID, "Client ID of the managed identity or service principal.", old="ClientID"),
         Field(
             "clientPassword",
             SECRET_REFERENCE,
             "Secret with the secret or certificate (types 1, 2).",
             old="ClientPassword",
         ),
-        Field("tenantID", TEXT, "Tenant of the service principal (types 1, 2).", old="TenantID"),
+        Field("tenantID", GUID, "Tenant of the service principal (types 1, 2).", old="TenantID"),
         Field(
             "auxiliaryTenantIDs",
-            OPTIONAL_TEXTS,
+            OPTIONAL_GUIDS,
             "Further tenants; each gives one token more.",
             old="AuxiliaryTenantIDs",
         ),
@@ -81,12 +81,12 @@ def identity() -> Json:
         ("AzureIdentity", "azureidentity", "azureidentities"),
         "An Azure identity that pods may use.",
         {"spec": structure("The identity.", fields, rules), "status": _status()},
-        [_column("Type", "spec.type"), _column("ClientID", "spec.clientID"), *_told("Assigned")],
+        [_column("Type", "spec.type"), _column("ClientID", "spec.clientID"), *_condition_columns("Assigned")],
     )
 
 
 def binding() -> Json:
-    """AzureIdentityBinding: which pods use which AzureIdentity."""
+    """Return AzureIdentityBinding: which pods use which AzureIdentity."""
     fields = [
         Field("azureIdentity", TEXT, "Name of an AzureIdentity in the binding's namespace.", old="AzureIdentity"),
         Field("selector", TEXT, "Pods whose label `aadpodidbinding` has this value use the identity.", old="Selector"),
@@ -94,19 +94,23 @@ def binding() -> Json:
         UNUSED_METADATA,
     ]
     rules = [
-        *(_filled(name, "name an AzureIdentity of this namespace") for name in ("azureIdentity", "AzureIdentity")),
-        *(_filled(name, "be the value of the pods' label aadpodidbinding") for name in ("selector", "Selector")),
+        *(_non_empty(name, "name an AzureIdentity of this namespace") for name in ("azureIdentity", "AzureIdentity")),
+        *(_non_empty(name, "be the value of the pods' label aadpodidbinding") for name in ("selector", "Selector")),
     ]
     return _definition(
         ("AzureIdentityBinding", "azureidentitybinding", "azureidentitybindings"),
         "Binds pods, chosen by their label `aadpodidbinding`, to an AzureIdentity.",
         {"spec": structure("The binding.", fields, rules), "status": _status()},
-        [_column("AzureIdentity", "spec.azureIdentity"), _column("Selector", "spec.selector"), *_told("Applied")],
+        [
+            _column("AzureIdentity", "spec.azureIdentity"),
+            _column("Selector", "spec.selector"),
+            *_condition_columns("Applied"),
+        ],
     )
 
 
 def assigned_identity() -> Json:
-    """AzureAssignedIdentity: that one pod uses one identity, and whether Azure knows; written by MIC alone."""
+    """Return AzureAssignedIdentity: which pod uses which identity, and whether Azure has assigned it."""
     fields = [
         Field(
             "azureIdentityRef", embedded(), "The AzureIdentity as it was when it was assigned.", old="AzureidentityRef"
@@ -133,7 +137,7 @@ def assigned_identity() -> Json:
 
 
 def exception() -> Json:
-    """AzurePodIdentityException: which pods get tokens straight from the node's metadata service."""
+    """Return AzurePodIdentityException: which pods get tokens straight from the node's metadata service."""
     fields = [
         Field(
             "podLabels", LABELS, "A pod of this namespace with any one of these labels is excepted.", old="PodLabels"
@@ -163,7 +167,7 @@ def _resource_id_rule(name: str) -> Rule:
     )
 
 
-def _filled(name: str, duty: str) -> Rule:
+def _non_empty(name: str, duty: str) -> Rule:
     return Rule(f"!has(self.{name}) || self.{name} != ''", f"spec.{name} must {duty}; it is empty")
 
 
@@ -176,11 +180,11 @@ def _status(*fields: Field) -> Json:
     return structure("What the daemons found.", [*fields, *common])
 
 
-def _told(condition: str) -> list[Json]:
-    """Columns for a condition: whether it holds and why; the sentence with `-o wide`."""
-    where = f'status.conditions[?(@.type=="{condition}")]'
-    wide = {**_column("Message", f"{where}.message"), "priority": 1}
-    return [_column(condition, f"{where}.status"), _column("Reason", f"{where}.reason"), wide]
+def _condition_columns(condition: str) -> list[Json]:
+    """Return the columns of a condition: its status and reason, and its message with `-o wide`."""
+    path = f'status.conditions[?(@.type=="{condition}")]'
+    wide = {**_column("Message", f"{path}.message"), "priority": 1}
+    return [_column(condition, f"{path}.status"), _column("Reason", f"{path}.reason"), wide]
 
 
 def _column(name: str, path: str) -> Json:
@@ -189,7 +193,7 @@ def _column(name: str, path: str) -> Json:
 
 def _definition(names: tuple[str, str, str], meaning: str, properties: Json, columns: Iterable[Json]) -> Json:
     kind, singular, plural = names
-    described = {
+    all_properties = {
         "apiVersion": {"description": "Version of the schema.", **TEXT},
         "kind": {"description": "Kind of the object.", **TEXT},
         "metadata": {"type": "object"},
@@ -201,7 +205,7 @@ def _definition(names: tuple[str, str, str], meaning: str, properties: Json, col
         "served": True,
         "storage": True,
         "additionalPrinterColumns": [*columns, age],
-        "schema": {"openAPIV3Schema": {"description": meaning, "type": "object", "properties": described}},
+        "schema": {"openAPIV3Schema": {"description": meaning, "type": "object", "properties": all_properties}},
     }
     return {
         "apiVersion": "apiextensions.k8s.io/v1",

@@ -1,17 +1,17 @@
-"""Upstream's small demonstration: an identity, a binding, and its own demo image as the pod. Called by `files`.
+"""Upstream's small demonstration: an identity, a binding, and its own demo image as the pod.
 
 The words in capitals are to be replaced by the user.
 """
 
-from deployment.pods import LINUX, from_field
 from deployment.settings import API_VERSION, Images, Json
 
+LINUX: Json = {"kubernetes.io/os": "linux"}
 SELECTOR = "demo"
 IDENTITY = "demo-aad1"
 
 
 def identity() -> Json:
-    """The AzureIdentity to fill in."""
+    """Return the AzureIdentity to fill in."""
     resource = "providers/Microsoft.ManagedIdentity/userAssignedIdentities/IDENTITY_NAME"
     return {
         "apiVersion": API_VERSION,
@@ -26,7 +26,7 @@ def identity() -> Json:
 
 
 def binding() -> Json:
-    """The binding of the demo's pods."""
+    """Return the binding of the demo's pods."""
     return {
         "apiVersion": API_VERSION,
         "kind": "AzureIdentityBinding",
@@ -36,16 +36,16 @@ def binding() -> Json:
 
 
 def deployment(images: Images) -> Json:
-    """A pod that asks for a token with Azure's Go SDK and lists the virtual machines it may see."""
+    """Return a Deployment whose pod asks for a token with Azure's Go SDK and lists the virtual machines it may see."""
     labels = {"app": "demo", "aadpodidbinding": SELECTOR}
     container = {
         "name": "demo",
         "image": images.demo,
         "args": ["--subscriptionid=SUBSCRIPTION_ID", "--clientid=CLIENT_ID", "--resourcegroup=RESOURCE_GROUP"],
         "env": [
-            from_field("MY_POD_NAME", "metadata.name"),
-            from_field("MY_POD_NAMESPACE", "metadata.namespace"),
-            from_field("MY_POD_IP", "status.podIP"),
+            _from_field("MY_POD_NAME", "metadata.name"),
+            _from_field("MY_POD_NAMESPACE", "metadata.namespace"),
+            _from_field("MY_POD_IP", "status.podIP"),
         ],
     }
     return {
@@ -57,3 +57,8 @@ def deployment(images: Images) -> Json:
             "template": {"metadata": {"labels": labels}, "spec": {"containers": [container], "nodeSelector": LINUX}},
         },
     }
+
+
+def _from_field(name: str, path: str) -> Json:
+    """Return an environment variable from the pod's own fields."""
+    return {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}}

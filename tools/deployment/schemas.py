@@ -2,7 +2,6 @@
 
 Upstream decoded field names without regard to case, and old manifests spell them with a capital. A field that the
 schema does not name is refused by `kubectl` and dropped by the API server; that is why both spellings stand here.
-Called by `crds` alone.
 """
 
 from collections.abc import Iterable
@@ -16,7 +15,8 @@ COUNT: Json = {"type": "integer", "format": "int32"}
 OPTIONAL_COUNT: Json = {**COUNT, "nullable": True}
 OPEN: Json = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
 LABELS: Json = {"type": "object", "additionalProperties": TEXT}
-OPTIONAL_TEXTS: Json = {"type": "array", "items": TEXT, "nullable": True}
+GUID: Json = {"type": "string", "maxLength": 64}
+OPTIONAL_GUIDS: Json = {"type": "array", "items": GUID, "maxItems": 8, "nullable": True}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Field:
     old: str = ""
 
     def properties(self) -> Json:
-        """The field under its name and, when it has one, under its old spelling."""
+        """Return the schema of the field by its name and, when it has one, by its old spelling."""
         properties = {self.name: {"description": self.meaning, **self.shape}}
         if self.old:
             warning = f"Deprecated spelling of `{self.name}`, read when that one is absent."
@@ -39,14 +39,14 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A condition over `self` in the Common Expression Language, and what the user reads when it does not hold."""
+    """A condition over `self` in the Common Expression Language, and the message to a user who breaks it."""
 
     holds: str
     message: str
 
 
 def structure(meaning: str, fields: Iterable[Field], rules: Iterable[Rule] = ()) -> Json:
-    """An object of named fields; the API server checks `rules` on every write."""
+    """Return the schema of an object with named fields; the API server checks `rules` on every write."""
     properties: Json = {}
     for field in fields:
         properties |= field.properties()
@@ -58,12 +58,12 @@ def structure(meaning: str, fields: Iterable[Field], rules: Iterable[Rule] = ())
 
 
 def embedded() -> Json:
-    """A whole object inside another: with apiVersion, kind and metadata; its fields are kept as they are, unchecked."""
+    """Return the schema of an object inside another, with apiVersion, kind and metadata; its fields are unchecked."""
     return {**OPEN, "x-kubernetes-embedded-resource": True}
 
 
 def conditions() -> Json:
-    """The standard list of conditions, one for each type."""
+    """Return the schema of Kubernetes' standard list of conditions."""
     texts = {
         "type": "What the condition is about, in CamelCase.",
         "status": "Whether it holds: True, False or Unknown.",
@@ -76,6 +76,7 @@ def conditions() -> Json:
     properties["observedGeneration"] = {"description": "The generation it was seen at.", **NUMBER, "format": "int64"}
     return {
         "type": "array",
+        "maxItems": 16,
         "items": {"type": "object", "required": ["type", "status"], "properties": properties},
         "x-kubernetes-list-type": "map",
         "x-kubernetes-list-map-keys": ["type"],

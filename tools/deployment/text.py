@@ -1,4 +1,4 @@
-"""Objects as YAML that people like to read: lists indented, keys in the order given, long sentences folded."""
+"""Objects as YAML for people: lists indented, keys in their own order, long sentences folded."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -21,9 +21,9 @@ class _Dumper(yaml.SafeDumper):
 
 
 def render(header: str, objects: Iterable[Json]) -> str:
-    """One YAML file: the header as comments, then the objects."""
+    """Return the text of a YAML file: the header as comments, then the objects."""
     comment = "".join(f"# {line}\n" for line in header.splitlines())
-    documents = "---\n".join(_document(one) for one in objects)
+    documents = "---\n".join(_document(value) for value in objects)
     return f"{comment}{documents}"
 
 

@@ -1,5 +1,5 @@
-"""What the images are made of; `tools/image.py` makes them, on a developer's machine and in the Dockerfile alike.
+"""What the images are made of, on a developer's machine (`tools/image.py`) and in the Dockerfile alike.
 
-`debian` gives the system, `python` the packages and podidentity itself, `lab` what the sample application and the lab's
-tools have besides. Each part is a directory that becomes one layer; nothing is run in it, so no root is needed.
+`debian` gives the system, `python` the packages and podidentity itself, `roots` both as parts, `lab` what the sample
+application and the lab's tools add. Each part is a directory that becomes one layer. Root's rights are not needed.
 """

@@ -1,18 +1,18 @@
 """Python packages of the images, from the versions that `constraints.txt` pins, and podidentity itself as a wheel.
 
-Unpacked for the images' Python, whichever runs this. Called by `image`.
+Unpacked for the images' Python, whichever Python runs this.
 """
 
-import compileall
-import py_compile
 import shutil
 import subprocess
 import sys
 import tomllib
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
+
+from imaging import debian
 
 PROGRAM = """\
 #!/usr/bin/python3 -I
@@ -21,35 +21,34 @@ from podidentity.cli.main import main
 sys.argv[1:1] = {words!r}
 sys.exit(main())
 """
-PROGRAMS: dict[str, list[str]] = {"podidentity": [], "nmi": ["nmi"], "mic": ["mic"]}
+PROGRAMS: dict[str, list[str]] = {"podidentity": [], **{name: [name] for name in ("nmi", "mic", "broker", "webhook")}}
 
-_LEFT_OUT = ("**/tests", "**/test", "**/*.pyi", "**/*.pyx", "**/*.pxd", "**/*.c", "**/*.h", "bin")
+_UNUSED_FILES = ("**/tests", "**/test", "**/*.pyi", "**/*.pyx", "**/*.pxd", "**/*.c", "**/*.h", "bin")
 
 
-def packages_folder(python: str) -> str:
-    """Where Debian's Python looks for what did not come from Debian."""
-    return f"usr/local/lib/python{python}/dist-packages"
+PACKAGES = f"usr/local/lib/python{debian.PYTHON}/dist-packages"
+"""Where Debian's Python looks for packages that are not Debian's."""
 
 
 def project(repository: Path) -> dict[str, Any]:
-    """pyproject.toml."""
+    """Return the contents of pyproject.toml."""
     return tomllib.loads((repository / "pyproject.toml").read_text())
 
 
-def install(requirements: Sequence[str], python: str, repository: Path, target: Path) -> None:
-    """Install `requirements`, wheels only, for Python `python`, into `target`."""
+def install(requirements: Sequence[str], repository: Path, target: Path) -> None:
+    """Install `requirements`, wheels only, for the images' Python, into `target`."""
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile"]
     command += [
         "--root-user-action=ignore",
         "--target",
         str(target),
         "--only-binary=:all:",
-        f"--python-version={python}",
+        f"--python-version={debian.PYTHON}",
     ]
     command += ["--constraint", str(repository / "constraints.txt")]
     subprocess.run([*command, *requirements], check=True)
-    forget_programs(target)
-    for pattern in _LEFT_OUT:
+    remove_program_records(target)
+    for pattern in _UNUSED_FILES:
         for path in sorted(target.glob(pattern)):
             if path.is_dir():
                 shutil.rmtree(path)
@@ -57,24 +56,29 @@ def install(requirements: Sequence[str], python: str, repository: Path, target: 
                 path.unlink()
 
 
-def forget_programs(target: Path) -> None:
-    """Take the programs, which are left out, off the packages' lists: their digests hold the path of pip's Python."""
+def remove_program_records(target: Path) -> None:
+    """Remove the programs, which are not in the image, from the RECORD files: their digests depend on pip's Python."""
+    rewrite_records(target, lambda line: not line.startswith("../"))
+
+
+def rewrite_records(target: Path, is_contained: Callable[[str], bool]) -> None:
+    """Rewrite the RECORD files of the packages in `target` with only the lines that `is_contained` accepts."""
     for record in target.glob("*.dist-info/RECORD"):
-        lines = record.read_text().splitlines(keepends=True)
-        record.write_text("".join(line for line in lines if not line.startswith("../")))
+        record.write_text("".join(filter(is_contained, record.read_text().splitlines(keepends=True))))
 
 
-def install_podidentity(repository: Path, python: str, root: Path) -> None:
+def install_podidentity(repository: Path, root: Path) -> None:
     """Build podidentity's wheel, unpack it below `root`, and write its programs."""
     wheels = root.with_name(f"{root.name}.wheel")
     shutil.rmtree(wheels, ignore_errors=True)
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check", "--no-deps"]
     subprocess.run([*command, "--wheel-dir", str(wheels), str(repository)], check=True)
-    target = root / packages_folder(python)
-    target.mkdir(parents=True)
+    target = root / PACKAGES
+    target.mkdir(parents=True, exist_ok=True)
     for wheel in wheels.glob("*.whl"):
         with zipfile.ZipFile(wheel) as archive:
             archive.extractall(target)
+    shutil.rmtree(wheels)
     for name, words in PROGRAMS.items():
         program = root / "usr/local/bin" / name
         program.parent.mkdir(parents=True, exist_ok=True)
@@ -82,16 +86,8 @@ def install_podidentity(repository: Path, python: str, root: Path) -> None:
         program.chmod(0o755)
 
 
-def byte_compile(folders: Iterable[Path], python: str, root: Path) -> None:
-    """Compile ahead: the images' root is read-only. Only a Python of the same version can; others leave it out."""
-    if python != f"{sys.version_info.major}.{sys.version_info.minor}":
-        print(f"not compiled ahead: this is not Python {python}")
-        return
-    for folder in folders:
-        compileall.compile_dir(
-            folder,
-            quiet=2,
-            stripdir=str(root),
-            prependdir="/",
-            invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
-        )
+def byte_compile(system: Path, root: Path, folders: Iterable[str]) -> None:
+    """Compile `folders` below `root` with the Python of `system`: the images' root is read-only when they run."""
+    paths = [str(root / folder) for folder in folders]
+    options = ("-q", "-s", str(root), "-p", "/", "--invalidation-mode", "unchecked-hash")
+    debian.run_python(system, "-m", "compileall", *options, *paths)

@@ -1,1 +1,1 @@
-"""From the programs in bench/ to docs/performance.md. Called by tools/performance.py."""
+"""From the programs in bench/ to docs/performance.md."""

@@ -1,4 +1,4 @@
-"""docs/performance.md, written from figures. What is not a figure is the template below."""
+"""docs/performance.md, written from figures into the template below."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,10 +8,10 @@ from measured import rows
 Line = dict[str, Any]
 
 QUIET_LOAD = 3.5
-"""Above this, others were at work on the machine when a program began: what its own predecessor left is below."""
+"""A load above this means that others used the machine when a program began; the program before it leaves less."""
 
 PLOTTED = {"connections": "connections", "memory": "memory", "plan": "mic plan", "assigned": "new_identity"}
-"""By the plot's file name: the line that it draws."""
+"""The line that each plot draws, by the plot's file name."""
 
 TEMPLATE = """\
 # Performance
@@ -22,7 +22,7 @@ Measured on {date}, on {machine}.
 {note}
 Each program builds its load and its stand-ins on the machine itself, in network namespaces; where there is a
 reference, it runs in the same run, turn by turn, and the ratio counts. CPU is that of the server's
-process. `make bench` runs all but the rows with a real Kubernetes, and writes this page;
+process. `make bench` runs all but the long rows with a real Kubernetes, and writes this page;
 `python bench/NAME.py --help` says what one program does.
 
 ## The budget
@@ -30,6 +30,10 @@ process. `make bench` runs all but the rows with a real Kubernetes, and writes t
 | what | budget | measured | within | program |
 |---|---|---|---|---|
 {budget}
+
+Budgets hold on any machine: a time is compared with what the same run measured beside it, turn by turn, and stands
+there as information. "A loop" is a fixed one in pure Python, "a Python's start" one that imports `asyncio` and `ssl`
+and ends.
 
 Where a spread is given, it is the smallest and the largest of the rounds. "busy (N)" marks what was measured while
 other work wanted N cores: times, and ratios of times, are then not those of a machine that does nothing else.
@@ -95,33 +99,34 @@ system calls, for an answer on its way to the client's socket most of all: the s
 
 
 def render(figures: Mapping[str, Any]) -> str:
-    """Write the page. `figures` has date, machine, note and lines (by their names)."""
+    """Return the page. `figures` has date, machine, note and lines (by their names)."""
     lines: Mapping[str, Line] = figures["lines"]
+    dates = sorted({line.get("date", figures["date"]) for line in lines.values()}) or [figures["date"]]
     return TEMPLATE.format(
-        date=figures["date"],
+        date=" to ".join(dict.fromkeys((dates[0], dates[-1]))),
         machine=figures["machine"],
         note=f"\n{figures['note']}\n" if figures.get("note") else "",
         budget="\n".join(_budget_row(row, lines.get(row.line)) for row in rows.ROWS),
         split=_split(lines.get("nmi")),
         upstream="\n".join(
-            f"| {what} | {theirs} | {rows.beside_upstream(kind, lines[line]['figures']) if line in lines else '-'} |"
-            for what, theirs, line, kind in rows.UPSTREAM
+            f"| {claim} | {upstream} | {rows.beside_upstream(kind, lines[line]['figures']) if line in lines else '-'} |"
+            for claim, upstream, line, kind in rows.UPSTREAM
         ),
         **{plot: _busy(lines.get(line)) for plot, line in PLOTTED.items()},
     )
 
 
 def _split(line: Line | None) -> str:
-    told = rows.cpu_split(line["figures"]) if line is not None else []
-    return SPLIT.format(rows="\n".join(told)) if told else ""
+    table = rows.cpu_split(line["figures"]) if line is not None else []
+    return SPLIT.format(rows="\n".join(table)) if table else ""
 
 
 def _budget_row(row: rows.Row, line: Line | None) -> str:
     if line is None:
-        told, verdict = "not measured", "-"
+        figures, verdict = "not measured", "-"
     else:
-        told, verdict = row.tell(line["figures"]), row.verdict(line) + _busy(line)
-    return f"| {row.what} | {row.budget} | {told} | {verdict} | `bench/{row.program}.py` |"
+        figures, verdict = row.render(line["figures"]), row.verdict(line) + _busy(line)
+    return f"| {row.claim} | {row.budget} | {figures} | {verdict} | `bench/{row.program}.py` |"
 
 
 def _busy(line: Line | None) -> str:

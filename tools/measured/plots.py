@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from measured.page import PLOTTED
 
 Lines = Mapping[str, dict[str, Any]]
-OURS, OTHER = "#1f5fa8", "#b3542c"
+OUR_COLOUR, OTHER_COLOUR = "#1f5fa8", "#b3542c"
 STYLE: dict[Any, Any] = {
     "svg.hashsalt": "podidentity",  # names inside the SVG are otherwise random
     "svg.fonttype": "none",  # text stays text: small, and readable in a diff
@@ -26,9 +26,9 @@ STYLE: dict[Any, Any] = {
 
 
 def draw(lines: Lines, directory: Path, form: str = "svg") -> list[Path]:
-    """Draw each plot whose figures are there."""
+    """Draw each plot whose figures exist; return the files."""
     directory.mkdir(parents=True, exist_ok=True)
-    drawn = []
+    paths = []
     with mpl.rc_context(STYLE):
         for name, line in PLOTTED.items():
             if line not in lines:
@@ -38,15 +38,15 @@ def draw(lines: Lines, directory: Path, form: str = "svg") -> list[Path]:
             PLOTS[name](figure.subplots(), lines[line]["figures"])
             path = directory / f"{name}.{form}"
             figure.savefig(path, format=form, dpi=150, metadata={"Date": None} if form == "svg" else None)
-            drawn.append(path)
-    return drawn
+            paths.append(path)
+    return paths
 
 
 def _connections(axes: Axes, figures: dict[str, Any]) -> None:
-    for name, colour, label in (("nmi", OURS, "NMI"), ("go", OTHER, "Go net/http, the same bytes")):
+    for name, colour, label in (("nmi", OUR_COLOUR, "NMI"), ("go", OTHER_COLOUR, "Go net/http, the same bytes")):
         for kind, style in (("p50_ms", "-"), ("p99_ms", "--")):
-            found = figures[name]
-            pairs = sorted((int(many), told[kind]["median"]) for many, told in found.items())
+            series = figures[name]
+            pairs = sorted((int(many), entry[kind]["median"]) for many, entry in series.items())
             axes.plot(
                 *zip(*pairs, strict=True), style, color=colour, marker="o", markersize=3, label=f"{label}, {kind[:3]}"
             )
@@ -59,9 +59,9 @@ def _connections(axes: Axes, figures: dict[str, Any]) -> None:
 
 def _memory(axes: Axes, figures: dict[str, Any]) -> None:
     for name, style, label in (("rss_mib", "-", "under load"), ("rss_mib_idle", "--", "started, idle")):
-        pairs = sorted((int(pods), told[name]) for pods, told in figures.items())
-        axes.plot(*zip(*pairs, strict=True), style, color=OURS, marker="o", markersize=3, label=label)
-    axes.plot([250], [52], "v", color=OTHER, label="budget")
+        pairs = sorted((int(pods), entry[name]) for pods, entry in figures.items())
+        axes.plot(*zip(*pairs, strict=True), style, color=OUR_COLOUR, marker="o", markersize=3, label=label)
+    axes.plot([250], [52], "v", color=OTHER_COLOUR, label="budget")
     axes.set_ylim(0, 60)
     _label(axes, "pods on the node", "RSS, MiB")
 
@@ -71,19 +71,19 @@ def _plan(axes: Axes, figures: dict[str, Any]) -> None:
         pairs = sorted(
             (int(name.split("_")[1]), value) for name, value in figures.items() if name.startswith(f"{kind}_")
         )
-        axes.plot(*zip(*pairs, strict=True), style, color=OURS, marker="o", markersize=3, label=label)
-    axes.plot([10_000], [150], "v", color=OTHER, label="budget")
+        axes.plot(*zip(*pairs, strict=True), style, color=OUR_COLOUR, marker="o", markersize=3, label=label)
+    axes.plot([10_000], [150], "v", color=OTHER_COLOUR, label="budget")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.set_ylim(bottom=0)
     _label(axes, "pods", "milliseconds of CPU")
 
 
-def _assigned(axes: Axes, figures: dict[str, Any]) -> None:
-    seconds = sorted(float(one) for one in figures)
+def _time_to_assigned(axes: Axes, figures: dict[str, Any]) -> None:
+    seconds = sorted(float(name) for name in figures)
     for number, (style, label) in enumerate((("-", "first PATCH of a scale set"), ("--", "the next at once"))):
-        values = [at + figures[f"{at:g}"]["assigned_ms"][number] / 1e3 for at in seconds]
-        axes.plot(seconds, values, style, color=OURS, marker="o", markersize=3, label=label)
-    axes.plot(seconds, seconds, ":", color=OTHER, label="ARM alone")
+        values = [arm_seconds + figures[f"{arm_seconds:g}"]["assigned_ms"][number] / 1e3 for arm_seconds in seconds]
+        axes.plot(seconds, values, style, color=OUR_COLOUR, marker="o", markersize=3, label=label)
+    axes.plot(seconds, seconds, ":", color=OTHER_COLOUR, label="ARM alone")
     axes.set_ylim(bottom=0)
     _label(axes, "seconds that ARM takes for a PATCH", "seconds to Assigned")
 
@@ -94,5 +94,5 @@ def _label(axes: Axes, across: str, up: str) -> None:
     axes.legend()
 
 
-PLOTS = {"connections": _connections, "memory": _memory, "plan": _plan, "assigned": _assigned}
-"""By file name: how it is drawn. Which line each draws is `page.PLOTTED`."""
+PLOTS = {"connections": _connections, "memory": _memory, "plan": _plan, "assigned": _time_to_assigned}
+"""How each plot is drawn, by its file name. Which line it draws is in `page.PLOTTED`."""

@@ -1,5 +1,6 @@
-"""The programs of bench/ that `make bench` runs, each within about a minute, and what they told."""
+"""The programs of bench/ that `make bench` runs, each within about a minute, and what they print."""
 
+import datetime as dt
 import json
 import os
 import subprocess
@@ -12,7 +13,7 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "build" / "bench"
 PROGRAMS: dict[str, tuple[str, ...]] = {
-    "nmi": ("--rounds=3", "--seconds=1"),
+    "nmi": ("--rounds=7", "--seconds=0.5"),
     "connections": (),
     "nmi_load": ("--seconds=20",),
     "memory": (),
@@ -22,14 +23,19 @@ PROGRAMS: dict[str, tuple[str, ...]] = {
     "new_identity": (),
     "mic": ("--only=plan,small",),
     "arm_calls": (),
+    "broker": ("--rounds=5", "--seconds=1"),
+    "webhook": ("--rounds=5", "--pods=100"),
     "start_up": (),
     "soak": ("--seconds=60",),
+    "neighbour": ("--seconds=10",),
 }
 """Programs by name, with the flags that keep them short. Without flags, each measures for longer."""
 LONG: dict[str, tuple[str, ...]] = {
     "soak real": ("--kubernetes=real", "--seconds=1800"),
     "mic real": ("--only=real",),
     "mic real large": ("--only=real-large",),
+    "mic limit": ("--only=limit",),
+    "fleet": (),
 }
 """Likewise, but run only when named, after `make cluster-ready`: the file is the name's first word."""
 LIMIT_SECONDS = 600.0
@@ -39,24 +45,44 @@ Line = dict[str, Any]
 
 
 def run(name: str) -> bool:
-    """Run one program and keep its lines; say whether it ended well and everything is within its budget.
+    """Run one program and keep its lines; return whether it ended well and everything is within its budget.
 
-    `load` in a line is how many processes wanted a core, the minute before: what else the machine had to do.
+    `load` in a line is the machine's load average when the program began: how many processes wanted a core.
     """
-    began, load = time.monotonic(), round(os.getloadavg()[0], 1)
+    today = dt.datetime.now(dt.UTC).date().isoformat()
+    start, load = time.monotonic(), round(os.getloadavg()[0], 1)
     file, limit = name.partition(" ")[0], LONG_LIMIT_SECONDS if name in LONG else LIMIT_SECONDS
     command = [sys.executable, str(ROOT / "bench" / f"{file}.py"), *(PROGRAMS | LONG)[name]]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=limit, check=False)
-    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"bench"')]
+    try:
+        process = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=limit, check=False)
+    except subprocess.TimeoutExpired:
+        print(f"{name}: did not end within {limit:.0f} s; its former figures stay", flush=True)
+        return False
+    lines = [json.loads(line) for line in process.stdout.splitlines() if line.startswith('{"bench"')]
     RESULTS.mkdir(parents=True, exist_ok=True)
     if lines:
-        (RESULTS / f"{name}.json").write_text("".join(f"{json.dumps(line | {'load': load})}\n" for line in lines))
-    told = "; ".join(str(line["over"] or "within its budget") for line in lines) or "told nothing"
-    print(f"{name}: {told} ({time.monotonic() - began:.0f} s)", flush=True)
-    return done.returncode == 0 and bool(lines)
+        moment = {"load": load, "date": today}
+        (RESULTS / f"{name}.json").write_text("".join(f"{json.dumps(line | moment)}\n" for line in lines))
+    print(f"{name}: {'' if lines else 'printed nothing '}({time.monotonic() - start:.0f} s)", flush=True)
+    for line in lines:
+        print("".join(f"  {verdict}\n" for verdict in verdicts(line)), end="", flush=True)
+    return process.returncode == 0 and bool(lines)
 
 
-def collected(before: Mapping[str, Line]) -> dict[str, Line]:
-    """What programs told at their last run, by the name of the line; of a `LONG` one, what the page had `before`."""
-    found = [json.loads(line) for path in sorted(RESULTS.glob("*.json")) for line in path.read_text().splitlines()]
-    return {name: before[name] for name in LONG if name in before} | {str(line["bench"]): line for line in found}
+def verdicts(line: Line) -> list[str]:
+    """Return a sentence for each entry of a line's budget: what was measured, its spread, limit and verdict."""
+    sentences = []
+    values: Mapping[str, Any] = line.get("measured") or line["figures"]
+    for name, limit in (line.get("budget") or {}).items():
+        value = values[name]
+        number = value if isinstance(value, int | float) else value["median"]
+        spread = "" if isinstance(value, int | float) else f" ({value['least']:g} to {value['most']:g})"
+        verdict = "over its budget" if number > limit else "within its budget"
+        sentences.append(f"{name}: {number:g}{spread}, at most {limit:g}: {verdict}")
+    return sentences or ["it has no budget"]
+
+
+def collect(figures_before: Mapping[str, Line]) -> dict[str, Line]:
+    """Return all lines by their names: what a program printed takes the place of its former line, the rest stay."""
+    lines = [json.loads(line) for path in sorted(RESULTS.glob("*.json")) for line in path.read_text().splitlines()]
+    return {**figures_before, **{str(line["bench"]): line for line in lines}}

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from podidentity.azure.clouds import Cloud, find_cloud
+from podidentity.core.model.arm import fold_case
 from podidentity.errors import ConfigurationError
 
 _VARIABLES = {
@@ -35,7 +36,7 @@ ENVIRONMENT_FILE_VARIABLE = "AZURE_ENVIRONMENT_FILEPATH"
 
 @dataclass(frozen=True, slots=True)
 class CloudConfig:
-    """Checked configuration.
+    """The configuration, complete and valid.
 
     With `managed_identity` MIC asks IMDS for tokens; else it signs in with its client ID and a secret, or a certificate
     (PKCS#12) when there is no secret. `user_assigned_identity` is a client ID or a resource ID, in lower case; MIC
@@ -57,9 +58,9 @@ class CloudConfig:
 def load_cloud_config(path: str, environ: Mapping[str, str]) -> CloudConfig:
     """Read azure.json at `path`, or the environment when `path` is empty. Raises ConfigurationError."""
     if not path:
-        found = {name: environ.get(variable, "") for name, variable in _VARIABLES.items() if variable}
-        return _checked(found, "the environment", _VARIABLES, environ)
-    return _checked(_read(Path(path)), path, {name: f'"{name}"' for name in _VARIABLES}, environ)
+        values = {name: environ.get(variable, "") for name, variable in _VARIABLES.items() if variable}
+        return _validate(values, "the environment", _VARIABLES, environ)
+    return _validate(_read(Path(path)), path, {name: f'"{name}"' for name in _VARIABLES}, environ)
 
 
 def _read(path: Path) -> Mapping[str, Any]:
@@ -71,26 +72,26 @@ def _read(path: Path) -> Mapping[str, Any]:
     except UnicodeDecodeError:
         raise ConfigurationError(f"{path}: not UTF-8 text; name azure.json with --cloudconfig, {_DOCS}") from None
     try:
-        found = json.loads(text) if text.lstrip().startswith("{") else yaml.safe_load(text)
+        content = json.loads(text) if text.lstrip().startswith("{") else yaml.safe_load(text)
     except ValueError as error:
         raise ConfigurationError(f"{path}: not JSON: {error}; correct the file") from None
     except yaml.YAMLError as error:
         raise ConfigurationError(f"{path}: neither JSON nor YAML: {' '.join(str(error).split())}; correct it") from None
-    if not isinstance(found, Mapping):
+    if not isinstance(content, Mapping):
         raise ConfigurationError(f"{path}: holds no fields; {_DOCS}")
-    return found
+    return content
 
 
-def _checked(
-    found: Mapping[str, Any], source: str, names: Mapping[str, str], environ: Mapping[str, str]
+def _validate(
+    values: Mapping[str, Any], source: str, names: Mapping[str, str], environ: Mapping[str, str]
 ) -> CloudConfig:
-    lowered = {str(name).lower(): value for name, value in found.items()}
-    text = {name: str(lowered.get(name.lower()) or "") for name in _VARIABLES}
+    by_lower_case = {str(name).lower(): value for name, value in values.items()}
+    text = {name: str(by_lower_case.get(name.lower()) or "") for name in _VARIABLES}
     managed = text["useManagedIdentityExtension"].lower() == "true"
-    needed = ["subscriptionId", "resourceGroup"]
+    required = ["subscriptionId", "resourceGroup"]
     if not managed:
-        needed += ["tenantId", "aadClientId", *([] if text["aadClientCertPath"] else ["aadClientSecret"])]
-    for name in needed:
+        required += ["tenantId", "aadClientId", *([] if text["aadClientCertPath"] else ["aadClientSecret"])]
+    for name in required:
         if not text[name]:
             raise ConfigurationError(f"{source}: {names[name]} is empty; MIC needs it to reach ARM, {_DOCS}")
     return CloudConfig(
@@ -103,5 +104,5 @@ def _checked(
         certificate_path=text["aadClientCertPath"],
         certificate_password=text["aadClientCertPassword"],
         managed_identity=managed,
-        user_assigned_identity=text["userAssignedIdentityID"].lower(),
+        user_assigned_identity=fold_case(text["userAssignedIdentityID"]),
     )

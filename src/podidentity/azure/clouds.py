@@ -23,7 +23,7 @@ class Cloud:
     @property
     def in_the_clear(self) -> tuple[str, ...]:
         """Addresses to which secrets and tokens go without TLS; only a custom cloud has such."""
-        return tuple(one for one in (self.login, self.arm) if one.lower().startswith("http:"))
+        return tuple(address for address in (self.login, self.arm) if address.lower().startswith("http:"))
 
 
 _PUBLIC = Cloud(
@@ -80,9 +80,9 @@ def find_cloud(name: str, environment_file: str = "") -> Cloud:
 
     Raises ConfigurationError for an unknown name or an unreadable file.
     """
-    known = _BY_NAME.get(name.lower())
-    if known is not None:
-        return known
+    cloud = _BY_NAME.get(name.lower())
+    if cloud is not None:
+        return cloud
     if name.lower() != _CUSTOM:
         names = ", ".join(sorted({cloud.name for cloud in _BY_NAME.values()}))
         raise ConfigurationError(f'cloud "{name}" is unknown; it must be AzureStackCloud or one of: {names}')
@@ -98,24 +98,24 @@ def logins(environment_file: str = "") -> frozenset[str]:
 
     Raises ConfigurationError for an unreadable file.
     """
-    own = {_custom(Path(environment_file)).login.lower()} if environment_file else set()
-    return KNOWN_LOGINS | own
+    custom_login = {_custom(Path(environment_file)).login.lower()} if environment_file else set()
+    return KNOWN_LOGINS | custom_login
 
 
 def _custom(path: Path) -> Cloud:
     """Read the endpoints of a custom cloud, which are taken as they stand. Names in any case, as Go reads them."""
     try:
-        found = {str(name).lower(): value for name, value in json.loads(path.read_text()).items()}
-        arm, login = (_address(found, name) for name in ("resourceManagerEndpoint", "activeDirectoryEndpoint"))
+        endpoints = {str(name).lower(): value for name, value in json.loads(path.read_text()).items()}
+        arm, login = (_address(endpoints, name) for name in ("resourceManagerEndpoint", "activeDirectoryEndpoint"))
     except (OSError, ValueError, AttributeError) as error:
-        told = f"{path}: the endpoints of AzureStackCloud cannot be read: {error}; correct the file"
-        raise ConfigurationError(told) from None
-    audience = found.get("servicemanagementendpoint") or found.get("tokenaudience") or f"{arm}/"
-    return Cloud(str(found.get("name") or "AzureStackCloud"), login, arm, str(audience))
+        message = f"{path}: the endpoints of AzureStackCloud cannot be read: {error}; correct the file"
+        raise ConfigurationError(message) from None
+    audience = endpoints.get("servicemanagementendpoint") or endpoints.get("tokenaudience") or f"{arm}/"
+    return Cloud(str(endpoints.get("name") or "AzureStackCloud"), login, arm, str(audience))
 
 
-def _address(found: dict[str, Any], name: str) -> str:
-    text = str(found.get(name.lower()) or "").rstrip("/")
+def _address(endpoints: dict[str, Any], name: str) -> str:
+    text = str(endpoints.get(name.lower()) or "").rstrip("/")
     if not text.lower().startswith(("https://", "http://")):
         raise ValueError(f'"{name}" must be an address that begins with https://')
     return text

@@ -1,36 +1,39 @@
 """Tokens for ARM: of a service principal from Entra ID, or of the machine's managed identity from IMDS.
 
-One token is kept and renewed while it still lasts; however many ask at once, it is fetched once. A refusal is
-remembered for a moment: a hundred targets do not ask a hundred times what was just answered. Used by `management`.
+One token is cached and renewed before it expires; concurrent callers share one request. A refusal is remembered for a
+moment, so that a hundred targets do not repeat the same request a hundred times.
 """
 
 import asyncio
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import httpx2
 
+from podidentity.azure.certificates import Certificate
 from podidentity.azure.cloud_config import CloudConfig
-from podidentity.azure.entra import Application, Certificate, Entra
-from podidentity.azure.management import retry_after, whole
+from podidentity.azure.entra import Application, Entra
+from podidentity.azure.management import read_response
+from podidentity.core.tokens.imds import TOKEN_PATH
 from podidentity.errors import AzureError, ConfigurationError
+from podidentity.http import access_token, json_object, retry_after_seconds
 
 RENEW_SECONDS = 300.0
-"""A token is replaced when it has less than this left: a PATCH must not outlive it."""
+"""A token is renewed when it is valid for less than this: a PATCH must not outlive it."""
 LAST_SECONDS = 30.0
-"""While a new one cannot be had, the old one serves until it has less than this left."""
+"""While no new token is to be had, the old one is used until it is valid for less than this."""
 REFUSAL_SECONDS = 5.0
-"""How long a refusal counts when nobody says when to come back."""
+"""How long a refusal is remembered when the answer has no Retry-After."""
 IMDS_HOST = "169.254.169.254"
 IMDS = f"http://{IMDS_HOST}"
-_TOLD_CHARACTERS = 600
-Found = tuple[str, float]
+_MESSAGE_CHARACTERS = 600
+TokenAndLifetime = tuple[str, float]
+"""A token, and for how many seconds it is valid."""
 
 
 class ArmCredential:
-    """Whoever MIC is, as azure.json says. `imds` is the address of the Instance Metadata Service."""
+    """Tokens for ARM as the identity that azure.json names. `imds` is the Instance Metadata Service's base URL."""
 
     def __init__(
         self,
@@ -50,17 +53,17 @@ class ArmCredential:
         self._refused_until = 0.0
 
     def use(self, config: CloudConfig) -> None:
-        """Be whoever azure.json says now."""
+        """Take over a changed azure.json: the next token is a new one."""
         self._config = config
         self._token, self._expires_at, self._refusal = "", 0.0, None
 
-    def refused(self, token: str) -> None:
-        """ARM did not take this token: the next one will be a new one."""
+    def note_refused(self, token: str) -> None:
+        """Note that ARM did not accept `token`: the next one will be a new one."""
         if token == self._token:
             self._token, self._expires_at = "", 0.0
 
     async def token(self) -> str:
-        """Give a token that is good for a while. Raises AzureError, whose sentence says who refused and why."""
+        """Return a token that is valid for `LAST_SECONDS` at least. Raises AzureError with the issuer's reason."""
         if self._left_seconds > RENEW_SECONDS:
             return self._token
         async with self._fetching:
@@ -90,13 +93,16 @@ class ArmCredential:
         else:
             await self._renew()
 
-    async def _fetch(self, config: CloudConfig) -> Found:
+    async def _fetch(self, config: CloudConfig) -> TokenAndLifetime:
         if config.managed_identity:
             return await self._from_imds(config)
         return await (self._with_secret(config) if config.client_secret else self._with_certificate(config))
 
-    async def _with_secret(self, config: CloudConfig) -> Found:
-        """Client credentials: learn.microsoft.com/entra/identity-platform/v2-oauth2-client-creds-grant-flow."""
+    async def _with_secret(self, config: CloudConfig) -> TokenAndLifetime:
+        """Ask Entra ID with the client secret.
+
+        learn.microsoft.com/entra/identity-platform/v2-oauth2-client-creds-grant-flow
+        """
         form = {
             "grant_type": "client_credentials",
             "client_id": config.client_id,
@@ -106,53 +112,45 @@ class ArmCredential:
         url = f"{config.cloud.login}/{config.tenant_id}/oauth2/v2.0/token"
         return await self._ask(self._http.build_request("POST", url, data=form), "Entra ID")
 
-    async def _with_certificate(self, config: CloudConfig) -> Found:
-        """The file is read each time: certificates are renewed in place."""
+    async def _with_certificate(self, config: CloudConfig) -> TokenAndLifetime:
+        """Ask Entra ID with the certificate; its file is read each time, as certificates are renewed in place."""
         try:
             archive = await asyncio.to_thread(Path(config.certificate_path).read_bytes)
             certificate = Certificate(archive, config.certificate_password.encode())
-            who = Application(config.cloud.login, config.tenant_id, config.client_id, certificate)
-            granted = await Entra().token(who, config.cloud.audience)
+            issuer = Application(config.cloud.login, config.tenant_id, config.client_id, certificate)
+            token = await Entra().token(issuer, config.cloud.audience)
         except (OSError, ConfigurationError) as error:
             raise AzureError(
                 f"the certificate {config.certificate_path} cannot be used: {error}; "
                 "correct aadClientCertPath and aadClientCertPassword in azure.json"
             ) from error
-        return granted.access_token, float(granted.expires_in_seconds)
+        return token.access_token, float(token.expires_in_seconds)
 
-    async def _from_imds(self, config: CloudConfig) -> Found:
+    async def _from_imds(self, config: CloudConfig) -> TokenAndLifetime:
         query = {"api-version": "2018-02-01", "resource": config.cloud.audience}
-        own = config.user_assigned_identity
-        if own:
-            query["msi_res_id" if own.startswith("/") else "client_id"] = own
-        url = f"{self._imds}/metadata/identity/oauth2/token"
+        identity = config.user_assigned_identity
+        if identity:
+            query["msi_res_id" if identity.startswith("/") else "client_id"] = identity
+        url = self._imds + TOKEN_PATH
         request = self._http.build_request("GET", url, params=query, headers={"Metadata": "true"})
         return await self._ask(request, "IMDS")
 
-    async def _ask(self, request: httpx2.Request, who: str) -> Found:
+    async def _ask(self, request: httpx2.Request, issuer: str) -> TokenAndLifetime:
         try:
-            answer = await whole(self._http, request)
+            answer = await read_response(self._http, request)
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-            raise AzureError(f"{who} gave no token for ARM: {error!r}; check the network and azure.json") from error
-        found = _object(answer)
+            raise AzureError(f"{issuer} gave no token for ARM: {error!r}; check the network and azure.json") from error
+        body = json_object(answer.content)
         if not answer.is_success:
-            words = found.get("error_description") or found.get("error") or answer.reason_phrase
-            told = " ".join(str(words)[:_TOLD_CHARACTERS].split())
+            words = body.get("error_description") or body.get("error") or answer.reason_phrase
+            message = " ".join(str(words)[:_MESSAGE_CHARACTERS].split())
             raise AzureError(
-                f"{who} refused a token for ARM: {told}; check azure.json",
+                f"{issuer} refused a token for ARM: {message}; check azure.json",
                 status=answer.status_code,
-                code=str(found.get("error", ""))[:_TOLD_CHARACTERS],
-                retry_after_seconds=retry_after(answer),
+                code=str(body.get("error", ""))[:_MESSAGE_CHARACTERS],
+                retry_after_seconds=retry_after_seconds(answer),
             )
         try:
-            return str(found["access_token"]), float(int(found["expires_in"]))
+            return access_token(body), float(int(body["expires_in"]))
         except (KeyError, TypeError, ValueError):
-            raise AzureError(f"{who} answered without a token for ARM; check the endpoints of the cloud") from None
-
-
-def _object(answer: httpx2.Response) -> dict[str, Any]:
-    try:
-        found = answer.json()
-    except (ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
+            raise AzureError(f"{issuer} answered without a token for ARM; check the endpoints of the cloud") from None

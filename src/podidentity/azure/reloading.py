@@ -28,16 +28,16 @@ class ReloadedConfig:
         self._stamp = self._look()
         self.current = load_cloud_config(path, environ)
 
-    async def run(self, changed: Callable[[CloudConfig], None]) -> NoReturn:
-        """Call `changed` with each new configuration until cancelled."""
+    async def run(self, on_change: Callable[[CloudConfig], None]) -> NoReturn:
+        """Call `on_change` with each new configuration, until cancelled."""
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             fresh = self.reload()
             if fresh is not None:
-                changed(fresh)
+                on_change(fresh)
 
     def reload(self) -> CloudConfig | None:
-        """Read again when the file changed; the new configuration when it says something else."""
+        """Return the new configuration when the file changed and says something else, otherwise None."""
         stamp = self._look()
         if stamp == self._stamp:
             return None
@@ -58,7 +58,7 @@ class ReloadedConfig:
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError:
         return None
-    return found.st_mtime_ns, found.st_size, found.st_ino
+    return status.st_mtime_ns, status.st_size, status.st_ino

@@ -1,124 +1,156 @@
-"""`podidentity doctor`: gathers the facts of an installation and shows what `core.diagnosing` makes of them."""
+"""`podidentity doctor`: gathers the facts of an installation and prints the findings of `diagnosing`."""
 
 import asyncio
 import os
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import click
 
-from podidentity.cli import showing
-from podidentity.cli.told import told
-from podidentity.core import diagnosing
-from podidentity.core.crd import GROUP
-from podidentity.core.diagnosing import Daemon, Facts, Right
-from podidentity.core.findings import Finding, Verdict
-from podidentity.core.identities import ObjectKey
+from podidentity.azure.sign_in import is_signed_in
+from podidentity.cli import broker_facts, report
+from podidentity.cli.azure_access import gather_trusts
+from podidentity.cli.cluster_options import ClusterOptions, cluster_options, home
+from podidentity.cli.daemon_settings import read_settings
+from podidentity.core.model.crd import GROUP
+from podidentity.core.model.identities import ObjectKey
+from podidentity.core.report import brokers, diagnosing
+from podidentity.core.report.diagnosing import Daemon, Facts, Right
+from podidentity.core.report.findings import Finding
 from podidentity.errors import KubernetesError, NotFoundError
 from podidentity.kube import resources
-from podidentity.kube.api import Api, Listed
-from podidentity.kube.connection import find_cluster, open_client
-from podidentity.kube.installation import denied, find_daemons
+from podidentity.kube.api import Api, ObjectList
+from podidentity.kube.connection import open_client
+from podidentity.kube.installation import find_daemons, find_missing_rights
 from podidentity.kube.locks import EndpointsLock
 from podidentity.kube.resources import Kind
+from podidentity.timing import parse_rfc3339
 
-LOCK = "aad-pod-identity-mic"
 T = TypeVar("T")
 
 
 @click.command(short_help="Check an installation: roles, definitions, daemons, identities.")
-@showing.OUTPUT
-@showing.KUBECONFIG
-def doctor(output: str, kubeconfig: str) -> int:
-    """Check an installation as a platform engineer would. Exit status 1 when something is wrong.
+@click.option(
+    "--azure/--no-azure",
+    default=None,
+    help="Whether Azure is asked for the federated credentials of brokers' identities; else when you are signed in.",
+)
+@report.OUTPUT
+@cluster_options
+def doctor(output: str, cluster: ClusterOptions, *, azure: bool | None) -> int:
+    """Check an installation as a platform engineer would. With --namespace, only its identities and bindings.
+
+    Exit status 0: all is well; 6: not yet, it passes by itself; 1: something is wrong.
 
     Example: podidentity doctor --output json
     """
-    findings = asyncio.run(_diagnosed(kubeconfig))
-    showing.show(findings, output)
-    return int(any(one.verdict == Verdict.PROBLEM for one in findings))
+    findings = asyncio.run(_diagnose(cluster, asks_azure=is_signed_in(os.environ, home()) if azure is None else azure))
+    if output in {"json", "yaml"}:
+        report.show_document(report.document("Diagnosis", findings), output)
+    else:
+        report.show(findings, output)
+    return report.status_of([report.outcome_of(findings)])
 
 
-async def _diagnosed(kubeconfig: str) -> tuple[Finding, ...]:
-    where = find_cluster(kubeconfig, os.environ, home=showing.home())
-    async with open_client(where) as http:
-        return diagnosing.diagnose(await gather(Api(http), where.server))
+async def _diagnose(cluster: ClusterOptions, *, asks_azure: bool) -> tuple[Finding, ...]:
+    access = cluster.find()
+    async with open_client(access) as http:
+        api, attempts = Api(http), _Attempts()
+        facts = await gather(api, access.server)
+        of_brokers = await broker_facts.gather(api, attempts.attempt)
+    if asks_azure and of_brokers.grants:
+        of_brokers = replace(of_brokers, trusts=await gather_trusts(sorted(of_brokers.grants)))
+    facts = _of_namespace(facts, cluster.namespace) if cluster.namespace else facts
+    return brokers.diagnose_all(facts, replace(of_brokers, unavailable=tuple(attempts.failures)))
+
+
+def _of_namespace(facts: Facts, namespace: str) -> Facts:
+    """Return the facts with the objects of one namespace alone; those about the daemons stay."""
+    return replace(
+        facts,
+        identities=tuple(item for item in facts.identities if item.key.namespace == namespace),
+        bindings=tuple(item for item in facts.bindings if item.key.namespace == namespace),
+        assigned_identities=tuple(item for item in facts.assigned_identities if item.pod.namespace == namespace),
+        unreadable={key: message for key, message in facts.unreadable.items() if key.namespace == namespace},
+    )
 
 
 @dataclass(slots=True)
-class _Looks:
-    """Looks that may fail one by one: what could not be seen is a finding of its own."""
+class _Attempts:
+    """Requests that may fail one by one: each failure becomes a finding of its own."""
 
-    unseen: list[tuple[str, str]] = field(default_factory=list)
+    failures: list[tuple[str, str]] = field(default_factory=list)
 
-    async def at(self, check: str, look: Awaitable[T], otherwise: T) -> T:
+    async def attempt(self, check: str, request: Awaitable[T], otherwise: T) -> T:
         try:
-            return await look
+            return await request
         except KubernetesError as error:
-            self.unseen.append((check, str(error)))
+            self.failures.append((check, str(error)))
             return otherwise
 
 
 async def gather(api: Api, server: str) -> Facts:
-    """Look at everything. Raises KubernetesError when the API server itself does not answer."""
+    """Return the facts of an installation. Raises KubernetesError when the API server itself does not answer."""
     version = await api.server_version()
-    looks = _Looks()
-    definitions = await looks.at("definitions", _definitions(api), {})
-    nodes = await looks.at("nodes", _values(api, resources.NODES), ())
-    mics = await looks.at("mic", find_daemons(api, "mic"), ())
-    nmis = await looks.at("nmi", find_daemons(api, "nmi"), ())
-    assigned, unreadable = await looks.at("assigned", _assigned(api), ({}, {}))
-    settings = told(mics, nmis)
+    attempts = _Attempts()
+    definitions = await attempts.attempt("definitions", _definitions(api), {})
+    nodes = await attempts.attempt("nodes", _values(api, resources.NODES), ())
+    mics = await attempts.attempt("mic", find_daemons(api, "mic"), ())
+    nmis = await attempts.attempt("nmi", find_daemons(api, "nmi"), ())
+    identities_with_age, unreadable = await attempts.attempt("assigned", _assigned_identities(api), ({}, {}))
+    settings = read_settings(mics, nmis)
     managed, allow_list, taint = settings.managed_mode, settings.policy.allow_list, settings.startup_taint
+    identities = await attempts.attempt("identities", _values(api, resources.IDENTITIES), ())
     of_nmi = diagnosing.nmi_rights(managed=managed, allow_list=allow_list, startup_taint=taint)
-    asked: list[tuple[str, Daemon, tuple[Right, ...]]] = [
-        *[("MIC", one, diagnosing.mic_rights(allow_list=allow_list)) for one in mics[:1]],
-        *[("NMI", one, of_nmi) for one in nmis[:1]],
+    of_nmi += diagnosing.secret_rights(identities)
+    of_mic = diagnosing.mic_rights(allow_list=allow_list, lock=settings.lock, record=settings.record)
+    required: list[tuple[str, Daemon, tuple[Right, ...]]] = [
+        *[("MIC", daemon, of_mic) for daemon in mics[:1]],
+        *[("NMI", daemon, of_nmi) for daemon in nmis[:1]],
     ]
-    tainted: frozenset[str] = frozenset()
+    tainted_nodes: frozenset[str] = frozenset()
     if taint:
-        tainted = await looks.at("startup taint", _tainted(api, taint), tainted)
+        tainted_nodes = await attempts.attempt("startup taint", _tainted_nodes(api, taint), tainted_nodes)
     roles = {}
-    for name, daemon, rights in asked:
-        found = await looks.at("role", _denied(api, daemon, rights), None)
-        if found is not None:
-            roles[name] = found
+    for name, daemon, rights in required:
+        missing = await attempts.attempt("role", _missing_rights(api, daemon, rights), None)
+        if missing is not None:
+            roles[name] = missing
     return Facts(
         server=f"{server}, {version}",
         definitions=definitions,
         nodes=nodes,
         mic=mics,
         nmi=nmis,
-        leader=await looks.at("leader", _leader(api, mics), ""),
-        denied=roles,
-        identities=await looks.at("identities", _values(api, resources.IDENTITIES), ()),
-        bindings=await looks.at("bindings", _values(api, resources.BINDINGS), ()),
-        assigned=tuple(one for one, _ in assigned.values()),
-        created_seconds={key: age for key, (_, age) in assigned.items()},
+        leader=await attempts.attempt("leader", _leader(api, settings.lock), ""),
+        missing_rights=roles,
+        identities=identities,
+        bindings=await attempts.attempt("bindings", _values(api, resources.BINDINGS), ()),
+        assigned_identities=tuple(identity for identity, _ in identities_with_age.values()),
+        created_seconds={key: age for key, (_, age) in identities_with_age.items()},
         unreadable=unreadable,
-        unseen=tuple(looks.unseen),
+        unavailable=tuple(attempts.failures),
         managed_mode=settings.managed_mode,
         assign_on_binding=settings.policy.assign_on_binding,
         startup_taint=taint,
-        tainted=tainted,
+        tainted_nodes=tainted_nodes,
     )
 
 
-async def _tainted(api: Api, key: str) -> frozenset[str]:
-    """Name the nodes that carry a taint of this key, whatever its value and effect."""
-    listed = await api.list(resources.NODES.whole())
+async def _tainted_nodes(api: Api, key: str) -> frozenset[str]:
+    """Return the names of the nodes that carry a taint of this key, whatever its value and effect."""
+    nodes = await api.list(resources.NODES.as_json())
     return frozenset(
         name.name
-        for name, stored in listed.items.items()
-        if any(taint.get("key") == key for taint in (stored.value.get("spec") or {}).get("taints") or ())
+        for name, node in nodes.items.items()
+        if any(taint.get("key") == key for taint in (node.value.get("spec") or {}).get("taints") or ())
     )
 
 
-async def _denied(api: Api, daemon: Daemon, rights: tuple[Right, ...]) -> tuple[Right, ...] | None:
-    return await denied(api, daemon, rights)
+async def _missing_rights(api: Api, daemon: Daemon, rights: tuple[Right, ...]) -> tuple[Right, ...] | None:
+    return await find_missing_rights(api, daemon, rights)
 
 
 async def _values(api: Api, kind: Kind[T]) -> tuple[T, ...]:
@@ -126,15 +158,15 @@ async def _values(api: Api, kind: Kind[T]) -> tuple[T, ...]:
 
 
 async def _definitions(api: Api) -> dict[str, bool]:
-    """Which of our definitions there are, and whether each has conditions."""
-    found: dict[str, bool] = {}
+    """Return which of our definitions are installed, and for each whether it has conditions."""
+    definitions: dict[str, bool] = {}
     for plural in diagnosing.KINDS:
         try:
-            one = await api.get(resources.CRDS.whole(), ObjectKey("", f"{plural}.{GROUP}"))
+            definition = await api.get(resources.CRDS.as_json(), ObjectKey("", f"{plural}.{GROUP}"))
         except NotFoundError:
             continue
-        found[plural] = any(map(_has_conditions, one["spec"].get("versions") or ()))
-    return found
+        definitions[plural] = any(map(_has_conditions, definition["spec"].get("versions") or ()))
+    return definitions
 
 
 def _has_conditions(version: Mapping[str, Any]) -> bool:
@@ -144,29 +176,20 @@ def _has_conditions(version: Mapping[str, Any]) -> bool:
     return "conditions" in (place or {})
 
 
-async def _assigned(api: Api) -> tuple[dict[ObjectKey, tuple[Any, float]], Mapping[ObjectKey, str]]:
-    """All assigned identities, each with its age in seconds; and those that nobody can read, with the reason."""
-    whole: Listed[dict[str, Any]] = await api.list(resources.ASSIGNED_IDENTITIES.whole())
-    ages = {key: _age_seconds(one.value) for key, one in whole.items.items()}
-    parsed = await api.list(resources.ASSIGNED_IDENTITIES)
-    return {key: (one.value, ages.get(key, 0.0)) for key, one in parsed.items.items()}, parsed.odd
+async def _assigned_identities(api: Api) -> tuple[dict[ObjectKey, tuple[Any, float]], Mapping[ObjectKey, str]]:
+    """Return all assigned identities, each with its age in seconds; and the malformed ones, each with the reason."""
+    objects: ObjectList[dict[str, Any]] = await api.list(resources.ASSIGNED_IDENTITIES.as_json())
+    ages = {key: _age_seconds(obj.value) for key, obj in objects.items.items()}
+    identities = await api.list(resources.ASSIGNED_IDENTITIES)
+    return {key: (identity.value, ages.get(key, 0.0)) for key, identity in identities.items.items()}, identities.odd
 
 
 def _age_seconds(obj: Mapping[str, Any], clock: Callable[[], float] = time.time) -> float:
-    try:
-        return clock() - datetime.fromisoformat(obj["metadata"]["creationTimestamp"]).timestamp()
-    except (KeyError, TypeError, ValueError):
-        return 0.0
+    created_at = parse_rfc3339(str((obj.get("metadata") or {}).get("creationTimestamp")))
+    return 0.0 if created_at is None else clock() - created_at
 
 
-async def _leader(api: Api, mics: tuple[Daemon, ...]) -> str:
-    """Who holds the lock, in the namespace that MIC was told, or else `default`."""
-    namespace, name = "default", LOCK
-    for word in mics[0].arguments if mics else ():
-        flag, _, value = word.lstrip("-").partition("=")
-        if value and flag == "leader-election-namespace":
-            namespace = value
-        if value and flag == "leader-election-name":
-            name = value
-    held = await EndpointsLock(api, ObjectKey(namespace, name)).read()
-    return held.record.holder if held else ""
+async def _leader(api: Api, lock: ObjectKey) -> str:
+    """Return the holder of MIC's lock; empty when there is none."""
+    lease = await EndpointsLock(api, lock).read()
+    return lease.record.holder if lease else ""

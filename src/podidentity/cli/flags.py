@@ -1,8 +1,8 @@
-"""Go-style command lines for `nmi` and `mic`: one table per daemon gives the parser, `--help` and the reference page.
+"""Go-style command lines of the daemons: one table for each gives the parser, `--help` and the reference page.
 
 Accepts what Go's `flag` and `pflag` accept: `--x=v`, `--x v`, the same with one dash, `--switch`, `--switch=false`.
-The flags of klog are accepted on both daemons, because manifests pass them; those without effect are reported, so that
-the caller can warn once. Called by `cli.nmi`, `cli.mic` and the generator of docs/reference/flags.md.
+NMI and MIC also accept the flags of klog, because manifests pass them; those without effect are reported, so that
+the caller can warn once.
 """
 
 import difflib
@@ -31,8 +31,8 @@ WIDTHS = range(72, 100)
 class Flag:
     """One flag. `default` is written as on the command line; `kind` says how values are read.
 
-    A flag with `effect` false is accepted for the sake of existing manifests and does nothing. `ours` marks flags that
-    aad-pod-identity does not know; `hidden` ones are left out of `--help` but not of the reference page.
+    A flag with `effect` false is accepted for the sake of existing manifests and does nothing. `is_new` marks what
+    aad-pod-identity lacks; `hidden` ones are left out of `--help` but not of the reference page.
     """
 
     name: str
@@ -40,27 +40,27 @@ class Flag:
     default: str
     text: str
     effect: bool = True
-    ours: bool = False
+    is_new: bool = False
     hidden: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Flags:
-    """What a command line came to: a value for every flag of the table, and which ones were given."""
+    """A command line that was read: a value for every flag of the table, and the `names` of those on it."""
 
     values: Mapping[str, FlagValue]
-    given: frozenset[str]
+    names: frozenset[str]
     without_effect: tuple[str, ...]
 
     def text(self, name: str) -> str:
         """Return a text flag."""
         return str(self.values[name])
 
-    def one_of(self, name: str, allowed: tuple[str, ...]) -> str:
+    def one_of(self, name: str, choices: tuple[str, ...]) -> str:
         """Return a text flag that has few values. Raises `UsageError`."""
         value = self.text(name)
-        if value not in allowed:
-            raise UsageError(f'--{name}: "{value}" is unknown; give {" or ".join(allowed)}')
+        if value not in choices:
+            raise UsageError(f'--{name}: "{value}" is unknown; give {" or ".join(choices)}')
         return value
 
     def port(self, name: str) -> int:
@@ -97,6 +97,10 @@ COMMON = (
     Flag("log-format", "text", "text", "How log lines are written: text or json."),
     Flag("v", "number", "0", "How much is logged; 5 and more adds details that help when something is wrong."),
     Flag("custom-user-agent", "text", "", "Text added to the User-Agent of requests to Azure."),
+)
+"""What every daemon accepts."""
+
+COMPATIBILITY = (
     Flag("enableProfile", "switch", "false", "There is no profiler.", effect=False),
     _klog("add_dir_header", "switch", "false"),
     _klog("alsologtostderr", "switch", "false"),
@@ -112,33 +116,48 @@ COMMON = (
     _klog("stderrthreshold", "text", "2"),
     _klog("vmodule", "text", ""),
 )
-"""What both daemons accept."""
+"""What aad-pod-identity's manifests may give to either of its daemons, without effect here."""
 
 
 def parse(program: str, table: Sequence[Flag], arguments: Sequence[str]) -> Flags:
     """Read a command line. Raises `UsageError`, one sentence, for an unknown flag, a bad value or a stray word."""
-    known = {flag.name: flag for flag in table}
+    flags, error = parse_leniently(program, table, arguments)
+    if error is not None:
+        raise error
+    return flags
+
+
+def parse_leniently(program: str, table: Sequence[Flag], arguments: Sequence[str]) -> tuple[Flags, UsageError | None]:
+    """Read a command line, passing over what is wrong in it; also return the first error, if any."""
+    flags = {flag.name: flag for flag in table}
     values = {flag.name: _read(flag, flag.default) for flag in table}
-    given: dict[str, None] = {}
+    names: dict[str, None] = {}
+    first_error: UsageError | None = None
     words = iter(arguments)
     for word in words:
-        flag, text = _split(program, known, word)
-        values[flag.name] = _read(flag, _value(flag, text, words))
-        given[flag.name] = None
-    idle = tuple(name for name in given if not known[name].effect)
-    return Flags(values, frozenset(given), idle)
+        try:
+            flag, text = _split(program, flags, word)
+            values[flag.name] = _read(flag, _value(flag, text, words))
+        except UsageError as error:
+            first_error = first_error or error
+        else:
+            names[flag.name] = None
+    idle = tuple(name for name in names if not flags[name].effect)
+    return Flags(values, frozenset(names), idle), first_error
 
 
 def render_help(program: str, summary: str, table: Sequence[Flag], example: str, width: int = WIDTHS.stop) -> str:
-    """Write what `--help` shows, at most `width` characters wide. Flags without effect are named at the end."""
-    shown = [flag for flag in table if not flag.hidden]
+    """Return the text of `--help`, at most `width` characters wide. Flags without effect come at the end."""
+    visible = [flag for flag in table if not flag.hidden]
     lines = [f"Usage: {program} [flags]", "", *textwrap.wrap(summary, width), "", f"Example: {example}", ""]
-    for flag in shown:
+    for flag in visible:
         if flag.effect:
             lines += _help_lines(flag, width)
-    idle = ", ".join(f"--{flag.name}" for flag in shown if not flag.effect)
-    accepted = f"Accepted for existing manifests, without effect: {idle}, and the flags of klog (--logtostderr, ...)."
-    return "\n".join([*lines, "", *textwrap.wrap(accepted, width, break_on_hyphens=False)])
+    idle = ", ".join(f"--{flag.name}" for flag in visible if not flag.effect)
+    if not idle:
+        return "\n".join(lines)
+    note = f"Accepted for existing manifests, without effect: {idle}, and the flags of klog (--logtostderr, ...)."
+    return "\n".join([*lines, "", *textwrap.wrap(note, width, break_on_hyphens=False)])
 
 
 def help_width() -> int:
@@ -150,7 +169,7 @@ def _help_lines(flag: Flag, width: int) -> list[str]:
     head = f"  --{flag.name}{_placeholder(flag)}"
     body = textwrap.wrap(flag.text, width - _TEXT_COLUMN)
     first = [head] if len(head) >= _TEXT_COLUMN else [f"{head:<{_TEXT_COLUMN}}{body.pop(0)}"]
-    return first + [" " * _TEXT_COLUMN + more for more in body]
+    return first + [" " * _TEXT_COLUMN + line for line in body]
 
 
 def parse_duration(text: str) -> float | None:
@@ -158,26 +177,27 @@ def parse_duration(text: str) -> float | None:
     if text in {"0", "+0", "-0"}:
         return 0.0
     negative = text.startswith("-")
-    rest = text[1:] if text[:1] in {"+", "-"} else text
-    parts = _DURATION_PART.findall(rest)
-    if not parts or "".join(number + unit for number, unit in parts) != rest:
+    digits = text[1:] if text[:1] in {"+", "-"} else text
+    parts = _DURATION_PART.findall(digits)
+    if not parts or "".join(number + unit for number, unit in parts) != digits:
         return None
     total: float = sum(float(number) * _UNITS_SECONDS[unit] for number, unit in parts)
     return -total if negative else total
 
 
-def _split(program: str, known: Mapping[str, Flag], word: str) -> tuple[Flag, str | None]:
+def _split(program: str, flags: Mapping[str, Flag], word: str) -> tuple[Flag, str | None]:
     """Cut `--name=value`; the text is None when the value, if any, is the next word."""
     name, equals, text = word.lstrip("-").partition("=")
     dashes = len(word) - len(word.lstrip("-"))
     if not 1 <= dashes <= len("--") or not name:
         raise UsageError(f'unexpected argument "{word}"; flags are written --name=value, see `{program} --help`')
-    flag = known.get("help" if name == "h" else name) or known.get(name.replace("-", "_"))
+    flag = flags.get("help" if name == "h" else name) or flags.get(name.replace("-", "_"))
     if flag is None and dashes == 1 and name[:1] == "v" and name[1:].isdigit():
-        return known["v"], name[1:]  # pflag's short form
+        return flags["v"], name[1:]  # pflag's short form
     if flag is None:
-        near = difflib.get_close_matches(name, [one.name for one in known.values() if not one.hidden], 1)
-        hint = f"did you mean --{near[0]}?" if near else f"see `{program} --help`"
+        visible = [flag.name for flag in flags.values() if not flag.hidden]
+        similar = difflib.get_close_matches(name, visible, 1)
+        hint = f"did you mean --{similar[0]}?" if similar else f"see `{program} --help`"
         raise UsageError(f"unknown flag --{name}; {hint}")
     return flag, text if equals else None
 
@@ -189,7 +209,7 @@ def _value(flag: Flag, text: str | None, words: Iterator[str]) -> str:
         return "true"
     following = next(words, None)
     if following is None:
-        raise UsageError(f"flag --{flag.name} needs a value; write --{flag.name}=VALUE")
+        raise UsageError(f"--{flag.name} needs a value; write --{flag.name}=VALUE")
     return following
 
 
@@ -197,17 +217,17 @@ def _read(flag: Flag, text: str) -> FlagValue:
     match flag.kind:
         case "switch":
             if text not in _TRUE | _FALSE:
-                raise UsageError(f'flag --{flag.name}: "{text}" is neither true nor false')
+                raise UsageError(f'--{flag.name}: "{text}" is neither true nor false; write true or false')
             return text in _TRUE
         case "number":
             try:
                 return int(text, 0)  # strconv.ParseInt with base 0
             except ValueError:
-                raise UsageError(f'flag --{flag.name}: "{text}" is not a whole number') from None
+                raise UsageError(f'--{flag.name}: "{text}" is not a whole number; write for example 5') from None
         case "duration":
             seconds = parse_duration(text)
             if seconds is None:
-                raise UsageError(f'flag --{flag.name}: "{text}" is not a duration; write for example 90s or 1h30m')
+                raise UsageError(f'--{flag.name}: "{text}" is not a duration; write for example 90s or 1h30m')
             return seconds
         case "text":
             return text

@@ -1,16 +1,21 @@
 """The `podidentity` command: sends each word to its command, and turns errors into one sentence and an exit status.
 
-`nmi` and `mic` keep upstream's Go-style flags and therefore parse their own arguments; the rest is in `commands`.
+The daemons keep upstream's Go-style flags and parse their own arguments (`daemon`); the rest is in `commands`.
 """
 
 import errno
+import importlib
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from podidentity.errors import PodIdentityError
+from podidentity.errors import PodIdentityError, UsageError
+from podidentity.serving.nesting import allow_nested_objects
+from podidentity.supervisor import is_started, supervise
 
+DAEMONS = {name: f"podidentity.cli.{name}" for name in ("broker", "mic", "nmi", "webhook")}
+"""The daemons' modules, each with a `DaemonCommand` named COMMAND; imported only when one is asked for."""
 INTERRUPTED_STATUS = 130
 """What a shell reports for a program that Ctrl-C ended."""
 TERMINATED_STATUS = 143
@@ -22,7 +27,9 @@ _OUTPUT_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EPIPE, errno.EIO, 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and exit with its status."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if arguments is None and words[:1] in (["mic"], ["nmi"]):
+    if arguments is None and words[:1] != ["supervise"]:
+        allow_nested_objects()
+    if arguments is None and words and words[0] in DAEMONS:
         # The kernel keeps from a container's first process every signal that it has no handler for: a MIC told to stop
         # while it starts would go on, be elected, and be killed holding the lock. The daemon replaces this.
         signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(TERMINATED_STATUS))
@@ -36,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED_STATUS)
     except BaseExceptionGroup as group:
-        first = _first_of_ours(group)
+        first = _first_own_error(group)
         if first is None:
             raise
         print(f"error: {first}", file=sys.stderr)
@@ -45,19 +52,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(_tell_lost_output(error))
 
 
-def _first_of_ours(group: BaseExceptionGroup[BaseException]) -> PodIdentityError | None:
-    """What to tell of several errors at once; None when one of them is not ours: a bug keeps its traceback."""
-    ours, others = group.split(PodIdentityError)
-    if ours is None or others is not None:
+def _first_own_error(group: BaseExceptionGroup[BaseException]) -> PodIdentityError | None:
+    """Return the first of several errors; None when one is not a `PodIdentityError`: a bug keeps its traceback."""
+    handled, foreign = group.split(PodIdentityError)
+    if handled is None or foreign is not None:
         return None
-    first: BaseException = ours
+    first: BaseException = handled
     while isinstance(first, BaseExceptionGroup):
         first = first.exceptions[0]
     return first if isinstance(first, PodIdentityError) else None
 
 
 def _tell_lost_output(error: OSError) -> int:
-    """Say that what was printed did not arrive (a full disk, a closed pipe); the exit status. Raises anything else."""
+    """Report that output could not be written (a full disk, a closed pipe); return the status. Raises anything else."""
     if error.filename is not None or error.errno not in _OUTPUT_ERRORS:
         raise error
     # What is still buffered cannot be written either: Python must not try again when it ends.
@@ -70,22 +77,15 @@ def _tell_lost_output(error: OSError) -> int:
 
 
 def _run(words: list[str]) -> int:
-    daemon = _daemon(words[0]) if words else None
-    if daemon is not None:
-        return daemon(words[1:])
+    if words and words[0] in DAEMONS:
+        status: int = importlib.import_module(DAEMONS[words[0]]).COMMAND.run(words[1:])
+        return status
+    if words[:1] == ["supervise"]:
+        if not words[1:]:
+            raise UsageError("supervise: no program is named; write for example `podidentity supervise nmi`")
+        return supervise(words[1:])
+    if words == ["started"]:
+        return 0 if is_started() else 1
     from podidentity.cli import commands  # noqa: PLC0415  # a daemon starts without click
 
     return commands.run(words)
-
-
-def _daemon(word: str) -> Callable[[Sequence[str]], int] | None:
-    """Import a daemon only when it is asked for: each has its own weight."""
-    if word == "nmi":
-        from podidentity.cli.nmi import run  # noqa: PLC0415  # see above
-
-        return run
-    if word == "mic":
-        from podidentity.cli.mic import run  # noqa: PLC0415  # see above
-
-        return run
-    return None

@@ -1,21 +1,14 @@
 """`podidentity mic`: upstream's flags and environment to MIC's settings."""
 
-import asyncio
-import logging
-import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping
+from typing import Any
 
-from podidentity import __version__
-from podidentity.cli import flags
-from podidentity.cli.flags import Flag, Flags
+from podidentity.cli.daemon import DaemonCommand, forces_namespaces, user_agent
+from podidentity.cli.flags import COMMON, COMPATIBILITY, Flag, Flags
+from podidentity.core.model.policy import ConditionLevel
 from podidentity.errors import ConfigurationError, UsageError
 from podidentity.mic.settings import Settings
-from podidentity.serving import logs
-
-_log = logging.getLogger(__name__)
-
-PROGRAM = "podidentity mic"
 
 TABLE = (
     Flag("kubeconfig", "text", "", "Path of a kubeconfig; empty: the pod's service account."),
@@ -49,101 +42,121 @@ TABLE = (
         "false",
         "A binding takes effect only if its namespace's annotation podidentity.io/allowed-identities covers the "
         "identity's resource ID. MIC needs the right to list and watch namespaces.",
-        ours=True,
+        is_new=True,
     ),
     Flag(
         "assign-on",
         "text",
         "pod",
         "When an identity goes on a scale set: with the first pod that uses it, or with its binding (pod, binding).",
-        ours=True,
+        is_new=True,
     ),
     Flag(
         "unassign-delay",
         "duration",
         "0",
         "How long an identity stays where it is after its last pod. A restart of MIC begins the delay anew.",
-        ours=True,
+        is_new=True,
+    ),
+    Flag(
+        "assigned-identities",
+        "text",
+        "write",
+        "AzureAssignedIdentity objects, for those who read them: write, or off. NMI goes by them only where its role "
+        "does not let it decide by itself.",
+        is_new=True,
+    ),
+    Flag(
+        "conditions",
+        "text",
+        "problems",
+        "Which conditions are written on AzureIdentity and AzureIdentityBinding (problems, all, off). Each write makes "
+        "a new version of the object.",
+        is_new=True,
     ),
     Flag(
         "uninstall",
         "switch",
         "false",
-        "Take all assigned identities and their finalizers away and exit; no MIC leads for a minute afterwards.",
-        ours=True,
+        "Take recorded identities off machines, then all assigned identities and their finalizers away, and exit. "
+        "While a MIC is still there, no MIC leads for a minute afterwards.",
+        is_new=True,
     ),
-    *flags.COMMON,
+    Flag(
+        "uninstall-deployment",
+        "text",
+        "",
+        "With --uninstall: scale this Deployment in MIC's namespace down first; empty: none.",
+        is_new=True,
+    ),
+    *COMMON,
+    *COMPATIBILITY,
 )
 
-ASSIGN_ON = ("pod", "binding")
 SHORTEST_SECONDS = 0.001
 """Of an interval: upstream's tickers panic with 0 and less."""
 SHORTEST_LEASE_SECONDS = 1.0
 """A lock is written in whole seconds."""
 
 
-def run(arguments: Sequence[str]) -> int:
-    """Run MIC until it is told to stop."""
-    given = flags.parse(PROGRAM, TABLE, arguments)
-    if given.switch("help"):
-        summary = "The managed identity controller: assigns identities to pods, VMs and scale sets."
-        example = f"{PROGRAM} --cloudconfig=/etc/kubernetes/azure.json"
-        print(flags.render_help(PROGRAM, summary, TABLE, example, flags.help_width()))
-        return 0
-    if given.switch("version"):
-        print(f"{PROGRAM} {__version__}")
-        return 0
-    settings = settings_of(given, os.environ)
-    logs.set_up(given.one_of("log-format", ("text", "json")), given.number("v"))
-    if given.without_effect:
-        _log.warning("these flags are accepted and have no effect: %s", ", ".join(given.without_effect))
-    from podidentity.mic import daemon  # noqa: PLC0415  # --help needs none of it
-
-    if given.switch("uninstall"):
-        removed = asyncio.run(daemon.uninstall(settings))
-        print(f"{removed} assigned identities were removed; delete MIC within a minute, or it will put them back")
-        return 0
-    import uvloop  # noqa: PLC0415  # a daemon's, not a command's
-
-    uvloop.run(daemon.run(settings))
-    return 0
-
-
-def settings_of(given: Flags, environ: Mapping[str, str]) -> Settings:
+def settings_of(flags: Flags, environ: Mapping[str, str]) -> Settings:
     """Check flags and environment. Raises ConfigurationError."""
     namespace = environ.get("MIC_POD_NAMESPACE", "")
-    if not namespace and not given.switch("uninstall"):
+    if not namespace and not flags.switch("uninstall"):
         raise ConfigurationError("MIC_POD_NAMESPACE is not set; set it to the namespace in which MIC runs")
-    if given.text("assign-on") not in ASSIGN_ON:
-        raise UsageError(f'flag --assign-on: "{given.text("assign-on")}" is neither pod nor binding')
-    if given.number("createDeleteBatch") < 1:
-        raise UsageError("flag --createDeleteBatch: at least 1 must be written at a time")
-    agent = " ".join(filter(None, (f"podidentity-mic/{__version__}", given.text("custom-user-agent"))))
+    if flags.number("createDeleteBatch") < 1:
+        raise UsageError("--createDeleteBatch: less than 1 cannot be written at a time; give 1 or more")
     return Settings(
-        kubeconfig=given.text("kubeconfig"),
-        cloud_config=given.text("cloudconfig"),
-        force_namespaced=given.switch("forceNamespaced") or environ.get("FORCENAMESPACED", "").lower() == "true",
-        sync_seconds=given.seconds("syncRetryDuration", SHORTEST_SECONDS),
-        reconcile_seconds=given.seconds("identity-assignment-reconcile-interval", SHORTEST_SECONDS),
-        leader_instance=given.text("leader-election-instance") or socket.gethostname(),
-        leader_namespace=given.text("leader-election-namespace"),
-        leader_name=given.text("leader-election-name"),
-        leader_seconds=given.seconds("leader-election-duration", SHORTEST_LEASE_SECONDS),
-        probe_port=given.port("http-probe-port"),
-        prometheus_port=given.port("prometheus-port"),
-        requests_per_second=float(given.number("clientQps")),
-        batch=given.number("createDeleteBatch"),
-        allow_list=given.switch("namespace-allow-list"),
-        assign_on_binding=given.text("assign-on") == "binding",
-        unassign_delay_seconds=given.seconds("unassign-delay"),
-        immutable_client_ids=frozenset(filter(None, map(str.strip, given.text("immutable-user-msis").split(",")))),
-        config_map=given.text("config-map-name"),
-        type_upgrade_key=given.text("type-upgrade-status-key") if _upgrades(given) else "",
-        namespace=namespace,
-        user_agent=agent,
+        kubeconfig=flags.text("kubeconfig"),
+        cloud_config=flags.text("cloudconfig"),
+        force_namespaced=forces_namespaces(flags, environ),
+        sync_seconds=flags.seconds("syncRetryDuration", SHORTEST_SECONDS),
+        reconcile_seconds=flags.seconds("identity-assignment-reconcile-interval", SHORTEST_SECONDS),
+        leader_instance=flags.text("leader-election-instance") or socket.gethostname(),
+        leader_namespace=flags.text("leader-election-namespace"),
+        leader_name=flags.text("leader-election-name"),
+        leader_seconds=flags.seconds("leader-election-duration", SHORTEST_LEASE_SECONDS),
+        probe_port=flags.port("http-probe-port"),
+        prometheus_port=flags.port("prometheus-port"),
+        requests_per_second=float(flags.number("clientQps")),
+        batch=flags.number("createDeleteBatch"),
+        assigned_identities=flags.one_of("assigned-identities", ("write", "off")) == "write",
+        allow_list=flags.switch("namespace-allow-list"),
+        assign_on_binding=flags.one_of("assign-on", ("pod", "binding")) == "binding",
+        unassign_delay_seconds=flags.seconds("unassign-delay"),
+        conditions=ConditionLevel(flags.one_of("conditions", tuple(ConditionLevel))),
+        immutable_client_ids=frozenset(filter(None, map(str.strip, flags.text("immutable-user-msis").split(",")))),
+        config_map=flags.text("config-map-name"),
+        type_upgrade_key=flags.text("type-upgrade-status-key") if _upgrades(flags) else "",
+        namespace=namespace or "default",
+        user_agent=user_agent("mic", flags),
     )
 
 
-def _upgrades(given: Flags) -> bool:
+def _upgrades(flags: Flags) -> bool:
     """Whether to rewrite: upstream's default is true, ours is to leave objects alone unless somebody asks."""
-    return "enable-type-upgrade" in given.given and given.switch("enable-type-upgrade")
+    return "enable-type-upgrade" in flags.names and flags.switch("enable-type-upgrade")
+
+
+async def _uninstall(flags: Flags, settings: Settings) -> str:
+    from podidentity.mic.commands import uninstall  # noqa: PLC0415  # --help and errors need none of it
+
+    count = await uninstall.run(settings, flags.text("uninstall-deployment"))
+    return f"{count} assigned identities were removed"
+
+
+def _serve(_flags: Flags, settings: Settings) -> Coroutine[Any, Any, None]:
+    from podidentity.mic import lifecycle  # noqa: PLC0415  # likewise
+
+    return lifecycle.run(settings)
+
+
+COMMAND = DaemonCommand(
+    program="podidentity mic",
+    summary="The managed identity controller: assigns identities to pods, VMs and scale sets.",
+    example="podidentity mic --cloudconfig=/etc/kubernetes/azure.json",
+    table=TABLE,
+    settings_of=settings_of,
+    serve=_serve,
+    uninstall=_uninstall,
+)

@@ -1,4 +1,4 @@
-"""Kubernetes as the daemons see it: a connection, narrow objects, requests, caches kept by watches, events, election.
+"""The Kubernetes API for daemons and commands: connection, requests, objects, reflectors, stores, events, election.
 
-Knows how to ask and how to remember; decides nothing about identities. Built by each daemon's `daemon.py`.
+It decides nothing about identities.
 """

@@ -1,7 +1,8 @@
-"""Requests to the Kubernetes API: list, get, create, replace, patch, delete, and the raw lines of a watch.
+"""Sends requests to the Kubernetes API: list, get, create, replace, patch, delete and watch.
 
-Each is one method; failures are the KubernetesError of their kind. The pace is the server's: an answer 429, or 5xx with
-Retry-After, is asked again when it says. Remembers nothing: that is `reflector` and `store`.
+Each is one method; each failure raises the KubernetesError of its kind. The server sets the pace: after a 429, or a 5xx
+with Retry-After, the request is sent again after the time that the server asks for. Nothing is remembered here: that is
+the task of `reflector` and `store`.
 """
 
 import asyncio
@@ -14,23 +15,36 @@ from typing import Any, Generic, TypeVar
 import httpx2
 import msgspec
 
-from podidentity.core.identities import ObjectKey
+from podidentity.core.model.identities import ObjectKey
+from podidentity.core.model.token_bucket import full_bucket
 from podidentity.errors import InvalidError, KubernetesError, MalformedObjectError
+from podidentity.http import json_object, read_body
 from podidentity.kube.answers import error_of, no_answer, read_status, retry_after_of
-from podidentity.kube.clock import SYSTEM_CLOCK, Clock
 from podidentity.kube.connection import ANSWER_TIMEOUT_SECONDS
-from podidentity.kube.resources import Json, Kind, Stored, read_meta
+from podidentity.kube.depth import decode_beside
+from podidentity.kube.quota import NamespaceQuota
+from podidentity.kube.resources import UNREADABLE, Json, Kind, StoredObject, read_meta
+from podidentity.timing import SYSTEM_CLOCK, Clock, LoopTurns
 
 T = TypeVar("T")
 
 PAGE_SIZE = 500
-"""Objects in one answer, as client-go has it: some 5 MB of pods at most, decoded in under 10 ms."""
+"""Objects in one answer at most, as client-go has it: some 5 MB of usual pods, decoded in under 10 ms."""
+
+PAGE_BYTES = 4 * 1024 * 1024
+"""The length that a page should have: of large objects it gets fewer, down to one."""
+
+ANSWER_LIMIT_BYTES = 16 * 1024 * 1024
+"""The longest answer that is read: each of 500 objects may have 1.5 MB. A longer page is requested in smaller parts."""
+
+TURN_BYTES = 16 * 1024
+"""How much of a list is decoded in one turn of the event loop: a millisecond, which NMI's pods wait for."""
 
 TRIES = 10
-"""How often a request is sent while the server asks to come back later, as client-go has it."""
+"""How often a request is sent at most while the server asks to come back later; as in client-go."""
 
 LINE_LIMIT_BYTES = 16 * 1024 * 1024
-"""Longest line of a watch: etcd stores at most 1.5 MB an object by default, JSON may be several times that."""
+"""The longest line of a watch: etcd stores at most 1.5 MB an object by default; its JSON may be longer."""
 
 _log = logging.getLogger(__name__)
 
@@ -45,32 +59,34 @@ class Selection:
 
     def parameters(self) -> dict[str, str]:
         """Return the query parameters."""
-        wanted = {"labelSelector": self.labels, "fieldSelector": self.fields}
-        return {name: value for name, value in wanted.items() if value}
+        selectors = {"labelSelector": self.labels, "fieldSelector": self.fields}
+        return {name: value for name, value in selectors.items() if value}
 
 
-EVERYTHING = Selection()
+ALL_OBJECTS = Selection()
+NONE_ODD: Mapping[ObjectKey, str] = {}
+_SHORTER = 8  # the factor by which pages shrink when they are too long, and grow at most
 
 
 @dataclass(frozen=True, slots=True)
-class Listed(Generic[T]):
-    """A list: what could be read, what could not and why, and the version from which to watch."""
+class ObjectList(Generic[T]):
+    """A list: the objects, the message for each that cannot be read (`odd`), and the version from which to watch."""
 
-    items: Mapping[ObjectKey, Stored[T]]
+    items: Mapping[ObjectKey, StoredObject[T]]
     version: str
     odd: Mapping[ObjectKey, str] = field(default_factory=dict)
 
     @property
     def values(self) -> tuple[T, ...]:
-        """The values alone."""
-        return tuple(stored.value for stored in self.items.values())
+        """The values without keys and versions."""
+        return tuple(item.value for item in self.items.values())
 
 
 @dataclass(frozen=True, slots=True)
 class _Request:
-    """One request; `what` is its name in errors."""
+    """One request; `operation` is its name in errors, such as "list pods"."""
 
-    what: str
+    operation: str
     method: str
     path: str
     parameters: Mapping[str, str] = field(default_factory=dict)
@@ -84,7 +100,7 @@ class _ListMeta(msgspec.Struct, rename="camel"):
 
 
 class _List(msgspec.Struct):
-    # Items stay bytes: one that cannot be read must not cost the page.
+    # Items stay bytes: one that cannot be decoded must not make the whole page fail.
     metadata: _ListMeta = msgspec.field(default_factory=_ListMeta)
     items: list[msgspec.Raw] | None = None
 
@@ -96,18 +112,18 @@ class Pace:
     """At most `per_second` requests, with a burst of as many; 0 sets no limit and leaves the pace to the server."""
 
     def __init__(self, per_second: float = 0.0, clock: Clock = SYSTEM_CLOCK) -> None:
-        self._per_second = per_second
         self._clock = clock
-        self._next = clock.now() - 1.0
+        self._bucket = full_bucket(per_second, 1.0 / per_second, clock.steady()) if per_second > 0 else None
 
     async def wait(self) -> None:
-        """Return when the next request may start."""
-        if self._per_second <= 0:
+        """Wait until the next request may start."""
+        if self._bucket is None:
             return
-        now = self._clock.now()
-        self._next = max(self._next + 1.0 / self._per_second, now - 1.0)
-        if self._next > now:
-            await self._clock.sleep(self._next - now)
+        now = self._clock.steady()
+        seconds = self._bucket.ready_at(now) - now
+        self._bucket = self._bucket.take(now)  # before the wait: who comes next waits for the token after this one
+        if seconds > 0:
+            await self._clock.sleep(seconds)
 
 
 class Api:
@@ -117,50 +133,94 @@ class Api:
         self.clock = clock
         self._http = http
         self._pace = pace or Pace()
+        self._page_sizes: dict[str, int] = {}
 
-    async def list(self, kind: Kind[T], where: Selection = EVERYTHING) -> Listed[T]:
-        """List all selected objects, page by page. Odd ones are left out, named in `odd` and logged."""
-        items: dict[ObjectKey, Stored[T]] = {}
+    async def list(
+        self,
+        kind: Kind[T],
+        selection: Selection = ALL_OBJECTS,
+        *,
+        known_odd: Mapping[ObjectKey, str] = NONE_ODD,
+        quota: NamespaceQuota | None = None,
+    ) -> ObjectList[T]:
+        """List all selected objects, page by page.
+
+        Objects that cannot be read are only in `odd`; each is logged unless `known_odd` has it with the same message.
+        With a `quota`, what it does not take is in neither.
+        """
+        quota = quota or NamespaceQuota(0, str(kind))
+        items: dict[ObjectKey, StoredObject[T]] = {}
         odd: dict[ObjectKey, str] = {}
-        parameters = {**where.parameters(), "limit": str(PAGE_SIZE)}
+        parameters = selection.parameters()
         while True:
-            response = await self._send(_Request(f"list {kind}", "GET", kind.path(where.namespace), parameters))
-            page = _read_page(kind, response.content)
-            _read_items(kind, page, items, odd)
+            page = await self._page(kind, selection, parameters)
+            await _read_items(kind, page, items, odd, quota)
             if not page.metadata.continue_:
-                return Listed(items, page.metadata.resource_version, odd)
+                break
             parameters["continue"] = page.metadata.continue_
+        for key, message in odd.items():
+            if known_odd.get(key) != message:
+                _log.warning("list %s: ignored: %s", kind, message)
+        return ObjectList(items, page.metadata.resource_version, odd)
+
+    async def _page(self, kind: Kind[Any], selection: Selection, parameters: Mapping[str, str]) -> "_List":
+        """Get one page, with as many objects as fitted last time; with fewer when the answer is too long."""
+        size = self._page_sizes.get(kind.plural, PAGE_SIZE)
+        while True:
+            sized = {**parameters, "limit": str(size)}
+            body = await self._send_bounded(_Request(f"list {kind}", "GET", kind.path(selection.namespace), sized))
+            if body is not None:
+                break
+            if size == 1:
+                raise InvalidError(
+                    f"list {kind}: an object is longer than {ANSWER_LIMIT_BYTES} bytes; look at the objects' sizes",
+                    status=200,
+                )
+            size = self._page_sizes[kind.plural] = max(1, size // _SHORTER)
+        page = await _read_page(kind, body)
+        self._page_sizes[kind.plural] = _page_size(size, len(page.items or ()), len(body))
+        return page
 
     async def server_version(self) -> str:
-        """Ask which version of Kubernetes answers."""
-        response = await self._send(_Request("get the version", "GET", "/version"))
+        """Return the version of Kubernetes, such as `v1.31.0`. Raises KubernetesError."""
         try:
-            return str(msgspec.json.decode(response.content)["gitVersion"])
-        except (msgspec.MsgspecError, KeyError, TypeError):
-            raise InvalidError("get the version: the answer is none; is that address an API server?") from None
+            return str((await self.document("/version", "get the version"))["gitVersion"])
+        except KeyError:
+            raise InvalidError(
+                "get the version: the answer has no version; check that the address is that of an API server"
+            ) from None
+
+    async def document(self, path: str, operation: str) -> dict[str, Any]:
+        """Return the JSON object at a path that is no Kubernetes object's; empty for anything else in its place."""
+        return dict(json_object((await self._send(_Request(operation, "GET", path))).content))
 
     async def get(self, kind: Kind[T], key: ObjectKey) -> T:
-        """Read one object."""
-        response = await self._send(_Request(f"get {kind} {_shown(key)}", "GET", kind.path(*key)))
+        """Return one object; NotFoundError when there is none."""
+        response = await self._send(_Request(f"get {kind} {_render_key(key)}", "GET", kind.path(*key)))
         return kind.read(response.content).value
 
     async def create(self, kind: Kind[T], body: Json) -> T:
-        """Create an object from its whole JSON form; ConflictError when it exists."""
+        """Create an object from its whole JSON form and return it; ConflictError when it exists."""
         key = _key(body)
-        request = _Request(f"create {kind} {_shown(key)}", "POST", kind.path(key.namespace), body=_written(kind, body))
+        request = _Request(
+            f"create {kind} {_render_key(key)}", "POST", kind.path(key.namespace), body=_encode(kind, body)
+        )
         return kind.read((await self._send(request)).content).value
 
     async def replace(self, kind: Kind[T], body: Json) -> T:
-        """Write an object whole; ConflictError when its `metadata.resourceVersion` is not the stored one."""
+        """Replace an object and return it; ConflictError when its `metadata.resourceVersion` is not the stored one."""
         key = _key(body)
-        request = _Request(f"update {kind} {_shown(key)}", "PUT", kind.path(*key), body=_written(kind, body))
+        request = _Request(f"update {kind} {_render_key(key)}", "PUT", kind.path(*key), body=_encode(kind, body))
         return kind.read((await self._send(request)).content).value
 
     async def patch(self, kind: Kind[T], key: ObjectKey, change: Json | Sequence[Json]) -> T:
-        """Change parts of an object: a mapping is a merge patch (RFC 7396), a sequence a JSON patch (RFC 6902)."""
+        """Change parts of an object and return it.
+
+        A mapping is a merge patch (RFC 7396), a sequence a JSON patch (RFC 6902).
+        """
         form = "merge-patch" if isinstance(change, Mapping) else "json-patch"
         request = _Request(
-            f"patch {kind} {_shown(key)}",
+            f"patch {kind} {_render_key(key)}",
             "PATCH",
             kind.path(*key),
             body=msgspec.json.encode(change),
@@ -169,26 +229,26 @@ class Api:
         return kind.read((await self._send(request)).content).value
 
     async def delete(self, kind: Kind[Any], key: ObjectKey, *, uid: str = "", version: str = "") -> None:
-        """Delete an object; with `uid` or `version` only that one, else ConflictError."""
-        wanted = {"uid": uid, "resourceVersion": version}
-        preconditions = {name: value for name, value in wanted.items() if value}
+        """Delete an object; ConflictError when it has not the given `uid` or `version`."""
+        identifiers = {"uid": uid, "resourceVersion": version}
+        preconditions = {name: value for name, value in identifiers.items() if value}
         options = {"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": preconditions}
         body = msgspec.json.encode(options) if preconditions else None
-        await self._send(_Request(f"delete {kind} {_shown(key)}", "DELETE", kind.path(*key), body=body))
+        await self._send(_Request(f"delete {kind} {_render_key(key)}", "DELETE", kind.path(*key), body=body))
 
     @asynccontextmanager
     async def watch(
-        self, kind: Kind[Any], where: Selection, version: str, *, silence_seconds: float, duration_seconds: int
+        self, kind: Kind[Any], selection: Selection, version: str, *, silence_seconds: float, duration_seconds: int
     ) -> AsyncIterator[AsyncIterator[bytes]]:
-        """Watch from `version` on: entering returns when the server agreed, then each event is one line.
+        """Watch from `version` on: entered once the server has accepted the watch; yields one line for each event.
 
         The server ends it after `duration_seconds`; a silence longer than `silence_seconds` is httpx2.ReadTimeout.
         """
         request = _Request(
             f"watch {kind}",
             "GET",
-            kind.path(where.namespace),
-            where.parameters()
+            kind.path(selection.namespace),
+            selection.parameters()
             | {
                 "watch": "true",
                 "allowWatchBookmarks": "true",
@@ -197,37 +257,48 @@ class Api:
             },
         )
         await self._pace.wait()
-        built = self._build(request)
-        built.extensions["timeout"] = {**built.extensions["timeout"], "read": silence_seconds}
+        http_request = self._build(request)
+        http_request.extensions["timeout"] = {**http_request.extensions["timeout"], "read": silence_seconds}
         try:
             async with asyncio.timeout(ANSWER_TIMEOUT_SECONDS):
-                response = await self._answer(request, built, stream=True)
+                response = await self._answer(request, http_request, stream=True)
         except TimeoutError as error:
-            raise no_answer(request.what, built.url.netloc.decode(), error) from error
+            raise no_answer(request.operation, http_request.url.netloc.decode(), error) from error
         try:
             if not response.is_success:
-                try:
-                    await response.aread()
-                except httpx2.HTTPError as error:  # a proxy's 5xx is often cut off
-                    raise no_answer(request.what, built.url.netloc.decode(), error) from error
-                raise _refusal(request.what, response)
+                await _read_refusal(request, response)
+                raise _refusal(request.operation, response)
             async with aclosing(split_lines(response.aiter_bytes())) as lines:
                 yield lines
         finally:
             await response.aclose()
 
-    async def _send(self, request: _Request) -> httpx2.Response:
-        """Send, as often as the server asks to come back later; any answer but 2xx is an error."""
-        for left in reversed(range(TRIES)):
+    async def _send_bounded(self, request: _Request) -> bytes | None:
+        """Send, and return the answer's body; None when it is longer than `ANSWER_LIMIT_BYTES`."""
+        response = await self._send(request, stream=True)
+        try:
+            return await read_body(response, ANSWER_LIMIT_BYTES)
+        except httpx2.HTTPError as error:
+            raise no_answer(request.operation, response.request.url.netloc.decode(), error) from error
+        finally:
+            await response.aclose()
+
+    async def _send(self, request: _Request, *, stream: bool = False) -> httpx2.Response:
+        """Send, again whenever the server asks to come back later; raise KubernetesError for any answer but 2xx.
+
+        With `stream` the body of the answer is not read yet, and the caller closes the answer.
+        """
+        for remaining in reversed(range(TRIES)):
             await self._pace.wait()
-            response = await self._answer(request, self._build(request))
+            response = await self._answer(request, self._build(request), stream=stream)
             if response.is_success:
                 return response
+            await _read_refusal(request, response)
             wait = retry_after_of(response)
-            if not left or wait is None or not _is_later(response.status_code):
+            if not remaining or wait is None or not _is_later(response.status_code):
                 break
             await self.clock.sleep(wait)
-        raise _refusal(request.what, response)
+        raise _refusal(request.operation, response)
 
     def _build(self, request: _Request) -> httpx2.Request:
         headers = {"Content-Type": request.content_type} if request.body is not None else {}
@@ -235,11 +306,13 @@ class Api:
             request.method, request.path, params=request.parameters, content=request.body, headers=headers
         )
 
-    async def _answer(self, request: _Request, built: httpx2.Request, *, stream: bool = False) -> httpx2.Response:
+    async def _answer(
+        self, request: _Request, http_request: httpx2.Request, *, stream: bool = False
+    ) -> httpx2.Response:
         try:
-            return await self._http.send(built, stream=stream)
+            return await self._http.send(http_request, stream=stream)
         except httpx2.HTTPError as error:
-            raise no_answer(request.what, built.url.netloc.decode(), error) from error
+            raise no_answer(request.operation, http_request.url.netloc.decode(), error) from error
 
 
 async def split_lines(chunks: AsyncIterator[bytes], limit_bytes: int = LINE_LIMIT_BYTES) -> AsyncGenerator[bytes, None]:
@@ -248,8 +321,8 @@ async def split_lines(chunks: AsyncIterator[bytes], limit_bytes: int = LINE_LIMI
     async for chunk in chunks:
         pending += chunk
         if b"\n" in chunk:
-            *lines, rest = bytes(pending).split(b"\n")
-            pending = bytearray(rest)
+            *lines, tail = bytes(pending).split(b"\n")
+            pending = bytearray(tail)
             for line in lines:
                 if line:
                     yield line
@@ -259,27 +332,54 @@ async def split_lines(chunks: AsyncIterator[bytes], limit_bytes: int = LINE_LIMI
             )
 
 
-def _read_page(kind: Kind[Any], body: bytes) -> _List:
+async def _read_page(kind: Kind[Any], body: bytes) -> _List:
     try:
-        return _LIST.decode(body)
-    except msgspec.MsgspecError as error:
-        raise InvalidError(f"list {kind}: the answer is no list ({error}); is that address an API server?") from error
+        return await decode_beside(_LIST, body)
+    except UNREADABLE as error:
+        raise InvalidError(
+            f"list {kind}: the answer is no list ({error}); check that the address is that of an API server"
+        ) from error
 
 
-def _read_items(kind: Kind[T], page: _List, items: dict[ObjectKey, Stored[T]], odd: dict[ObjectKey, str]) -> None:
-    """Decode a page's items one by one into `items`, the unreadable ones into `odd`."""
+def _page_size(size: int, objects: int, length_bytes: int) -> int:
+    """Return how many objects the next page should have, after one of at most `size` that had `objects`."""
+    fitting = PAGE_BYTES * objects // max(length_bytes, 1) if objects else PAGE_SIZE
+    return max(1, min(PAGE_SIZE, size * _SHORTER, fitting))
+
+
+async def _read_items(
+    kind: Kind[T],
+    page: _List,
+    items: dict[ObjectKey, StoredObject[T]],
+    odd: dict[ObjectKey, str],
+    quota: NamespaceQuota,
+) -> None:
+    """Decode a page's items one by one into `items`; put the messages of unreadable ones into `odd`."""
+    turns = LoopTurns(TURN_BYTES)
     for raw in page.items or ():
+        await turns.count(len(raw))
         try:
-            stored = kind.read(raw)
+            item = kind.read(raw)
         except MalformedObjectError as error:
-            odd[read_meta(raw).key] = str(error)
-            _log.warning("list %s: ignored: %s", kind, error)
+            key = read_meta(raw).key
+            if quota.take(key):
+                odd[key] = str(error)
         else:
-            items[stored.key] = stored
+            if quota.take(item.key):
+                items[item.key] = item
 
 
-def _refusal(what: str, response: httpx2.Response) -> KubernetesError:
-    return error_of(what, response.status_code, read_status(response.content), retry_after_of(response))
+async def _read_refusal(request: _Request, response: httpx2.Response) -> None:
+    try:
+        await response.aread()
+    except httpx2.HTTPError as error:  # a proxy's 5xx is often cut off
+        raise no_answer(request.operation, response.request.url.netloc.decode(), error) from error
+    finally:
+        await response.aclose()
+
+
+def _refusal(operation: str, response: httpx2.Response) -> KubernetesError:
+    return error_of(operation, response.status_code, read_status(response.content), retry_after_of(response))
 
 
 def _is_later(status: int) -> bool:
@@ -291,9 +391,9 @@ def _key(body: Json) -> ObjectKey:
     return ObjectKey(metadata.get("namespace", ""), metadata["name"])
 
 
-def _written(kind: Kind[Any], body: Json) -> bytes:
+def _encode(kind: Kind[Any], body: Json) -> bytes:
     return msgspec.json.encode({"apiVersion": kind.api_version, "kind": kind.name, **body})
 
 
-def _shown(key: ObjectKey) -> str:
+def _render_key(key: ObjectKey) -> str:
     return str(key) if key.namespace else key.name

@@ -1,8 +1,6 @@
-"""The way to the API server: finds the kubeconfig or the pod's service account and opens an authenticated HTTP client.
+"""Finds the kubeconfig or the pod's service account and opens an authenticated HTTP client.
 
-Order, as upstream's: the flag, the environment variable KUBECONFIG, the service account of the pod we run in.
-`kubeconfig` reads the file; requests are made by `api`. Called by each daemon's `daemon.py` and by `explain` and
-`doctor`.
+The order is upstream's: the flag, the environment variable KUBECONFIG, the service account of the pod we run in.
 """
 
 import os
@@ -16,8 +14,8 @@ from urllib.request import getproxies
 import httpx2
 
 from podidentity.errors import ConfigurationError
-from podidentity.kube.clock import SYSTEM_CLOCK, Clock
 from podidentity.kube.transport import Transport
+from podidentity.timing import SYSTEM_CLOCK, Clock
 
 ANSWER_TIMEOUT_SECONDS = 30.0
 """The API server itself gives up on an ordinary request after 60 s; a healthy one answers a page of 500 pods in one."""
@@ -34,13 +32,18 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Where:
-    """Which cluster, and where that was found: what errors name. `connect` opens a client; it may find a bad file."""
+class ClusterAccess:
+    """How to reach a cluster; `source` says where that was found and is named in errors.
+
+    `connect` opens a client and raises ConfigurationError for a file that cannot be read. `namespace` is that of the
+    kubeconfig's context.
+    """
 
     source: str
     server: str
     token_file: Path | None
     connect: Callable[[httpx2.Timeout], httpx2.AsyncClient]
+    namespace: str = "default"
 
 
 def find_cluster(
@@ -49,56 +52,61 @@ def find_cluster(
     *,
     service_account: Path = SERVICE_ACCOUNT,
     home: Path | None = None,
-) -> Where:
-    """Find out which cluster to talk to.
+    context: str = "",
+) -> ClusterAccess:
+    """Return how to reach the cluster.
 
-    `home` is for commands that a person runs: its `.kube/config` comes last. Raises ConfigurationError, whose one
-    sentence names the file and what to do.
+    `home` is for commands that a person runs: its `.kube/config` is tried last. `context` names one of a kubeconfig;
+    empty: its current one. Raises ConfigurationError.
     """
     personal = home / ".kube" / "config" if home else None
-    named = kubeconfig or environ.get("KUBECONFIG", "")
-    if named:
-        return _from_file(Path(named).expanduser())
+    path = kubeconfig or environ.get("KUBECONFIG", "")
+    if path:
+        return _from_file(Path(path).expanduser(), context)
+    if context and personal and personal.is_file():
+        return _from_file(personal, context)
     if environ.get("KUBERNETES_SERVICE_HOST"):
         return _from_service_account(service_account, environ)
     if personal and personal.is_file():
-        return _from_file(personal)
+        return _from_file(personal, context)
     raise ConfigurationError(
         "no cluster to talk to: neither --kubeconfig nor KUBECONFIG is set, and this is not a pod "
         "(KUBERNETES_SERVICE_HOST is empty); set KUBECONFIG to the path of a kubeconfig"
     )
 
 
-def open_client(where: Where, user_agent: str = "podidentity", clock: Clock = SYSTEM_CLOCK) -> httpx2.AsyncClient:
+def open_client(
+    access: ClusterAccess, user_agent: str = "podidentity", clock: Clock = SYSTEM_CLOCK
+) -> httpx2.AsyncClient:
     """Open an HTTP client that is authenticated and trusts the cluster's CA; relative URLs go to the API server.
 
     The caller closes it. Raises ConfigurationError when a certificate, key or CA cannot be read.
     """
     timeout = httpx2.Timeout(ANSWER_TIMEOUT_SECONDS, connect=_CONNECT_SECONDS)
-    client = explained(where.source, lambda: where.connect(timeout))
+    client = translate_errors(access.source, lambda: access.connect(timeout))
     client.headers["User-Agent"] = user_agent
-    # Compressing a list costs the server and us more than the cluster's network does.
+    # To compress a list takes longer than to send it over the cluster's network.
     client.headers["Accept-Encoding"] = "identity"
-    if where.token_file is not None:
-        client.auth = RotatingToken(where.token_file, clock)
+    if access.token_file is not None:
+        client.auth = RotatingToken(access.token_file, clock)
     return client
 
 
 def behind_proxy() -> bool:
-    """Say whether the environment names a proxy: somebody's laptop. httpx2 knows how to go through one."""
+    """Whether the environment names a proxy, as on a laptop; httpx2's own transport can use one, ours cannot."""
     return bool(getproxies().keys() & {"http", "https", "all"})
 
 
 def direct_client(
     server: str, tls: ssl.SSLContext | None, timeout: httpx2.Timeout, auth: httpx2.Auth | None = None
 ) -> httpx2.AsyncClient:
-    """Make a client on the transport of our own."""
+    """Return a client on our own transport."""
     url = httpx2.URL(server)
     return httpx2.AsyncClient(base_url=url, auth=auth, timeout=timeout, transport=Transport(url, tls), trust_env=False)
 
 
 class RotatingToken(httpx2.Auth):
-    """A bearer token in a file that somebody renews: read again each minute, and at once when it is refused."""
+    """A bearer token in a file that kubelet renews: read again each minute, and at once when it is refused."""
 
     def __init__(self, path: Path, clock: Clock) -> None:
         self._path = path
@@ -107,16 +115,16 @@ class RotatingToken(httpx2.Auth):
         self._bearer = ""
 
     def auth_flow(self, request: httpx2.Request) -> Generator[httpx2.Request, httpx2.Response, None]:
-        """Add the token; after a 401, once more with a newer one if there is one."""
-        if self._clock.now() - self._read_at >= TOKEN_AGE_SECONDS:
+        """Send with the token; after a 401, once more if the file has a newer one."""
+        if self._clock.steady() - self._read_at >= TOKEN_AGE_SECONDS:
             self._read()
-        sent = self._bearer
-        request.headers["Authorization"] = sent
+        previous = self._bearer
+        request.headers["Authorization"] = previous
         response = yield request
         if response.status_code != httpx2.codes.UNAUTHORIZED:
             return
         self._read()
-        if self._bearer != sent:
+        if self._bearer != previous:
             request.headers["Authorization"] = self._bearer
             yield request
 
@@ -125,28 +133,28 @@ class RotatingToken(httpx2.Auth):
             token = self._path.read_text(encoding="ascii").strip()
         except (OSError, ValueError):
             token = ""
-        # Between unlink and rename the file may be away: the old token is good for another while.
+        # Between unlink and rename the file may be missing: the old token is still good for a while.
         if token:
             self._bearer = f"Bearer {token}"
-        self._read_at = self._clock.now()
+        self._read_at = self._clock.steady()
 
 
-def _from_file(path: Path) -> Where:
-    from podidentity.kube import kubeconfig  # noqa: PLC0415  # a pod needs neither lightkube nor YAML: a sixth of the start
+def _from_file(path: Path, context: str) -> ClusterAccess:
+    from podidentity.kube import kubeconfig  # noqa: PLC0415  # a pod needs neither lightkube nor YAML, which take a sixth of the start
 
-    return kubeconfig.read(path)
+    return kubeconfig.read(path, context)
 
 
-def _from_service_account(directory: Path, environ: Mapping[str, str]) -> Where:
+def _from_service_account(directory: Path, environ: Mapping[str, str]) -> ClusterAccess:
     source = f"service account in {directory}"
     token_file = directory / "token"
 
     def read() -> str:
-        token_file.read_text(encoding="ascii")  # a pod that has none is told so now
+        token_file.read_text(encoding="ascii")  # fails early in a pod without a token
         host, port = environ["KUBERNETES_SERVICE_HOST"], environ["KUBERNETES_SERVICE_PORT"]
         return f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
 
-    server = explained(source, read)
+    server = translate_errors(source, read)
 
     def connect(timeout: httpx2.Timeout) -> httpx2.AsyncClient:
         trusted = ssl.create_default_context(cafile=directory / "ca.crt")
@@ -154,11 +162,11 @@ def _from_service_account(directory: Path, environ: Mapping[str, str]) -> Where:
             return httpx2.AsyncClient(base_url=server, verify=trusted, timeout=timeout)
         return direct_client(server, trusted, timeout)
 
-    return Where(source, server, token_file, connect)
+    return ClusterAccess(source, server, token_file, connect)
 
 
-def explained(source: str, read: Callable[[], T]) -> T:
-    """Run `read`; whatever is wrong with the file becomes one sentence that names it."""
+def translate_errors(source: str, read: Callable[[], T]) -> T:
+    """Return what `read` returns; its errors become ConfigurationErrors that name `source`."""
     try:
         return read()
     except FileNotFoundError as error:
@@ -168,10 +176,10 @@ def explained(source: str, read: Callable[[], T]) -> T:
     except KeyError as error:
         raise ConfigurationError(f"{source}: {error} is missing or names nothing; add it") from error
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        # Wrong shapes, bad base64, certificates that are none: lightkube lets them through as they come.
+        # For wrong types, bad base64 and invalid certificates, lightkube raises whatever error they cause.
         raise ConfigurationError(f"{source}: {line_of(error)}; correct the file, or name another one") from error
 
 
 def line_of(error: Exception) -> str:
-    """Say on one line what an error says."""
+    """Return an error's message on one line."""
     return " ".join(str(error).split())

@@ -1,32 +1,33 @@
-"""Tells users through Kubernetes Events what happened to their objects (`kubectl describe` shows them).
+"""Writes Kubernetes Events about users' objects, which `kubectl describe` shows.
 
-`record` returns at once and never fails: the same statement again raises a count, an object that talks too much is
-silenced for a while, and a queue that is full drops. Used by MIC for bindings and assigned identities and by NMI; what
-to say is decided there.
+`record` returns at once and never fails: the same statement again raises its count, an object with too many statements
+is silenced for a while, and when the queue is full, statements are dropped.
 """
 
 import asyncio
 import logging
 import secrets
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple
 
-from podidentity.core.identities import ObjectKey
-from podidentity.errors import ForbiddenError, KubernetesError, NotFoundError
+from podidentity.bounded import BoundedDict
+from podidentity.core.model.identities import ObjectKey
+from podidentity.core.model.token_bucket import TokenBucket, full_bucket
+from podidentity.errors import ForbiddenError, KubernetesError, NotFoundError, TerminatingError
 from podidentity.kube.api import Api
 from podidentity.kube.resources import EVENTS, Kind
+from podidentity.timing import render_rfc3339
 
 COMPONENT = "aadpodidentity.k8s.io"
 """Upstream's name for the source of its events."""
 
 QUEUE_LENGTH = 1000
-SERIES_REMEMBERED = 4096  # as client-go: about as many as a busy cluster sees in the hour that events live
+SERIES_REMEMBERED = 4096  # as in client-go: about as many as a busy cluster has in the hour that events live
 BURST = 25  # statements about one object before it is silenced, and
-REFILL_SECONDS = 300.0  # how long until it may speak once more; both as client-go's spam filter has them
+REFILL_SECONDS = 300.0  # until one more statement is allowed; both as in client-go's spam filter
 HOLD_OFF_SECONDS = 600.0  # after a refusal, before the next try in that namespace
 MESSAGE_LIMIT = 1024  # what the newer events API allows
 _NAME_LIMIT = 253 - 17
@@ -43,13 +44,13 @@ class Subject(NamedTuple):
     uid: str = ""
 
     @classmethod
-    def of(cls, kind: Kind[Any], key: ObjectKey, uid: str = "") -> "Subject":
-        """Name an object of a kind."""
+    def of_kind(cls, kind: Kind[Any], key: ObjectKey, uid: str = "") -> "Subject":
+        """Return the subject for an object of a kind."""
         return cls(kind.api_version, kind.name, key, uid)
 
     @property
     def namespace(self) -> str:
-        """Where its events live: its own namespace; `default` for cluster-scoped objects."""
+        """The namespace of its events: its own; `default` for cluster-scoped objects."""
         return self.key.namespace or "default"
 
 
@@ -68,109 +69,94 @@ class _Series:
     first_at: float
     last_at: float
     count: int = 0
-    written_as: str = ""
+    event_name: str = ""
     queued: bool = False
 
 
-@dataclass(slots=True)
-class _Allowance:
-    """How many more statements about one object: refilled slowly."""
-
-    left: float
-    at: float
-
-    def take(self, now: float) -> bool:
-        self.left = min(self.left + (now - self.at) / REFILL_SECONDS, BURST)
-        self.at = now
-        if self.left < 1:
-            return False
-        self.left -= 1
-        return True
-
-
 class Recorder:
-    """Queues events and writes them one after the other while `run` runs."""
+    """Queues events; `run` writes them one after the other."""
 
     def __init__(self, api: Api, host: str = "", wall_clock: Callable[[], float] = time.time) -> None:
-        self.dropped = 0
-        """Statements that were silenced or found the queue full."""
+        self.drop_count = 0
+        """The number of statements that were silenced, or dropped because the queue was full."""
         self._api = api
         self._host = host
         self._wall_clock = wall_clock
-        self._series: OrderedDict[Statement, _Series] = OrderedDict()
-        self._allowances: OrderedDict[Subject, _Allowance] = OrderedDict()
+        self._series: BoundedDict[Statement, _Series] = BoundedDict(SERIES_REMEMBERED)
+        self._allowances: BoundedDict[tuple[Subject, str], TokenBucket] = BoundedDict(SERIES_REMEMBERED)
         self._queue: deque[_Series] = deque()
-        self._filled = asyncio.Event()
+        self._wakeup = asyncio.Event()
         self._held_off: dict[str, float] = {}
         self._warned = False
 
-    def record(self, subject: Subject, kind: Literal["Normal", "Warning"], reason: str, message: str) -> None:
-        """Say something about `subject`; `reason` is a short word for programs, `message` a sentence for people."""
-        if not self._may_speak(subject):
-            self.dropped += 1
+    def record(
+        self, subject: Subject, kind: Literal["Normal", "Warning"], reason: str, message: str, cause: str = ""
+    ) -> None:
+        """Queue an event about `subject`: `reason` is a short word for programs, `message` a sentence for people.
+
+        `cause` is the namespace that caused it, when that is another one: it has an allowance of its own and cannot use
+        up that of the object's owner.
+        """
+        if not self._may_speak(subject, cause):
+            self.drop_count += 1
             return
         now = self._wall_clock()
         statement = Statement(subject, kind, reason, message[:MESSAGE_LIMIT])
-        series = self._series.get(statement)
-        if series is None:
-            series = self._series[statement] = _Series(statement, now, now)
-        self._series.move_to_end(statement)
-        if len(self._series) > SERIES_REMEMBERED:
-            self._series.popitem(last=False)
+        series = self._series.get(statement) or _Series(statement, now, now)
+        self._series[statement] = series
         series.count += 1
         series.last_at = now
         self._enqueue(series)
 
     async def run(self) -> None:
-        """Write what is queued until cancelled."""
+        """Write queued events until cancelled."""
         while True:
-            await self._filled.wait()
+            await self._wakeup.wait()
             while self._queue:
                 series = self._queue.popleft()
                 series.queued = False
                 await self._write(series)
-            self._filled.clear()
+            self._wakeup.clear()
 
     def _enqueue(self, series: _Series) -> None:
         if series.queued:
             return
         if len(self._queue) >= QUEUE_LENGTH:
-            self.dropped += 1
+            self.drop_count += 1
             return
         series.queued = True
         self._queue.append(series)
-        self._filled.set()
+        self._wakeup.set()
 
-    def _may_speak(self, subject: Subject) -> bool:
-        now = self._api.clock.now()
-        allowance = self._allowances.get(subject)
-        if allowance is None:
-            allowance = self._allowances[subject] = _Allowance(BURST, now)
-        self._allowances.move_to_end(subject)
-        if len(self._allowances) > SERIES_REMEMBERED:
-            self._allowances.popitem(last=False)
-        return allowance.take(now)
+    def _may_speak(self, subject: Subject, cause: str) -> bool:
+        now = self._api.clock.steady()
+        allowance = self._allowances.get((subject, cause)) or full_bucket(BURST, REFILL_SECONDS, now)
+        may_speak = allowance.tokens_at(now) >= 1
+        self._allowances[subject, cause] = allowance.take(now) if may_speak else allowance
+        return may_speak
 
     async def _write(self, series: _Series) -> None:
         namespace = series.statement.subject.namespace
-        if self._api.clock.now() < self._held_off.get(namespace, float("-inf")):
+        if self._api.clock.steady() < self._held_off.get(namespace, float("-inf")):
             return
         try:
-            if not (series.written_as and await self._raise_count(series)):
+            if not (series.event_name and await self._raise_count(series)):
                 await self._create(series)
+        except TerminatingError as error:
+            self._held_off[namespace] = self._api.clock.steady() + HOLD_OFF_SECONDS
+            _log.debug("an event was lost: %s", error)
         except ForbiddenError as error:
-            # By namespace, because one that is being deleted refuses new events in the same way as a role does.
-            self._held_off[namespace] = self._api.clock.now() + HOLD_OFF_SECONDS
+            self._held_off[namespace] = self._api.clock.steady() + HOLD_OFF_SECONDS
             _log.log(logging.DEBUG if self._warned else logging.WARNING, "events are not written: %s", error)
             self._warned = True
         except KubernetesError as error:
             _log.info("an event was lost: %s", error)
 
     async def _raise_count(self, series: _Series) -> bool:
-        """Update the event that says it already; False when it has expired."""
-        key = ObjectKey(series.statement.subject.namespace, series.written_as)
+        """Raise the count of the event that was written; return False when that has expired."""
+        key = ObjectKey(series.statement.subject.namespace, series.event_name)
         try:
-            await self._api.patch(EVENTS, key, {"count": series.count, "lastTimestamp": _time(series.last_at)})
+            await self._api.patch(EVENTS, key, {"count": series.count, "lastTimestamp": render_rfc3339(series.last_at)})
         except NotFoundError:
             series.count, series.first_at = 1, series.last_at
             return False
@@ -196,13 +182,9 @@ class Recorder:
                 "source": {"component": COMPONENT, "host": self._host},
                 "reportingComponent": COMPONENT,
                 "reportingInstance": self._host,
-                "firstTimestamp": _time(series.first_at),
-                "lastTimestamp": _time(series.last_at),
+                "firstTimestamp": render_rfc3339(series.first_at),
+                "lastTimestamp": render_rfc3339(series.last_at),
                 "count": series.count,
             },
         )
-        series.written_as = name
-
-
-def _time(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        series.event_name = name

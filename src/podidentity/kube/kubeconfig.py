@@ -1,6 +1,6 @@
 """Reads a kubeconfig, with lightkube: clusters, users, contexts, certificates, and programs that give tokens.
 
-Called by `connection`, which imports this only when there is a kubeconfig.
+Imported only when there is a kubeconfig: a pod needs neither lightkube nor YAML.
 """
 
 from collections.abc import Callable
@@ -15,23 +15,23 @@ from lightkube.config.models import User
 from lightkube.core.exceptions import ConfigError
 
 from podidentity.errors import ConfigurationError
-from podidentity.kube.connection import Where, behind_proxy, direct_client, explained, line_of
+from podidentity.kube.connection import ClusterAccess, behind_proxy, direct_client, line_of, translate_errors
 
 T = TypeVar("T")
 
 
-def read(path: Path) -> Where:
-    """Read the current context. Raises ConfigurationError, whose one sentence names the file."""
+def read(path: Path, context: str = "") -> ClusterAccess:
+    """Return how to reach the cluster of a context; "" is the current one. A ConfigurationError names the file."""
     source = f"kubeconfig {path}"
-    config = _explained(source, lambda: _current(path))
-    user = config.user or User()  # the client needs some
+    config = _translate_errors(source, lambda: _configuration(path, context))
+    user = config.user or User()  # the client needs one
     config = config._replace(user=user)
     token_file = Path(config.abs_file(user.token_file)) if user.token_file else None
 
     def connect(timeout: httpx2.Timeout) -> httpx2.AsyncClient:
-        return _explained(source, lambda: _client(config, user, timeout))
+        return _translate_errors(source, lambda: _client(config, user, timeout))
 
-    return Where(source, str(config.cluster.server), token_file, connect)
+    return ClusterAccess(source, str(config.cluster.server), token_file, connect, config.namespace or "default")
 
 
 def _client(config: SingleConfig, user: User, timeout: httpx2.Timeout) -> httpx2.AsyncClient:
@@ -42,17 +42,17 @@ def _client(config: SingleConfig, user: User, timeout: httpx2.Timeout) -> httpx2
     return direct_client(server, tls, timeout, user_auth(user))
 
 
-def _explained(source: str, act: Callable[[], T]) -> T:
+def _translate_errors(source: str, act: Callable[[], T]) -> T:
     try:
-        return explained(source, act)
+        return translate_errors(source, act)
     except yaml.YAMLError as error:
         raise ConfigurationError(f"{source}: not YAML ({line_of(error)}); correct it") from error
     except ConfigError as error:
         raise ConfigurationError(f"{source}: {line_of(error)}; correct the file, or name another one") from error
 
 
-def _current(path: Path) -> SingleConfig:
-    config = KubeConfig.from_file(path).get()
+def _configuration(path: Path, context: str) -> SingleConfig:
+    config = KubeConfig.from_file(path).get(context or None)
     if config is None:  # pragma: no cover - lightkube returns None only for a default of None
         raise ConfigError("it names no current context")
     return config

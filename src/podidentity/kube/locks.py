@@ -1,26 +1,25 @@
-"""The two objects that say who leads: upstream's annotation on an Endpoints object, and a Lease of the same name.
+"""Reads and writes the two records of the leader: an annotation on an Endpoints object, and a Lease.
 
-Each knows how to read and write one `Record`, in client-go's wire format, so that upstream's MIC and ours respect each
-other. When to write is decided by `election`.
+Both are in client-go's wire format, so that upstream's MIC and ours respect each other.
 """
 
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from typing import Any, Protocol
 
 import msgspec
 
-from podidentity.core.identities import ObjectKey
+from podidentity.core.model.identities import ObjectKey
 from podidentity.errors import NotFoundError
 from podidentity.kube.api import Api
 from podidentity.kube.resources import ENDPOINTS, LEASES
+from podidentity.timing import parse_rfc3339, render_rfc3339
 
 ANNOTATION = "control-plane.alpha.kubernetes.io/leader"
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
-    """Who leads, for how long without a renewal, since when. Times are seconds since 1970 by the holder's clock."""
+class LockRecord:
+    """Who leads, since when, and for how long without a renewal. Times are seconds since 1970 by the holder's clock."""
 
     holder: str = ""
     duration_seconds: int = 0
@@ -30,23 +29,23 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
-    """A record as it is stored. `stamp` differs whenever anything was written; `whole` is the object around it."""
+class StoredRecord:
+    """A record as it is stored. `stamp` differs after each write; `document` is the whole object."""
 
-    record: Record
+    record: LockRecord
     stamp: str
-    whole: dict[str, Any]
+    document: dict[str, Any]
 
 
 class Lock(Protocol):
     """One object that carries a record."""
 
-    async def read(self) -> Held | None:
-        """Return what is stored; None when there is no such object."""
+    async def read(self) -> StoredRecord | None:
+        """Return the stored record; None when there is no such object."""
         ...
 
-    async def write(self, record: Record, before: Held | None) -> Held:
-        """Store `record` in place of `before`; ConflictError when somebody else wrote since."""
+    async def write(self, record: LockRecord, previous: StoredRecord | None) -> StoredRecord:
+        """Store `record` in place of `previous` and return it; ConflictError when it was changed since."""
         ...
 
 
@@ -70,27 +69,27 @@ class EndpointsLock:
     def __str__(self) -> str:
         return f"Endpoints {self._key}"
 
-    async def read(self) -> Held | None:
-        """Return what is stored; None when there is no such object."""
+    async def read(self) -> StoredRecord | None:
+        """Return the stored record; None when there is no such object."""
         try:
             return _from_annotation(await self._api.get(ENDPOINTS, self._key))
         except NotFoundError:
             return None
 
-    async def write(self, record: Record, before: Held | None) -> Held:
-        """Store `record`, leaving everything else in the object as it is."""
+    async def write(self, record: LockRecord, previous: StoredRecord | None) -> StoredRecord:
+        """Store `record`, leaving everything else in the object as it is. Raises KubernetesError."""
         wire = _WireRecord(
             record.holder,
             record.duration_seconds,
-            _time(record.acquired_at),
-            _time(record.renewed_at),
+            render_rfc3339(record.acquired_at),
+            render_rfc3339(record.renewed_at),
             record.transitions,
         )
-        whole = _copy(before, self._key)
-        annotations = whole["metadata"].get("annotations") or {}
-        whole["metadata"]["annotations"] = {**annotations, ANNOTATION: msgspec.json.encode(wire).decode()}
-        written = self._api.create(ENDPOINTS, whole) if before is None else self._api.replace(ENDPOINTS, whole)
-        return _from_annotation(await written)
+        document = _copy(previous, self._key)
+        annotations = document["metadata"].get("annotations") or {}
+        document["metadata"]["annotations"] = {**annotations, ANNOTATION: msgspec.json.encode(wire).decode()}
+        request = self._api.create(ENDPOINTS, document) if previous is None else self._api.replace(ENDPOINTS, document)
+        return _from_annotation(await request)
 
 
 class LeaseLock:
@@ -103,77 +102,67 @@ class LeaseLock:
     def __str__(self) -> str:
         return f"Lease {self._key}"
 
-    async def read(self) -> Held | None:
-        """Return what is stored; None when there is no such object."""
+    async def read(self) -> StoredRecord | None:
+        """Return the stored record; None when there is no such object."""
         try:
             return _from_lease(await self._api.get(LEASES, self._key))
         except NotFoundError:
             return None
 
-    async def write(self, record: Record, before: Held | None) -> Held:
-        """Store `record`, leaving everything else in the object as it is."""
-        whole = _copy(before, self._key)
-        whole["spec"] = {
-            **(whole.get("spec") or {}),
+    async def write(self, record: LockRecord, previous: StoredRecord | None) -> StoredRecord:
+        """Store `record`, leaving everything else in the object as it is. Raises KubernetesError."""
+        document = _copy(previous, self._key)
+        document["spec"] = {
+            **(document.get("spec") or {}),
             "holderIdentity": record.holder,
             "leaseDurationSeconds": record.duration_seconds,
-            "acquireTime": _micro_time(record.acquired_at),
-            "renewTime": _micro_time(record.renewed_at),
+            "acquireTime": render_rfc3339(record.acquired_at, micro=True),
+            "renewTime": render_rfc3339(record.renewed_at, micro=True),
             "leaseTransitions": record.transitions,
         }
-        written = self._api.create(LEASES, whole) if before is None else self._api.replace(LEASES, whole)
-        return _from_lease(await written)
+        request = self._api.create(LEASES, document) if previous is None else self._api.replace(LEASES, document)
+        return _from_lease(await request)
 
 
-def released(record: Record, now: float) -> Record:
-    """Return the record that lets anybody else take over at once, as client-go writes it."""
+def vacant_record(record: LockRecord, now: float) -> LockRecord:
+    """Return a record without a holder, which lets another candidate take over at once, as client-go writes it."""
     return replace(record, holder="", duration_seconds=1, acquired_at=now, renewed_at=now)
 
 
-def _from_annotation(whole: dict[str, Any]) -> Held:
-    text = (whole["metadata"].get("annotations") or {}).get(ANNOTATION, "")
+def _from_annotation(document: dict[str, Any]) -> StoredRecord:
+    text = (document["metadata"].get("annotations") or {}).get(ANNOTATION, "")
     try:
         wire = msgspec.json.decode(text.encode() or b"{}", type=_WireRecord)
-    except msgspec.MsgspecError:
-        wire = _WireRecord()  # nobody can renew what nobody can read: free once it has not changed for a while
-    record = Record(
+    except (msgspec.MsgspecError, RecursionError):
+        # No candidate can renew an unreadable record: it is free once it has not changed for a while.
+        wire = _WireRecord()
+    record = LockRecord(
         wire.holder_identity,
         wire.lease_duration_seconds,
         _seconds(wire.acquire_time),
         _seconds(wire.renew_time),
         wire.leader_transitions,
     )
-    return Held(record, text, whole)
+    return StoredRecord(record, text, document)
 
 
-def _from_lease(whole: dict[str, Any]) -> Held:
-    spec = whole.get("spec") or {}
-    record = Record(
+def _from_lease(document: dict[str, Any]) -> StoredRecord:
+    spec = document.get("spec") or {}
+    record = LockRecord(
         spec.get("holderIdentity") or "",
         spec.get("leaseDurationSeconds") or 0,
         _seconds(spec.get("acquireTime")),
         _seconds(spec.get("renewTime")),
         spec.get("leaseTransitions") or 0,
     )
-    return Held(record, str(spec), whole)
+    return StoredRecord(record, str(spec), document)
 
 
-def _copy(before: Held | None, key: ObjectKey) -> dict[str, Any]:
-    whole = {} if before is None else dict(before.whole)
-    whole["metadata"] = dict(whole.get("metadata") or {"namespace": key.namespace, "name": key.name})
-    return whole
-
-
-def _time(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _micro_time(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+def _copy(previous: StoredRecord | None, key: ObjectKey) -> dict[str, Any]:
+    document = {} if previous is None else dict(previous.document)
+    document["metadata"] = dict(document.get("metadata") or {"namespace": key.namespace, "name": key.name})
+    return document
 
 
 def _seconds(text: str | None) -> float:
-    try:
-        return datetime.fromisoformat(text or "").timestamp()
-    except ValueError:
-        return 0.0
+    return parse_rfc3339(text or "") or 0.0

@@ -1,29 +1,41 @@
-"""The kinds of objects that podidentity reads and writes, each with the few fields of it that anybody needs.
+"""Defines the kinds of objects that podidentity reads and writes, each with the few fields that it needs.
 
-A `Kind[T]` says where its objects live in the API and how one object's bytes become a `T`. Objects are decoded one by
-one and leniently: every field may be absent, unknown ones are skipped unread, and one odd object never costs its
-neighbours. Used by `api` and `reflector`; which fields matter is decided by `core`.
+A `Kind[T]` has the API path of its objects and the function that decodes one object's bytes into a `T`. Objects are
+decoded one by one and leniently: every field may be absent, unknown ones are skipped, and an object that cannot be read
+does not affect others.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
-from podidentity.core import crd
-from podidentity.core.addresses import canonical
-from podidentity.core.cluster import Node, Owner, Pod
-from podidentity.core.identities import ObjectKey
+from podidentity.core.model import crd, machine_state
+from podidentity.core.model.addresses import canonical
+from podidentity.core.model.allow_list import ANNOTATION
+from podidentity.core.model.identities import POD_LABEL, ObjectKey
+from podidentity.core.model.machine_state import MachineState
+from podidentity.core.model.snapshot import Node, Owner, Pod
 from podidentity.errors import InvalidError, MalformedObjectError
+from podidentity.kube.depth import decode, was_cut
+from podidentity.kube.quota import NAMESPACE_OBJECTS
 
 T = TypeVar("T")
 Json = Mapping[str, Any]
+Raw = bytes | msgspec.Raw
+UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""The errors of msgspec for bytes that it cannot decode. Skipping a field recurses, too (one call a level): `depth`."""
+LABEL_LIMIT = 64
+"""How many labels of a pod exceptions can match, besides those that we read ourselves: a pod may have 9,000."""
+_WORDS_CHARACTERS = 600
+_OWN_LABELS = (POD_LABEL, "pod-template-hash")
 _NO_NAME = frozenset("/%?#\\")  # Kubernetes forbids the first two in every name; all mean something in a URL
 
 
 class Meta(msgspec.Struct, rename="camel", gc=False):
-    """What every object carries."""
+    """The metadata that every object has."""
 
     name: str = ""
     namespace: str = ""
@@ -36,8 +48,8 @@ class Meta(msgspec.Struct, rename="camel", gc=False):
         return ObjectKey(self.namespace, self.name)
 
 
-class Stored(NamedTuple, Generic[T]):
-    """A decoded object and which writing of it this is. `version` is opaque: equal or not, never greater."""
+class StoredObject(NamedTuple, Generic[T]):
+    """A decoded object with its resource version, which is opaque: it can be compared only for equality."""
 
     key: ObjectKey
     uid: str
@@ -53,21 +65,23 @@ class Kind(Generic[T]):
     version: str
     plural: str
     name: str
-    read: Callable[[bytes | msgspec.Raw], Stored[T]]
+    read: Callable[[Raw], StoredObject[T]]
     namespaced: bool = True
+    namespace_limit: int = 0
+    """How many objects of one namespace a watch keeps; 0: all."""
 
     def __str__(self) -> str:
         return f"{self.plural}.{self.group}" if self.group else self.plural
 
     @property
     def api_version(self) -> str:
-        """As objects spell it."""
+        """The `apiVersion` of its objects."""
         return f"{self.group}/{self.version}" if self.group else self.version
 
     def path(self, namespace: str = "", name: str = "") -> str:
         """Return the URL path of one object, of one namespace's objects, or of all.
 
-        Raises `InvalidError` for a name that would lead to another object: clients resolve `..` before they send.
+        Raises InvalidError for a name that would lead to another object: clients resolve `..` before they send.
         """
         for part in (namespace, name):
             if part in {".", ".."} or not _NO_NAME.isdisjoint(part):
@@ -76,8 +90,8 @@ class Kind(Generic[T]):
         inside = f"/namespaces/{namespace}" if self.namespaced and namespace else ""
         return f"{start}{inside}/{self.plural}" + (f"/{name}" if name else "")
 
-    def whole(self) -> "Kind[dict[str, Any]]":
-        """Return the same kind, its objects as whole JSON objects: for read, change, write back."""
+    def as_json(self) -> "Kind[dict[str, Any]]":
+        """Return the same kind with whole JSON objects as its values, which can be changed and written back."""
         return replace(self, read=_read_whole)  # type: ignore[arg-type,return-value]
 
 
@@ -96,50 +110,79 @@ class _Bare(msgspec.Struct, gc=False):
 _BARE = msgspec.json.Decoder(_Bare)
 
 
-def read_meta(raw: bytes | msgspec.Raw) -> Meta:
-    """Read only what every object carries; an empty Meta when not even that can be read."""
+def read_meta(raw: Raw) -> Meta:
+    """Return an object's metadata; empty when not even that can be read."""
     try:
-        return _BARE.decode(raw).metadata
-    except msgspec.MsgspecError:
+        return decode(_BARE, raw).metadata
+    except UNREADABLE:
         return Meta()
 
 
-def _narrow(shape: type[S], convert: Callable[[S], T]) -> Callable[[bytes | msgspec.Raw], Stored[T]]:
-    """Make a reader that decodes into `shape` and keeps what `convert` makes of it."""
+def _narrow(shape: type[S], convert: Callable[[S], T]) -> Callable[[Raw], StoredObject[T]]:
+    """Return a reader that decodes into `shape` and then calls `convert`."""
     decoder = msgspec.json.Decoder(shape)
 
-    def read(raw: bytes | msgspec.Raw) -> Stored[T]:
+    def read(raw: Raw) -> StoredObject[T]:
+        item = decode(decoder, raw)
+        meta = item.metadata
+        return StoredObject(meta.key, meta.uid, meta.resource_version, convert(item))
+
+    return _guarded(read)
+
+
+def _custom(parse: Callable[[Json], T]) -> Callable[[Raw], StoredObject[T]]:
+    """Return a reader for a custom resource; its fields are known only to `crd`."""
+
+    def read(raw: Raw) -> StoredObject[T]:
+        document = _decode_whole(raw)
+        return StoredObject(document.key, document.uid, document.version, parse(document.value))
+
+    return _guarded(read)
+
+
+def _guarded(read: Callable[[Raw], StoredObject[T]]) -> Callable[[Raw], StoredObject[T]]:
+    """Return a reader whose every failure is a MalformedObjectError.
+
+    Unforeseen ones too: they concern one object, which a tenant wrote, and must not end a daemon.
+    """
+
+    def guarded(raw: Raw) -> StoredObject[T]:
         try:
-            found = decoder.decode(raw)
-        except msgspec.MsgspecError as error:
+            return read(raw)
+        except MalformedObjectError:
+            raise
+        except Exception as error:
             raise _odd(raw, error) from error
-        meta = found.metadata
-        return Stored(meta.key, meta.uid, meta.resource_version, convert(found))
 
-    return read
+    return guarded
 
 
-def _custom(parse: Callable[[Json], T]) -> Callable[[bytes | msgspec.Raw], Stored[T]]:
-    """Make a reader for a custom resource, whose spelling only `core.crd` knows."""
-
-    def read(raw: bytes | msgspec.Raw) -> Stored[T]:
-        whole = _read_whole(raw)
-        return Stored(whole.key, whole.uid, whole.version, parse(whole.value))
-
-    return read
+_ANY_OBJECT = msgspec.json.Decoder(dict[str, Any])
 
 
-def _read_whole(raw: bytes | msgspec.Raw) -> Stored[dict[str, Any]]:
-    try:
-        whole = msgspec.json.decode(raw, type=dict[str, Any])
-        meta = msgspec.convert(whole.get("metadata") or {}, Meta)
-    except msgspec.MsgspecError as error:
-        raise _odd(raw, error) from error
-    return Stored(meta.key, meta.uid, meta.resource_version, whole)
+def _decode_whole(raw: Raw) -> StoredObject[dict[str, Any]]:
+    return _with_meta(decode(_ANY_OBJECT, raw))
 
 
-def _odd(raw: bytes | msgspec.Raw, error: Exception) -> MalformedObjectError:
-    return MalformedObjectError(f"object {read_meta(raw).key}: {error}; correct it")
+def _decode_uncut(raw: Raw) -> StoredObject[dict[str, Any]]:
+    """Decode what may be changed and written back: all of it."""
+    if was_cut(raw):
+        raise RecursionError("it is nested too deeply")
+    return _with_meta(_ANY_OBJECT.decode(raw))
+
+
+def _with_meta(document: dict[str, Any]) -> StoredObject[dict[str, Any]]:
+    meta = msgspec.convert(document.get("metadata") or {}, Meta)
+    return StoredObject(meta.key, meta.uid, meta.resource_version, document)
+
+
+_read_whole = _guarded(_decode_uncut)
+
+
+def _odd(raw: Raw, error: Exception) -> MalformedObjectError:
+    # Bounded: an error may quote the object.
+    words = " ".join(f"{error}"[:_WORDS_CHARACTERS].split()) or type(error).__name__
+    return MalformedObjectError(f"object {read_meta(raw).key}: {words}; correct it")
 
 
 # Pods. The API sends `null` for no field of ours, but absent and null mean the same everywhere in Kubernetes.
@@ -179,15 +222,28 @@ class _Pod(msgspec.Struct, gc=False):
     status: _PodStatus | None = None
 
 
-def _pod(found: _Pod) -> Pod:
-    spec, status, meta = found.spec or _PodSpec(), found.status or _PodStatus(), found.metadata
+def _pod(pod: _Pod) -> Pod:
+    """Return the pod as NMI needs it: with a limited number of labels, because exceptions may match any."""
+    labels = pod.metadata.labels or {}
+    names = labels if len(labels) <= LABEL_LIMIT else (*islice(labels, LABEL_LIMIT), *_OWN_LABELS)
+    return _pod_with(pod, names)
+
+
+def _selected_pod(pod: _Pod) -> Pod:
+    """Return the pod as MIC needs it: bindings select by one label."""
+    return _pod_with(pod, _OWN_LABELS)
+
+
+def _pod_with(pod: _Pod, names: Iterable[str]) -> Pod:
+    spec, status, meta = pod.spec or _PodSpec(), pod.status or _PodStatus(), pod.metadata
+    labels = meta.labels or {}
     return Pod(
         key=meta.key,
         uid=meta.uid,
         node=spec.node_name or "",
         phase=status.phase or "Pending",
         ips=_addresses(status),
-        labels=meta.labels or {},
+        labels={name: labels[name] for name in names if name in labels},
         host_network=bool(spec.host_network),
         owner=_owner(meta.owner_references or ()),
         service_account=spec.service_account_name or "",
@@ -196,9 +252,9 @@ def _pod(found: _Pod) -> Pod:
 
 
 def _addresses(status: _PodStatus) -> tuple[str, ...]:
-    """All addresses, the primary one first. `podIPs` repeats `podIP`; very old kubelets write only the latter."""
-    found = tuple(canonical(address.ip) for address in status.pod_ips or () if address.ip)
-    return found or ((canonical(status.pod_ip),) if status.pod_ip else ())
+    """Return all addresses, the primary first. `podIPs` repeats `podIP`; very old kubelets write only the latter."""
+    addresses = tuple(canonical(address.ip) for address in status.pod_ips or () if address.ip)
+    return addresses or ((canonical(status.pod_ip),) if status.pod_ip else ())
 
 
 def _owner(references: "list[_OwnerReference] | tuple[()]") -> Owner | None:
@@ -222,21 +278,43 @@ class _Node(msgspec.Struct, gc=False):
     spec: _NodeSpec | None = None
 
 
-def _node(found: _Node) -> Node:
-    provider_id = found.spec.provider_id if found.spec else None
-    return Node(found.metadata.name, provider_id or "", found.metadata.labels or {})
+def _node(node: _Node) -> Node:
+    provider_id = node.spec.provider_id if node.spec else None
+    return Node(node.metadata.name, provider_id or "", node.metadata.labels or {})
 
 
 class _Labelled(msgspec.Struct, gc=False):
     metadata: _LabelledMeta = msgspec.field(default_factory=_LabelledMeta)
 
 
+def _machine_state(obj: _Labelled) -> MachineState:
+    return machine_state.parse_annotations(obj.metadata.annotations or {})
+
+
 @dataclass(frozen=True, slots=True)
 class Namespace:
-    """A namespace and its annotations, which may say what identities it is allowed."""
+    """A namespace; of its annotations only the one with the identities that it may use, if it has it."""
 
     name: str
     annotations: Mapping[str, str]
+
+
+def _namespace(namespace: _Labelled) -> Namespace:
+    annotations = namespace.metadata.annotations or {}
+    relevant = {ANNOTATION: annotations[ANNOTATION]} if ANNOTATION in annotations else {}
+    return Namespace(namespace.metadata.name, relevant)
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceAccount:
+    """A service account with its annotations."""
+
+    key: ObjectKey
+    annotations: Mapping[str, str]
+
+
+def _service_account(account: _Labelled) -> ServiceAccount:
+    return ServiceAccount(account.metadata.key, account.metadata.annotations or {})
 
 
 class _Secret(msgspec.Struct, gc=False):
@@ -246,7 +324,7 @@ class _Secret(msgspec.Struct, gc=False):
 
 @dataclass(frozen=True, slots=True)
 class Secret:
-    """A Secret; its values never show in a repr."""
+    """A Secret; a repr does not show its values."""
 
     key: ObjectKey
     values: Mapping[str, bytes] = field(repr=False)
@@ -254,49 +332,69 @@ class Secret:
 
 @dataclass(frozen=True, slots=True)
 class CustomResourceDefinition:
-    """That a kind exists; its schema is nobody's business here."""
+    """The definition of a kind, without its schema."""
 
     name: str
 
 
 PODS = Kind("", "v1", "pods", "Pod", _narrow(_Pod, _pod))
+SELECTED_PODS = Kind("", "v1", "pods", "Pod", _narrow(_Pod, _selected_pod))
+"""The same pods with no labels but the one that bindings select by."""
 NODES = Kind("", "v1", "nodes", "Node", _narrow(_Node, _node), namespaced=False)
 NAMESPACES = Kind(
     "",
     "v1",
     "namespaces",
     "Namespace",
-    _narrow(_Labelled, lambda found: Namespace(found.metadata.name, found.metadata.annotations or {})),
+    _narrow(_Labelled, _namespace),
     namespaced=False,
 )
+SERVICE_ACCOUNTS = Kind("", "v1", "serviceaccounts", "ServiceAccount", _narrow(_Labelled, _service_account))
+MACHINE_STATES = Kind("coordination.k8s.io", "v1", "leases", "Lease", _narrow(_Labelled, _machine_state))
+"""The Leases with which MIC tells NMI what is on a machine (`core.model.machine_state`)."""
 SECRETS = Kind(
-    "", "v1", "secrets", "Secret", _narrow(_Secret, lambda found: Secret(found.metadata.key, found.data or {}))
+    "", "v1", "secrets", "Secret", _narrow(_Secret, lambda secret: Secret(secret.metadata.key, secret.data or {}))
 )
 CRDS = Kind(
-    "apiextensions.k8s.io",
-    "v1",
-    "customresourcedefinitions",
-    "CustomResourceDefinition",
-    _narrow(_Bare, lambda found: CustomResourceDefinition(found.metadata.name)),
+    *("apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition"),
+    _narrow(_Bare, lambda definition: CustomResourceDefinition(definition.metadata.name)),
     namespaced=False,
 )
 
-IDENTITIES = Kind(crd.GROUP, crd.VERSION, "azureidentities", "AzureIdentity", _custom(crd.parse_identity))
-BINDINGS = Kind(crd.GROUP, crd.VERSION, "azureidentitybindings", "AzureIdentityBinding", _custom(crd.parse_binding))
+IDENTITIES = Kind(
+    *(crd.GROUP, crd.VERSION, "azureidentities", "AzureIdentity", _custom(crd.parse_identity)),
+    namespace_limit=NAMESPACE_OBJECTS,
+)
+BINDINGS = Kind(
+    *(crd.GROUP, crd.VERSION, "azureidentitybindings", "AzureIdentityBinding", _custom(crd.parse_binding)),
+    namespace_limit=NAMESPACE_OBJECTS,
+)
 ASSIGNED_IDENTITIES = Kind(
     crd.GROUP, crd.VERSION, "azureassignedidentities", "AzureAssignedIdentity", _custom(crd.parse_assigned)
 )
 EXCEPTIONS = Kind(
-    crd.GROUP, crd.VERSION, "azurepodidentityexceptions", "AzurePodIdentityException", _custom(crd.parse_exception)
+    *(crd.GROUP, crd.VERSION, "azurepodidentityexceptions", "AzurePodIdentityException", _custom(crd.parse_exception)),
+    namespace_limit=NAMESPACE_OBJECTS,
 )
 
-# Read, changed and written back whole.
+# Read, changed and written back as whole objects.
 DAEMON_SETS = Kind("apps", "v1", "daemonsets", "DaemonSet", _read_whole)
+DEPLOYMENTS = Kind("apps", "v1", "deployments", "Deployment", _read_whole)
 CONFIG_MAPS = Kind("", "v1", "configmaps", "ConfigMap", _read_whole)
 ENDPOINTS = Kind("", "v1", "endpoints", "Endpoints", _read_whole)
 EVENTS = Kind("", "v1", "events", "Event", _read_whole)
 LEASES = Kind("coordination.k8s.io", "v1", "leases", "Lease", _read_whole)
+MUTATING_WEBHOOKS = Kind(
+    "admissionregistration.k8s.io",
+    "v1",
+    "mutatingwebhookconfigurations",
+    "MutatingWebhookConfiguration",
+    _read_whole,
+    namespaced=False,
+)
 SUBJECT_REVIEWS = Kind(
     "authorization.k8s.io", "v1", "subjectaccessreviews", "SubjectAccessReview", _read_whole, namespaced=False
 )
-"""Only ever created: the answer says whether somebody may do something."""
+"""Only created: the status in the answer says whether a user may do something."""
+TOKEN_REVIEWS = Kind("authentication.k8s.io", "v1", "tokenreviews", "TokenReview", _read_whole, namespaced=False)
+"""Only created: the status in the answer says whose a token is."""

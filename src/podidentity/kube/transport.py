@@ -1,10 +1,10 @@
-"""The way of a request's bytes to the API server and back: HTTP/1.1 over kept connections, for `connection`'s client.
+"""Sends HTTP/1.1 requests to one server over persistent connections: a lean transport for httpx2.
 
-httpx2's own transport takes some 0.5 ms of CPU for a call, ten times what reading and writing it needs; MIC makes two
-calls for a pod. Everything above stays httpx2's: URLs, headers, authentication, hooks, errors. Answers are read by
-llhttp, strictly. A transport speaks with one server, whatever a URL says; it repeats no request and follows nothing. A
-request's `trace` extension is called when a connection is made for it and before its first byte is written, by
-httpcore's names; the connection is the response's extension `network_stream`.
+httpx2's own transport takes some 0.5 ms of CPU for a call, ten times as much as the reading and writing; MIC makes two
+calls for a pod. Everything else stays httpx2's: URLs, headers, authentication, hooks, errors. llhttp parses the answers
+strictly. A transport refuses URLs of other servers, repeats no request and follows no redirect. A request's `trace`
+extension is called, with httpcore's event names, when a connection is opened for it and before its first byte is
+written; the connection is the response's extension `network_stream`.
 """
 
 import asyncio
@@ -18,10 +18,10 @@ import httpx2
 
 CONNECTIONS = 64
 IDLE_SECONDS = 30.0
-"""A connection is kept for less than the four minutes after which Azure's load balancer forgets it."""
+"""How long an unused connection stays open: less than the four minutes after which Azure's load balancer forgets it."""
 HEAD_LIMIT_BYTES = 64 * 1024
 BUFFER_BYTES = 1024 * 1024
-"""Of a body that nobody reads meanwhile; then the server has to wait."""
+"""How much of a body is buffered while it is not read; then reading from the server pauses."""
 _CLOSING_SECONDS = 1.0
 _CONNECTED = "connection.connect_tcp.complete"
 _FIRST_BYTE = "http11.send_request_headers.started"
@@ -30,31 +30,33 @@ T = TypeVar("T")
 
 
 class Transport(httpx2.AsyncBaseTransport):
-    """Connections to one server."""
+    """The connections to one server."""
 
     def __init__(self, server: httpx2.URL, tls: ssl.SSLContext | None, connections: int = CONNECTIONS) -> None:
         self._origin = _origin(server)
         self._tls = tls
         self._free = asyncio.Semaphore(connections)
         self._idle: list[_Connection] = []
-        self._all: set[_Connection] = set()
+        self._connections: set[_Connection] = set()
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        """Send a request; its answer, as soon as its head is here. Raises httpx2.TransportError."""
+        """Send a request; return the response once its head has arrived. Raises httpx2.TransportError."""
         if _origin(request.url) != self._origin:
             raise httpx2.UnsupportedProtocol(f"{request.url} is not at {self._origin[1]}:{self._origin[2]}")
-        written = _head(request) + await request.aread()
+        data = _head(request) + await request.aread()
         times = request.extensions.get("timeout", {})
-        await _within(times.get("pool") if self._free.locked() else None, self._free.acquire(), httpx2.PoolTimeout)
+        await _with_timeout(
+            times.get("pool") if self._free.locked() else None, self._free.acquire(), httpx2.PoolTimeout
+        )
         connection = None
         try:
-            trace = request.extensions.get("trace", _untold)
-            connection = self._kept()
+            trace = request.extensions.get("trace", _ignore_trace)
+            connection = self._take_idle()
             if connection is None:
                 connection = await self._open(times.get("connect"))
                 await trace(_CONNECTED, {"return_value": connection})
             await trace(_FIRST_BYTE, {})
-            connection.send(written, times.get("read"))
+            connection.send(data, times.get("read"))
             await connection.head()
         except BaseException:
             self._end(connection)
@@ -63,14 +65,14 @@ class Transport(httpx2.AsyncBaseTransport):
         return httpx2.Response(connection.status, headers=connection.headers, stream=body, extensions=extensions)
 
     async def aclose(self) -> None:
-        """Hang up everywhere."""
-        for connection in self._all:
+        """Close all connections."""
+        for connection in self._connections:
             connection.transport.abort()
-        if self._all:
-            await asyncio.wait({connection.lost for connection in self._all}, timeout=_CLOSING_SECONDS)
+        if self._connections:
+            await asyncio.wait({connection.closed for connection in self._connections}, timeout=_CLOSING_SECONDS)
 
-    def done(self, connection: "_Connection") -> None:
-        """Nobody reads this answer any more: keep its connection if it was read to its end."""
+    def release(self, connection: "_Connection") -> None:
+        """Take back a connection whose answer is not read any more; close it unless the answer is complete."""
         if connection.reusable:
             connection.kept_at = asyncio.get_running_loop().time()
             self._idle.append(connection)
@@ -83,10 +85,10 @@ class Transport(httpx2.AsyncBaseTransport):
             connection.transport.abort()
         self._free.release()
 
-    def _kept(self) -> "_Connection | None":
+    def _take_idle(self) -> "_Connection | None":
         oldest = asyncio.get_running_loop().time() - IDLE_SECONDS
         while self._idle:
-            connection = self._idle.pop()  # the one used last: the others may grow old and go
+            connection = self._idle.pop()  # the most recently used: the others may expire
             if connection.reusable and connection.kept_at > oldest:
                 return connection
             connection.transport.abort()
@@ -100,37 +102,37 @@ class Transport(httpx2.AsyncBaseTransport):
             lambda: _Connection(loop), host, port, ssl=tls, server_hostname=host if tls else None
         )
         try:
-            _, connection = await _within(seconds, opening, httpx2.ConnectTimeout)
+            _, connection = await _with_timeout(seconds, opening, httpx2.ConnectTimeout)
         except OSError as error:
             raise httpx2.ConnectError(str(error)) from error
-        self._all.add(connection)
-        connection.lost.add_done_callback(lambda _: self._all.discard(connection))
+        self._connections.add(connection)
+        connection.closed.add_done_callback(lambda _: self._connections.discard(connection))
         return connection
 
 
 class _Body(httpx2.AsyncByteStream):
-    """What follows a head."""
+    """The body of a response, which gives its connection back when it is closed."""
 
     def __init__(self, transport: Transport, connection: "_Connection") -> None:
         self._transport = transport
         self._connection: _Connection | None = connection
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        while self._connection is not None and (part := await self._connection.more()):
+        while self._connection is not None and (part := await self._connection.read_part()):
             yield part
 
     async def aclose(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
-            self._transport.done(connection)
+            self._transport.release(connection)
 
 
 class _Connection(asyncio.Protocol):
-    """One connection, and the one exchange that is under way on it."""
+    """One connection, with at most one request on it at a time."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.transport: asyncio.Transport
-        self.lost: asyncio.Future[None] = loop.create_future()
+        self.closed: asyncio.Future[None] = loop.create_future()
         self.kept_at = 0.0
         self.status = 0
         self.headers: list[tuple[bytes, bytes]] = []
@@ -139,34 +141,34 @@ class _Connection(asyncio.Protocol):
         self._parts: deque[bytes] = deque()
         self._buffered = self._head_bytes = 0
         self._has_head, self._complete, self._keep = False, True, True
-        self._why: httpx2.TransportError | None = None
+        self._error: httpx2.TransportError | None = None
         self._read_seconds: float | None = None
         self._waiting: asyncio.Future[None] | None = None
 
     @property
     def reusable(self) -> bool:
         """Whether another request may follow."""
-        return self._complete and self._keep and self._why is None and not self.transport.is_closing()
+        return self._complete and self._keep and self._error is None and not self.transport.is_closing()
 
     def get_extra_info(self, name: str) -> Any:
-        """Tell `socket` and what else asyncio knows of a connection, as httpcore's streams do."""
+        """Return `socket` and whatever else asyncio knows of a connection, as httpcore's streams do."""
         return self.transport.get_extra_info(name)
 
-    # For the transport.
+    # For `Transport`.
 
-    def send(self, written: bytes, read_seconds: float | None) -> None:
-        """Begin an exchange."""
+    def send(self, data: bytes, read_seconds: float | None) -> None:
+        """Send the bytes of a request."""
         self._has_head = self._complete = False
         self._head_bytes, self._read_seconds, self.headers = 0, read_seconds, []
-        self.transport.write(written)
+        self.transport.write(data)
 
     async def head(self) -> None:
-        """Return when the answer's head is here."""
+        """Wait until the answer's head has arrived."""
         while not self._has_head:
             await self._news()
 
-    async def more(self) -> bytes:
-        """Return what came of the body since; nothing at its end."""
+    async def read_part(self) -> bytes:
+        """Return what has arrived of the body since the last call; empty bytes at its end."""
         while not self._parts and not self._complete:
             await self._news()
         part = b"".join(self._parts)
@@ -177,13 +179,13 @@ class _Connection(asyncio.Protocol):
         return part
 
     async def _news(self) -> None:
-        if self._why is not None:
-            raise self._why
-        if self.lost.done():
-            raise _cut("within" if self._has_head else "before")
+        if self._error is not None:
+            raise self._error
+        if self.closed.done():
+            raise _hangup_error("within" if self._has_head else "before")
         self._waiting = self._loop.create_future()
         try:
-            await _within(self._read_seconds, self._waiting, httpx2.ReadTimeout)
+            await _with_timeout(self._read_seconds, self._waiting, httpx2.ReadTimeout)
         finally:
             self._waiting = None
 
@@ -194,7 +196,7 @@ class _Connection(asyncio.Protocol):
     # For the event loop.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast("asyncio.Transport", transport)  # uvloop's are transports without being called so
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's are transports, but not subclasses
 
     def data_received(self, data: bytes) -> None:
         if self._complete:
@@ -210,18 +212,20 @@ class _Connection(asyncio.Protocol):
         self._tell()
 
     def connection_lost(self, error: Exception | None) -> None:
-        if not self._complete and self._why is None:
+        if not self._complete and self._error is None:
             if error is None and self._has_head and self._ends_with_connection():
                 self._complete = True
             else:
-                self._why = httpx2.ReadError(str(error)) if error else _cut("within" if self._has_head else "before")
+                self._error = (
+                    httpx2.ReadError(str(error)) if error else _hangup_error("within" if self._has_head else "before")
+                )
         self._keep = False
         self._tell()
-        if not self.lost.done():
-            self.lost.set_result(None)
+        if not self.closed.done():
+            self.closed.set_result(None)
 
-    def _fail(self, why: httpx2.TransportError) -> None:
-        self._why = self._why or why
+    def _fail(self, error: httpx2.TransportError) -> None:
+        self._error = self._error or error
         self.transport.abort()
 
     def _ends_with_connection(self) -> bool:
@@ -230,28 +234,28 @@ class _Connection(asyncio.Protocol):
     # For the parser.
 
     def on_message_begin(self) -> None:
-        """Refuse a second answer, which nobody asked for."""
+        """Refuse a second answer to one request."""
         if self._complete:
             raise httpx2.RemoteProtocolError("a second answer")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take one header."""
+        """Add a header."""
         self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
-        """Know the status; an interim one (100 to 199) announces the answer alone."""
+        """Read the status; after an interim one (100 to 199) the answer is still to come."""
         self.status = self._parser.get_status_code()
         self._has_head = self.status >= httpx2.codes.OK
 
     def on_body(self, part: bytes) -> None:
-        """Take a part; when nobody reads them, let the server wait."""
+        """Buffer a part of the body; stop reading from the server when the buffer is full."""
         self._parts.append(part)
-        before, self._buffered = self._buffered, self._buffered + len(part)
-        if before <= BUFFER_BYTES < self._buffered and not self.transport.is_closing():
+        previous, self._buffered = self._buffered, self._buffered + len(part)
+        if previous <= BUFFER_BYTES < self._buffered and not self.transport.is_closing():
             self.transport.pause_reading()
 
     def on_message_complete(self) -> None:
-        """Know the end."""
+        """Note the end of an answer; forget the headers of an interim one."""
         if self._has_head:
             self._complete = True
             self._keep = self._keep and self._parser.should_keep_alive()
@@ -259,11 +263,11 @@ class _Connection(asyncio.Protocol):
             self.headers = []
 
 
-async def _untold(_step: str, _details: Mapping[str, Any]) -> None:
-    """Nobody wants to know."""
+async def _ignore_trace(_step: str, _details: Mapping[str, Any]) -> None:
+    """Do nothing: the request has no `trace` extension."""
 
 
-async def _within(seconds: float | None, awaited: Awaitable[T], late: type[httpx2.TimeoutException]) -> T:
+async def _with_timeout(seconds: float | None, awaited: Awaitable[T], late: type[httpx2.TimeoutException]) -> T:
     try:
         async with asyncio.timeout(seconds):
             return await awaited
@@ -277,12 +281,12 @@ def _origin(url: httpx2.URL) -> tuple[str, str, int]:
 
 def _head(request: httpx2.Request) -> bytes:
     lines = [b"%s %s HTTP/1.1" % (request.method.encode("ascii"), request.url.raw_path)]
-    lines += [b"%s: %s" % one for one in request.headers.raw]
+    lines += [b"%s: %s" % header for header in request.headers.raw]
     text = b"\r\n".join((*lines, b"", b""))
     if text.count(b"\r") + text.count(b"\n") != 2 * len(lines) + 2 or b"\0" in text:
         raise httpx2.LocalProtocolError("a header may not contain a line break; correct the token or the user agent")
     return text
 
 
-def _cut(when: str) -> httpx2.RemoteProtocolError:
+def _hangup_error(when: str) -> httpx2.RemoteProtocolError:
     return httpx2.RemoteProtocolError(f"the server hung up {when} its answer")

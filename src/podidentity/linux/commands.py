@@ -1,7 +1,7 @@
 """Runs the programs that change this host: `nft`, `ip`, `conntrack`. Decides nothing.
 
-Called by the other modules of this layer only. Programs and not libraries: they run rarely (start-up, a repair, an
-uninstall), and a reader can repeat by hand exactly what the daemon did.
+Programs and not libraries: they run rarely (start-up, a repair, an uninstall), and a reader can repeat by hand exactly
+what the daemon did.
 """
 
 import asyncio
@@ -15,23 +15,25 @@ _PACKAGES = {"nft": "nftables", "ip": "iproute2", "conntrack": "conntrack"}
 
 
 class CommandError(HostError):
-    """A program said no. `status` is its exit status, `said` what it wrote to standard error."""
+    """A program failed: its exit status, and what it wrote to standard error (`output`)."""
 
-    def __init__(self, program: str, arguments: tuple[str, ...], status: int, said: str) -> None:
+    def __init__(self, program: str, arguments: tuple[str, ...], status: int, output: str) -> None:
         self.status = status
-        self.said = said
-        told = said.splitlines()[0] if said else "without a word"
-        super().__init__(f"`{' '.join((program, *arguments))}` failed with status {status}: {told}. {_advice(said)}")
+        self.output = output
+        first_line = output.splitlines()[0] if output else "without a word"
+        super().__init__(
+            f"`{' '.join((program, *arguments))}` failed with status {status}: {first_line}. {_advice(output)}"
+        )
 
 
 async def run(program: str, *arguments: str, text: str = "") -> str:
-    """Run `program` with `text` on its standard input; what it wrote to standard output.
+    """Run `program` with `text` on its standard input; return what it wrote to standard output.
 
     Raises `CommandError` when it fails and `HostError` when it is not installed or does not end in time.
     """
     try:
         # In a thread: a pipe of the event loop's raises when a program ends before it has read all of its input.
-        done = await asyncio.to_thread(
+        process = await asyncio.to_thread(
             subprocess.run,
             (program, *arguments),
             input=text,
@@ -43,18 +45,18 @@ async def run(program: str, *arguments: str, text: str = "") -> str:
         )
     except FileNotFoundError:
         package = _PACKAGES.get(program, program)
-        raise HostError(f"The program `{program}` is not on PATH. Install the Debian package {package}.") from None
+        raise HostError(f"the program `{program}` is not on PATH; install the Debian package {package}") from None
     except subprocess.TimeoutExpired:
-        told = f"`{program}` did not end within {TIME_LIMIT_SECONDS:g} s; is the host overloaded?"
-        raise HostError(told) from None
-    if done.returncode:
-        raise CommandError(program, arguments, done.returncode, done.stderr.strip())
-    return done.stdout
+        message = f"`{program}` did not end within {TIME_LIMIT_SECONDS:g} s; look at the load of this host"
+        raise HostError(message) from None
+    if process.returncode:
+        raise CommandError(program, arguments, process.returncode, process.stderr.strip())
+    return process.stdout
 
 
-def _advice(said: str) -> str:
-    if "ermission denied" in said or "not permitted" in said:
+def _advice(output: str) -> str:
+    if "ermission denied" in output or "not permitted" in output:
         return "Run as root with the capability NET_ADMIN."
-    if "No such file or directory" in said or "not supported" in said or "Could not process rule" in said:
+    if "No such file or directory" in output or "not supported" in output or "Could not process rule" in output:
         return "The kernel may lack a netfilter feature: nf_tables, nft_nat, nft_fib and nf_conntrack are needed."
     return "Repeat the command by hand to see more."

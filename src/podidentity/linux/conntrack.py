@@ -1,4 +1,4 @@
-"""Ends connections to IMDS that began before the redirect stood. Called by NMI's redirect.
+"""Ends connections to IMDS that began before the redirect stood.
 
 A connection keeps the way it had when it began: without this, a pod's kept-alive connection goes on reaching the real
 IMDS after the redirect is up, and new ones can run into stale entries.
@@ -19,5 +19,5 @@ async def delete_connections(address: str, port: int, *, only_unredirected: bool
     try:
         await run("conntrack", *arguments)
     except CommandError as error:
-        if "0 flow entries" not in error.said:  # nothing to delete is status 1
+        if "0 flow entries" not in error.output:  # nothing to delete is status 1
             raise

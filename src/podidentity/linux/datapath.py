@@ -1,6 +1,6 @@
 """Finds signs that pods' packets pass this host outside netfilter, where neither redirect nor guard would see them.
 
-Called by NMI's redirect. It finds what NET_ADMIN can see: interfaces of Cilium and of Calico's eBPF mode, netkit
+It finds what NET_ADMIN can see: interfaces of Cilium and of Calico's eBPF mode, netkit
 devices, XDP and `tc` programs on the interfaces of pods. Programs attached by `tcx` links are not listed to it.
 """
 
@@ -10,13 +10,13 @@ _NAMES = ("cilium_", "bpfin.cali", "bpfout.cali")
 
 
 def bypasses(uplinks: tuple[str, ...]) -> tuple[str, ...]:
-    """Name the interfaces, each with what was found there. Raises `HostError`.
+    """Return the names of such interfaces, each with the sign that was found there. Raises `HostError`.
 
     Programs on `uplinks` are not counted: they see what comes from outside, not what pods send to IMDS.
     """
     filtered = frozenset(netlink.filtered())
     inner = (link for link in netlink.links() if link.name not in uplinks)
-    return tuple(f"{link.name} ({found})" for link in inner if (found := _sign(link, filtered)))
+    return tuple(f"{link.name} ({sign})" for link in inner if (sign := _sign(link, filtered)))
 
 
 def _sign(link: netlink.Link, filtered: frozenset[int]) -> str:

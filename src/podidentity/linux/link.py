@@ -1,4 +1,4 @@
-"""Where a connection's packets come in: the interface, and the sender's hardware address. Called by NMI's listener.
+"""Where a connection's packets come in: the interface, and the sender's hardware address.
 
 A pod's address alone does not say who it is for ever: addresses are reused before the API server says so. On routed
 veths the interface is the pod's own; on a bridge the hardware address is.
@@ -41,11 +41,11 @@ def link_of(connection: socket.socket) -> Link | None:
         control = connection.getsockopt(socket.SOL_IP, _IP_PKTOPTIONS, _CONTROL_BYTES)
         syn = connection.getsockopt(socket.IPPROTO_TCP, _TCP_SAVED_SYN, _SYN_BYTES)
         # A cookie took the place of a SYN that should have been kept: too many connections were half open (tcp(7)).
-        lost = not syn and bool(connection.getsockopt(socket.IPPROTO_TCP, _TCP_SAVE_SYN))
+        is_lost = not syn and bool(connection.getsockopt(socket.IPPROTO_TCP, _TCP_SAVE_SYN))
     except OSError:
         return None
     interface = _interface(control)
-    return None if interface is None else (interface, None if lost else _hardware_address(syn))
+    return None if interface is None else (interface, None if is_lost else _hardware_address(syn))
 
 
 def _interface(control: bytes) -> int | None:

@@ -1,4 +1,4 @@
-"""Whether anybody listens at an address of this host, as the kernel tells it. Called by NMI's redirect."""
+"""Whether a program listens at an address of this host, by the kernel's own table."""
 
 import socket
 from pathlib import Path
@@ -9,8 +9,8 @@ _LISTEN = "0A"
 
 
 def is_listening(address: str, port: int, table: Path = _TABLE) -> bool:
-    """Say whether a TCP socket listens at an IPv4 address, or at all of them; False when that cannot be told."""
-    ends = {f"{int.from_bytes(socket.inet_aton(one), 'little'):08X}:{port:04X}" for one in (address, "0.0.0.0")}
+    """Whether a TCP socket listens at an IPv4 address, or at all of them; False when that cannot be told."""
+    ends = {f"{int.from_bytes(socket.inet_aton(text), 'little'):08X}:{port:04X}" for text in (address, "0.0.0.0")}
     try:
         lines = table.read_text().splitlines()[1:]
     except OSError:

@@ -1,6 +1,6 @@
 """Asks the kernel for its lists of links, addresses, routes and filters, also of other namespaces. Decides nothing.
 
-Called by `bridges` and `datapath`. By hand and not through a library: five kinds of messages are read, and the
+By hand and not through a library: five kinds of messages are read, and the
 libraries cost more memory than the whole daemon may. Numbers are of linux/netlink.h, linux/rtnetlink.h and
 linux/if_link.h.
 """
@@ -17,8 +17,8 @@ from podidentity.errors import HostError
 _NETLINK_ROUTE = 0
 _SOL_NETLINK, _STRICT = 270, 12  # NETLINK_GET_STRICT_CHK, Linux 5.0: only then are other namespaces asked
 _REQUEST_DUMP = 0x1 | 0x300
-_ERROR, _DONE, _INTERRUPTED = 2, 3, 0x10
-_GET_LINK, _GET_ADDRESS, _GET_ROUTE, _GET_QUEUE, _GET_FILTER = 18, 22, 26, 38, 46
+_ERROR, _END, _INTERRUPTED = 2, 3, 0x10
+_GET_LINK, _GET_ADDRESS, _GET_ROUTE, _GET_QUEUE, _GET_FILTER, _GET_NAMESPACE = 18, 22, 26, 38, 46, 90
 
 _HEADER = struct.Struct("=IHHII")
 _LINK = struct.Struct("=BxHiII")  # ifinfomsg: family, type, index, flags, change
@@ -30,6 +30,8 @@ _QUEUE = struct.Struct("=BxxxiIII")  # tcmsg: family, interface, handle, parent,
 _INGRESS = 0xFFFFFFF2  # TC_H_CLSACT and TC_H_MIN_INGRESS: where what an interface receives is filtered
 _ATTRIBUTE = struct.Struct("=HH")
 _NUMBER = struct.Struct("=i")
+_GENERIC = struct.Struct("=Bxxx")  # rtgenmsg: family
+_NAMESPACE_NUMBER = 1  # NETNSA_NSID
 _TYPE_MASK = 0x3FFF
 
 _LINK_NAMESPACE, _ADDRESS_NAMESPACE = 46, 10  # IFLA_TARGET_NETNSID, IFA_TARGET_NETNSID
@@ -43,7 +45,10 @@ _TRIES = 5
 
 
 class Link(NamedTuple):
-    """One interface. `peer` and `namespace` say where the other end of a veth is; -1 when the kernel does not."""
+    """One interface. `peer` and `namespace` say where the other end of a veth is; -1 when the kernel does not.
+
+    Of a macvlan or ipvlan, `peer` is the interface that it hangs on. An interface of real hardware has no `kind`.
+    """
 
     interface: int
     name: str
@@ -64,7 +69,7 @@ class Address(NamedTuple):
 
 
 def links(namespace: int = -1) -> tuple[Link, ...]:
-    """List the interfaces here, or in the namespace that this one knows under the number `namespace`.
+    """Return the interfaces here, or in the namespace that this one knows under the number `namespace`.
 
     Another namespace is shown to whoever has NET_ADMIN over it: root of a host has, over its pods. Raises `HostError`.
     """
@@ -73,22 +78,31 @@ def links(namespace: int = -1) -> tuple[Link, ...]:
 
 
 def addresses(namespace: int = -1) -> tuple[Address, ...]:
-    """List the IPv4 addresses likewise. Raises `HostError`."""
+    """Return the IPv4 addresses here, or in another namespace as `links` does. Raises `HostError`."""
     request = _ADDRESS.pack(socket.AF_INET, 0, 0, 0, 0) + _target(_ADDRESS_NAMESPACE, namespace)
     return tuple(_read_address(body) for body in _dump(_GET_ADDRESS, request))
 
 
-def host_routes() -> dict[str, int]:
-    """Say through which interface each single IPv4 address is reached that has a route of its own.
+def namespaces() -> tuple[int, ...]:
+    """Return the numbers under which this namespace knows others: those that one of its links leads to, or went to.
 
     Raises `HostError`.
     """
-    found = {}
+    bodies = _dump(_GET_NAMESPACE, _GENERIC.pack(0))
+    return tuple(_number(_attributes(body[_GENERIC.size :]).get(_NAMESPACE_NUMBER)) for body in bodies)
+
+
+def host_routes() -> dict[str, int]:
+    """Return the index of the interface through which each IPv4 address is reached that has a route of its own.
+
+    Raises `HostError`.
+    """
+    routes = {}
     for body in _dump(_GET_ROUTE, _ROUTE.pack(socket.AF_INET, 0, 0, 0, _MAIN_TABLE, 0, 0, 0, 0)):
-        told = _attributes(body[_ROUTE.size :])
-        if _ROUTE.unpack_from(body)[1] == _WHOLE_ADDRESS and _OUTPUT in told and _DESTINATION in told:
-            found[socket.inet_ntop(socket.AF_INET, told[_DESTINATION])] = _number(told[_OUTPUT])
-    return found
+        attributes = _attributes(body[_ROUTE.size :])
+        if _ROUTE.unpack_from(body)[1] == _WHOLE_ADDRESS and _OUTPUT in attributes and _DESTINATION in attributes:
+            routes[socket.inet_ntop(socket.AF_INET, attributes[_DESTINATION])] = _number(attributes[_OUTPUT])
+    return routes
 
 
 def filtered() -> tuple[int, ...]:
@@ -115,30 +129,30 @@ def _target(attribute: int, namespace: int) -> bytes:
 
 def _dump(kind: int, request: bytes) -> list[bytes]:
     try:
-        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_ROUTE) as asked:
-            asked.setsockopt(_SOL_NETLINK, _STRICT, 1)
-            asked.bind((0, 0))
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_ROUTE) as netlink_socket:
+            netlink_socket.setsockopt(_SOL_NETLINK, _STRICT, 1)
+            netlink_socket.bind((0, 0))
             for _ in range(_TRIES):
-                asked.send(_HEADER.pack(_HEADER.size + len(request), kind, _REQUEST_DUMP, 1, 0) + request)
-                bodies, whole = _collect(asked)
-                if whole:
+                netlink_socket.send(_HEADER.pack(_HEADER.size + len(request), kind, _REQUEST_DUMP, 1, 0) + request)
+                bodies, is_complete = _collect(netlink_socket)
+                if is_complete:
                     return bodies
     except OSError as error:
         raise HostError(
-            f"The kernel does not list network interfaces ({error}). Linux 5.0 or newer is needed."
+            f"the kernel does not list network interfaces ({error}); Linux 5.0 or newer is needed"
         ) from None
-    raise HostError("The list of network interfaces changed each time it was read. Is something making them in a loop?")
+    raise HostError("network interfaces changed each time they were listed; check that nothing makes them in a loop")
 
 
-def _collect(asked: socket.socket) -> tuple[list[bytes], bool]:
-    """Read one whole answer; False when something changed while the kernel wrote it."""
+def _collect(netlink_socket: socket.socket) -> tuple[list[bytes], bool]:
+    """Return the messages of one whole answer, and False when something changed while the kernel wrote it."""
     bodies: list[bytes] = []
-    whole = True
+    is_complete = True
     while True:
-        for kind, flags, body in _messages(asked.recv(_READ_BYTES)):
-            whole = whole and not flags & _INTERRUPTED
-            if kind == _DONE:
-                return bodies, whole
+        for kind, flags, body in _messages(netlink_socket.recv(_READ_BYTES)):
+            is_complete = is_complete and not flags & _INTERRUPTED
+            if kind == _END:
+                return bodies, is_complete
             if kind == _ERROR:
                 number = -_NUMBER.unpack_from(body)[0]
                 raise OSError(number or errno.EPROTO, os.strerror(number))
@@ -153,34 +167,34 @@ def _messages(received: bytes) -> Iterator[tuple[int, int, bytes]]:
 
 
 def _attributes(body: bytes) -> dict[int, bytes]:
-    found = {}
+    attributes = {}
     while len(body) >= _ATTRIBUTE.size:
         length, kind = _ATTRIBUTE.unpack_from(body)
-        found[kind & _TYPE_MASK] = body[_ATTRIBUTE.size : length]
+        attributes[kind & _TYPE_MASK] = body[_ATTRIBUTE.size : length]
         body = body[_aligned(length) :]
-    return found
+    return attributes
 
 
 def _read_link(body: bytes) -> Link:
     index = _LINK.unpack_from(body)[2]
-    told = _attributes(body[_LINK.size :])
-    kind = _attributes(told.get(_INFO, b"")).get(_INFO_KIND, b"")
+    attributes = _attributes(body[_LINK.size :])
+    kind = _attributes(attributes.get(_INFO, b"")).get(_INFO_KIND, b"")
     return Link(
         index,
-        _text(told.get(_NAME, b"")),
+        _text(attributes.get(_NAME, b"")),
         _text(kind),
-        _number(told.get(_MASTER)),
-        _number(told.get(_PEER)),
-        _number(told.get(_PEER_NAMESPACE)),
-        told.get(_HARDWARE, b"").hex(":"),
-        any(_attributes(told.get(_XDP, b"")).get(_XDP_ATTACHED, b"")),
+        _number(attributes.get(_MASTER)),
+        _number(attributes.get(_PEER)),
+        _number(attributes.get(_PEER_NAMESPACE)),
+        attributes.get(_HARDWARE, b"").hex(":"),
+        any(_attributes(attributes.get(_XDP, b"")).get(_XDP_ATTACHED, b"")),
     )
 
 
 def _read_address(body: bytes) -> Address:
     _, prefix, _, _, index = _ADDRESS.unpack_from(body)
-    told = _attributes(body[_ADDRESS.size :])
-    return Address(index, socket.inet_ntop(socket.AF_INET, told.get(_LOCAL, bytes(4))), prefix)
+    attributes = _attributes(body[_ADDRESS.size :])
+    return Address(index, socket.inet_ntop(socket.AF_INET, attributes.get(_LOCAL, bytes(4))), prefix)
 
 
 def _text(raw: bytes) -> str:

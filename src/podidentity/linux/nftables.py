@@ -1,8 +1,8 @@
-"""Tables of rules as values: loads them in one transaction, reads them back and says how they differ.
+"""Netfilter tables as values: loads them in one transaction, reads them back and compares.
 
 A rule is written once, as the text that `nft` is given; `differences` prints what the kernel holds in the same words
 and compares. The words are our own and not those of `nft list`, which change between its versions. Which tables there
-are is decided in `interception`. Called by it and by NMI's redirect.
+are is decided in `interception`.
 """
 
 import json
@@ -14,7 +14,10 @@ from podidentity.linux.commands import CommandError, run
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """A base chain: where it hooks in, at which priority (a number, as the kernel keeps it), and its rules."""
+    """A base chain: where it hooks in, at which priority (a number, as the kernel keeps it), and its rules.
+
+    `hook` may name a device behind the hook (`egress device "eth0"`), which `nft -j` does not tell.
+    """
 
     name: str
     type: str
@@ -34,7 +37,7 @@ class Set:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table with everything in it. `family` is `ip`, `inet` or `bridge`."""
+    """A table with everything in it. `family` is `ip`, `inet`, `bridge` or `netdev`."""
 
     family: str
     name: str
@@ -43,16 +46,16 @@ class Table:
 
 
 def render(table: Table) -> str:
-    """Write the text that puts exactly this table in place of whatever carries its name.
+    """Return the nft text that puts exactly this table in place of whatever carries its name.
 
     Declared before it is deleted, so that the text also works the first time; one file is one transaction, so that
     no packet sees the host between the two.
     """
     lines = [f"table {table.family} {table.name}", f"delete table {table.family} {table.name}"]
     lines.append(f"table {table.family} {table.name} {{")
-    for one in table.sets:
-        lines += [f"  set {one.name} {{", f"    type {one.type}"]
-        lines += [f"    elements = {{ {', '.join(one.elements)} }}"] if one.elements else []
+    for item in table.sets:
+        lines += [f"  set {item.name} {{", f"    type {item.type}"]
+        lines += [f"    elements = {{ {', '.join(item.elements)} }}"] if item.elements else []
         lines.append("  }")
     for chain in table.chains:
         lines.append(f"  chain {chain.name} {{")
@@ -75,74 +78,78 @@ async def remove(*tables: tuple[str, str]) -> None:
 
 
 async def differences(table: Table) -> tuple[str, ...]:
-    """Say what the kernel holds otherwise than `table`, one sentence each. Raises `HostError`."""
-    held = await listed(table.family, table.name)
-    if held is None:
+    """Return how the kernel's table differs from `table`, one sentence each. Raises `HostError`."""
+    objects = await list_table(table.family, table.name)
+    if objects is None:
         return (f"table {table.family} {table.name} is missing",)
-    return tuple(_compare(table, held))
+    return tuple(_compare(table, objects))
 
 
-async def listed(family: str, name: str) -> list[dict[str, Any]] | None:
-    """List a table's objects as `nft -j` tells them; None when there is no such table. Raises `HostError`."""
+async def list_table(family: str, name: str) -> list[dict[str, Any]] | None:
+    """Return a table's objects as `nft -j` lists them, or None when there is no such table. Raises `HostError`."""
     try:
-        told = await run("nft", "-j", "list", "table", family, name)
+        output = await run("nft", "-j", "list", "table", family, name)
     except CommandError as error:
-        if "No such file or directory" in error.said:
+        if "No such file or directory" in error.output:
             return None
         raise
-    objects: list[dict[str, Any]] = json.loads(told)["nftables"]
+    objects: list[dict[str, Any]] = json.loads(output)["nftables"]
     return objects
 
 
-def _compare(table: Table, held: list[dict[str, Any]]) -> list[str]:
-    chains = {chain["name"]: chain for item in held if (chain := item.get("chain"))}
-    found: dict[str, list[str]] = {}
-    for item in held:
+def _compare(table: Table, objects: list[dict[str, Any]]) -> list[str]:
+    chains = {chain["name"]: chain for item in objects if (chain := item.get("chain"))}
+    rules: dict[str, list[str]] = {}
+    for item in objects:
         if rule := item.get("rule"):
-            found.setdefault(rule["chain"], []).append(" ".join(_say(part) for part in rule["expr"]))
+            rules.setdefault(rule["chain"], []).append(" ".join(_say(part) for part in rule["expr"]))
     wrong = []
     for chain in table.chains:
-        where = f"table {table.family} {table.name} chain {chain.name}"
-        there = chains.get(chain.name)
-        if there is None:
-            wrong.append(f"{where} is missing")
-        elif (there.get("type"), there.get("hook"), there.get("prio")) != (chain.type, chain.hook, chain.priority):
-            wrong.append(f"{where} hooks in at another place")
-        elif found.get(chain.name, []) != [_as_listed(rule) for rule in chain.rules]:
-            wrong.append(f"{where} holds {found.get(chain.name, [])} instead of {list(chain.rules)}")
-    return wrong + _compare_sets(table, held)
+        place = f"table {table.family} {table.name} chain {chain.name}"
+        chain_object = chains.get(chain.name)
+        if chain_object is None:
+            wrong.append(f"{place} is missing")
+        elif (chain_object.get("type"), chain_object.get("hook"), chain_object.get("prio")) != (
+            chain.type,
+            chain.hook.partition(" ")[0],
+            chain.priority,
+        ):
+            wrong.append(f"{place} hooks in at another place")
+        elif rules.get(chain.name, []) != [_as_listed(rule) for rule in chain.rules]:
+            wrong.append(f"{place} holds {rules.get(chain.name, [])} instead of {list(chain.rules)}")
+    return wrong + _compare_sets(table, objects)
 
 
-def _compare_sets(table: Table, held: list[dict[str, Any]]) -> list[str]:
-    found = {one["name"]: elements(one) for item in held if (one := item.get("set"))}
+def _compare_sets(table: Table, objects: list[dict[str, Any]]) -> list[str]:
+    elements_by_name = {set_object["name"]: elements(set_object) for item in objects if (set_object := item.get("set"))}
     return [
-        f"table {table.family} {table.name} set {one.name} does not hold what it should"
-        for one in table.sets
-        if found.get(one.name) != one.elements
+        f"table {table.family} {table.name} set {declared.name} does not hold what it should"
+        for declared in table.sets
+        if elements_by_name.get(declared.name) != declared.elements
     ]
 
 
-def elements(held: dict[str, Any]) -> tuple[str, ...]:
-    """Write the elements of a set that `listed` found as `Set` has them."""
-    types = held["type"] if isinstance(held["type"], list) else [held["type"]]
-    parts = (one["concat"] if isinstance(one, dict) else [one] for one in held.get("elem", ()))
-    written = (
-        " . ".join(f'"{part}"' if kind == "ifname" else str(part) for kind, part in zip(types, one, strict=True))
-        for one in parts
+def elements(set_object: dict[str, Any]) -> tuple[str, ...]:
+    """Return the elements of a set that `list_table` returned, in the form of `Set.elements`."""
+    types = set_object["type"] if isinstance(set_object["type"], list) else [set_object["type"]]
+    parts = (element["concat"] if isinstance(element, dict) else [element] for element in set_object.get("elem", ()))
+    texts = (
+        " . ".join(f'"{part}"' if kind == "ifname" else str(part) for kind, part in zip(types, element, strict=True))
+        for element in parts
     )
-    return tuple(sorted(written))
+    return tuple(sorted(texts))
 
 
 def _as_listed(rule: str) -> str:
-    """`nft` leaves out of its list what an ARP field depends on, however it was written."""
+    """Return a rule as `nft` lists it: without the match that an ARP field implies, however it was written."""
     return rule.replace("meta protocol arp ", "")
 
 
 def _say(part: dict[str, Any]) -> str:
-    """One expression of a rule in the words that `interception` uses for it; anything else as its JSON."""
+    """Return one expression of a rule in the words that `interception` uses for it; any other as its JSON."""
     match part:
-        case {"match": {"op": operator, "left": left, "right": right}}:
-            return _say_match(_say_left(left), "" if operator == "==" else f"{operator} ", right)
+        case {"match": {"op": operator, "left": left_side, "right": right}}:
+            return _say_match(_say_left(left_side), "" if operator == "==" else f"{operator} ", right)
         case {"counter": _}:
             return "counter"
         case {"drop": None}:
@@ -153,14 +160,16 @@ def _say(part: dict[str, Any]) -> str:
             return json.dumps(part, sort_keys=True)
 
 
-def _say_left(left: Any) -> str:
-    match left:
+def _say_left(left_side: Any) -> str:
+    match left_side:
         case {"meta": {"key": "protocol"}}:
             return "meta protocol"
         case {"meta": {"key": str(key)}}:
             return key
         case {"payload": {"protocol": str(protocol), "field": str(field)}}:
             return f"{protocol} {field}"
+        case {"payload": {"base": str(base), "offset": int(offset), "len": int(length)}}:
+            return f"@{base},{offset},{length}"
         case {"fib": {"result": "type", "flags": ["saddr"] | "saddr"}}:
             return "fib saddr type"
         case {"fib": {"result": "oif" | "check", "flags": ["saddr", "iif"]}}:
@@ -168,20 +177,20 @@ def _say_left(left: Any) -> str:
         case {"concat": [*parts]}:
             return " . ".join(_say_left(part) for part in parts)
         case _:
-            return json.dumps(left, sort_keys=True)
+            return json.dumps(left_side, sort_keys=True)
 
 
-def _say_match(left: str, operator: str, right: Any) -> str:
+def _say_match(left_side: str, operator: str, right: Any) -> str:
     if right is False:
-        return f"{left} missing"
-    return f"{left} {operator}{_say_right(right, quoted=left in {'iifname', 'oifname'})}"
+        return f"{left_side} missing"
+    return f"{left_side} {operator}{_say_right(right, in_quotes=left_side in {'iifname', 'oifname'})}"
 
 
-def _say_right(right: Any, *, quoted: bool) -> str:
+def _say_right(right: Any, *, in_quotes: bool) -> str:
     match right:
         case {"set": [*members]}:
-            return "{ " + ", ".join(sorted(_say_right(member, quoted=quoted) for member in members)) + " }"
-        case str() if quoted and not right.startswith("@"):  # the name of a set stands bare
+            return "{ " + ", ".join(sorted(_say_right(member, in_quotes=in_quotes) for member in members)) + " }"
+        case str() if in_quotes and not right.startswith("@"):  # the name of a set stands bare
             return f'"{right}"'
         case str() | int():
             return str(right)

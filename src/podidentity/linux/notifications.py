@@ -1,8 +1,8 @@
-"""Tells when anybody changes netfilter rules, routes or addresses of this host. Called by NMI's interception.
+"""Notices when netfilter rules, routes or addresses of this host change.
 
-It says only *that* something changed: what stands is always read back in full. The kernel drops messages of a socket
-that is not read fast enough; that counts as a change too. Of netfilter only our own tables count: kube-proxy rewrites
-its rules all day, and looking each time would cost more than everything else that NMI does.
+It notices only *that* something changed: NMI then reads the present state back in full. The kernel drops messages of a
+socket that is not read fast enough; that counts as a change too. Of netfilter only our own tables count: kube-proxy
+rewrites its rules all day, and looking each time would cost more than everything else that NMI does.
 """
 
 import asyncio
@@ -21,45 +21,45 @@ _LINK_GROUP = 0x1
 _READ_BYTES = 1 << 16
 _READS_AT_ONCE = 256  # the loop has other work; what is left wakes it again
 
-OURS = b"podidentity"
+OWN_TABLES = b"podidentity"
 """What the names of all our tables begin with; every message about a table, a chain or a rule names its table."""
 
 
 @contextlib.asynccontextmanager
-async def watch_host(changed: asyncio.Event, *, links: bool = False) -> AsyncIterator[None]:
-    """Set `changed` at each change while the body runs; the caller clears it. With `links`, also for interfaces.
+async def watch_host(change: asyncio.Event, *, links: bool = False) -> AsyncIterator[None]:
+    """Set `change` at each change while the body runs; the caller clears it. With `links`, also for interfaces.
 
     Raises `HostError` without the right.
     """
     loop = asyncio.get_running_loop()
     routing = _ROUTE_GROUPS | (_LINK_GROUP if links else 0)
-    with contextlib.ExitStack() as opened:
+    with contextlib.ExitStack() as stack:
         for protocol, groups, counts in (
-            (_NETLINK_NETFILTER, _NFTABLES_GROUP, lambda message: OURS in message),
+            (_NETLINK_NETFILTER, _NFTABLES_GROUP, lambda message: OWN_TABLES in message),
             (_NETLINK_ROUTE, routing, lambda _: True),
         ):
-            heard = opened.enter_context(_listen(protocol, groups))
-            loop.add_reader(heard, _drain, heard, changed, counts)
-            opened.callback(loop.remove_reader, heard)
+            listener = stack.enter_context(_listen(protocol, groups))
+            loop.add_reader(listener, _drain, listener, change, counts)
+            stack.callback(loop.remove_reader, listener)
         yield
 
 
 def _listen(protocol: int, groups: int) -> socket.socket:
-    heard = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, protocol)
+    listener = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, protocol)
     try:
-        heard.bind((0, groups))
+        listener.bind((0, groups))
     except OSError as error:
-        heard.close()
-        raise HostError(f"Cannot watch netfilter for changes ({error}). The capability NET_ADMIN is needed.") from None
-    return heard
+        listener.close()
+        raise HostError(f"netfilter cannot be watched for changes ({error}); add the capability NET_ADMIN") from None
+    return listener
 
 
-def _drain(heard: socket.socket, changed: asyncio.Event, counts: Callable[[bytes], bool]) -> None:
+def _drain(listener: socket.socket, change: asyncio.Event, counts: Callable[[bytes], bool]) -> None:
     for _ in range(_READS_AT_ONCE):
         try:
-            if counts(heard.recv(_READ_BYTES)):
-                changed.set()
+            if counts(listener.recv(_READ_BYTES)):
+                change.set()
         except BlockingIOError:
             return
         except OSError:  # ENOBUFS: messages were lost, and nobody knows which
-            changed.set()
+            change.set()

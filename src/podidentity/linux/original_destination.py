@@ -1,4 +1,4 @@
-"""Where a client wanted to go before netfilter sent it here. Called for each connection that NMI accepts."""
+"""Which address a client dialled before netfilter redirected its connection to NMI."""
 
 import socket
 

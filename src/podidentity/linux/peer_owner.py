@@ -1,4 +1,4 @@
-"""Which user of this host is at the other end of a loopback connection. Called by NMI for `/host/token`.
+"""Which user of this host is at the other end of a loopback connection.
 
 The kernel is asked for the one socket (sock_diag(7)). Where it does not answer that, its table of all sockets is read,
 which takes long on a busy node: in a thread. Only a connection that stands has an owner: the kernel lists one that its
@@ -23,9 +23,9 @@ _ESTABLISHED = 1
 _ANY_STATE, _ANY_INTERFACE, _ANY_COOKIE = 0xFFFFFFFF, bytes(4), b"\xff" * 8
 
 _HEADER = struct.Struct("=IHHII")
-_ASKED = struct.Struct("=BBBxI")  # inet_diag_req_v2 up to its `id`: family, protocol, extensions, states
+_REQUEST_BODY = struct.Struct("=BBBxI")  # inet_diag_req_v2 up to its `id`: family, protocol, extensions, states
 _ENDS = struct.Struct("!HH4s12x4s12x")  # inet_diag_sockid without interface and cookie: ports, addresses
-_TOLD = struct.Struct("=xBxx36s24xI")  # inet_diag_msg: state, the ends of its `id`, uid
+_RESPONSE_BODY = struct.Struct("=xBxx36s24xI")  # inet_diag_msg: state, the ends of its `id`, uid
 _NUMBER = struct.Struct("=i")
 _READ_BYTES = 4096
 _ANSWER_SECONDS = 1.0
@@ -53,12 +53,12 @@ def ask(client: End, server: End) -> int | None:
         _look_up(server, client)
         return None
     # Without such a connection the kernel gives the socket that listens at the client's end, if one does.
-    return uid if state == _ESTABLISHED and ends == _written_raw(client, server) else None
+    return uid if state == _ESTABLISHED and ends == _render_raw(client, server) else None
 
 
 def read(client: End, server: End, table: Path = _TABLE) -> int | None:
     """Find the socket in the table of all; None when it is not there, or the table cannot be read."""
-    ends = (_written(client), _written(server))
+    ends = (_render(client), _render(server))
     try:
         lines = table.read_text().splitlines()[1:]
     except OSError:
@@ -72,8 +72,8 @@ def read(client: End, server: End, table: Path = _TABLE) -> int | None:
 
 def _look_up(local: End, remote: End) -> tuple[int, bytes, int]:
     """Return the state, the ends and the owner of the socket at `local`. Raises OSError, FileNotFoundError for none."""
-    ends = _written_raw(local, remote)
-    body = _ASKED.pack(socket.AF_INET, socket.IPPROTO_TCP, 0, _ANY_STATE) + ends + _ANY_INTERFACE + _ANY_COOKIE
+    ends = _render_raw(local, remote)
+    body = _REQUEST_BODY.pack(socket.AF_INET, socket.IPPROTO_TCP, 0, _ANY_STATE) + ends + _ANY_INTERFACE + _ANY_COOKIE
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG) as asking:
         asking.settimeout(_ANSWER_SECONDS)
         asking.send(_HEADER.pack(_HEADER.size + len(body), _SOCK_DIAG_BY_FAMILY, _REQUEST, 1, 0) + body)
@@ -81,15 +81,15 @@ def _look_up(local: End, remote: End) -> tuple[int, bytes, int]:
     if _HEADER.unpack_from(answer)[1] == _ERROR:
         number = -_NUMBER.unpack_from(answer, _HEADER.size)[0]
         raise OSError(number, os.strerror(number))
-    state, told, uid = _TOLD.unpack_from(answer, _HEADER.size)
-    return state, told, uid
+    state, socket_ends, uid = _RESPONSE_BODY.unpack_from(answer, _HEADER.size)
+    return state, socket_ends, uid
 
 
-def _written_raw(local: End, remote: End) -> bytes:
+def _render_raw(local: End, remote: End) -> bytes:
     return _ENDS.pack(local[1], remote[1], socket.inet_aton(local[0]), socket.inet_aton(remote[0]))
 
 
-def _written(end: End) -> str:
-    """Write an address as the table does: the four bytes as a number of this machine's byte order, in hex."""
+def _render(end: End) -> str:
+    """Return an address as the table has it: the four bytes as a number of this machine's byte order, in hex."""
     number = int.from_bytes(socket.inet_aton(end[0]), "little")
     return f"{number:08X}:{end[1]:04X}"

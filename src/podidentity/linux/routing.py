@@ -1,7 +1,5 @@
 """This host's routes: the second guard (two `ip rule`s), the uplinks, the node's own address.
 
-Called by NMI's redirect.
-
 The rules do not depend on netfilter: while somebody flushes the whole ruleset, they alone keep pods from IMDS.
 """
 
@@ -18,13 +16,15 @@ _OTHERS_PREFERENCE = 91
 
 
 async def missing_rules(address: str) -> tuple[str, ...]:
-    """Name those of the two rules for `address` that are missing, as arguments of `ip rule add`. Raises `HostError`."""
-    held: list[dict[str, Any]] = json.loads(await run("ip", "-j", "-4", "rule", "show"))
-    return tuple(text for text, facts in _wanted(address).items() if not any(_holds(rule, facts) for rule in held))
+    """Return which of the two rules for `address` are missing, as arguments of `ip rule add`. Raises `HostError`."""
+    rules: list[dict[str, Any]] = json.loads(await run("ip", "-j", "-4", "rule", "show"))
+    return tuple(
+        text for text, facts in _guard_rules(address).items() if not any(_holds(rule, facts) for rule in rules)
+    )
 
 
 async def ensure_rules(address: str) -> bool:
-    """Let this host itself reach `address`, and nobody whose packets it forwards. True when a rule had to be added."""
+    """Let this host itself reach `address`, but forward nobody's packets there. True when a rule had to be added."""
     missing = await missing_rules(address)
     if missing:
         # The node's own way first: the other one alone would cut the daemon off.
@@ -35,13 +35,13 @@ async def ensure_rules(address: str) -> bool:
 async def remove_rules(address: str) -> None:
     """Take away what `ensure_rules` added. Raises `HostError`."""
     missing = await missing_rules(address)
-    there = [rule for rule in reversed(tuple(_wanted(address))) if rule not in missing]
-    if there:
-        await run("ip", "-4", "-batch", "-", text="".join(f"rule del {rule}\n" for rule in there))
+    present = [rule for rule in reversed(tuple(_guard_rules(address))) if rule not in missing]
+    if present:
+        await run("ip", "-4", "-batch", "-", text="".join(f"rule del {rule}\n" for rule in present))
 
 
 async def uplinks(address: str) -> tuple[str, ...]:
-    """Name the interfaces through which this host reaches `address` and the world, sorted. Raises `HostError`.
+    """Return the interfaces through which this host reaches `address` and the world, sorted. Raises `HostError`.
 
     Every route counts that covers the address, also one that another has precedence over: what comes in there is no
     pod's. Only the main table: network plugins keep default routes of their own in others, through pods' interfaces.
@@ -52,18 +52,28 @@ async def uplinks(address: str) -> tuple[str, ...]:
 
 
 def node_address(metadata_address: str) -> str:
-    """Find the address from which this host reaches `metadata_address`. Raises `HostError` when it has no way."""
+    """Return the address from which this host reaches `metadata_address`. Raises `HostError` when it has no way."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect((metadata_address, 80))  # sends nothing: a UDP socket only looks the route up
         except OSError:
-            told = f"This host has no route to {metadata_address}. Set HOST_IP to the node's address."
-            raise HostError(told) from None
+            message = f"this host has no route to {metadata_address}; set HOST_IP to the node's address"
+            raise HostError(message) from None
         address: str = probe.getsockname()[0]
         return address
 
 
-def _wanted(address: str) -> dict[str, dict[str, Any]]:
+def is_own_address(address: str) -> bool:
+    """Whether an IPv4 address is one of this host's: what a host sends to itself comes from that very address."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((address, 80))  # sends nothing, as above
+        except OSError:
+            return False
+        return bool(probe.getsockname()[0] == address)
+
+
+def _guard_rules(address: str) -> dict[str, dict[str, Any]]:
     return {
         f"pref {_OWN_PREFERENCE} to {address} iif lo lookup main": {
             "priority": _OWN_PREFERENCE,

@@ -1,4 +1,4 @@
-"""Finds and removes the iptables chain of aad-pod-identity, once ours stands. Called by NMI's redirect.
+"""Finds and removes the iptables chain of aad-pod-identity, once NMI's own redirect stands.
 
 Its chain does no harm while ours hooks in earlier, but would win again after an uninstall, and send pods to a port
 where nobody listens.
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from podidentity.linux.commands import CommandError, run
-from podidentity.linux.nftables import listed
+from podidentity.linux.nftables import list_table
 
 _log = logging.getLogger(__name__)
 
@@ -28,10 +28,10 @@ async def retire_upstream_chain() -> bool:
 
 async def _retire_nft() -> bool:
     """In one transaction, through nft: our image needs no iptables for it."""
-    held = await listed("ip", "nat")
-    if held is None or not any(_is_chain(item) for item in held):
+    objects = await list_table("ip", "nat")
+    if objects is None or not any(_is_chain(item) for item in objects):
         return False
-    hooks = [rule for item in held if (rule := item.get("rule")) and _jumps(rule)]
+    hooks = [rule for item in objects if (rule := item.get("rule")) and _jumps(rule)]
     lines = [f"delete rule ip nat {rule['chain']} handle {rule['handle']}" for rule in hooks]
     lines += [f"flush chain ip nat {CHAIN}", f"delete chain ip nat {CHAIN}"]
     await run("nft", "-f", "-", text="\n".join(lines) + "\n")
@@ -46,10 +46,10 @@ async def _retire_legacy() -> bool:
         _log.info("old iptables tables are in use; if chain %s is in them, remove it with iptables-legacy", CHAIN)
         return False
     try:
-        told = await run(program, "-w", "-t", "nat", "-S", "PREROUTING")
+        output = await run(program, "-w", "-t", "nat", "-S", "PREROUTING")
     except CommandError:
         return False  # a kernel without the old tables has no old chain either
-    hooks = [line for line in told.splitlines() if line.endswith(f"-j {CHAIN}")]
+    hooks = [line for line in output.splitlines() if line.endswith(f"-j {CHAIN}")]
     for line in hooks:
         await run(program, "-w", "-t", "nat", "-D", *line.split()[1:])
     for command in ("-F", "-X"):

@@ -1,6 +1,6 @@
-"""Carries out a plan's writes to Kubernetes: deletions first, then the others, several at a time. Decides nothing.
+"""Carries out a plan's writes to Kubernetes: deletions first, then the rest, several at a time.
 
-No two writes of a plan are about the same object, so within each half their order does not matter.
+Decides nothing. No two writes of a plan concern the same object, so within each half their order does not matter.
 """
 
 import asyncio
@@ -8,69 +8,73 @@ import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from podidentity.core.planning import Create, Delete, Mark, Replace, Write
+from podidentity.core.assignment.planning import Create, Delete, Mark, Replace, Write
 from podidentity.errors import ConflictError, FencedError, KubernetesError, NotFoundError
 from podidentity.mic.ports import Objects
 
 BATCH = 20
-"""Writes under way at the same time, as upstream's `--createDeleteBatch` has it."""
+"""Writes under way at the same time; the default of upstream's `--createDeleteBatch`."""
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A write that did not go through. One that was `overtaken` is planned again from what is there now."""
+    """A write that failed. An `outdated` one met a newer object, or a newer leader: it needs a new plan, no report."""
 
     write: Write
-    why: str
-    overtaken: bool
+    message: str
+    outdated: bool
 
 
 @dataclass(slots=True)
-class Report:
-    """Which writes went through, and what became of the others."""
+class Result:
+    """The writes that succeeded, and those that failed."""
 
-    written: list[Write] = field(default_factory=list)
+    successes: list[Write] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
 
 
-async def run(writes: Iterable[Write], objects: Objects, batch: int = BATCH) -> Report:
-    """Write, `batch` at a time; a failure is reported, and does not keep the others from being written."""
-    report = Report()
-    every = tuple(writes)
-    for half in (
-        [one for one in every if isinstance(one, Delete)],
-        [one for one in every if not isinstance(one, Delete)],
-    ):
+async def run(writes: Iterable[Write], objects: Objects, batch: int = BATCH) -> Result:
+    """Carry out writes, `batch` at a time. A failure is part of the result and stops no other write."""
+    result = Result()
+    deletions: list[Write] = []
+    remaining: list[Write] = []
+    for write in writes:
+        (deletions if isinstance(write, Delete) else remaining).append(write)
+    for half in (deletions, remaining):
         queue = iter(half)
         async with asyncio.TaskGroup() as group:
             for _ in range(min(max(batch, 1), len(half))):
-                group.create_task(_work(queue, objects, report))
-    return report
+                group.create_task(_work(queue, objects, result))
+    return result
 
 
-async def _work(queue: Iterator[Write], objects: Objects, report: Report) -> None:
+async def _work(queue: Iterator[Write], objects: Objects, result: Result) -> None:
     for write in queue:
         try:
-            await _one(write, objects)
+            await _carry_out(write, objects)
         except (ConflictError, NotFoundError, FencedError) as error:
-            _log.info("%s of assigned identity %s was overtaken: %s", type(write).__name__, write.assigned.key, error)
-            report.failures.append(Failure(write, str(error), overtaken=True))  # the watch will tell what is there now
+            _log.info(
+                "%s of assigned identity %s is outdated: %s", type(write).__name__, write.assigned_identity.key, error
+            )
+            result.failures.append(Failure(write, str(error), outdated=True))  # the watch will show the newer object
         except KubernetesError as error:
-            _log.error("%s of assigned identity %s failed: %s", type(write).__name__, write.assigned.key, error)
-            report.failures.append(Failure(write, str(error), overtaken=False))
+            _log.error(
+                "%s of assigned identity %s failed: %s", type(write).__name__, write.assigned_identity.key, error
+            )
+            result.failures.append(Failure(write, str(error), outdated=False))
         else:
-            report.written.append(write)
+            result.successes.append(write)
 
 
-async def _one(write: Write, objects: Objects) -> None:
+async def _carry_out(write: Write, objects: Objects) -> None:
     match write:
-        case Create(assigned):
-            await objects.create(assigned)
-        case Replace(assigned):
-            await objects.replace(assigned)
-        case Mark(assigned):
-            await objects.mark(assigned)
-        case Delete(assigned):
-            await objects.delete(assigned)
+        case Create(assigned_identity):
+            await objects.create(assigned_identity)
+        case Replace(assigned_identity):
+            await objects.replace(assigned_identity)
+        case Mark(assigned_identity):
+            await objects.mark(assigned_identity)
+        case Delete(assigned_identity):
+            await objects.delete(assigned_identity)

@@ -1,24 +1,24 @@
-"""What happened since the last plan: single pods changed, what is on a target, or something that concerns everything.
+"""What changed since the last plan: single pods, what is on a target, or something that any pod may depend on.
 
-Filled by `cluster` from the watches and by the workers of `targets`; emptied by `sync`. Pods and targets are kept apart
-because a plan for a few pods costs nothing, and one for all of them a moment for each pod in the cluster.
+The watches and the workers note changes here, `sync` takes them. Pods and targets are counted apart from the rest
+because a plan for a few pods costs next to nothing, and a full plan some time for every pod of the cluster.
 """
 
 import asyncio
 from dataclasses import dataclass
 
-from podidentity.core.arm import Target
-from podidentity.core.identities import ObjectKey
+from podidentity.core.model.arm import Target
+from podidentity.core.model.identities import ObjectKey
 
-SOON_SECONDS = 0.2
-"""How long a plan for everything may wait when nobody waits for it, unless something else asks for one before."""
-PODS_REMEMBERED = 10_000
-"""More at once are everything. A MIC that does not lead empties nothing."""
+FULL_PLAN_DELAY_SECONDS = 0.2
+"""How long a scheduled full plan waits; one that is requested meanwhile takes its place."""
+MAX_CHANGED_PODS = 10_000
+"""Beyond this a full plan is due instead: a MIC that does not lead takes no changes."""
 
 
 @dataclass(frozen=True, slots=True)
-class Near:
-    """Pods to plan for alone: those named, and those on the nodes of these targets."""
+class ChangedPods:
+    """Pods that can be planned for alone: `pods`, and those on the nodes of `targets`."""
 
     pods: frozenset[ObjectKey] = frozenset()
     targets: frozenset[Target] = frozenset()
@@ -28,59 +28,70 @@ class Near:
 
 
 class Changes:
-    """What nobody has planned for yet."""
+    """Changes that no plan has taken into account yet."""
 
     def __init__(self) -> None:
-        self.everything = True
-        """Whether a plan for everything may come out differently."""
+        self.is_full_plan_due = True
+        self.is_full_plan_urgent = True
+        """It is due for something that any pod may depend on, not for what a plan for a few pods has left."""
         self._pods: set[ObjectKey] = set()
         self._targets: set[Target] = set()
         self._happened = asyncio.Event()
-        self._later: asyncio.TimerHandle | None = None
+        self._scheduled: asyncio.TimerHandle | None = None
 
-    def pod(self, key: ObjectKey) -> None:
-        """A pod, or an assigned identity of it, is another one."""
+    @property
+    def changed_pods(self) -> ChangedPods:
+        """The pods that can be planned for alone."""
+        return ChangedPods(frozenset(self._pods), frozenset(self._targets))
+
+    def note_pod(self, key: ObjectKey) -> None:
+        """Note that a pod, or one of its assigned identities, changed."""
         self._pods.add(key)
-        if len(self._pods) > PODS_REMEMBERED:
+        if len(self._pods) > MAX_CHANGED_PODS:
             self._pods.clear()
-            self.everything = True
+            self.is_full_plan_due = True
         self._happened.set()
 
-    def target(self, target: Target) -> None:
-        """What is on a target changed, or what cannot be put there."""
+    def note_target(self, target: Target) -> None:
+        """Note that the identities on a target changed, or which of them cannot be assigned to it."""
         self._targets.add(target)
         self._happened.set()
 
-    def all(self) -> None:
-        """Something changed that any pod may depend on."""
-        self.everything = True
-        self._happened.set()
+    def request_full_plan(self) -> None:
+        """Note that something changed that any pod may depend on."""
+        self.is_full_plan_urgent = True
+        self._make_full_plan_due()
 
-    def soon(self) -> None:
-        """Ask for a plan for everything, but not at once: what asks for it at once spares this one."""
-        if self._later is None and not self.everything:
-            self._later = asyncio.get_running_loop().call_later(SOON_SECONDS, self.all)
+    def schedule_full_plan(self) -> None:
+        """Have a full plan due after `FULL_PLAN_DELAY_SECONDS`, unless one is due or scheduled. It is not urgent."""
+        if self._scheduled is None and not self.is_full_plan_due:
+            loop = asyncio.get_running_loop()
+            self._scheduled = loop.call_later(FULL_PLAN_DELAY_SECONDS, self._make_full_plan_due)
 
-    def near(self) -> Near:
-        """Say which pods can be planned for alone."""
-        return Near(frozenset(self._pods), frozenset(self._targets))
-
-    def near_done(self) -> None:
-        """Somebody is planning for those."""
+    def clear_changed_pods(self) -> None:
+        """Forget the changed pods: a plan for them begins."""
         self._pods, self._targets = set(), set()
 
-    def all_done(self) -> None:
-        """Somebody is planning for everything."""
-        self.near_done()
-        self.everything = False
-        if self._later is not None:
-            self._later.cancel()
-            self._later = None
+    def clear(self) -> None:
+        """Forget all changes: a full plan begins."""
+        self.clear_changed_pods()
+        self.is_full_plan_due = self.is_full_plan_urgent = False
+        if self._scheduled is not None:
+            self._scheduled.cancel()
+            self._scheduled = None
 
-    async def wait(self, until: float) -> None:
-        """Return when something has happened since the last wait, or at `until`, by the loop's clock."""
+    def _make_full_plan_due(self) -> None:
+        self.is_full_plan_due = True
+        self._happened.set()
+
+    def wake(self) -> None:
+        """End the wait of whoever waits for changes, though nothing changed."""
+        self._happened.set()
+
+    async def wait(self, deadline: float | None = None) -> None:
+        """Return when something has changed since the last wait, or at `deadline`, by the loop's clock."""
         try:
-            async with asyncio.timeout_at(until):
+            async with asyncio.timeout_at(deadline):
                 await self._happened.wait()
         except TimeoutError:
             pass

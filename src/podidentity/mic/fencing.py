@@ -1,11 +1,10 @@
-"""Keeps a MIC that no longer leads from changing anything: the last look before a request's first byte.
+"""Keeps a MIC that no longer leads from changing anything: the last check before a request's first byte.
 
-A lock cannot fence: a process that was stopped, or waited for a connection or a token, may come back when another one
-leads. Therefore the question is asked by the HTTP client itself, once more after it has a connection, and not only by
-whoever decided to write. What is left is the time of one system call; resource versions and fresh reads cover that.
-What is in the kernel's buffers when the way is cut would be sent again and again for a quarter of an hour, even after
-the connection was closed: it may arrive when another one has led for minutes. Therefore the kernel drops it in time.
-Constructed by `daemon`, once for each client.
+A lock cannot fence: a process that was stopped, or waited for a connection or a token, may go on when another one
+leads. Therefore the HTTP client itself asks whether MIC leads, once more after it has a connection, and not only the
+code that decided to write. The time of one system call remains; resource versions and fresh reads cover that.
+The kernel would send its unacknowledged bytes again for a quarter of an hour, even after the connection was closed:
+they might arrive when another MIC has led for minutes. Therefore the kernel is made to drop them in time.
 """
 
 import socket
@@ -22,14 +21,14 @@ KUBERNETES_WRITES = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 AZURE_WRITES = frozenset({"PUT", "PATCH", "DELETE"})  # POST obtains tokens
 
 UNSENT_SECONDS = 5.0
-"""How long the kernel keeps what nobody has acknowledged: less than the half lease between two leaders."""
+"""How long the kernel keeps unacknowledged bytes: less than the half lease between two leaders."""
 
 _CONNECTED = ".connect_tcp.complete"
-_FIRST_BYTE = ".send_request_headers.started"  # httpcore: http11 and http2 name this step alike
+_FIRST_BYTE = ".send_request_headers.started"  # httpcore: the same name for HTTP/1.1 and HTTP/2
 
 
 def fence(leading: Callable[[], bool], methods: frozenset[str], unsent_seconds: float = UNSENT_SECONDS) -> Hook:
-    """Make a request hook: requests with one of `methods` raise FencedError unless `leading()`."""
+    """Return a request hook that raises FencedError for requests with one of `methods` unless `leading()`."""
 
     async def hook(request: httpx2.Request) -> None:
         def check() -> None:
@@ -49,7 +48,7 @@ def fence(leading: Callable[[], bool], methods: frozenset[str], unsent_seconds: 
 
 
 def _forget_unsent(stream: Any, after_seconds: float) -> None:
-    """Make the kernel end a new connection whose bytes nobody acknowledges (tcp(7), TCP_USER_TIMEOUT)."""
+    """Make the kernel end a connection whose bytes stay unacknowledged for so long (tcp(7), TCP_USER_TIMEOUT)."""
     connection = stream.get_extra_info("socket")
     if connection is not None:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, max(int(after_seconds * 1000), 1))

@@ -1,121 +1,187 @@
-"""What MIC's parts need of the world, and no more. `daemon` gives the real things, tests give fakes."""
+"""What MIC's loops need of Kubernetes and Azure: `wiring` supplies the adapters, tests supply fakes."""
 
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol
 
-from podidentity.core.arm import IdentityId, Target, TargetState
-from podidentity.core.assigning import Policy
-from podidentity.core.cluster import Snapshot
-from podidentity.core.conditions import Conditions
-from podidentity.core.drift import Change
-from podidentity.core.failing import Failing
-from podidentity.core.identities import AzureAssignedIdentity, AzureIdentity, ObjectKey
-from podidentity.core.matching import Skipped
-from podidentity.core.planning import Write
-from podidentity.mic.changes import Near
+from podidentity.core.assignment.conditions import Conditions
+from podidentity.core.assignment.planning import Write
+from podidentity.core.model.arm import ArmState, IdentityId, Target
+from podidentity.core.model.assignment_failure import AssignmentFailure
+from podidentity.core.model.identities import AzureAssignedIdentity, AzureIdentity, ObjectKey
+from podidentity.core.model.matching import IneffectiveBinding
+from podidentity.core.model.policy import Policy
+from podidentity.core.model.snapshot import Snapshot
+from podidentity.core.target.drift import TargetChange
 
-Put = Mapping[Target, frozenset[IdentityId]]
+AssignedByMic = Mapping[Target, frozenset[IdentityId]]
+"""The identities that MIC itself assigned to each VM or scale set. Only these may it ever remove."""
 
 
 class Machines(Protocol):
-    """The Azure side."""
+    """VMs and scale sets in ARM."""
 
-    async def get(self, target: Target) -> TargetState:
-        """Read what a target carries. Raises AzureError."""
+    async def get(self, target: Target) -> ArmState:
+        """Return which identities a target carries. Raises AzureError."""
         ...
 
-    async def patch(self, target: Target, change: Change, state: TargetState) -> TargetState:
-        """Change it and return when done; what the answer said of it. Raises AzureError."""
+    async def client_id(self, identity: IdentityId) -> str:
+        """Return the client ID that an identity has now. Raises AzureError."""
+        ...
+
+    async def patch(self, target: Target, change: TargetChange, state: ArmState) -> ArmState:
+        """Change the identities of a target and return, once ARM is done, what its answer says. Raises AzureError."""
         ...
 
 
 class Objects(Protocol):
-    """Assigned identities in Kubernetes. Each raises KubernetesError."""
+    """AzureAssignedIdentities in Kubernetes. Every method raises KubernetesError."""
 
-    async def create(self, assigned: AzureAssignedIdentity) -> None:
-        """Create one."""
+    async def create(self, assigned_identity: AzureAssignedIdentity) -> None:
+        """Create the object."""
         ...
 
-    async def replace(self, assigned: AzureAssignedIdentity) -> None:
-        """Replace one."""
+    async def replace(self, assigned_identity: AzureAssignedIdentity) -> None:
+        """Replace the object."""
         ...
 
-    async def mark(self, assigned: AzureAssignedIdentity) -> None:
-        """Write its state and nothing else."""
+    async def mark(self, assigned_identity: AzureAssignedIdentity) -> None:
+        """Write the object's state and nothing else."""
         ...
 
-    async def delete(self, assigned: AzureAssignedIdentity) -> None:
-        """Release its finalizer and delete it; gone already is fine."""
+    async def delete(self, assigned_identity: AzureAssignedIdentity) -> None:
+        """Remove MIC's finalizer and delete the object; a missing object is no error."""
         ...
 
 
 class Records(Protocol):
-    """What MIC itself put on each target, kept where the next leader finds it."""
+    """Where the next leader finds what MIC assigned."""
 
-    async def load(self) -> Put | None:
-        """Read the record; None when there is none yet. Raises KubernetesError."""
+    async def load(self) -> AssignedByMic | None:
+        """Return the record; None when there is none yet. Raises KubernetesError."""
         ...
 
-    async def store(self, put: Put) -> None:
-        """Write it. Raises KubernetesError."""
+    async def store(self, assigned_by_mic: AssignedByMic) -> None:
+        """Write the record. Raises KubernetesError."""
         ...
 
 
 class Cluster(Protocol):
-    """The cluster as the watches know it."""
+    """The cluster as the watches show it."""
 
-    def snapshot(self, targets: Mapping[Target, TargetState], put: Put, failing: tuple[Failing, ...] = ()) -> Snapshot:
-        """Freeze what is known now."""
+    def snapshot(
+        self,
+        targets: Mapping[Target, ArmState],
+        assigned_by_mic: AssignedByMic,
+        failing: tuple[AssignmentFailure, ...] = (),
+    ) -> Snapshot:
+        """Return the whole cluster as it is now."""
         ...
 
-    def close_up(self, near: Near, targets: Mapping[Target, TargetState], policy: Policy) -> Snapshot:
-        """Freeze what is known of a few pods."""
+    def pods_on(self, targets: AbstractSet[Target], policy: Policy) -> Iterable[ObjectKey]:
+        """Return the pods on the nodes of some targets."""
         ...
 
-
-class Storyteller(Protocol):
-    """Tells users what happened to a binding."""
-
-    def assigned(self, identity: IdentityId, target: Target) -> None:
-        """An identity is on a target."""
-        ...
-
-    def removed(self, identity: IdentityId, target: Target) -> None:
-        """An identity left a target."""
-        ...
-
-    def failed(self, identity: IdentityId, target: Target, why: str) -> None:
-        """An identity cannot be put on a target."""
+    def partial_snapshot(self, pods: AbstractSet[ObjectKey], targets: Mapping[Target, ArmState]) -> Snapshot:
+        """Return only these pods, and what concerns them."""
         ...
 
 
-class Narrator(Protocol):
-    """Tells users what became of the objects that a plan is about."""
+class TargetEvents(Protocol):
+    """Events about identities on targets."""
 
-    def wrote(self, writes: Sequence[Write]) -> None:
-        """These writes went through."""
+    def report_assigned(self, identity: IdentityId, target: Target) -> None:
+        """Report that an identity is on a target."""
         ...
 
-    def refused(self, write: Write, why: str) -> None:
-        """A write did not go through, for a reason that is not just somebody else's write."""
+    def report_removed(self, identity: IdentityId, target: Target) -> None:
+        """Report that an identity was removed from a target."""
         ...
 
-    def skipped(self, skipped: Skipped) -> None:
-        """A binding has no effect on a pod that it selects."""
-        ...
-
-    def mistaken(self, identity: AzureIdentity, why: str) -> None:
-        """An AzureIdentity says something that Azure contradicts."""
-        ...
-
-    def unreadable(self, assigned: ObjectKey, why: str) -> None:
-        """An assigned identity cannot be read, and is left alone."""
+    def report_failing(self, identity: IdentityId, target: Target, message: str) -> None:
+        """Report that an identity cannot be assigned to a target."""
         ...
 
 
-class Board(Protocol):
-    """Where conditions are shown."""
+class Events(TargetEvents, Protocol):
+    """Events for users, about identities on targets and about single objects."""
 
-    def want(self, identities: Conditions, bindings: Conditions) -> None:
-        """Say what they should be. Never waits."""
+    def report_writes(self, writes: Sequence[Write]) -> None:
+        """Report writes of assigned identities that succeeded."""
         ...
+
+    def report_failed_write(self, write: Write, message: str) -> None:
+        """Report a write that failed, that is not outdated."""
+        ...
+
+    def report_skipped(self, skip: IneffectiveBinding) -> None:
+        """Report that a binding has no effect on a pod that it selects."""
+        ...
+
+    def report_wrong_client_id(self, identity: AzureIdentity, message: str) -> None:
+        """Report an AzureIdentity whose client ID is not the one in Azure."""
+        ...
+
+    def report_unreadable(self, key: ObjectKey, message: str) -> None:
+        """Report an assigned identity that cannot be read and is therefore left alone."""
+        ...
+
+
+class ConditionWriter(Protocol):
+    """Conditions in the status of AzureIdentities and AzureIdentityBindings."""
+
+    def update(self, identities: Conditions, bindings: Conditions) -> None:
+        """Replace the conditions that are to be written. Never waits."""
+        ...
+
+    async def run(self) -> None:
+        """Write conditions until cancelled."""
+        ...
+
+
+class MachineStates(Protocol):
+    """What NMI is told of each VM and scale set."""
+
+    def show(self, target: Target, state: ArmState) -> None:
+        """Have written what is on a target. Never waits."""
+        ...
+
+    def replace_all(self, states: Mapping[Target, ArmState], targets: Iterable[Target]) -> None:
+        """Have written what is on all targets, and removed what is about others than `targets`. Never waits."""
+        ...
+
+    async def run(self) -> None:
+        """Write and remove until cancelled."""
+        ...
+
+
+class IdentityListener(Protocol):
+    """Receives the changes that users make to AzureIdentities."""
+
+    def expect(self, client_ids: Mapping[IdentityId, str]) -> None:
+        """Replace the client IDs that AzureIdentities state."""
+        ...
+
+    def touch(self, identities: Iterable[IdentityId]) -> None:
+        """Take note that users changed the AzureIdentities of these identities."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """Everything outside MIC that one term as leader works with."""
+
+    cluster: Cluster
+    objects: Objects
+    records: Records
+    machines: Machines
+    events: Events
+    conditions: ConditionWriter
+    machine_states: MachineStates
+    remove_leftovers: Callable[[], Coroutine[Any, Any, None]]
+    """Remove what former settings left in Kubernetes."""
+
+    identity_changes: Callable[[IdentityListener], AbstractContextManager[None]]
+    """Make the context in which a listener hears of changed AzureIdentities."""

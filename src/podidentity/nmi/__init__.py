@@ -1,1 +1,1 @@
-"""The node managed identity daemon: answers pods' token requests. Pieces meet in `daemon` only."""
+"""The node managed identity daemon: answers pods' token requests. `wiring` builds its parts, `lifecycle` runs them."""

@@ -1,28 +1,41 @@
-"""Whose token a pod's request is answered with: asks `core`, remembers its answers while nothing changes.
+"""Whose token a pod's request is answered with: asks `core`, and reuses its decisions while nothing changes.
 
 Excepted pods and MIC itself are answered as IMDS would; all others by their assigned identities (standard mode) or
-their bindings (managed mode). A remembered choice holds for exactly one pod object and one revision of the identities.
-Called by `token`.
+their bindings (managed mode). A choice is reused for exactly one pod object and one revision of the identities.
+
+Where NMI decides by itself what MIC would assign, IMDS is the second witness of what is on the machine: an identity
+that it does not know counts as not there yet, for some seconds.
 """
 
-from podidentity.core import choosing, rules
-from podidentity.core.choosing import Chosen, Refused, Wait
-from podidentity.core.cluster import Pod
-from podidentity.core.identities import AzureIdentity
-from podidentity.core.imds import Refusal, TokenRequest
-from podidentity.core.sources import SourceRules, allowed_source, own_source
-from podidentity.nmi.answers import Allowed
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+
+from podidentity.bounded import BoundedDict
+from podidentity.core.model.arm import IdentityId
+from podidentity.core.model.identities import AssignedState, AzureAssignedIdentity, AzureIdentity
+from podidentity.core.model.snapshot import Pod
+from podidentity.core.tokens import choosing, exemptions
+from podidentity.core.tokens.choosing import IdentityChoice, NoIdentity, NotReady
+from podidentity.core.tokens.imds import Refusal, TokenRequest
+from podidentity.core.tokens.sources import Source, SourceRules, allowed_source, own_source
+from podidentity.nmi.answers import Permission
 from podidentity.nmi.ports import WATCH_TRUSTED_SECONDS, Grants
 from podidentity.nmi.settings import Settings
 
 _REQUESTS_PER_POD = 64
 _PODS = 4096
 _UIDS = 8192
-_HAD_PER_POD = 64  # each edit of an identity makes another
-_NOTHING: frozenset[AzureIdentity] = frozenset()
+_IDENTITIES_PER_POD = 64  # each edit of an identity makes another
+_MISSING = 1024  # more identities than a machine carries
+SETTLED_SECONDS = 100.0
+"""For how long after MIC's word that an identity is on the machine IMDS may not know it yet: upstream's whole wait."""
+MISSING_SECONDS = 5.0
+"""How long an identity that IMDS does not know counts as not there; upstream looked again as often."""
+_INFINITY = float("inf")
+_NO_IDENTITIES: frozenset[AzureIdentity] = frozenset()
 
 
-Choice = Allowed | Wait | Refusal
+Choice = Permission | NotReady | Refusal
 
 
 class Access:
@@ -33,63 +46,118 @@ class Access:
         self._managed_mode = settings.managed_mode
         self._force_namespaced = settings.force_namespaced
         self._mic_namespace = settings.mic_namespace
-        self._allowed = SourceRules(settings.secret_namespaces, settings.logins)
-        self._revision = -1
-        self._remembered: dict[str, tuple[Pod, dict[TokenRequest, Choice]]] = {}
-        self._had: dict[str, frozenset[AzureIdentity]] = {}
+        self._source_rules = SourceRules(settings.secret_namespaces, settings.logins, bool(settings.broker))
+        self._revision: int | None = None
+        self._choices: BoundedDict[str, tuple[Pod, dict[TokenRequest, Choice]]] = BoundedDict(_PODS)
+        self._assigned_identities: BoundedDict[str, tuple[Pod, Sequence[AzureAssignedIdentity]]] = BoundedDict(_PODS)
+        self._identities: BoundedDict[str, frozenset[AzureIdentity]] = BoundedDict(_UIDS)
+        self._unknown_to_imds: BoundedDict[IdentityId, tuple[Source, float]] = BoundedDict(_MISSING)
 
-    def choice(self, pod: Pod, asked: TokenRequest, now: float) -> Choice:
-        """Say what `pod` is answered with when it asks `asked`, `now` in steady seconds."""
-        if now - self._grants.granted_as_of() > WATCH_TRUSTED_SECONDS:
+    def choice(self, pod: Pod, request: TokenRequest, now: float) -> Choice:
+        """Return whose token answers `request` of `pod`, or why none does. `now` is steady time."""
+        if now - self._grants.grants_confirmed_at() > WATCH_TRUSTED_SECONDS:
             return Refusal(503, "what the identities of this node are has not been confirmed; ask again in a moment")
         revision = self._grants.revision
+        if self._unknown_to_imds:
+            self._drop_old_missing(now)
         if revision != self._revision:
-            self._remembered.clear()
+            self._choices.clear()
+            self._assigned_identities.clear()
             self._revision = revision
-        remembered = self._remembered.get(pod.uid)
-        choice = remembered[1].get(asked) if remembered is not None and remembered[0] is pod else None
-        return self._remember(pod, asked) if choice is None else choice
+        entry = self._choices.get(pod.uid)
+        choice = entry[1].get(request) if entry is not None and entry[0] is pod else None
+        return self._decide_and_store(pod, request) if choice is None else choice
 
-    def _remember(self, pod: Pod, asked: TokenRequest) -> Choice:
-        if len(self._remembered) > _PODS:
-            self._remembered.clear()
-        remembered = self._remembered.get(pod.uid)
-        if remembered is None or remembered[0] is not pod or len(remembered[1]) >= _REQUESTS_PER_POD:
-            remembered = self._remembered[pod.uid] = (pod, {})
-        choice = remembered[1][asked] = self._decide(pod, asked)
+    def _decide_and_store(self, pod: Pod, request: TokenRequest) -> Choice:
+        entry = self._choices.get(pod.uid)
+        if entry is None or entry[0] is not pod or len(entry[1]) >= _REQUESTS_PER_POD:
+            entry = self._choices[pod.uid] = (pod, {})
+        choice = entry[1][request] = self._decide(pod, request)
         return choice
 
-    def note_given(self, uid: str, identity: AzureIdentity) -> None:
-        """Remember that this very pod had an identity: when it is taken away, there is nothing to wait for."""
-        had = self._had.get(uid, _NOTHING)
-        self._had[uid] = (had if len(had) < _HAD_PER_POD else _NOTHING) | {identity}
-        while len(self._had) > _UIDS:
-            del self._had[next(iter(self._had))]
+    def note_identity(self, uid: str, identity: AzureIdentity) -> None:
+        """Note that this very pod had an identity: when it is taken away, there is nothing to wait for."""
+        identities = self._identities.get(uid, _NO_IDENTITIES)
+        self._identities[uid] = (identities if len(identities) < _IDENTITIES_PER_POD else _NO_IDENTITIES) | {identity}
+
+    def note_missing(self, permission: Permission, now: float) -> bool:
+        """Note that IMDS does not know the identity of `permission`; return whether the pod may wait for it.
+
+        Where MIC has said for a while that it is there, IMDS has the last word, as with any other failure: it was
+        deleted in Azure, and nobody is about to bring it.
+        """
+        identity = permission.identity.arm_id if permission.identity is not None else None
+        if identity is None or not self._grants.decides:
+            return False
+        since = self._grants.there_since(identity)
+        if since is not None and now - since > SETTLED_SECONDS:
+            return False
+        self._unknown_to_imds[identity] = permission.source, now + MISSING_SECONDS
+        self._choices.clear()
+        return True
+
+    def take_missing(self, identities: Collection[IdentityId]) -> tuple[Source, ...]:
+        """Return the sources of those of `identities` that IMDS did not know, and believe again that they are there."""
+        return tuple(self._take(identity) for identity in tuple(self._unknown_to_imds) if identity in identities)
+
+    def recheck_seconds(self, now: float) -> float:
+        """Return after how many seconds IMDS is asked again for an identity that it did not know; infinite for none."""
+        return max(min((until for _, until in self._unknown_to_imds.values()), default=_INFINITY) - now, 0.0)
+
+    def _take(self, identity: IdentityId) -> Source:
+        self._choices.clear()
+        return self._unknown_to_imds.pop(identity)[0]
+
+    def _drop_old_missing(self, now: float) -> None:
+        for identity in [identity for identity, (_, until) in self._unknown_to_imds.items() if until <= now]:
+            self._take(identity)
 
     def forget(self, uid: str) -> None:
-        """Drop what is remembered of a pod that is gone."""
-        self._remembered.pop(uid, None)
-        self._had.pop(uid, None)
+        """Drop everything about a pod that is gone."""
+        self._choices.pop(uid, None)
+        self._assigned_identities.pop(uid, None)
+        self._identities.pop(uid, None)
 
-    def _decide(self, pod: Pod, asked: TokenRequest) -> Choice:
+    def _decide(self, pod: Pod, request: TokenRequest) -> Choice:
         exceptions = self._grants.exceptions_in(pod.key.namespace)
-        if rules.is_excepted(pod, exceptions) or rules.is_mic(pod, self._mic_namespace):
-            return Allowed(pod, own_source(asked), None, None)
-        match self._choose(pod, asked):
-            case Chosen(identity, binding):
-                source = allowed_source(identity, self._allowed)
+        if exemptions.is_excepted(pod, exceptions) or exemptions.is_mic(pod, self._mic_namespace):
+            return Permission(pod, own_source(request), None, None)
+        match self._choose(pod, request):
+            case IdentityChoice(identity, binding):
+                source = allowed_source(identity, pod, self._source_rules)
                 if isinstance(source, Refusal):
                     return source
-                self.note_given(pod.uid, identity)
-                return Allowed(pod, source, identity, binding)
-            case Refused(status, why):
-                return Refusal(status, why)
+                self.note_identity(pod.uid, identity)
+                return Permission(pod, source, identity, binding)
+            case NoIdentity(status, message):
+                return Refusal(status, message)
             case wait:
                 return wait
 
-    def _choose(self, pod: Pod, asked: TokenRequest) -> Chosen | Wait | Refused:
-        had = self._had.get(pod.uid, _NOTHING)
+    def _choose(self, pod: Pod, request: TokenRequest) -> IdentityChoice | NotReady | NoIdentity:
+        identities = self._identities.get(pod.uid, _NO_IDENTITIES)
         if self._managed_mode:
-            return choosing.choose_bound(pod, asked, self._grants.bound_to(pod), had=had)
-        assigned = self._grants.assigned_to(pod.key)
-        return choosing.choose(pod, asked, assigned, had=had, force_namespaced=self._force_namespaced)
+            return choosing.choose_bound(pod, request, self._grants.bound_to(pod), earlier_identities=identities)
+        assigned_identities = self._assigned_to(pod)
+        if self._grants.decides:
+            # As MIC's objects have it: what was Assigned once stays so, also while Azure has lost it for a moment.
+            assigned_identities = [
+                replace(item, state=AssignedState.ASSIGNED) if item.identity in identities else item
+                for item in assigned_identities
+            ]
+        return choosing.choose(
+            pod,
+            request,
+            assigned_identities,
+            earlier_identities=identities,
+            missing_identities=self._unknown_to_imds,
+            force_namespaced=self._force_namespaced,
+        )
+
+    def _assigned_to(self, pod: Pod) -> Sequence[AzureAssignedIdentity]:
+        """Return a pod's assigned identities: found out once for all its requests, of which many may wait."""
+        pod_then, assigned_identities = self._assigned_identities.get(pod.uid, (None, ()))
+        if pod_then is not pod:
+            assigned_identities = self._grants.assigned_to(pod)
+            self._assigned_identities[pod.uid] = pod, assigned_identities
+        return assigned_identities

@@ -1,8 +1,9 @@
-"""What NMI can be told, once, at its start. Made from flags and environment by `cli.nmi`; read by `daemon`."""
+"""The settings of NMI, fixed at its start. Names follow upstream's flags where there is one."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
-from podidentity.core.sources import PUBLIC_LOGIN
+from podidentity.core.tokens.sources import PUBLIC_LOGIN
 
 STANDARD = "standard"
 MANAGED = "managed"
@@ -23,6 +24,8 @@ class Settings:
     metadata_port: int = 80
     probe_port: int = 8080
     prometheus_port: int = 9090
+    metrics_details: bool = False
+    """Whether /metrics shows namespaces and resources to everybody, not only to the node's own programs."""
 
     redirect: bool = True
     """Whether this daemon intercepts. Without, something else must, and direct connections are answered."""
@@ -32,6 +35,9 @@ class Settings:
     accept_ebpf: bool = False
     """Whether the operator has seen that pods' packets pass netfilter, whatever eBPF programs there are."""
 
+    accept_cards: bool = False
+    """Likewise, that IMDS does not answer pods' own network cards."""
+
     managed_mode: bool = False
     """Identities come from bindings directly, without MIC; needs `force_namespaced`."""
 
@@ -40,12 +46,15 @@ class Settings:
     """In managed mode, an identity serves only when its namespace is allowed it; else MIC sees to that."""
 
     mic_namespace: str = "default"
+    block_wireserver: bool = False
+    """Whether pods' packets to Azure's WireServer are dropped, except for names."""
+
     block_instance_metadata: bool = False
     metadata_header_required: bool = True
 
-    wait_known_seconds: float = 10.0
-    """How long a request waits for the API server to know its pod's address: a kubelet that failed to tell tries again
-    every 10 s, and under load pods ask before it has told at all."""
+    wait_known_seconds: float = 25.0
+    """How long a request waits for the API server to know its pod's address: a kubelet whose report failed tries again
+    every 10 s, and under load pods ask before it has reported at all. Two such tries, and some time for the second."""
 
     wait_created_seconds: float = 80.0
     """How long a request waits for an assigned identity to appear (upstream: 16 attempts of 5 s)."""
@@ -58,6 +67,29 @@ class Settings:
 
     token_cache: bool = True
     host_token: bool = True
+    """Whether root programs of the node get pods' tokens at all."""
+
+    host_token_socket: str = ""
+    """Path of the Unix socket on which they ask; empty: none."""
+
+    host_token_loopback: bool = False
+    """Whether they may also ask on loopback, as the secrets-store CSI driver does."""
+
+    broker: str = ""
+    """Address of the broker, `https://HOST[:PORT]`; empty: there is none."""
+
+    broker_ca: Path = Path("/var/run/secrets/podidentity/broker/ca.crt")
+    """The broker's CA, PEM."""
+
+    broker_token: Path = Path("/var/run/secrets/podidentity/token/token")
+    """NMI's own token for the broker, which the kubelet renews."""
+
+    token_file_port: int = 0
+    """Port of the token-file door on `listen_address`; 0: it is not served."""
+
+    handover_socket: str = ""
+    """Path of the Unix socket on which NMIs of this node hand over to each other; empty: none."""
+
     secret_namespaces: frozenset[str] = frozenset()
     logins: frozenset[str] = frozenset({PUBLIC_LOGIN})
     """Where service principals' tokens may be asked for: known clouds, and the one that is configured."""

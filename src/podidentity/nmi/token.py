@@ -1,26 +1,29 @@
 """From a token request and a connection to an answer: the path that everything else serves.
 
 `step` is synchronous and looks everything up afresh: pod, access, token. When something is missing it says what, and
-`wait` gets it and takes the step again, from the beginning: whatever changed meanwhile counts. Called by `app`.
+`wait` gets it and takes the step again, from the beginning: whatever changed meanwhile counts.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 
-from podidentity.core.choosing import Wait
-from podidentity.core.cluster import Pod
-from podidentity.core.identities import AssignedState
-from podidentity.core.imds import Refusal, TokenRequest
-from podidentity.core.sources import Source
+from podidentity.core.model.identities import AssignedState
+from podidentity.core.model.snapshot import Pod
+from podidentity.core.tokens.choosing import IDENTITY_NOT_FOUND, NotReady
+from podidentity.core.tokens.imds import Refusal, TokenRequest
+from podidentity.core.tokens.sources import BrokerIdentity
 from podidentity.errors import AzureError, PodIdentityError
+from podidentity.issuance.cache import Cache, CachedToken
 from podidentity.nmi.access import Access
-from podidentity.nmi.answers import Allowed, Answer, refuse
-from podidentity.nmi.cache import Cached, Kept
-from podidentity.nmi.finding import Finding, Look, Looked, Stranger
-from podidentity.nmi.ports import Clock, Peer, Tokens
+from podidentity.nmi.answers import Answer, Permission, refuse
+from podidentity.nmi.pod_lookup import DirectLookup, NeedsLookup, PodLookup, UnknownPeer
+from podidentity.nmi.ports import Peer
 from podidentity.nmi.settings import Settings
 from podidentity.nmi.waiting import Waiting
+from podidentity.timing import Clock
 
+_BAD_REQUEST = 400
 RETRY_SECONDS = 20
 """Upstream's Retry-After when a wait was in vain and --set-retry-after-header is given."""
 
@@ -29,151 +32,163 @@ class NotAssigned(NamedTuple):
     """MIC has still to act."""
 
     pod: Pod
-    wait: Wait
+    wait: NotReady
 
 
-Missing = Look | Stranger | Allowed | NotAssigned
-"""What an answer takes: a look, a pod, a token (everything else is decided), or MIC."""
+Missing = NeedsLookup | UnknownPeer | Permission | NotAssigned
+"""What an answer still takes: a direct lookup, a pod at the address, a token (all else is decided), or MIC."""
 
 
-class Fetched(NamedTuple):
-    """A token that was waited for. It counts only while the decision still comes to its source."""
+class FetchedToken(NamedTuple):
+    """A token that was waited for, and the permission it was fetched with."""
 
-    source: Source
-    kept: Kept
-
-    def answers(self, missing: object) -> bool:
-        """Say whether this is the token that `missing` lacks."""
-        return isinstance(missing, Allowed) and missing.source == self.source
+    permission: Permission
+    entry: CachedToken
 
 
 class TokenFlow:
-    """Answers token requests. Without a cache among `tokens`, each costs a call to the source, as upstream has it."""
+    """Answers token requests."""
 
     def __init__(
-        self, finding: Finding, access: Access, waiting: Waiting, tokens: Tokens, clock: Clock, settings: Settings
+        self, pod_lookup: PodLookup, access: Access, waiting: Waiting, cache: Cache, clock: Clock, settings: Settings
     ) -> None:
-        self._finding = finding
+        self._pod_lookup = pod_lookup
         self._access = access
         self._waiting = waiting
-        self._tokens = tokens
-        self._cache = tokens if isinstance(tokens, Cached) else None
+        self._cache = cache
         self._clock = clock
         self._settings = settings
 
-    def step(self, asked: TokenRequest, peer: Peer, looked: Looked | None = None) -> Answer | Missing:
-        """Answer at once if that is possible. `looked` is what the API server just said of the peer's address."""
+    def step(self, request: TokenRequest, peer: Peer, lookup: DirectLookup | None = None) -> Answer | Missing:
+        """Return the answer, or what it still takes. `lookup` is a direct lookup of the peer that was just made."""
         now = self._clock.steady()
-        pod = self._finding.pod_of(peer, looked, now)
+        pod = self._pod_lookup.pod_of(peer, lookup, now)
         if not isinstance(pod, Pod):
             return refuse(pod) if isinstance(pod, Refusal) else pod
-        choice = self._access.choice(pod, asked, now)
-        if not isinstance(choice, Allowed):
-            return _without_token(pod, choice)
-        if self._cache is None:
-            return choice
+        choice = self._access.choice(pod, request, now)
+        if not isinstance(choice, Permission):
+            return _without_permission(pod, choice)
         second = int(self._clock.wall())
-        kept = self._cache.cached(choice.source, asked.resource, now, second)
-        if kept is None:
+        token = self._cache.get(choice.source, request.resource, now, second)
+        if token is None:
             return choice
         # The same answer again while its bytes are the same, which is for a second.
-        body, given = kept.answer(second), choice.given
-        if given is None or given.body is not body:
-            given = choice.given = self._answer(choice, body, cached=True)
-        return given
+        body, answer = token.response(second), choice.last_answer
+        if answer is None or answer.body is not body:
+            answer = choice.last_answer = _answer(choice, body, cached=True)
+        return answer
 
-    def missing_for(self, pod: Pod, asked: TokenRequest, now: float) -> Answer | Allowed | NotAssigned:
-        """Decide about a pod that is known: refuse, or say what an answer takes."""
-        choice = self._access.choice(pod, asked, now)
-        return choice if isinstance(choice, Allowed) else _without_token(pod, choice)
+    def step_for(self, pod: Pod, request: TokenRequest, now: float) -> Answer | Permission | NotAssigned:
+        """Return a refusal, or what an answer to a request about `pod` still takes. `now` is steady time."""
+        choice = self._access.choice(pod, request, now)
+        return choice if isinstance(choice, Permission) else _without_permission(pod, choice)
 
-    async def wait(self, asked: TokenRequest, peer: Peer) -> Answer:
-        """Step, get what is missing and step again, until there is an answer. Cancelled when the client hangs up.
+    async def wait(self, request: TokenRequest, peer: Peer) -> Answer:
+        """Return the answer, waiting for what it takes. Cancelled when the client hangs up."""
+        outcome = await self.repeat(lambda lookup: self.step(request, peer, lookup), request, peer)
+        return outcome if isinstance(outcome, Answer) else self.answer(outcome)
 
-        Nothing from before counts: this runs in a task that began later than the step that asked for it, and a change
-        in between has woken nobody.
+    async def repeat(
+        self, step: Callable[[DirectLookup | None], Answer | Missing], request: TokenRequest, peer: Peer
+    ) -> Answer | FetchedToken:
+        """Take `step`, get what is missing, and take it again, until it is an answer or permits what was fetched.
+
+        A token token counts only while the step still comes to its source. Nothing from before the first step
+        counts: this runs in a task that began later than whatever asked for it, and a change in between has woken
+        nobody.
         """
-        started = self._clock.steady()
-        got: Looked | Kept | None = None
-        fetched: Fetched | None = None
+        start = self._clock.steady()
+        lookup: DirectLookup | None = None
+        token: FetchedToken | None = None
         while True:
-            step = self.step(asked, peer, got if isinstance(got, Looked) else None)
-            if fetched and isinstance(step, Allowed) and fetched.answers(step):
-                return self.granted(step, fetched.kept)
-            if isinstance(step, Answer):
-                return replace(step, cached=step.cached and fetched is None)
-            taken = await self._get(asked, peer, step, started)
-            if isinstance(taken, Answer):
-                return taken
-            got = taken
-            if isinstance(got, Kept) and isinstance(step, Allowed):
-                fetched = Fetched(step.source, got)
+            missing = step(lookup)
+            if isinstance(missing, Answer):
+                return replace(missing, cached=missing.cached and token is None)
+            if token and isinstance(missing, Permission) and missing.source == token.permission.source:
+                return FetchedToken(missing, token.entry)
+            outcome = await self._get(missing, request, peer, start)
+            if isinstance(outcome, Answer):
+                return outcome
+            lookup = outcome if isinstance(outcome, DirectLookup) else None
+            if isinstance(outcome, FetchedToken):
+                token = outcome
+
+    def answer(self, token: FetchedToken) -> Answer:
+        """Return the answer that a token makes which was waited for."""
+        return _answer(token.permission, token.entry.response(int(self._clock.wall())), cached=False)
 
     async def _get(
-        self, asked: TokenRequest, peer: Peer, missing: Missing, started: float
-    ) -> Looked | Kept | Answer | None:
-        if isinstance(missing, Look):
-            looked = await self._finding.look(peer)
-            return refuse(looked) if isinstance(looked, Refusal) else looked
-        if isinstance(missing, Stranger):
-            return await self._wait_known(missing, started)
-        return await self.get(asked, missing, started)
+        self, missing: Missing, request: TokenRequest, peer: Peer, start: float
+    ) -> DirectLookup | FetchedToken | Answer | None:
+        """Wait for what is missing. An Answer ends everything; after anything else the step is taken again."""
+        if isinstance(missing, NeedsLookup):
+            lookup = await self._pod_lookup.look(peer)
+            return refuse(lookup) if isinstance(lookup, Refusal) else lookup
+        if isinstance(missing, UnknownPeer):
+            return await self._wait_for_pod(missing, start)
+        if isinstance(missing, Permission):
+            return await self._fetch(missing, request)
+        return await self._wait_for_assignment(missing, start)
 
-    async def get(self, asked: TokenRequest, missing: Allowed | NotAssigned, started: float) -> Kept | Answer | None:
-        """Wait for what is missing. An Answer ends it; after anything else, decide again. `started` is steady time."""
-        if isinstance(missing, Allowed):
-            return await self._fetch(missing, asked)
-        return await self._wait_assigned(missing, started)
-
-    def granted(self, allowed: Allowed, kept: Kept) -> Answer:
-        """Make the answer of a token that was waited for."""
-        return self._answer(allowed, kept.answer(int(self._clock.wall())), cached=False)
-
-    @staticmethod
-    def _answer(allowed: Allowed, body: bytes, *, cached: bool) -> Answer:
-        return Answer(200, body, "", allowed.pod, allowed.identity, allowed.binding, allowed.source, cached)
-
-    async def _fetch(self, missing: Allowed, asked: TokenRequest) -> Kept | Answer:
-        source = missing.source
+    async def _fetch(self, permission: Permission, request: TokenRequest) -> FetchedToken | Answer | None:
+        """Return the token; None when IMDS does not know the identity and the pod may wait until it does."""
         try:
-            if self._cache is not None:
-                return await self._cache.kept(source, asked.resource, missing.pod.uid)
-            return Kept(await self._tokens.acquire(source, asked.resource), self._clock)
+            return FetchedToken(
+                permission, await self._cache.get_or_fetch(permission.source, request.resource, permission.pod.uid)
+            )
         except PodIdentityError as error:
-            return _failed(missing, error)
+            if _is_unknown_identity(error) and self._access.note_missing(permission, self._clock.steady()):
+                return None
+            return _failure(permission, error)
 
-    async def _wait_known(self, missing: Stranger, started: float) -> Answer | None:
-        """Wait for the watch to tell of a pod at the address; an Answer when the time is up."""
-        left = started + self._settings.wait_known_seconds - self._clock.steady()
-        if left > 0 and await self._waiting.change(missing.address, left):
+    async def _wait_for_pod(self, missing: UnknownPeer, start: float) -> Answer | None:
+        """Wait for the watch to report a pod at the address; return an Answer when the time is up."""
+        remaining = start + self._settings.wait_known_seconds - self._clock.steady()
+        if remaining > 0 and await self._waiting.change(missing.address, remaining):
             return None
-        return refuse(Refusal(404, missing.why))
+        return refuse(Refusal(404, missing.message))
 
-    async def _wait_assigned(self, missing: NotAssigned, started: float) -> Answer | None:
-        """Wait for the watch to tell something new of the pod; an Answer when the time is up."""
+    async def _wait_for_assignment(self, missing: NotAssigned, start: float) -> Answer | None:
+        """Wait for the watch to report anything new about the pod; return an Answer when the time is up."""
         settings = self._settings
         limit = settings.wait_created_seconds
         if missing.wait.until is AssignedState.ASSIGNED:
             limit += settings.wait_assigned_seconds
-        left = started + limit - self._clock.steady()
-        if left > 0 and await self._waiting.change(missing.pod.key, left):
+        now = self._clock.steady()
+        remaining, recheck = start + limit - now, self._access.recheck_seconds(now)
+        if remaining > 0 and (
+            await self._waiting.change(missing.pod.key, min(remaining, recheck)) or recheck < remaining
+        ):
             return None
         if settings.retry_after_header:
-            return refuse(Refusal(503, missing.wait.why), missing.pod, retry_after_seconds=RETRY_SECONDS)
-        return refuse(Refusal(404, missing.wait.why), missing.pod)
+            return refuse(Refusal(503, missing.wait.message), missing.pod, retry_after_seconds=RETRY_SECONDS)
+        return refuse(Refusal(404, missing.wait.message), missing.pod)
 
 
-def _without_token(pod: Pod, choice: Wait | Refusal) -> Answer | NotAssigned:
+def _answer(permission: Permission, response: bytes, *, cached: bool) -> Answer:
+    return Answer(200, response, "", permission.pod, permission.identity, permission.binding, permission.source, cached)
+
+
+def _without_permission(pod: Pod, choice: NotReady | Refusal) -> Answer | NotAssigned:
     return refuse(choice, pod) if isinstance(choice, Refusal) else NotAssigned(pod, choice)
 
 
-def _failed(missing: Allowed, error: PodIdentityError) -> Answer:
-    """403 when IMDS or Entra refused (its words are passed on), 503 when it did not answer or a setting is wrong."""
-    refused = isinstance(error, AzureError) and 400 <= error.status < 500 and error.status not in {408, 410, 429}  # noqa: PLR2004
+def _is_unknown_identity(error: PodIdentityError) -> bool:
+    """Whether IMDS says that the machine does not carry the identity that it was asked for."""
+    return isinstance(error, AzureError) and error.status == _BAD_REQUEST and IDENTITY_NOT_FOUND in str(error)
+
+
+def _failure(permission: Permission, error: PodIdentityError) -> Answer:
+    """Return 403 when IMDS or Entra ID refused (in its own words), 503 when it did not answer or a setting is wrong.
+
+    What the broker refuses to a pod is 400, as IMDS has it of an identity that is not there: clients go on at once.
+    """
+    is_refusal = isinstance(error, AzureError) and 400 <= error.status < 500 and error.status not in {408, 410, 429}  # noqa: PLR2004
+    status = _BAD_REQUEST if isinstance(permission.source, BrokerIdentity) and _is_unknown_identity(error) else 403
     pause = error.retry_after_seconds if isinstance(error, AzureError) else None
     answer = refuse(
-        Refusal(403 if refused else 503, str(error)),
-        missing.pod,
+        Refusal(status if is_refusal else 503, str(error)),
+        permission.pod,
         retry_after_seconds=None if pause is None else max(1, round(pause)),
     )
-    return replace(answer, identity=missing.identity, binding=missing.binding, source=missing.source)
+    return replace(answer, identity=permission.identity, binding=permission.binding, source=permission.source)

@@ -1,6 +1,6 @@
 """Requests that wait for Kubernetes, woken by the watch and by nothing else: ten thousand of them cost no loop.
 
-`daemon` calls `wake` for each pod that a change is about; `token` waits. Decides nothing: whoever is woken looks again.
+Decides nothing: whoever is woken looks again.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ class Waiting:
             self.wake(key)
 
     async def change(self, key: Hashable, seconds: float) -> bool:
-        """Wait until something about `key` changes, at most `seconds`. False when nothing did.
+        """Wait until something about `key` changes, at most `seconds`; return whether anything did.
 
         Nothing is missed between a look and this call, as long as the caller does not wait in between.
         """

@@ -2,24 +2,25 @@
 
 Messages go through the standard library's logging; what belongs to a line beside its sentence is given as
 `extra=fields(pod=..., status=...)`. Frequent lines (one per token) go through `Lines`, which costs less than a
-microsecond. Set up once by each daemon's command.
+microsecond. Both end in a `sink`, which waits for nobody. Set up once by each daemon's command.
 """
 
 import asyncio
 import logging
-import os
-import sys
 import time
 from collections.abc import Mapping
-from typing import Any, TextIO
+from typing import Any
 
 import msgspec
 
-from podidentity.core import redact
+from podidentity.core.model import redact
+from podidentity.serving.sink import Sink, standard_error
+
+_log = logging.getLogger(__name__)
 
 _REDACTED = frozenset({"client_id"})
 _DETAILS_FROM = 5  # klog's convention: -v=5 and more is for finding faults
-_PENDING_LIMIT = 4096
+_END_SECONDS = 1.0
 _LONGEST = 16384  # characters of a sentence; container runtimes cut lines there too
 _encode = msgspec.json.Encoder().encode
 
@@ -31,7 +32,9 @@ def fields(**values: object) -> dict[str, Any]:
 
 def set_up(log_format: str, verbosity: int) -> None:
     """Send all log lines to standard error, as `log_format` ("text" or "json") says. Called once, by the command."""
-    handler = logging.StreamHandler(sys.stderr)
+    sink = standard_error()
+    sink.report_dropped = _report_dropped
+    handler = SinkHandler(sink)
     handler.setFormatter(JsonLines() if log_format == "json" else TextLines())
     root = logging.getLogger()
     root.handlers[:] = [handler]
@@ -42,15 +45,40 @@ def set_up(log_format: str, verbosity: int) -> None:
     logging.getLogger("msal").setLevel(logging.CRITICAL)  # it writes whole answers; its failures are errors of ours
 
 
+def _report_dropped(count: int) -> None:
+    _log.warning("%d log lines were dropped: nobody read them in time; look at what collects this log", count)
+
+
+class SinkHandler(logging.Handler):
+    """Sends formatted lines to a sink."""
+
+    def __init__(self, sink: Sink) -> None:
+        super().__init__()
+        self._sink = sink
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record."""
+        try:
+            self._sink.write(self.format(record).encode(errors="backslashreplace") + b"\n")
+        except Exception:  # noqa: BLE001  # as every handler: a line that cannot be written ends nothing
+            self.handleError(record)
+
+    def close(self) -> None:
+        """Write what waits, within a second: `logging` calls it when the process ends."""
+        self._sink.flush(_END_SECONDS)
+        super().close()
+
+
 class TextLines(logging.Formatter):
     """`2026-11-24T01:54:32.123Z INFO nmi.redirect: sentence key=value`."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Write one line; a traceback, which only a bug has, follows on more."""
-        told = "".join(f" {name}={_plain(value)}" for name, value in _fields(record).items())
+        fields = "".join(f" {name}={_plain(value)}" for name, value in _fields(record).items())
         name = record.name.removeprefix("podidentity.")
         line = (
-            f"{_moment(record.created)} {record.levelname} {name}: {redact.shown(record.getMessage(), _LONGEST)}{told}"
+            f"{_moment(record.created)} {record.levelname} {name}: "
+            f"{redact.printable(record.getMessage(), _LONGEST)}{fields}"
         )
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
@@ -60,7 +88,7 @@ class JsonLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Write one line; a traceback, which only a bug has, is in `traceback`."""
-        told: dict[str, object] = {
+        entry: dict[str, object] = {
             "ts": _moment(record.created),
             "level": record.levelname.lower(),
             "logger": record.name.removeprefix("podidentity."),
@@ -68,39 +96,35 @@ class JsonLines(logging.Formatter):
             **{name: _simple(value) for name, value in _fields(record).items()},
         }
         if record.exc_info:
-            told["traceback"] = self.formatException(record.exc_info)
-        return _encode(told).decode()
+            entry["traceback"] = self.formatException(record.exc_info)
+        return _encode(entry).decode()
 
 
 class Lines:
     """Writes frequent lines of one kind, collected while the event loop turns once, then written in one go.
 
     Each is a part that the caller may keep, made by `prepare` from strings and numbers already fit for a log, and the
-    milliseconds it is about. Lines that cannot be written are dropped and counted rather than held for ever.
+    milliseconds it is about. The sink drops and counts what cannot be written.
     """
 
-    def __init__(self, log_format: str, kind: str, stream: TextIO | None = None) -> None:
+    def __init__(self, log_format: str, kind: str, sink: Sink | None = None) -> None:
         self._json = log_format == "json"
         self._kind = kind
-        self._stream = stream or sys.stderr
+        self._sink = sink or standard_error()
         self._start, self._end = (b'{"ts":"', b"}\n") if self._json else (b"", b"\n")
         self._waiting: list[bytes | float] = []  # in turn, a prepared part and its milliseconds
-        self.dropped = 0
 
     def prepare(self, line: Mapping[str, str | int]) -> bytes:
         """Make the part of a line that stays the same whenever it is written, for `write`."""
         if self._json:
             head = _encode({"level": "info", "logger": self._kind, **line})
             return b'Z",' + head[1:-1] + b',"ms":'
-        told = " ".join([f"{name}={_plain(value)}" for name, value in line.items()])
-        return f"Z INFO {self._kind}: {told} ms=".encode()
+        fields = " ".join([f"{name}={_plain(value)}" for name, value in line.items()])
+        return f"Z INFO {self._kind}: {fields} ms=".encode()
 
     def write(self, prepared: bytes, milliseconds: float) -> None:
         """Take one line; it is written before the event loop waits again."""
         waiting = self._waiting
-        if len(waiting) >= _PENDING_LIMIT * 2:
-            self.dropped += 1
-            return
         if not waiting:
             asyncio.get_running_loop().call_soon(self.flush)
         waiting += (prepared, milliseconds)
@@ -110,10 +134,7 @@ class Lines:
         waiting, self._waiting = self._waiting, []
         count = len(waiting) // 2
         line = self._start + _moment_bytes() + b"%b%.3f" + self._end
-        try:
-            os.write(self._stream.fileno(), line * count % tuple(waiting))
-        except OSError:
-            self.dropped += count
+        self._sink.write(line * count % tuple(waiting), count)
 
 
 class _Moment:
@@ -142,8 +163,8 @@ def _moment_bytes() -> bytes:
 
 
 def _fields(record: logging.LogRecord) -> dict[str, object]:
-    given: Mapping[str, object] = getattr(record, "fields", {})
-    return {name: redact.client_id(str(value)) if name in _REDACTED else value for name, value in given.items()}
+    fields: Mapping[str, object] = getattr(record, "fields", {})
+    return {name: redact.client_id(str(value)) if name in _REDACTED else value for name, value in fields.items()}
 
 
 def _simple(value: object) -> object:

@@ -6,14 +6,16 @@ aad-pod-identity know neither. Each daemon defines its metrics; `probes` serves 
 """
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
-from prometheus_client.metrics_core import HistogramMetricFamily, Metric
+from prometheus_client.metrics_core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 from prometheus_client.utils import floatToGoString
+
+from podidentity.serving.sink import standard_error
 
 PREFIX = "aadpodidentity_"
 
@@ -68,28 +70,59 @@ class Durations(Collector):
         return cell
 
     def collect(self) -> Iterable[Metric]:
-        """Give everything counted so far; called by the registry."""
+        """Yield all durations counted so far."""
         name, documentation, labels = self._family
         family = HistogramMetricFamily(name, documentation, labels=labels)
         bounds = [*(floatToGoString(bound) for bound in self._buckets), "+Inf"]  # type: ignore[no-untyped-call]
         for values, cell in self._cells.items():
-            counted = list(zip(bounds, accumulate(cell.counts), strict=True))
-            family.add_metric(values, counted, cell.total)
+            buckets = list(zip(bounds, accumulate(cell.counts), strict=True))
+            family.add_metric(values, buckets, cell.total)
         yield family
 
 
+class Tally(Collector):
+    """A counter that somebody else keeps; `read` returns it."""
+
+    def __init__(self, name: str, documentation: str, read: Callable[[], int], registry: CollectorRegistry) -> None:
+        self._name = name
+        self._documentation = documentation
+        self._read = read
+        registry.register(self)
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield the count as it is now."""
+        yield CounterMetricFamily(self._name, self._documentation, value=self._read())
+
+
 def make_registry() -> CollectorRegistry:
-    """Make a registry with what every process tells of itself."""
+    """Return a registry with the metrics that every process has of itself."""
     registry = CollectorRegistry()
+    documentation = "Log lines that were dropped because nobody read them in time."
+    Tally(f"{PREFIX}dropped_log_lines_count", documentation, lambda: standard_error().dropped_count, registry)
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)
     GCCollector(registry=registry)
     return registry
 
 
-def render(registry: CollectorRegistry) -> bytes:
-    """Write every metric of `registry` in the text format, version 0.0.4, under exactly the names it was given."""
-    return "".join(line for metric in registry.collect() for line in _lines(metric)).encode()
+def render(registry: CollectorRegistry, hidden: Collection[str] = ()) -> bytes:
+    """Write every metric of `registry` in the text format, version 0.0.4, under exactly the names it was given.
+
+    What differs in `hidden` labels alone is added up; the labels stay, and are empty.
+    """
+    return "".join(line for metric in registry.collect() for line in _lines(_without(metric, hidden))).encode()
+
+
+def _without(metric: Metric, hidden: Collection[str]) -> Metric:
+    if not any(label in hidden for sample in metric.samples for label in sample.labels):
+        return metric
+    totals: dict[tuple[str, frozenset[tuple[str, str]]], float] = {}
+    for sample in metric.samples:
+        labels = frozenset((name, "" if name in hidden else value) for name, value in sample.labels.items())
+        totals[sample.name, labels] = totals.get((sample.name, labels), 0.0) + sample.value
+    summed = Metric(metric.name, metric.documentation, metric.type)
+    summed.samples = [Sample(name, dict(labels), value, None, None) for (name, labels), value in totals.items()]
+    return summed
 
 
 def _lines(metric: Metric) -> Iterator[str]:
@@ -107,8 +140,8 @@ def _lines(metric: Metric) -> Iterator[str]:
 def _labels(sample: Sample) -> str:
     if not sample.labels:
         return ""
-    told = ",".join(f'{name}="{_escape(value)}"' for name, value in sorted(sample.labels.items()))
-    return "{" + told + "}"
+    pairs = ",".join(f'{name}="{_escape(value)}"' for name, value in sorted(sample.labels.items()))
+    return "{" + pairs + "}"
 
 
 def _escape(value: str) -> str:

@@ -9,7 +9,7 @@ import yaml
 
 from daemons.lab_kubernetes.conftest import kubernetes
 from podidentity.cli import main as cli
-from podidentity.lab.kubernetes import Kubernetes
+from podidentity_lab.kubernetes import Kubernetes
 
 __all__ = ["kubernetes"]
 

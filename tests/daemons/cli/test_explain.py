@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import make
-from podidentity.core import crd
-from podidentity.core.identities import AssignedState
+from podidentity.core.model import crd
+from podidentity.core.model.identities import AssignedState
+from podidentity.core.report import diagnosing
 
 if TYPE_CHECKING:
     from daemons.cli.conftest import Cluster, Run
@@ -36,13 +37,33 @@ def test_a_healthy_pod_is_explained(cluster: "Cluster", podidentity: "Run", caps
     assert "the pod gets a token of AzureIdentity default/reader" in lines[-1]
 
 
+@pytest.mark.parametrize("elsewhere", [True, False])
+def test_no_token_without_nmi_on_the_pod_s_node(
+    cluster: "Cluster", podidentity: "Run", capsys: pytest.CaptureFixture[str], *, elsewhere: bool
+) -> None:
+    """NMI is deleted, or runs on other nodes only: the pod's request times out, and the command says so and fails."""
+    cluster.node("n1")
+    cluster.node("n2")
+    cluster.daemon("mic", "n1")
+    if elsewhere:
+        cluster.daemon("nmi", "n2")
+    assigned(cluster)
+    assert podidentity("explain", "pod", "default/web") == 1
+    printed = capsys.readouterr().out
+    assert "no pod of NMI is ready on node n1" in printed
+    assert "the pod gets no token until NMI is ready on node n1" in " ".join(printed.split())
+
+
 def test_programs_read_json(cluster: "Cluster", podidentity: "Run", capsys: pytest.CaptureFixture[str]) -> None:
-    """One object for each finding."""
+    """Each finding is one JSON object on a line of its own."""
     cluster.healthy()
     cluster.pod("web", "n1", labels={"aadpodidbinding": "raeder"})
     cluster.storage.create(BINDINGS, crd.render_binding(make.binding()))
     assert podidentity("explain", "pod", "default/web", "--output", "json") == 1
-    last = json.loads(capsys.readouterr().out)[-1]
+    document = json.loads(capsys.readouterr().out)
+    assert (document["apiVersion"], document["kind"]) == ("podidentity.io/v1", "Explanation")
+    assert (document["pod"], document["outcome"]) == ("default/web", "problem")
+    last = document["findings"][-1]
     assert last["check"] == "binding"
     assert last["verdict"] == "problem"
     assert "did you mean reader?" in last["todo"]
@@ -61,12 +82,16 @@ def test_what_the_daemons_were_told_counts(
 
 @pytest.mark.parametrize(
     ("pod", "words"),
-    [("web", '"web" names no pod; write NAMESPACE/NAME'), ("default/gone", "there is no pod default/gone")],
+    [
+        ("a/b/c", '"a/b/c" names no pod; write NAME or NAMESPACE/NAME'),
+        ("default/gone", "there is no pod default/gone"),
+        ("gone", "there is no pod default/gone"),
+    ],
 )
 def test_bad_input_is_one_sentence(
     cluster: "Cluster", podidentity: "Run", capsys: pytest.CaptureFixture[str], pod: str, words: str
 ) -> None:
-    """No traceback."""
+    """The command prints no traceback."""
     cluster.node("n1")
     assert podidentity("explain", "pod", pod) in {2, 4}
     error = capsys.readouterr().err
@@ -85,10 +110,10 @@ def test_no_cluster_is_one_sentence(
 
 
 def findings(podidentity: "Run", capsys: pytest.CaptureFixture[str]) -> tuple[int, dict[str, list[dict[str, Any]]]]:
-    """What doctor finds, by check."""
+    """Return what doctor finds, by check."""
     status = podidentity("doctor", "--output", "json")
     found: dict[str, list[dict[str, Any]]] = {}
-    for one in json.loads(capsys.readouterr().out):
+    for one in json.loads(capsys.readouterr().out)["findings"]:
         found.setdefault(one["check"], []).append(one)
     return status, found
 
@@ -105,18 +130,13 @@ def test_a_healthy_installation(cluster: "Cluster", podidentity: "Run", capsys: 
 
 
 def test_an_installation_with_troubles(
-    cluster: "Cluster", podidentity: "Run", capsys: pytest.CaptureFixture[str]
+    cluster: "Cluster", podidentity: "Run", capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A node without NMI, a role without a right, a stuck assigned identity: each is named; exit status 1."""
     cluster.healthy()
     cluster.node("n2")
-    stuck = crd.render_assigned(make.assigned(state=AssignedState.CREATED))
-    cluster.storage.create(ASSIGNED, stuck)
-
-    def age(obj: Any) -> None:
-        obj["metadata"]["creationTimestamp"] = "2020-01-01T00:00:00Z"
-
-    cluster.storage.change(ASSIGNED, "default", stuck["metadata"]["name"], age)
+    cluster.storage.create(ASSIGNED, crd.render_assigned(make.assigned(state=AssignedState.CREATED)))
+    monkeypatch.setattr(diagnosing, "STUCK_SECONDS", -1.0)
 
     def forbid(obj: Any) -> None:
         obj["rules"] = [rule for rule in obj["rules"] if "nodes" not in rule["resources"]]
@@ -126,6 +146,7 @@ def test_an_installation_with_troubles(
     assert status == 1
     assert "not ready on n2" in found["nmi"][0]["what"]
     assert "MIC may not list nodes, list pods, watch nodes, watch pods" in found["role"][0]["what"]
+    assert "1 of 1 not yet Assigned: default/" in found["assigned"][0]["what"]
 
 
 def test_a_startup_taint_that_stays_is_told(
@@ -146,7 +167,7 @@ def test_a_startup_taint_that_stays_is_told(
         "the start-up taint podidentity.io/starting is still on n1, though NMI is ready there: "
         "its role does not allow it to take that away"
     )
-    assert "NMI may not get nodes, patch nodes" in found["role"][0]["what"]
+    assert "NMI may not patch nodes" in found["role"][0]["what"]
 
 
 def test_an_empty_cluster(podidentity: "Run", capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,15 +4,10 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from daemons.kube.scripted import JumpingClock, ScriptedServer
+from clocks import JumpingClock
+from daemons.kube.scripted import ScriptedServer
 from podidentity.kube.api import Api
 from podidentity.kube.connection import find_cluster, open_client
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    """Run on asyncio, as the daemons do."""
-    return "asyncio"
 
 
 @pytest.fixture

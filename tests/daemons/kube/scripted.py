@@ -5,11 +5,9 @@ everything that the real server checks besides is left out.
 """
 
 import asyncio
-import heapq
-import itertools
 import json
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,55 +15,6 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 Json = dict[str, Any]
-
-
-class JumpingClock:
-    """Time that stands still, unless a test moves it; with `hasty`, each sleep moves it by itself."""
-
-    def __init__(self, *, hasty: bool = True) -> None:
-        self.hasty = hasty
-        self.slept: list[float] = []
-        self._now = 1000.0
-        self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
-        self._order = itertools.count()
-
-    def now(self) -> float:
-        """Return the time."""
-        return self._now
-
-    @property
-    def waiting(self) -> int:
-        """How many sleep at this moment: when it is everybody, nothing more happens until time passes."""
-        return sum(1 for _, _, woken in self._sleepers if not woken.done())
-
-    async def sleep(self, seconds: float) -> None:
-        """Wait for the time to come, or bring it."""
-        self.slept.append(seconds)
-        if self.hasty or seconds <= 0:
-            self._now += max(seconds, 0)
-            await asyncio.sleep(0)
-            return
-        woken = asyncio.get_running_loop().create_future()
-        heapq.heappush(self._sleepers, (self._now + seconds, next(self._order), woken))
-        await woken
-
-    def jump(self, seconds: float) -> None:
-        """Let time pass, and wake who waited for it."""
-        self._now += seconds
-        while self._sleepers and self._sleepers[0][0] <= self._now:
-            _, _, woken = heapq.heappop(self._sleepers)
-            if not woken.done():
-                woken.set_result(None)
-
-
-async def eventually(condition: Callable[[], object], what: str) -> None:
-    """Return as soon as `condition` holds; fail after a minute of real time."""
-    try:
-        async with asyncio.timeout(60):
-            while not condition():  # noqa: ASYNC110 - the condition is on the far side of a socket
-                await asyncio.sleep(0.001)
-    except TimeoutError:
-        raise AssertionError(f"never happened: {what}") from None
 
 
 @dataclass(frozen=True)
@@ -93,13 +42,14 @@ class Reply:
     headers: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def refusal(cls, status: int, message: str = "no", **headers: str) -> "Reply":
+    def refusal(cls, status: int, message: str = "no", causes: Sequence[str] = (), **headers: str) -> "Reply":
         """Make a Status as the API server does."""
-        body = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": message, "code": status}
+        body: dict[str, Any] = {"kind": "Status", "status": "Failure", "message": message, "code": status}
+        body["details"] = {"causes": [{"reason": cause} for cause in causes]}
         return cls(status, body, {name.replace("_", "-"): value for name, value in headers.items()})
 
 
-GONE = {"kind": "Status", "code": 410, "reason": "Expired", "message": "too old resource version"}
+EXPIRED_STATUS = {"kind": "Status", "code": 410, "reason": "Expired", "message": "too old resource version"}
 
 
 class Watch:
@@ -110,9 +60,9 @@ class Watch:
         self._writer = writer
         self.ended = asyncio.Event()
 
-    def send_bytes(self, sent: bytes) -> None:
+    def send_bytes(self, data: bytes) -> None:
         """Send bytes as one chunk, whatever they are."""
-        self._writer.write(b"%x\r\n%s\r\n" % (len(sent), sent))
+        self._writer.write(b"%x\r\n%s\r\n" % (len(data), data))
 
     def send(self, kind: str, obj: Any) -> None:
         """Send one event."""
@@ -125,7 +75,7 @@ class Watch:
 
     def expire(self) -> None:
         """Tell the client that its version is too old."""
-        self.send("ERROR", GONE)
+        self.send("ERROR", EXPIRED_STATUS)
         self.end()
 
     def cut(self) -> None:
@@ -238,7 +188,7 @@ class ScriptedServer:
             writer.transport.abort()
 
     async def _serve(self, request: Request, writer: asyncio.StreamWriter) -> bool:
-        late = next((one for one in self._late if one.fits(request)), None)
+        late = next((reply for reply in self._late if reply.fits(request)), None)
         if late is not None:
             self._late.remove(late)
             late.request = request
@@ -269,27 +219,27 @@ class ScriptedServer:
         await writer.drain()
 
     def _answer(self, request: Request) -> Reply:
-        found = self.objects.get(request.path)
+        stored_object = self.objects.get(request.path)
         if request.method == "POST":
             return self._create(request)
-        if request.method == "GET" and found is None:
+        if request.method == "GET" and stored_object is None:
             return self._list(request)
-        if found is None:
+        if stored_object is None:
             return Reply.refusal(404, f'"{request.path}" not found')
         if request.method == "GET":
-            return Reply(200, found)
-        return self._change(request, found)
+            return Reply(200, stored_object)
+        return self._change(request, stored_object)
 
-    def _change(self, request: Request, found: Json) -> Reply:
+    def _change(self, request: Request, current: Json) -> Reply:
         body: Json = json.loads(request.body or b"{}")
         if request.method == "DELETE":
-            wanted = body.get("preconditions", {})
-            if any(found["metadata"].get(name) != value for name, value in wanted.items()):
+            preconditions = body.get("preconditions", {})
+            if any(current["metadata"].get(name) != value for name, value in preconditions.items()):
                 return Reply.refusal(409, "the object is another one")
             return Reply(200, self.objects.pop(request.path))
         if request.method == "PATCH":
-            return Reply(200, self.put(request.path, {**found, **body}))
-        if body["metadata"].get("resourceVersion") not in (None, found["metadata"]["resourceVersion"]):
+            return Reply(200, self.put(request.path, {**current, **body}))
+        if body["metadata"].get("resourceVersion") not in (None, current["metadata"]["resourceVersion"]):
             return Reply.refusal(409, "the object has been modified")
         return Reply(200, self.put(request.path, body))
 
@@ -302,12 +252,12 @@ class ScriptedServer:
 
     def _list(self, request: Request) -> Reply:
         plural = request.path.rsplit("/", 1)[-1]
-        listed = [obj for path, obj in self.objects.items() if path.rsplit("/", 2)[-2] == plural]
-        if not listed and "/namespaces/" in request.path:
+        objects = [obj for path, obj in self.objects.items() if path.rsplit("/", 2)[-2] == plural]
+        if not objects and "/namespaces/" in request.path:
             return Reply.refusal(404, f'"{request.path}" not found')
-        start, limit = int(request.query.get("continue", 0)), int(request.query.get("limit", len(listed)))
-        following = {"continue": str(start + limit)} if start + limit < len(listed) else {}
-        items = b",".join(_json(obj) for obj in listed[start : start + limit])
+        start, limit = int(request.query.get("continue", 0)), int(request.query.get("limit", len(objects)))
+        following = {"continue": str(start + limit)} if start + limit < len(objects) else {}
+        items = b",".join(_json(obj) for obj in objects[start : start + limit])
         metadata = _json({"resourceVersion": str(self.version), **following})
         return Reply(200, b'{"metadata":' + metadata + b',"items":[' + items + b"]}")
 
@@ -336,9 +286,9 @@ def _json(obj: Any) -> bytes:
 
 async def _read(reader: asyncio.StreamReader) -> Request | None:
     head = await reader.readuntil(b"\r\n\r\n")
-    first, *rest = head.decode().split("\r\n")
+    first, *header_lines = head.decode().split("\r\n")
     method, target, _ = first.split(" ")
-    headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in rest if line)}
+    headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in header_lines if line)}
     body = await reader.readexactly(int(headers.get("content-length", 0)))
     url = urlsplit(target)
     query = {name: values[0] for name, values in parse_qs(url.query).items()}

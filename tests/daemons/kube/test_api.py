@@ -5,13 +5,22 @@ from typing import Any
 
 import pytest
 
-from daemons.kube.scripted import JumpingClock, Reply, ScriptedServer, pod
+from clocks import JumpingClock
+from daemons.kube.scripted import Reply, ScriptedServer, pod
 from podidentity import errors
-from podidentity.core.identities import ObjectKey
+from podidentity.core.model.identities import ObjectKey
+from podidentity.kube import api as api_module
 from podidentity.kube.api import PAGE_SIZE, TRIES, Api, Pace, Selection, split_lines
-from podidentity.kube.resources import ASSIGNED_IDENTITIES, CONFIG_MAPS, IDENTITIES, PODS, SECRETS
-
-pytestmark = pytest.mark.anyio
+from podidentity.kube.resources import (
+    ASSIGNED_IDENTITIES,
+    CONFIG_MAPS,
+    IDENTITIES,
+    LABEL_LIMIT,
+    NAMESPACES,
+    PODS,
+    SECRETS,
+    SELECTED_PODS,
+)
 
 POD = ObjectKey("team", "web")
 PATH = "/api/v1/namespaces/team/pods/web"
@@ -22,9 +31,9 @@ async def test_a_long_list_comes_in_pages(api: Api, server: ScriptedServer) -> N
     """No answer holds more than a page, and none is lost between pages."""
     for number in range(PAGE_SIZE + 2):
         server.put(f"/api/v1/namespaces/team/pods/p{number}", pod(f"p{number}"))
-    listed = await api.list(PODS, Selection(labels="aadpodidbinding", fields="spec.nodeName=n1"))
-    assert len(listed.items) == PAGE_SIZE + 2
-    assert listed.version == str(server.version)
+    response = await api.list(PODS, Selection(labels="aadpodidbinding", fields="spec.nodeName=n1"))
+    assert len(response.items) == PAGE_SIZE + 2
+    assert response.version == str(server.version)
     assert [request.query["limit"] for request in server.requests] == [str(PAGE_SIZE)] * 2
     assert server.requests[1].query["labelSelector"] == "aadpodidbinding"
     assert server.requests[1].query["fieldSelector"] == "spec.nodeName=n1"
@@ -56,9 +65,9 @@ async def test_one_odd_object_costs_nobody_else(odd: bytes, api: Api, server: Sc
     server.put(PATH, pod("web", "10.0.0.1"))
     server.put("/api/v1/namespaces/team/pods/odd", odd)
     server.put("/api/v1/namespaces/team/pods/api", pod("api", "10.0.0.2"))
-    listed = await api.list(PODS)
-    assert {key.name for key in listed.items} == {"web", "api"}
-    assert len(listed.odd) == 1
+    response = await api.list(PODS)
+    assert {key.name for key in response.items} == {"web", "api"}
+    assert len(response.odd) == 1
 
 
 async def test_a_malformed_identity_is_named(api: Api, server: ScriptedServer) -> None:
@@ -67,15 +76,15 @@ async def test_a_malformed_identity_is_named(api: Api, server: ScriptedServer) -
         "/apis/aadpodidentity.k8s.io/v1/namespaces/team/azureidentities/bad",
         {"metadata": {"namespace": "team", "name": "bad"}, "spec": {"clientID": 7}},
     )
-    listed = await api.list(IDENTITIES)
-    assert "clientID" in listed.odd[ObjectKey("team", "bad")]
+    response = await api.list(IDENTITIES)
+    assert "clientID" in response.odd[ObjectKey("team", "bad")]
 
 
 async def test_a_pod_may_lack_everything(api: Api, server: ScriptedServer) -> None:
     """Absent and null fields mean the same, and neither is odd."""
     server.put(PATH, {"metadata": {"namespace": "team", "name": "web", "labels": None}, "spec": None})
-    found = await api.get(PODS, POD)
-    assert (found.phase, found.ips, dict(found.labels)) == ("Pending", (), {})
+    item = await api.get(PODS, POD)
+    assert (item.phase, item.ips, dict(item.labels)) == ("Pending", (), {})
 
 
 async def test_both_addresses_of_a_dual_stack_pod(api: Api, server: ScriptedServer) -> None:
@@ -93,9 +102,9 @@ async def test_a_secret_is_bytes_and_never_shows(api: Api, server: ScriptedServe
     """Values are decoded from base64 and stay out of reprs, and so out of logs."""
     path = "/api/v1/namespaces/team/secrets/s"
     server.put(path, {"metadata": {"namespace": "team", "name": "s"}, "data": {"k": "aHVudGVyMg=="}})
-    found = await api.get(SECRETS, ObjectKey("team", "s"))
-    assert found.values == {"k": b"hunter2"}
-    assert "hunter2" not in repr(found)
+    item = await api.get(SECRETS, ObjectKey("team", "s"))
+    assert item.values == {"k": b"hunter2"}
+    assert "hunter2" not in repr(item)
 
 
 @pytest.mark.parametrize(
@@ -135,7 +144,7 @@ async def test_a_kind_that_is_not_served_says_to_install_it(api: Api, server: Sc
 async def test_garbage_in_place_of_a_list_is_an_error(api: Api, server: ScriptedServer) -> None:
     """A proxy's login page is not an empty cluster."""
     server.answer_next(Reply(200, b"<html>log in</html>"))
-    with pytest.raises(errors.InvalidError, match="is that address an API server"):
+    with pytest.raises(errors.InvalidError, match="check that the address is that of an API server"):
         await api.list(PODS)
 
 
@@ -175,10 +184,10 @@ async def test_a_client_limit_is_kept(server: ScriptedServer, api: Api, clock: J
     """--clientQps=5 means 5 a second after a burst of 5; without it nothing waits."""
     server.put(PATH, pod("web"))
     limited = Api(api._http, clock, Pace(5, clock))
-    before = clock.now()
+    start = clock.steady()
     for _ in range(25):
         await limited.get(PODS, POD)
-    assert clock.now() - before == pytest.approx(4.0, abs=0.21)
+    assert clock.steady() - start == pytest.approx(4.0, abs=0.21)
     clock.slept.clear()
     for _ in range(25):
         await api.get(PODS, POD)
@@ -187,10 +196,10 @@ async def test_a_client_limit_is_kept(server: ScriptedServer, api: Api, clock: J
 
 async def test_write_read_write(api: Api, server: ScriptedServer) -> None:
     """Create, replace with the version that was read, patch both ways, delete."""
-    created = await api.create(CONFIG_MAPS, {"metadata": {"namespace": "default", "name": "c"}, "data": {"a": "1"}})
-    assert (created["apiVersion"], created["kind"]) == ("v1", "ConfigMap")
-    stale = dict(created)
-    await api.replace(CONFIG_MAPS, {**created, "data": {"a": "2"}})
+    config_map = await api.create(CONFIG_MAPS, {"metadata": {"namespace": "default", "name": "c"}, "data": {"a": "1"}})
+    assert (config_map["apiVersion"], config_map["kind"]) == ("v1", "ConfigMap")
+    stale = dict(config_map)
+    await api.replace(CONFIG_MAPS, {**config_map, "data": {"a": "2"}})
     with pytest.raises(errors.ConflictError):
         await api.replace(CONFIG_MAPS, stale)
     with pytest.raises(errors.ConflictError):
@@ -208,8 +217,8 @@ async def test_the_form_of_a_patch_follows_from_its_value(api: Api, server: Scri
     await api.patch(CONFIG_MAPS, CONFIG, {"data": {}})
     server.answer_next(Reply(200, {"metadata": {"name": "c"}}))
     await api.patch(CONFIG_MAPS, CONFIG, [{"op": "replace", "path": "/status/status", "value": "Assigned"}])
-    sent = [request.headers["content-type"] for request in server.requests]
-    assert sent == ["application/merge-patch+json", "application/json-patch+json"]
+    content_types = [request.headers["content-type"] for request in server.requests]
+    assert content_types == ["application/merge-patch+json", "application/json-patch+json"]
     assert json.loads(server.requests[1].body)[0]["path"] == "/status/status"
 
 
@@ -225,10 +234,10 @@ async def test_only_the_object_that_was_meant_is_deleted(api: Api, server: Scrip
 
 async def test_lines_are_found_however_the_bytes_arrive() -> None:
     """Events are split by line ends alone, wherever the network cut them; none is held back, none grows for ever."""
-    sent = b'{"a":1}\n\n{"b":2}\n{"c"'
+    stream = b'{"a":1}\n\n{"b":2}\n{"c"'
 
     async def one_by_one() -> Any:
-        for byte in sent:
+        for byte in stream:
             yield bytes([byte])
 
     assert [line async for line in split_lines(one_by_one())] == [b'{"a":1}', b'{"b":2}']
@@ -239,3 +248,52 @@ async def test_lines_are_found_however_the_bytes_arrive() -> None:
 
     with pytest.raises(errors.InvalidError, match="longer than 5000 bytes"):
         _ = [line async for line in split_lines(endless(), 5000)]
+
+
+async def test_of_a_pods_labels_a_bounded_number_is_kept(api: Api, server: ScriptedServer) -> None:
+    """A pod may have thousands; NMI keeps what exceptions may name up to a bound, MIC what bindings select by alone."""
+    own_labels = {"aadpodidbinding": "reader", "pod-template-hash": "abc"}
+    server.put(PATH, pod("web", labels={f"a{number:04}": "x" for number in range(9000)} | own_labels))
+    server.put("/api/v1/namespaces/team/pods/api", pod("api", labels=own_labels | {"app": "api"}))
+    labels_by_name = {item.key.name: item.labels for item in (await api.list(PODS)).values}
+    assert len(labels_by_name["web"]) == LABEL_LIMIT + 2
+    assert labels_by_name["web"].items() >= own_labels.items()
+    assert labels_by_name["api"] == own_labels | {"app": "api"}
+    assert [item.labels for item in (await api.list(SELECTED_PODS)).values] == [own_labels, own_labels]
+
+
+async def test_of_a_namespaces_annotations_ours_is_kept(api: Api, server: ScriptedServer) -> None:
+    """All others, which may have 256 KiB together, are dropped from memory."""
+    annotations = {"podidentity.io/allowed-identities": "*", "other": "x" * 1000}
+    server.put("/api/v1/namespaces/team", {"metadata": {"name": "team", "annotations": annotations}})
+    server.put("/api/v1/namespaces/bare", {"metadata": {"name": "bare"}})
+    response = {item.name: item.annotations for item in (await api.list(NAMESPACES)).values}
+    assert response == {"team": {"podidentity.io/allowed-identities": "*"}, "bare": {}}
+
+
+async def test_pages_of_large_objects_are_short(api: Api, server: ScriptedServer) -> None:
+    """A page that is too long is given up and asked for in parts; the next list of that kind begins with short ones."""
+    size = api_module.ANSWER_LIMIT_BYTES // 20
+    for number in range(50):
+        server.put(f"/api/v1/namespaces/team/pods/p{number}", pod(f"p{number}", annotations={"x": "x" * size}))
+    for _ in range(2):
+        assert len((await api.list(PODS)).items) == 50
+    limits = [int(request.query["limit"]) for request in server.requests]
+    assert limits[:3] == [500, 62, 7]
+    assert max(limits[3:]) <= api_module.PAGE_BYTES // size + 1
+    for number in range(50):
+        server.put(f"/api/v1/namespaces/team/pods/p{number}", pod(f"p{number}"))
+    for _ in range(5):
+        await api.list(PODS)
+    assert server.requests[-1].query["limit"] == "500"
+
+
+async def test_an_object_that_is_longer_than_any_is_an_error(
+    api: Api, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not asked for without end."""
+    monkeypatch.setattr(api_module, "ANSWER_LIMIT_BYTES", 1000)
+    server.put(PATH, pod("web", annotations={"x": "x" * 1000}))
+    with pytest.raises(errors.InvalidError, match="an object is longer than 1000 bytes"):
+        await api.list(PODS)
+    assert [request.query["limit"] for request in server.requests] == ["500", "62", "7", "1"]

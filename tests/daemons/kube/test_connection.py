@@ -8,12 +8,11 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from daemons.kube.scripted import JumpingClock, Reply, ScriptedServer, kubeconfig
+from clocks import JumpingClock
+from daemons.kube.scripted import Reply, ScriptedServer, kubeconfig
 from podidentity.errors import ConfigurationError
 from podidentity.kube.connection import RotatingToken, find_cluster, open_client
-from podidentity.lab.azure.tls import Authority
-
-pytestmark = pytest.mark.anyio
+from podidentity_lab.azure.tls import Authority
 
 
 def _write(path: Path, server: str) -> str:
@@ -39,7 +38,7 @@ def test_a_pod_uses_its_service_account(tmp_path: Path) -> None:
 
 async def test_a_pod_trusts_its_clusters_ca_and_no_other(tmp_path: Path) -> None:
     """The API server's certificate is checked against the account's `ca.crt`; the token goes with each request."""
-    mine, others = Authority({}), Authority({})
+    authority, other_authority = Authority({}), Authority({})
     heads: list[bytes] = []
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -48,15 +47,15 @@ async def test_a_pod_trusts_its_clusters_ca_and_no_other(tmp_path: Path) -> None
         await writer.drain()
         writer.close()
 
-    listening = await asyncio.start_server(answer, "127.0.0.1", 0, ssl=mine.context("localhost"))
+    listening = await asyncio.start_server(answer, "127.0.0.1", 0, ssl=authority.context("localhost"))
     port = listening.sockets[0].getsockname()[1]
     environ = {"KUBERNETES_SERVICE_HOST": "localhost", "KUBERNETES_SERVICE_PORT": str(port)}
     (tmp_path / "token").write_text("t")
     async with listening:
-        (tmp_path / "ca.crt").write_bytes(mine.pem)
+        (tmp_path / "ca.crt").write_bytes(authority.pem)
         async with open_client(find_cluster("", environ, service_account=tmp_path)) as http:
             assert (await http.get("/version")).status_code == 200
-        (tmp_path / "ca.crt").write_bytes(others.pem)
+        (tmp_path / "ca.crt").write_bytes(other_authority.pem)
         async with open_client(find_cluster("", environ, service_account=tmp_path)) as http:
             with pytest.raises(httpx2.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
                 await http.get("/version")
@@ -85,7 +84,7 @@ def _drop(name: str) -> Callable[[Path], None]:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "said"),
+    ("spoil", "message"),
     [
         (lambda path: path.unlink(), "not found"),
         (lambda path: path.write_text("a: [b"), "not YAML"),
@@ -100,7 +99,7 @@ def _drop(name: str) -> Callable[[Path], None]:
     ],
 )
 def test_a_bad_kubeconfig_is_one_sentence_that_names_it(
-    spoil: Callable[[Path], None], said: str, tmp_path: Path
+    spoil: Callable[[Path], None], message: str, tmp_path: Path
 ) -> None:
     """Whatever is wrong with the file, the user reads which file and what to do, on one line."""
     path = tmp_path / "kubeconfig"
@@ -108,7 +107,7 @@ def test_a_bad_kubeconfig_is_one_sentence_that_names_it(
     spoil(path)
     with pytest.raises(ConfigurationError) as caught:
         find_cluster(str(path))
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
 

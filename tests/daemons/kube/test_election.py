@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from daemons.kube.scripted import JumpingClock, Reply, Request, ScriptedServer, eventually
+from clocks import JumpingClock
+from daemons.kube.scripted import Reply, Request, ScriptedServer
 from podidentity.kube import election
 from podidentity.kube.api import Api
 from podidentity.kube.election import Candidate, Election
 from podidentity.kube.locks import ANNOTATION
-
-pytestmark = pytest.mark.anyio
+from waiting import eventually
 
 ENDPOINTS = "/api/v1/namespaces/default/endpoints/aad-pod-identity-mic"
 LEASE = "/apis/coordination.k8s.io/v1/namespaces/default/leases/aad-pod-identity-mic"
@@ -61,7 +61,7 @@ async def standing(api: Api, identity: str, duration_seconds: float = 15) -> Asy
         identity,
         duration_seconds=duration_seconds,
         jitter=lambda: 0.0,
-        wall_clock=lambda: WALL + api.clock.now(),
+        wall_clock=lambda: WALL + api.clock.steady(),
     )
     running = Running(Election(api, candidate))
     try:
@@ -76,12 +76,12 @@ def _record(server: ScriptedServer) -> dict[str, Any]:
     return record
 
 
-def _held_by(holder: str, renewed: str = "2023-11-14T22:30:00Z", seconds: int = 15) -> dict[str, Any]:
+def _held_by(holder: str, renew_time: str = "2023-11-14T22:30:00Z", seconds: int = 15) -> dict[str, Any]:
     record = {
         "holderIdentity": holder,
         "leaseDurationSeconds": seconds,
         "acquireTime": "2023-11-14T22:00:00Z",
-        "renewTime": renewed,
+        "renewTime": renew_time,
         "leaderTransitions": 4,
     }
     metadata = {"namespace": "default", "name": "aad-pod-identity-mic", "annotations": {ANNOTATION: json.dumps(record)}}
@@ -121,8 +121,8 @@ async def test_a_leader_renews_and_keeps_what_others_wrote(
                 server.objects[ENDPOINTS]["metadata"]["labels"] = {"edited": "by-hand"}
                 server.put(ENDPOINTS, server.objects[ENDPOINTS])
             clock.jump(3.75)
-            renewed = datetime.fromtimestamp(int(WALL + clock.now()), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-            await eventually(lambda renewed=renewed: _record(server)["renewTime"] == renewed, f"renewal {beat}")  # type: ignore[misc]
+            renew_time = datetime.fromtimestamp(int(WALL + clock.steady()), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+            await eventually(lambda time=renew_time: _record(server)["renewTime"] == time, f"renewal {beat}")  # type: ignore[misc]
             await _settle(clock)
             assert mic.leads()
         assert mic.election.terms == 1
@@ -270,6 +270,44 @@ async def test_a_role_without_leases_leads_with_endpoints_alone(
         assert mic.leads()
     assert len([request for request in server.requests if "leases" in request.path]) == 1
     assert [record.levelname for record in caplog.records if '"leases"' in record.getMessage()] == ["WARNING"]
+
+
+async def test_a_forbidden_lock_is_one_warning_and_no_readiness(
+    api: Api, server: ScriptedServer, caplog: pytest.LogCaptureFixture, clock: JumpingClock
+) -> None:
+    """A candidate that may not read its lock says so, once; allowed to, it leads, and nothing is said any more."""
+
+    def about_the_lock(request: Request) -> bool:
+        return "/endpoints/" in request.path
+
+    for _ in range(2):
+        server.answer_next(Reply.refusal(403, 'cannot get resource "endpoints"'), to=about_the_lock)
+    async with standing(api, "mic-0") as mic:
+        for _ in range(2):
+            await _settle(clock)
+            assert 'cannot get resource "endpoints"' in mic.election.refusal
+            assert not mic.leads()
+            clock.jump(3.75)
+        await eventually(lambda: mic.busy, "the first term")
+        assert mic.election.refusal == ""
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len([text for text in warnings if '"endpoints"' in text]) == 1
+    assert "namespace default" in warnings[0]
+
+
+async def test_a_candidate_that_waits_says_for_whom(
+    api: Api, server: ScriptedServer, caplog: pytest.LogCaptureFixture, clock: JumpingClock
+) -> None:
+    """Once for each leader: a MIC that does nothing for a minute is not to be a riddle."""
+    caplog.set_level("INFO")
+    server.put(ENDPOINTS, _held_by("mic-7", seconds=60))
+    async with standing(api, "mic-0"):
+        for _ in range(3):
+            await _settle(clock)
+            clock.jump(3.75)
+    assert [record.getMessage() for record in caplog.records if "mic-7" in record.getMessage()] == [
+        "mic-7 leads; mic-0 stands by"
+    ]
 
 
 async def test_an_unreadable_record_is_nobodys(api: Api, server: ScriptedServer) -> None:

@@ -7,24 +7,24 @@ from typing import Any
 
 import pytest
 
-from daemons.kube.scripted import JumpingClock, Reply, ScriptedServer, eventually
-from podidentity.core.identities import ObjectKey
+from clocks import JumpingClock
+from daemons.kube.scripted import Reply, ScriptedServer
+from podidentity.core.model.identities import ObjectKey
 from podidentity.kube.api import Api
 from podidentity.kube.events import BURST, HOLD_OFF_SECONDS, QUEUE_LENGTH, Recorder, Subject
 from podidentity.kube.resources import BINDINGS, NODES
+from waiting import eventually
 
-pytestmark = pytest.mark.anyio
-
-BINDING = Subject.of(BINDINGS, ObjectKey("team", "reader"), "uid-1")
+BINDING = Subject.of_kind(BINDINGS, ObjectKey("team", "reader"), "uid-1")
 PREFIX = "/api/v1/namespaces/team/events/"
 
 
 @pytest.fixture
 async def recorder(api: Api) -> AsyncIterator[Recorder]:
     """Return a recorder that runs."""
-    made = Recorder(api, "mic-0", wall_clock=lambda: 1_700_000_000.0 + api.clock.now())
-    task = asyncio.create_task(made.run())
-    yield made
+    new_recorder = Recorder(api, "mic-0", wall_clock=lambda: 1_700_000_000.0 + api.clock.steady())
+    task = asyncio.create_task(new_recorder.run())
+    yield new_recorder
     task.cancel()
 
 
@@ -89,21 +89,45 @@ async def test_an_object_that_talks_too_much_is_silenced(
     """One object cannot fill the cluster with events; it may speak again later, and others are not affected."""
     for number in range(BURST + 10):
         recorder.record(BINDING, "Warning", "r", f"m{number}")
-    assert recorder.dropped == 10
-    recorder.record(Subject.of(NODES, ObjectKey("", "n1")), "Normal", "r", "m")
+    assert recorder.drop_count == 10
+    recorder.record(Subject.of_kind(NODES, ObjectKey("", "n1")), "Normal", "r", "m")
     await eventually(lambda: len(_events(server)) == BURST + 1, "the events")
     assert _events(server)[-1]["metadata"]["namespace"] == "default"
     clock.jump(300)
     recorder.record(BINDING, "Warning", "r", "later")
-    assert recorder.dropped == 10
+    assert recorder.drop_count == 10
+
+
+async def test_another_namespace_cannot_silence_an_object(recorder: Recorder, server: ScriptedServer) -> None:
+    """What pods elsewhere bring about is counted for their namespace: the owner's own events still come."""
+    for number in range(BURST + 10):
+        recorder.record(BINDING, "Warning", "r", f"m{number}", cause="elsewhere")
+    assert recorder.drop_count == 10
+    recorder.record(BINDING, "Warning", "r", "the owner's own")
+    await eventually(lambda: _events(server)[-1:] and _events(server)[-1]["message"] == "the owner's own", "the event")
+
+
+async def test_a_namespace_that_is_being_deleted_hides_no_missing_right(
+    recorder: Recorder, server: ScriptedServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its refusal is no role's: nothing is logged of it, and a real one is still a warning."""
+    terminating = Reply.refusal(403, "namespace team is being terminated", causes=["NamespaceTerminating"])
+    server.answer_next(terminating)
+    recorder.record(BINDING, "Normal", "r", "m")
+    await eventually(lambda: len(server.requests) == 1, "the first refusal")
+    server.answer_next(Reply.refusal(403, "events is forbidden"))
+    recorder.record(Subject.of_kind(BINDINGS, ObjectKey("other", "b")), "Normal", "r", "m")
+    await eventually(lambda: "events is forbidden" in caplog.text, "the warning")
+    assert "terminated" not in caplog.text
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
 
 
 async def test_a_full_queue_drops_and_never_blocks(api: Api) -> None:
     """With the API server gone, statements cost bounded memory and no time."""
     recorder = Recorder(api)
     for number in range(QUEUE_LENGTH + 5):
-        recorder.record(Subject.of(BINDINGS, ObjectKey("team", f"b{number}")), "Normal", "r", "m")
-    assert recorder.dropped == 5
+        recorder.record(Subject.of_kind(BINDINGS, ObjectKey("team", f"b{number}")), "Normal", "r", "m")
+    assert recorder.drop_count == 5
 
 
 async def test_a_role_without_events_is_one_warning(
@@ -113,10 +137,10 @@ async def test_a_role_without_events_is_one_warning(
     words = 'events is forbidden: User "nmi" cannot create resource "events"'
     for namespace in ("team", "other"):
         server.answer_next(Reply.refusal(403, words))
-        recorder.record(Subject.of(BINDINGS, ObjectKey(namespace, "b")), "Normal", "r", "m")
+        recorder.record(Subject.of_kind(BINDINGS, ObjectKey(namespace, "b")), "Normal", "r", "m")
     await eventually(lambda: len(server.requests) == 2, "both refusals")
     recorder.record(BINDING, "Normal", "r", "held off")
-    recorder.record(Subject.of(BINDINGS, ObjectKey("third", "b")), "Normal", "r", "m")
+    recorder.record(Subject.of_kind(BINDINGS, ObjectKey("third", "b")), "Normal", "r", "m")
     await eventually(lambda: _events(server), "the namespace that allows it")
     assert len(server.requests) == 3
     assert [record.levelname for record in caplog.records if words in record.getMessage()] == ["WARNING"]
@@ -137,7 +161,7 @@ async def test_a_failed_write_does_not_end_the_recorder(recorder: Recorder, serv
 
 async def test_names_and_messages_stay_within_the_apis_limits(recorder: Recorder, server: ScriptedServer) -> None:
     """Assigned identities have the longest names: an event about one must still have a valid name."""
-    recorder.record(Subject.of(BINDINGS, ObjectKey("team", "a" * 253)), "Normal", "r", "m" * 5000)
+    recorder.record(Subject.of_kind(BINDINGS, ObjectKey("team", "a" * 253)), "Normal", "r", "m" * 5000)
     await eventually(lambda: _events(server), "the event")
     (event,) = _events(server)
     assert len(event["metadata"]["name"]) <= 253

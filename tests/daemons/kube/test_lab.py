@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 
-from daemons.kube.scripted import eventually
 from podidentity import errors
-from podidentity.core import crd
-from podidentity.core.cluster import Pod
-from podidentity.core.identities import AzureAssignedIdentity, AzureIdentity, AzureIdentityBinding, ObjectKey
+from podidentity.core.model import crd
+from podidentity.core.model.identities import AzureAssignedIdentity, AzureIdentity, AzureIdentityBinding, ObjectKey
+from podidentity.core.model.snapshot import Pod
 from podidentity.kube.api import Api, Selection
 from podidentity.kube.connection import find_cluster, open_client
 from podidentity.kube.election import Candidate, Election
@@ -21,15 +20,16 @@ from podidentity.kube.events import Recorder, Subject
 from podidentity.kube.reflector import Reflector
 from podidentity.kube.resources import ASSIGNED_IDENTITIES, BINDINGS, CRDS, ENDPOINTS, LEASES, NODES, PODS
 from podidentity.kube.store import Store, addresses, pod_of
-from podidentity.lab.kubernetes import Kubernetes
+from podidentity.nmi.adapters.cluster import Cluster
+from podidentity.nmi.settings import Settings
+from podidentity_lab.kubernetes import Kubernetes
 from serving import serving
-
-pytestmark = pytest.mark.anyio
+from waiting import eventually
 
 WEB = ObjectKey("default", "web")
 IDENTITY = AzureIdentity(ObjectKey("default", "id"), client_id="c")
 BINDING = AzureIdentityBinding(ObjectKey("default", "b"), "id", "sel")
-ASSIGNED = AzureAssignedIdentity(ObjectKey("default", "web-default-id"), IDENTITY, BINDING, WEB, "n1")
+ASSIGNED_IDENTITY = AzureAssignedIdentity(ObjectKey("default", "web-default-id"), IDENTITY, BINDING, WEB, "n1")
 
 
 class _NoLogs:
@@ -54,9 +54,9 @@ async def api(lab: tuple[Kubernetes, int], tmp_path: Path) -> AsyncIterator[Api]
     path.write_text(json.dumps(_kubeconfig(kubernetes.ca_pem, port, kubernetes.admin_token)))
     path.chmod(0o600)
     async with open_client(find_cluster(str(path))) as http:
-        made = Api(http)
-        await made.create(CRDS, _definition("azureassignedidentities", "AzureAssignedIdentity"))
-        yield made
+        lab_api = Api(http)
+        await lab_api.create(CRDS, _definition("azureassignedidentities", "AzureAssignedIdentity"))
+        yield lab_api
 
 
 def _kubeconfig(ca_pem: bytes, port: int, token: str) -> dict[str, Any]:
@@ -95,25 +95,27 @@ def _pod(name: str = "web") -> dict[str, Any]:
 async def test_reflectors_follow_the_lab(api: Api, lab: tuple[Kubernetes, int]) -> None:
     """What NMI needs: pods of its node by address, assigned identities by pod, followed through changes."""
     storage = lab[0].storage
-    pods, assigned = Store[Pod](), Store[AzureAssignedIdentity]()
-    by_address, by_pod = pods.index(addresses), assigned.index(pod_of)
+    pods, assigned_identities = Store[Pod](), Store[AzureAssignedIdentity]()
+    by_address, by_pod = pods.index(addresses), assigned_identities.index(pod_of)
     reflectors = (
-        Reflector(api, PODS, pods, where=Selection(fields="spec.nodeName=n1")),
-        Reflector(api, ASSIGNED_IDENTITIES, assigned),
+        Reflector(api, PODS, pods, selection=Selection(fields="spec.nodeName=n1")),
+        Reflector(api, ASSIGNED_IDENTITIES, assigned_identities),
     )
     tasks = [asyncio.create_task(reflector.run()) for reflector in reflectors]
-    await asyncio.gather(pods.wait_until_synced(), assigned.wait_until_synced())
+    await asyncio.gather(pods.wait_until_synced(), assigned_identities.wait_until_synced())
     storage.create("pods", _pod())
-    await eventually(lambda: by_address.of("10.244.1.2"), "the pod")
-    assert by_address.of("10.244.1.2")[0].selector == "sel"
+    await eventually(lambda: by_address.find("10.244.1.2"), "the pod")
+    assert by_address.find("10.244.1.2")[0].selector == "sel"
 
-    made = await api.create(ASSIGNED_IDENTITIES, crd.render_assigned(ASSIGNED))
-    await eventually(lambda: by_pod.of(WEB), "the assigned identity")
-    await api.patch(ASSIGNED_IDENTITIES, made.key, [{"op": "replace", "path": "/status/status", "value": "Assigned"}])
-    await eventually(lambda: by_pod.of(WEB)[0].state == "Assigned", "the new state")
-    await api.patch(ASSIGNED_IDENTITIES, made.key, {"metadata": {"finalizers": None}})
-    await api.delete(ASSIGNED_IDENTITIES, made.key)
-    await eventually(lambda: not by_pod.of(WEB), "the deletion")
+    assigned_identity = await api.create(ASSIGNED_IDENTITIES, crd.render_assigned(ASSIGNED_IDENTITY))
+    await eventually(lambda: by_pod.find(WEB), "the assigned identity")
+    await api.patch(
+        ASSIGNED_IDENTITIES, assigned_identity.key, [{"op": "replace", "path": "/status/status", "value": "Assigned"}]
+    )
+    await eventually(lambda: by_pod.find(WEB)[0].state == "Assigned", "the new state")
+    await api.patch(ASSIGNED_IDENTITIES, assigned_identity.key, {"metadata": {"finalizers": None}})
+    await api.delete(ASSIGNED_IDENTITIES, assigned_identity.key)
+    await eventually(lambda: not by_pod.find(WEB), "the deletion")
     assert [reflector.lists for reflector in reflectors] == [1, 1]
     for task in tasks:
         task.cancel()
@@ -122,8 +124,8 @@ async def test_reflectors_follow_the_lab(api: Api, lab: tuple[Kubernetes, int]) 
 async def test_a_direct_look_by_address(api: Api, lab: tuple[Kubernetes, int]) -> None:
     """NMI's one look on a miss finds the pod that the watch has not told yet."""
     lab[0].storage.create("pods", _pod())
-    listed = await api.list(PODS, Selection(fields="status.podIP=10.244.1.2"))
-    assert [found.key for found in listed.values] == [WEB]
+    response = await api.list(PODS, Selection(fields="status.podIP=10.244.1.2"))
+    assert [item.key for item in response.values] == [WEB]
     assert (await api.list(PODS, Selection(fields="status.podIP=10.244.1.9"))).values == ()
 
 
@@ -167,7 +169,7 @@ async def test_election_and_events_on_the_lab(api: Api, lab: tuple[Kubernetes, i
     key = ObjectKey("default", "aad-pod-identity-mic")
     assert (await api.get(LEASES, key))["spec"]["holderIdentity"] == "mic-0"
     assert "annotations" in (await api.get(ENDPOINTS, key))["metadata"]
-    subject = Subject.of(ASSIGNED_IDENTITIES, ASSIGNED.key)
+    subject = Subject.of_kind(ASSIGNED_IDENTITIES, ASSIGNED_IDENTITY.key)
     recorder.record(subject, "Warning", "status update error", "m")
     await eventually(lambda: lab[0].storage.list("events"), "the event")
     (event,) = lab[0].storage.list("events", "default")
@@ -176,3 +178,25 @@ async def test_election_and_events_on_the_lab(api: Api, lab: tuple[Kubernetes, i
     await asyncio.gather(tasks[0], return_exceptions=True)
     assert (await api.get(LEASES, key))["spec"]["holderIdentity"] == ""
     tasks[1].cancel()
+
+
+async def test_finished_pods_are_nobodys(api: Api, lab: tuple[Kubernetes, int]) -> None:
+    """NMI leaves them out: any number stays on a node, and their addresses are given to others."""
+    storage = lab[0].storage
+    cluster, ended_pods = Cluster(api, Settings("n1")), list[ObjectKey]()
+    cluster.on_pods(lambda: ended_pods.extend(key for key in (WEB,) if cluster.by_name(key) is None))
+    storage.create("pods", _pod("done") | {"status": {"phase": "Succeeded", "podIP": "10.244.1.2"}})
+    storage.create("pods", _pod())
+    task = asyncio.create_task(cluster.run())
+    await eventually(lambda: cluster.by_name(WEB), "the pod")
+    assert len(cluster._stores.pods) == 1
+    assert [pod.key for pod in await cluster.look("10.244.1.2")] == [WEB]
+
+    def fail(obj: dict[str, Any]) -> None:
+        obj["status"]["phase"] = "Failed"
+
+    storage.change("pods", *WEB, fail)
+    await eventually(lambda: ended_pods == [WEB], "the end of the pod")
+    assert len(cluster._stores.pods) == 0
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

@@ -4,19 +4,20 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from daemons.kube.scripted import JumpingClock, Reply, Request, ScriptedServer, Watch, eventually, pod
-from podidentity.core.cluster import Pod
-from podidentity.core.identities import ObjectKey
-from podidentity.kube.api import Api, Selection
+from clocks import JumpingClock
+from daemons.kube.scripted import Reply, Request, ScriptedServer, Watch, pod
+from podidentity.core.model.identities import ObjectKey
+from podidentity.core.model.snapshot import Pod
+from podidentity.kube.api import TURN_BYTES, Api, Selection
 from podidentity.kube.reflector import Reflector, Watching, describe
-from podidentity.kube.resources import PODS
+from podidentity.kube.resources import BINDINGS, EXCEPTIONS, IDENTITIES, PODS, Kind, Raw, StoredObject
 from podidentity.kube.store import Change, Store, addresses
-
-pytestmark = pytest.mark.anyio
+from waiting import eventually
 
 WEB, API = ObjectKey("team", "web"), ObjectKey("team", "api")
 PATIENT = Watching(jitter=lambda: 0.0)
@@ -24,9 +25,11 @@ IMPATIENT = Watching(silence_seconds=0.02, jitter=lambda: 0.0)
 
 
 @asynccontextmanager
-async def following(api: Api, watching: Watching = PATIENT, **options: Any) -> AsyncIterator[Reflector[Pod]]:
+async def following(
+    api: Api, watching: Watching = PATIENT, kind: Kind[Pod] = PODS, **options: Any
+) -> AsyncIterator[Reflector[Pod]]:
     """Run a reflector on pods whose first list is in."""
-    reflector = Reflector(api, PODS, Store[Pod](), watching=watching, **options)
+    reflector = Reflector(api, kind, Store[Pod](), watching=watching, **options)
     task = asyncio.create_task(reflector.run())
     try:
         await reflector.store.wait_until_synced()
@@ -36,28 +39,28 @@ async def following(api: Api, watching: Watching = PATIENT, **options: Any) -> A
         await asyncio.gather(task, return_exceptions=True)
 
 
-def heard(store: Store[Pod]) -> list[tuple[str, str]]:
+def record_changes(store: Store[Pod]) -> list[tuple[str, str]]:
     """Collect changes as (what, name)."""
     changes: list[tuple[str, str]] = []
 
     def note(change: Change[Pod]) -> None:
-        what = "added" if change.before is None else "deleted" if change.after is None else "updated"
-        changes.append((what, change.key.name))
+        verb = "added" if change.previous is None else "deleted" if change.current is None else "updated"
+        changes.append((verb, change.key.name))
 
     store.subscribe(note)
     return changes
 
 
-def _put(server: ScriptedServer, name: str, ip: str = "", **metadata: Any) -> dict[str, Any]:
-    stored: dict[str, Any] = server.put(f"/api/v1/namespaces/team/pods/{name}", pod(name, ip, **metadata))
-    return stored
+def _put_pod(server: ScriptedServer, name: str, ip: str = "", **metadata: Any) -> dict[str, Any]:
+    document: dict[str, Any] = server.put(f"/api/v1/namespaces/team/pods/{name}", pod(name, ip, **metadata))
+    return document
 
 
 async def test_a_refusal_that_is_cut_off_ends_nothing(api: Api, server: ScriptedServer) -> None:
     """A proxy says 503 and never to its end why: the watch is tried again like after any other failure."""
-    _put(server, "web")
-    cut = Reply(503, "no", {"Content-Length": "999"})
-    server.answer_next(cut, to=lambda asked: asked.is_watch)
+    _put_pod(server, "web")
+    truncated_reply = Reply(503, "no", {"Content-Length": "999"})
+    server.answer_next(truncated_reply, to=lambda request: request.is_watch)
     async with following(api, IMPATIENT):
         await _watch(server)
     assert server.count("GET", watch=True) >= 2
@@ -70,18 +73,18 @@ async def _watch(server: ScriptedServer, number: int = 1) -> Watch:
 
 async def test_list_then_events(api: Api, server: ScriptedServer) -> None:
     """What exists is listed, what changes arrives by watch, and indexes follow both."""
-    _put(server, "web", "10.0.0.1")
-    async with following(api, where=Selection(fields="spec.nodeName=n1")) as reflector:
+    _put_pod(server, "web", "10.0.0.1")
+    async with following(api, selection=Selection(fields="spec.nodeName=n1")) as reflector:
         by_address = reflector.store.index(addresses)
-        assert [found.key for found in by_address.of("10.0.0.1")] == [WEB]
+        assert [item.key for item in by_address.find("10.0.0.1")] == [WEB]
         watch = await _watch(server)
         assert watch.request.query["resourceVersion"] == str(server.version)
         assert watch.request.query["fieldSelector"] == "spec.nodeName=n1"
         assert 300 <= int(watch.request.query["timeoutSeconds"]) <= 600
-        watch.send("ADDED", _put(server, "api", "10.0.0.2"))
-        watch.send("MODIFIED", _put(server, "web", "10.0.0.3"))
-        await eventually(lambda: by_address.of("10.0.0.3"), "the new address")
-        assert by_address.of("10.0.0.1") == ()
+        watch.send("ADDED", _put_pod(server, "api", "10.0.0.2"))
+        watch.send("MODIFIED", _put_pod(server, "web", "10.0.0.3"))
+        await eventually(lambda: by_address.find("10.0.0.3"), "the new address")
+        assert by_address.find("10.0.0.1") == ()
         watch.send("DELETED", pod("web"))
         await eventually(lambda: WEB not in reflector.store, "the deletion")
         assert set(by_address.keys()) == {"10.0.0.2"}
@@ -90,7 +93,7 @@ async def test_list_then_events(api: Api, server: ScriptedServer) -> None:
 
 async def test_the_first_list_is_announced_once(api: Api, server: ScriptedServer) -> None:
     """The daemon freezes the garbage collector there, which it must do once and with everything in place."""
-    _put(server, "web")
+    _put_pod(server, "web")
     sizes: list[int] = []
     store = Store[Pod]()
     reflector = Reflector(api, PODS, store, watching=PATIENT, on_first_list=lambda: sizes.append(len(store)))
@@ -118,7 +121,7 @@ async def test_a_silent_watch_is_dropped_and_resumed(
 ) -> None:
     """A firewall that forgot the connection tells nobody: without even a bookmark the watch counts as dead."""
     caplog.set_level("INFO")
-    _put(server, "web")
+    _put_pod(server, "web")
     async with following(api, IMPATIENT) as reflector:
         await _watch(server, 3)
         assert {watch.request.query["resourceVersion"] for watch in server.watches} == {str(server.version)}
@@ -128,17 +131,17 @@ async def test_a_silent_watch_is_dropped_and_resumed(
 
 
 @pytest.mark.parametrize("inside", [True, False], ids=["in the stream", "as the answer"])
-async def test_410_lists_again_and_tells_only_differences(inside: bool, api: Api, server: ScriptedServer) -> None:  # noqa: FBT001
+async def test_410_lists_again_and_tells_only_differences(*, inside: bool, api: Api, server: ScriptedServer) -> None:
     """After 410 subscribers see what happened meanwhile as additions, updates and deletions, and nothing else."""
     for name in ("stays", "goes", "changes", "reborn"):
-        _put(server, name)
+        _put_pod(server, name)
     async with following(api) as reflector:
-        changes = heard(reflector.store)
+        changes = record_changes(reflector.store)
         watch = await _watch(server)
         del server.objects["/api/v1/namespaces/team/pods/goes"]
-        _put(server, "changes", "10.0.0.9")
-        _put(server, "reborn", uid="another")
-        _put(server, "comes")
+        _put_pod(server, "changes", "10.0.0.9")
+        _put_pod(server, "reborn", uid="another")
+        _put_pod(server, "comes")
         if inside:
             watch.send("ERROR", {"kind": "Status", "code": 410, "reason": "Expired", "message": "too old"})
         else:
@@ -208,15 +211,45 @@ async def test_garbage_in_the_stream_leads_to_a_fresh_list(garbage: bytes, api: 
     """When events cannot be told apart, one may be lost: only a list makes it good."""
     async with following(api) as reflector:
         watch = await _watch(server)
-        _put(server, "missed")
+        _put_pod(server, "missed")
         watch.send_bytes(garbage)
         await eventually(lambda: ObjectKey("team", "missed") in reflector.store, "the fresh list")
 
 
+async def test_of_a_namespace_a_bounded_number_is_kept(
+    api: Api, server: ScriptedServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither a list nor a watch brings more of it, readable or not; other namespaces have their own number."""
+    for name in ("a", "b", "c"):
+        _put_pod(server, name)
+    server.put("/api/v1/namespaces/other/pods/d", pod("d", namespace="other"))
+    odd = {"metadata": {"namespace": "team", "name": "odd", "labels": 5, "resourceVersion": "900"}}
+    async with following(api, kind=replace(PODS, namespace_limit=2)) as reflector:
+        kept = {ObjectKey("team", "a"), ObjectKey("team", "b"), ObjectKey("other", "d")}
+        assert reflector.store.as_mapping().keys() == kept
+        watch = await _watch(server)
+        watch.send("MODIFIED", _put_pod(server, "a", "10.0.0.9"))
+        watch.send("ADDED", _put_pod(server, "e"))
+        watch.send("ADDED", odd)
+        watch.send("DELETED", pod("b"))
+        watch.send("MODIFIED", _put_pod(server, "c"))
+        await eventually(lambda: ObjectKey("team", "c") in reflector.store, "the object that has room now")
+        assert reflector.store.as_mapping().keys() == kept - {ObjectKey("team", "b")} | {ObjectKey("team", "c")}
+        assert reflector.odd == {}
+    warnings = [message for message in caplog.messages if "more than 2 pods" in message]
+    assert len(warnings) == 1
+    assert warnings[0].startswith("namespace team has")
+
+
+def test_what_tenants_write_has_such_a_bound() -> None:
+    """Every NMI keeps all identities, bindings and exceptions."""
+    assert {kind.namespace_limit for kind in (IDENTITIES, BINDINGS, EXCEPTIONS)} == {10_000}
+
+
 async def test_an_object_that_turns_odd_leaves_the_store(api: Api, server: ScriptedServer) -> None:
     """The last readable state is no longer true, so nobody may act on it; once it is readable again it is back."""
-    _put(server, "web")
-    _put(server, "api")
+    _put_pod(server, "web")
+    _put_pod(server, "api")
     async with following(api) as reflector:
         watch = await _watch(server)
         watch.send(
@@ -228,7 +261,7 @@ async def test_an_object_that_turns_odd_leaves_the_store(api: Api, server: Scrip
         watch.end()
         second = await _watch(server, 2)
         assert second.request.query["resourceVersion"] == "900"
-        second.send("MODIFIED", _put(server, "web"))
+        second.send("MODIFIED", _put_pod(server, "web"))
         await eventually(lambda: WEB in reflector.store, "the object back")
         assert reflector.odd == {}
 
@@ -238,7 +271,7 @@ async def test_unknown_events_are_passed_over(api: Api, server: ScriptedServer) 
     async with following(api) as reflector:
         watch = await _watch(server)
         watch.send("CELEBRATED", pod("web", resourceVersion="5"))
-        watch.send("ADDED", _put(server, "api"))
+        watch.send("ADDED", _put_pod(server, "api"))
         await eventually(lambda: API in reflector.store, "the next event")
         assert WEB not in reflector.store
 
@@ -277,7 +310,7 @@ async def test_a_slow_list_confirms_only_its_beginning(api: Api, server: Scripte
 
 async def test_an_api_server_that_restarts(api: Api, server: ScriptedServer) -> None:
     """Cut off and refused for a while, the store keeps what it knows, then catches up by watch alone."""
-    _put(server, "web")
+    _put_pod(server, "web")
     async with following(api) as reflector:
         watch = await _watch(server)
         for _ in range(3):
@@ -285,7 +318,7 @@ async def test_an_api_server_that_restarts(api: Api, server: ScriptedServer) -> 
         watch.cut()
         fifth = await _watch(server, 5)
         assert WEB in reflector.store
-        fifth.send("ADDED", _put(server, "api"))
+        fifth.send("ADDED", _put_pod(server, "api"))
         await eventually(lambda: API in reflector.store, "the next event")
         assert reflector.lists == 1
 
@@ -304,7 +337,7 @@ async def test_a_refused_watch_forgets_its_version(api: Api, server: ScriptedSer
 async def test_a_list_that_expires_between_pages_begins_anew(api: Api, server: ScriptedServer) -> None:
     """The continue token of a long list can expire: half a list must never become the store."""
     for number in range(501):
-        _put(server, f"p{number}")
+        _put_pod(server, f"p{number}")
 
     def second_page(request: Request) -> bool:
         return "continue" in request.query
@@ -319,9 +352,56 @@ async def test_events_split_across_chunks(api: Api, server: ScriptedServer) -> N
     async with following(api) as reflector:
         watch = await _watch(server)
         lines = b"".join(
-            json.dumps({"type": "ADDED", "object": _put(server, name)}).encode() + b"\n" for name in ("web", "api")
+            json.dumps({"type": "ADDED", "object": _put_pod(server, name)}).encode() + b"\n" for name in ("web", "api")
         )
         watch.send_bytes(lines[:17])
         watch.send_bytes(lines[17:-3])
         watch.send_bytes(lines[-3:])
         await eventually(lambda: len(reflector.store) == 2, "both events")
+
+
+async def test_a_burst_of_events_lets_the_event_loop_turn(api: Api, server: ScriptedServer) -> None:
+    """A tenant's thousand objects arrive in one piece, and whoever asks for a token meanwhile waits for a few."""
+    line = json.dumps({"type": "ADDED", "object": pod("p0", resourceVersion="7")}).encode() + b"\n"
+    async with following(api, Watching(turn_bytes=2 * len(line))) as reflector, counting_turns() as turns:
+        watch = await _watch(server)
+        changes_at: list[int] = []
+        reflector.store.subscribe(lambda _: changes_at.append(turns[0]))
+        watch.send_bytes(b"".join(line.replace(b'"p0"', b'"p%d"' % number) for number in range(100)))
+        await eventually(lambda: len(changes_at) == 100, "all events")
+    assert max(map(changes_at.count, changes_at)) <= 3
+
+
+async def test_a_long_list_lets_the_event_loop_turn(api: Api, server: ScriptedServer) -> None:
+    """A reflector that lists everything lets other tasks run in between."""
+    for number in range(100):
+        _put_pod(server, f"p{number}", annotations={"x": "x" * (TURN_BYTES // 2)})
+    reads_at: list[int] = []
+    async with counting_turns() as turns:
+        original = PODS.read
+
+        def read(raw: Raw) -> StoredObject[Pod]:
+            reads_at.append(turns[0])
+            return original(raw)
+
+        await api.list(replace(PODS, read=read))
+    assert len(reads_at) == 100
+    assert max(map(reads_at.count, reads_at)) <= 3
+
+
+@asynccontextmanager
+async def counting_turns() -> AsyncIterator[list[int]]:
+    """Count the turns of the event loop: a list of one number, which grows."""
+    turns = [0]
+
+    async def count() -> None:
+        while True:
+            turns[0] += 1
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(count())
+    try:
+        yield turns
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)

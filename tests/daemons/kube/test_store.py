@@ -5,14 +5,14 @@ from collections.abc import Iterable
 from hypothesis import given
 from hypothesis import strategies as st
 
-from podidentity.core.cluster import Pod
-from podidentity.core.identities import AzureIdentityBinding, ObjectKey
-from podidentity.kube.resources import Stored
+from podidentity.core.model.identities import AzureIdentityBinding, ObjectKey
+from podidentity.core.model.snapshot import Pod
+from podidentity.kube.resources import StoredObject
 from podidentity.kube.store import Store, addresses, selector_in_namespace, selector_of
 
 
-def _stored(name: str, version: int, words: Iterable[str]) -> Stored[tuple[str, ...]]:
-    return Stored(ObjectKey("ns", name), "uid", str(version), tuple(words))
+def _stored_object(name: str, version: int, words: Iterable[str]) -> StoredObject[tuple[str, ...]]:
+    return StoredObject(ObjectKey("ns", name), "uid", str(version), tuple(words))
 
 
 names = st.sampled_from(["a", "b", "c"])
@@ -34,40 +34,40 @@ def test_indexes_and_subscribers_never_drift_from_the_values(steps: list[tuple[o
     replayed: dict[ObjectKey, tuple[str, ...]] = {}
 
     def replay(change: object) -> None:
-        key, before, after = change.key, change.before, change.after  # type: ignore[attr-defined]
-        assert replayed.get(key) == before
+        key, previous, current = change.key, change.previous, change.current  # type: ignore[attr-defined]
+        assert replayed.get(key) == previous
         replayed.pop(key, None)
-        if after is not None:
-            replayed[key] = after
+        if current is not None:
+            replayed[key] = current
 
     store.subscribe(replay)
     for number, step in enumerate(steps):
         match step:
-            case ("put", str(name), list(found)):
-                store.put(_stored(name, number, found))
+            case ("put", str(name), list(words)):
+                store.upsert(_stored_object(name, number, words))
             case ("remove", str(name)):
                 store.remove(ObjectKey("ns", name))
             case ("replace", dict(fresh)):
-                all_stored = [_stored(name, number, found) for name, found in fresh.items()]
-                store.replace({stored.key: stored for stored in all_stored})
+                all_stored = [_stored_object(name, number, words) for name, words in fresh.items()]
+                store.replace({item.key: item for item in all_stored})
         assert replayed == store.as_mapping()
         for word in "xyz":
-            assert sorted(by_word.of(word)) == sorted(value for value in store if word in value)
-        assert all(by_word.of(word) for word in by_word.keys())  # noqa: SIM118 - an Index is no mapping
+            assert sorted(by_word.find(word)) == sorted(value for value in store if word in value)
+        assert all(by_word.find(word) for word in by_word.keys())  # noqa: SIM118 - an Index is no mapping
 
 
 def test_the_same_writing_again_is_no_change() -> None:
     """A re-list mostly repeats what is known: subscribers must not work for it."""
     store = Store[tuple[str, ...]]()
     changes: list[object] = []
-    store.put(_stored("a", 1, ["x"]))
+    store.upsert(_stored_object("a", 1, ["x"]))
     stop = store.subscribe(changes.append)
-    store.replace({ObjectKey("ns", "a"): _stored("a", 1, ["x"])})
+    store.replace({ObjectKey("ns", "a"): _stored_object("a", 1, ["x"])})
     assert changes == []
     assert store.revision == 1
-    store.put(_stored("a", 2, ["x"]))
+    store.upsert(_stored_object("a", 2, ["x"]))
     stop()
-    store.put(_stored("a", 3, ["x"]))
+    store.upsert(_stored_object("a", 3, ["x"]))
     assert len(changes) == 1
     assert store.version(ObjectKey("ns", "a")) == "3"
     assert store.version(ObjectKey("ns", "b")) == ""

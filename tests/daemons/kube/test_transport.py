@@ -8,14 +8,13 @@ from contextlib import asynccontextmanager
 import httpx2
 import pytest
 
-from daemons.kube.scripted import ScriptedServer, eventually
+from daemons.kube.scripted import ScriptedServer
 from daemons.mic.conftest import NoLogs
 from podidentity.kube import transport
 from podidentity.kube.connection import find_cluster, open_client
 from podidentity.kube.transport import Transport
-from podidentity.lab.kubernetes import Kubernetes
-
-pytestmark = pytest.mark.anyio
+from podidentity_lab.kubernetes import Kubernetes
+from waiting import eventually
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
@@ -51,9 +50,9 @@ async def client(far: Far, connections: int = 64) -> AsyncIterator[httpx2.AsyncC
     """A client of that server."""
     server = await asyncio.start_server(far.serve, "127.0.0.1", 0)
     base = httpx2.URL(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
-    made = Transport(base, None, connections)
+    own_transport = Transport(base, None, connections)
     try:
-        async with httpx2.AsyncClient(base_url=base, transport=made, timeout=30, trust_env=False) as http:
+        async with httpx2.AsyncClient(base_url=base, transport=own_transport, timeout=30, trust_env=False) as http:
             yield http
     finally:
         server.close()
@@ -95,8 +94,8 @@ async def test_a_connection_that_spoke_unasked_is_not_used_again() -> None:
     async with client(far) as http:
         await http.get("/first")
         far.connections[0].write(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil")
-        kept = http._transport._all  # type: ignore[attr-defined]
-        await eventually(lambda: not kept, "the end of the connection")
+        connections = http._transport._connections  # type: ignore[attr-defined]
+        await eventually(lambda: not connections, "the end of the connection")
         assert (await http.get("/second")).text == "ok"
 
 
@@ -104,10 +103,10 @@ async def test_an_answer_that_nobody_waits_for_is_never_anothers() -> None:
     """A request that is cut off takes its connection with it."""
     far = Far(None)
     async with client(far) as http:
-        asked = asyncio.create_task(http.get("/slow"))
+        call = asyncio.create_task(http.get("/slow"))
         await eventually(lambda: far.heads, "the request")
-        asked.cancel()
-        await asyncio.gather(asked, return_exceptions=True)
+        call.cancel()
+        await asyncio.gather(call, return_exceptions=True)
         assert (await http.get("/next")).text == "ok"
     assert len(far.connections) == 2
 
@@ -128,8 +127,8 @@ async def test_a_connection_that_was_closed_meanwhile_costs_nothing() -> None:
     async with client(far) as http:
         await http.get("/first")
         far.connections[0].close()
-        kept = http._transport._all  # type: ignore[attr-defined]
-        await eventually(lambda: not kept, "the end of the connection")
+        connections = http._transport._connections  # type: ignore[attr-defined]
+        await eventually(lambda: not connections, "the end of the connection")
         assert (await http.get("/second")).text == "ok"
 
 
@@ -178,12 +177,12 @@ async def test_waiting_has_an_end() -> None:
     """For a connection of one's own, and for an answer."""
     far = Far(None)
     async with client(far, connections=1) as http:
-        asked = asyncio.create_task(http.get("/"))
+        call = asyncio.create_task(http.get("/"))
         await eventually(lambda: far.heads, "the request")
         with pytest.raises(httpx2.PoolTimeout):
             await http.get("/", timeout=httpx2.Timeout(30, pool=0.05))
-        asked.cancel()
-        await asyncio.gather(asked, return_exceptions=True)
+        call.cancel()
+        await asyncio.gather(call, return_exceptions=True)
         far.answers.append(None)
         with pytest.raises(httpx2.ReadTimeout):
             await http.get("/", timeout=httpx2.Timeout(30, read=0.05))
@@ -206,8 +205,8 @@ async def test_a_long_body_waits_for_its_reader() -> None:
     size = transport.BUFFER_BYTES * 12
     far = Far(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + b"x" * size)
     async with client(far) as http, http.stream("GET", "/") as answer:
-        kept = next(iter(http._transport._all))  # type: ignore[attr-defined]
-        await eventually(lambda: kept._buffered > transport.BUFFER_BYTES, "a full buffer")
+        connection = next(iter(http._transport._connections))  # type: ignore[attr-defined]
+        await eventually(lambda: connection._buffered > transport.BUFFER_BYTES, "a full buffer")
         read = 0
         async for part in answer.aiter_bytes():
             assert len(part) < transport.BUFFER_BYTES * 3
@@ -217,8 +216,8 @@ async def test_a_long_body_waits_for_its_reader() -> None:
 
 async def test_another_server_never_sees_a_token() -> None:
     """A URL that names another host, whoever made it, goes nowhere; a redirect is an answer and nothing else."""
-    elsewhere = b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.2:1/\r\nContent-Length: 0\r\n\r\n"
-    far = Far(elsewhere)
+    redirect = b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.2:1/\r\nContent-Length: 0\r\n\r\n"
+    far = Far(redirect)
     async with client(far) as http:
         assert (await http.get("/")).status_code == 302
         with pytest.raises(httpx2.UnsupportedProtocol):
@@ -237,8 +236,8 @@ async def test_no_header_breaks_out_of_its_line() -> None:
 
 async def test_a_certificate_of_another_authority_is_refused() -> None:
     """The way is encrypted, and the server is who the CA says, under the name that was asked for."""
-    ours, others = Kubernetes(NoLogs()), Kubernetes(NoLogs())
-    server = await asyncio.start_server(Far().serve, "127.0.0.1", 0, ssl=ours.tls_context())
+    kubernetes, other_kubernetes = Kubernetes(NoLogs()), Kubernetes(NoLogs())
+    server = await asyncio.start_server(Far().serve, "127.0.0.1", 0, ssl=kubernetes.tls_context())
     port = server.sockets[0].getsockname()[1]
 
     async def get(host: str, ca_pem: bytes) -> str:
@@ -247,8 +246,8 @@ async def test_a_certificate_of_another_authority_is_refused() -> None:
             return (await http.get("/")).text
 
     async with server:
-        assert await get("localhost", ours.ca_pem) == "ok"
-        for host, ca_pem in (("localhost", others.ca_pem), ("127.0.0.9", ours.ca_pem)):
+        assert await get("localhost", kubernetes.ca_pem) == "ok"
+        for host, ca_pem in (("localhost", other_kubernetes.ca_pem), ("127.0.0.9", kubernetes.ca_pem)):
             with pytest.raises(httpx2.ConnectError):
                 await get(host, ca_pem)
 

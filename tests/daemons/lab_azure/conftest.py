@@ -7,7 +7,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from podidentity.lab.azure import Azure, AzureSettings
+from podidentity_lab.azure import Azure, AzureSettings
 from serving import served as served_at
 
 Send = Callable[..., httpx2.Response]
@@ -15,9 +15,10 @@ Send = Callable[..., httpx2.Response]
 
 @pytest.fixture
 def azure() -> Azure:
-    """A fresh tenant whose PATCHes are quick."""
+    """A fresh tenant whose writes are quick."""
     made = Azure(AzureSettings())
     made.faults.patch_seconds = 0.05
+    made.faults.federation_write_seconds = 0
     return made
 
 

@@ -8,9 +8,10 @@ import httpx2
 import pytest
 from starlette.testclient import TestClient
 
-from podidentity.lab.azure import Azure
-from podidentity.lab.azure.roles import ROLES
-from podidentity.lab.azure.state import ServicePrincipal
+from clocks import JumpingClock
+from podidentity_lab.azure import Azure
+from podidentity_lab.azure.roles import ROLES
+from podidentity_lab.azure.state import ServicePrincipal
 
 ARM = "https://management.azure.com"
 SCOPE = "https://management.azure.com/.default"
@@ -51,7 +52,7 @@ class Management:
         return self("PATCH", self.scale_set, body)
 
     def carried(self) -> set[str]:
-        """The identities that the scale set shows."""
+        """Return the identities that the scale set shows."""
         identity = self("GET", self.scale_set).json().get("identity", {})
         return set(identity.get("userAssignedIdentities", {}))
 
@@ -64,7 +65,7 @@ class Management:
         assert self("PUT", where, {"properties": properties}).status_code == 201
 
     def code(self, answer: httpx2.Response) -> str:
-        """What SDKs read."""
+        """Return what SDKs read."""
         return str(answer.json()["error"]["code"])
 
 
@@ -78,20 +79,20 @@ def manage(azure: Azure, send: Send, sign_in: SignIn) -> Management:
 
 
 @pytest.fixture
-def clock() -> list[float]:
-    """A clock that tests set."""
-    return [1_700_000_000.0]
+def clock() -> JumpingClock:
+    """Return a clock that jumps."""
+    return JumpingClock()
 
 
 @pytest.fixture
-def azure(clock: list[float]) -> Azure:
+def azure(clock: JumpingClock) -> Azure:
     """A fresh tenant on the tests' clock."""
-    from podidentity.lab.azure import AzureSettings  # noqa: PLC0415  # replaces the conftest's fixture here alone
+    from podidentity_lab.azure import AzureSettings  # noqa: PLC0415  # replaces the conftest's fixture here alone
 
-    return Azure(AzureSettings(), lambda: clock[0])
+    return Azure(AzureSettings(), clock.wall)
 
 
-def test_a_patch_takes_effect_when_its_time_is_over(manage: Management, azure: Azure, clock: list[float]) -> None:
+def test_a_patch_takes_effect_when_its_time_is_over(manage: Management, azure: Azure, clock: JumpingClock) -> None:
     """200 with Azure-AsyncOperation and Retry-After, InProgress, a second PATCH refused, Succeeded, then so."""
     azure.faults.patch_seconds = 45
     one = manage.identity("one")
@@ -99,39 +100,39 @@ def test_a_patch_takes_effect_when_its_time_is_over(manage: Management, azure: A
     assert (answer.status_code, answer.headers["Retry-After"]) == (200, "1")
     where = answer.headers["Azure-AsyncOperation"]
     assert where.startswith(ARM)
-    clock[0] += 44
+    clock.jump(44)
     polled = manage.send("GET", where, manage.token)
     assert (polled.json()["status"], polled.headers["Retry-After"]) == ("InProgress", "1")
     assert manage("GET", manage.scale_set).json()["properties"]["provisioningState"] == "Updating"
     assert manage.carried() == set()
     assert manage.code(manage.patch(one)) == "OperationNotAllowed"
-    clock[0] += 2
+    clock.jump(2)
     assert manage.send("GET", where, manage.token).json()["status"] == "Succeeded"
     assert manage.carried() == {one}
 
 
-def test_an_operation_can_be_told_to_fail(manage: Management, azure: Azure, clock: list[float]) -> None:
+def test_an_operation_can_be_told_to_fail(manage: Management, azure: Azure, clock: JumpingClock) -> None:
     """Failed in the operation's body, with the code, and nothing has changed."""
     azure.faults.operation_errors.append("NetworkingInternalOperationError")
     answer = manage.patch(manage.identity("one"))
-    clock[0] += 1
+    clock.jump(1)
     polled = manage.send("GET", answer.headers["Azure-AsyncOperation"], manage.token).json()
     assert (polled["status"], polled["error"]["code"]) == ("Failed", "NetworkingInternalOperationError")
     assert manage.carried() == set()
 
 
-def test_a_machine_carries_a_system_assigned_identity(manage: Management, clock: list[float]) -> None:
+def test_a_machine_carries_a_system_assigned_identity(manage: Management, clock: JumpingClock) -> None:
     """`SystemAssigned` makes a principal, `None` takes it away with all others."""
     one = manage.identity("one")
     body = {"identity": {"type": "SystemAssigned, UserAssigned", "userAssignedIdentities": {one: {}}}}
     assert manage("PATCH", manage.scale_set, body).status_code == 200
-    clock[0] += 1
+    clock.jump(1)
     shown = manage("GET", manage.scale_set).json()["identity"]
     assert shown["type"] == "SystemAssigned, UserAssigned"
     assert shown["principalId"] in manage.azure.state.principals
     none = {"identity": {"type": "None", "userAssignedIdentities": None}}
     assert manage("PATCH", manage.scale_set, none).status_code == 200
-    clock[0] += 1
+    clock.jump(1)
     assert "identity" not in manage("GET", manage.scale_set).json()
     assert shown["principalId"] not in manage.azure.state.principals
 
@@ -141,7 +142,7 @@ def test_more_than_150_identities_are_refused(manage: Management) -> None:
     assert manage.code(manage.patch(*(f"{manage.group}/x/{number}" for number in range(151)))) == "BadRequest"
 
 
-def test_limits_refill_at_azures_pace(manage: Management, azure: Azure, clock: list[float]) -> None:
+def test_limits_refill_at_azures_pace(manage: Management, azure: Azure, clock: JumpingClock) -> None:
     """Off by default; on: 12 updates at once and 4 a minute, 36 reads and 12 a minute, 429 with Retry-After."""
     for _ in range(40):
         assert manage("GET", manage.scale_set).status_code == 200
@@ -151,7 +152,7 @@ def test_limits_refill_at_azures_pace(manage: Management, azure: Azure, clock: l
     refused = manage("GET", manage.scale_set)
     assert refused.headers["Retry-After"] == "5"
     assert refused.json()["error"]["details"][0]["code"] == "TooManyRequests"
-    clock[0] += 5
+    clock.jump(5)
     assert manage("GET", manage.scale_set).status_code == 200
     updates = [manage.patch(value="x").status_code for _ in range(13)]
     assert updates[-1] == 429
@@ -222,15 +223,15 @@ def test_an_identity_has_at_most_twenty_federated_credentials(manage: Management
         given = {"issuer": issuer, "subject": subject, "audiences": ["api://AzureADTokenExchange"]}
         return manage("PUT", f"{base}/{name}", {"properties": given})
 
-    assert [put(f"n{number}", f"s{number}").status_code for number in range(20)] == [201] * 20
-    assert put("n3", "other").status_code == 200
+    assert [put(f"nr{number}", f"s{number}").status_code for number in range(20)] == [201] * 20
+    assert put("nr3", "other").status_code == 200
     assert put("n20", "s20").status_code == 400
-    assert manage("DELETE", f"{base}/n0").status_code == 200
-    assert put("n20", "s19").status_code == 409
+    assert manage("DELETE", f"{base}/nr0").status_code == 200
+    assert put("n20", "s19").status_code == 400
     assert put("n20", "s20", "http://issuer.example").status_code == 400
     assert len(manage("GET", base).json()["value"]) == 19
-    assert manage("GET", f"{base}/n3").json()["properties"]["subject"] == "other"
-    assert manage("GET", f"{base}/n0").status_code == 404
+    assert manage("GET", f"{base}/nr3").json()["properties"]["subject"] == "other"
+    assert manage("GET", f"{base}/nr0").status_code == 404
 
 
 def test_what_is_assigned_is_listed_and_taken_away(manage: Management) -> None:

@@ -8,7 +8,7 @@ import httpx2
 import pytest
 from starlette.testclient import TestClient
 
-from podidentity.lab.azure import Azure
+from podidentity_lab.azure import Azure
 
 ARM = "https://management.azure.com"
 ARM_SCOPE = "https://management.azure.com//.default"
@@ -80,7 +80,7 @@ def finish(send: Send, token: str, answer: httpx2.Response) -> None:
 
 
 def test_a_wrong_secret_gets_the_number_that_sdks_show(azure: Azure, send: Send) -> None:
-    """AADSTS7000215, 401."""
+    """The answer is 401 with AADSTS7000215."""
     form = {
         "grant_type": "client_credentials",
         "client_id": azure.settings.owner.client_id,
@@ -129,7 +129,7 @@ def test_assigning_needs_the_operator_role_on_each_identity(
 def test_an_unknown_identity_fails_the_patch(
     azure: Azure, send: Send, sign_in: SignIn, identity: dict[str, Any], machine: str
 ) -> None:
-    """FailedIdentityOperation, 400."""
+    """The answer is 400 FailedIdentityOperation."""
     answer = assign(send, sign_in(ARM_SCOPE, azure.settings.cluster), machine, identity["id"] + "x", {})
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "FailedIdentityOperation")
 
@@ -171,7 +171,7 @@ def test_imds_refuses_what_the_real_one_refuses(
 
 
 def test_imds_throttles_at_twenty_a_second(imds: TestClient) -> None:
-    """429, as for every VM."""
+    """Further requests get 429, as on every VM."""
     answers = [imds.get("/metadata/identity/oauth2/token", headers={"Metadata": "true"}).status_code for _ in range(25)]
     assert answers[:20] == [400] * 20
     assert 429 in answers[20:]
@@ -214,6 +214,11 @@ def test_tokens_verify_against_the_published_keys(azure: Azure, send: Send, owne
 
 @pytest.mark.usefixtures("group")
 def test_every_request_is_logged(azure: Azure) -> None:
-    """Who, what, and the answer."""
+    """The log has who asked, for what, and the answer."""
     last = azure.log.entries[-1]
-    assert (last.service, last.who, last.method, last.status) == ("arm", azure.settings.owner.client_id, "PUT", 201)
+    assert (last.service, last.client_id, last.method, last.status) == (
+        "arm",
+        azure.settings.owner.client_id,
+        "PUT",
+        201,
+    )

@@ -18,8 +18,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import NameOID
 
-from podidentity.lab.azure import Azure
-from podidentity.lab.azure.state import FederatedCredential, Principal
+from podidentity_lab.azure import Azure
+from podidentity_lab.azure.state import FederatedCredential, Principal
 
 Send = Callable[..., httpx2.Response]
 SCOPE = "https://management.azure.com//.default"
@@ -55,7 +55,7 @@ class Key:
         return self.certificate.public_bytes(serialization.Encoding.PEM).decode()
 
     def x5c(self) -> list[str]:
-        """The certificate as RFC 7515 has it."""
+        """Return the certificate as RFC 7515 has it."""
         return [base64.b64encode(self.certificate.public_bytes(serialization.Encoding.DER)).decode()]
 
     def thumbprint(self, algorithm: hashes.HashAlgorithm) -> str:
@@ -63,7 +63,7 @@ class Key:
         return base64.urlsafe_b64encode(self.certificate.fingerprint(algorithm)).decode().rstrip("=")
 
     def key_set(self, kid: str) -> dict[str, Any]:
-        """What an issuer publishes."""
+        """Return what an issuer publishes."""
         public = json.loads(jwt.algorithms.RSAAlgorithm.to_jwk(self.private.public_key()))
         return {"keys": [{**public, "kid": kid, "use": "sig"}]}
 
@@ -109,7 +109,7 @@ class Tenant:
         return self.ask(app.client_id, client_assertion=signed, client_assertion_type=BEARER)
 
     def number(self, answer: httpx2.Response) -> int:
-        """The AADSTS number, which the description must show as SDKs print it."""
+        """Return the AADSTS number, which the description must show as SDKs print it."""
         body = answer.json()
         assert body["error_description"].startswith(f"AADSTS{body['error_codes'][0]}: ")
         return int(body["error_codes"][0])
@@ -122,7 +122,7 @@ def tenant(azure: Azure, send: Send) -> Tenant:
 
 
 def own(azure: Azure, app: Principal, **changed: Any) -> dict[str, Any]:
-    """The claims of an application's assertion."""
+    """Return the claims of an application's assertion."""
     now = int(dt.datetime.now(dt.UTC).timestamp())
     audience = f"https://login.microsoftonline.com/{azure.settings.tenant_id}/oauth2/v2.0/token"
     claims = {"iss": app.client_id, "sub": app.client_id, "aud": audience, "nbf": now, "exp": now + 600, "jti": "1"}
@@ -158,7 +158,7 @@ def test_assertions_that_prove_nothing(tenant: Tenant, azure: Azure, app: Princi
 
 
 def test_an_expired_certificate_signs_nobody_in(tenant: Tenant, azure: Azure, app: Principal) -> None:
-    """AADSTS700027, however well it signs."""
+    """The answer is AADSTS700027, however well the certificate signs."""
     old = Key(begins=dt.datetime.now(dt.UTC) - dt.timedelta(days=9))
     app.certificates.append(old.pem)
     header = {"x5t#S256": old.thumbprint(hashes.SHA256())}
@@ -168,7 +168,7 @@ def test_an_expired_certificate_signs_nobody_in(tenant: Tenant, azure: Azure, ap
 
 
 def foreign(**changed: Any) -> dict[str, Any]:
-    """The claims of another issuer's token."""
+    """Return the claims of another issuer's token."""
     now = int(dt.datetime.now(dt.UTC).timestamp())
     claims = {"iss": ISSUER, "sub": SUBJECT, "aud": [AUDIENCE], "iat": now, "nbf": now, "exp": now + 600}
     return claims | changed
@@ -189,8 +189,8 @@ def test_a_federated_credential_takes_its_issuers_tokens(
     assert tenant.number(answer(foreign(aud="api://other"))) == 700212
     assert tenant.number(answer(foreign(sub=SUBJECT + "x"))) == 700213
     assert tenant.number(answer(foreign(nbf=1, iat=1, exp=2))) == 700024
-    assert tenant.number(answer(foreign(), signer=Key())) == 50013
-    assert tenant.number(answer(foreign(), kid="two")) == 50013
+    assert tenant.number(answer(foreign(), signer=Key())) == 7000272
+    assert tenant.number(answer(foreign(), kid="two")) == 7000272
 
 
 @pytest.fixture
@@ -224,13 +224,13 @@ def issuer(azure: Azure, key: Key) -> Iterator[str]:
 def test_an_issuers_keys_are_fetched_from_where_it_publishes_them(
     tenant: Tenant, app: Principal, key: Key, issuer: str
 ) -> None:
-    """Through openid-configuration; one that cannot be reached is AADSTS50166."""
+    """Through openid-configuration; one that cannot be reached is AADSTS501661."""
     app.federated["two"] = FederatedCredential("two", issuer, SUBJECT, [AUDIENCE])
     signed = jwt.encode(foreign(iss=issuer), key.private, "RS256", headers={"kid": "two"})
     assert tenant.assertion(app, signed).status_code == 200
     app.federated["gone"] = FederatedCredential("gone", f"{issuer}/gone", SUBJECT, [AUDIENCE])
     signed = jwt.encode(foreign(iss=f"{issuer}/gone"), key.private, "RS256", headers={"kid": "two"})
-    assert tenant.number(tenant.assertion(app, signed)) == 50166
+    assert tenant.number(tenant.assertion(app, signed)) == 501661
 
 
 def test_an_application_that_nobody_agreed_to_gets_nothing(tenant: Tenant, azure: Azure) -> None:

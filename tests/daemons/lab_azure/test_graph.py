@@ -6,8 +6,8 @@ from typing import Any
 import httpx2
 import pytest
 
-from podidentity.lab.azure import Azure
-from podidentity.lab.azure.state import ServicePrincipal
+from podidentity_lab.azure import Azure
+from podidentity_lab.azure.state import ServicePrincipal
 
 GRAPH = "https://graph.microsoft.com/v1.0"
 Send = Callable[..., httpx2.Response]
@@ -41,7 +41,7 @@ def test_an_application_is_made_and_signs_in_with_its_new_password(ask: Ask, sig
 
 
 def test_only_an_owner_writes(azure: Azure, send: Send, sign_in: SignIn) -> None:
-    """Everybody with a token reads."""
+    """Everybody who has a token may read."""
     token = sign_in("https://graph.microsoft.com/.default", azure.settings.cluster)
     refused = send("POST", f"{GRAPH}/applications", token, json={"displayName": "x"})
     assert (refused.status_code, refused.json()["error"]["code"]) == (403, "Authorization_RequestDenied")

@@ -7,8 +7,8 @@ import httpx2
 import pytest
 from starlette.testclient import TestClient
 
-from podidentity.lab.azure import Azure, AzureSettings
-from podidentity.lab.azure.state import Principal
+from podidentity_lab.azure import Azure, AzureSettings
+from podidentity_lab.azure.state import Principal
 
 URL = "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https://vault.azure.net"
 HEADER = {"Metadata": "true"}
@@ -53,21 +53,17 @@ def test_a_share_of_the_answers_fails_as_long_as_it_is_told(azure: Azure, instan
     assert {imds.get(URL, headers=HEADER).status_code for _ in range(8)} == {200}
 
 
-def test_five_at_once_and_no_more(azure: Azure, instance: str) -> None:
+async def test_five_at_once_and_no_more(azure: Azure, instance: str) -> None:
     """The sixth token request that is there at the same time is 429."""
     azure.faults.imds_seconds = 0.5
-
-    async def ask() -> list[int]:
-        transport = httpx2.ASGITransport(app=azure.imds(instance))
-        async with httpx2.AsyncClient(transport=transport, base_url="http://169.254.169.254") as http:
-            answers = await asyncio.gather(*(http.get(URL, headers=HEADER) for _ in range(6)))
-        return sorted(one.status_code for one in answers)
-
-    assert asyncio.run(ask()) == [200] * 5 + [429]
+    transport = httpx2.ASGITransport(app=azure.imds(instance))
+    async with httpx2.AsyncClient(transport=transport, base_url="http://169.254.169.254") as http:
+        answers = await asyncio.gather(*(http.get(URL, headers=HEADER) for _ in range(6)))
+    assert sorted(answer.status_code for answer in answers) == [200] * 5 + [429]
 
 
 def test_a_resource_that_nobody_has_is_refused(azure: Azure, instance: str) -> None:
-    """AADSTS500011 in IMDS's form."""
+    """The answer has Entra ID's number AADSTS500011 in IMDS's form."""
     refused = TestClient(azure.imds(instance)).get(
         "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https://nowhere.example", headers=HEADER
     )

@@ -7,8 +7,8 @@ from typing import Any
 import httpx2
 import pytest
 
-from podidentity.lab.azure import Azure
-from podidentity.lab.azure.roles import ROLES
+from podidentity_lab.azure import Azure
+from podidentity_lab.azure.roles import ROLES
 
 ARM = "https://management.azure.com"
 VERSION = "?api-version=7.4"

@@ -9,7 +9,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from podidentity.errors import LabError
-from podidentity.lab.azure import Azure, AzureSettings
+from podidentity_lab.azure import Azure, AzureSettings
 
 ARM = "https://management.azure.com"
 Send = Callable[..., httpx2.Response]
@@ -37,9 +37,9 @@ def test_everything_is_there_again(azure: Azure, send: Send, sign_in: Callable[.
     body = {"identity": {"type": "UserAssigned", "userAssignedIdentities": {identity: {}}}}
     assert send("PATCH", f"{ARM}{scale_set}?api-version=1", owner, json=body).status_code == 200
 
-    text = azure.saved()
-    again = Azure.restored(text)
-    assert again.saved() == text
+    text = azure.save()
+    again = Azure.restore(text)
+    assert again.save() == text
     assert again.ca_pem == azure.ca_pem
     assert again.settings == azure.settings
     again.add_scale_set("ss", 1)
@@ -49,7 +49,7 @@ def test_everything_is_there_again(azure: Azure, send: Send, sign_in: Callable[.
     arm = TestClient(again.app, base_url=ARM)
     header = {"Authorization": f"Bearer {owner}"}
     assert arm.get(scale_set, headers=header).json()["properties"]["provisioningState"] == "Updating"
-    later = Azure.restored(text, lambda: next(iter(again.state.operations.values())).ends_at)
+    later = Azure.restore(text, lambda: next(iter(again.state.operations.values())).ends_at)
     assert set(_identities(later)) == {identity}
 
 
@@ -62,9 +62,9 @@ def _identities(azure: Azure) -> list[str]:
 
 @pytest.mark.parametrize("text", ["", "{}", '{"format": 99, "state": {}}', '{"format": 1, "state": {"groups": 1}}'])
 def test_what_cannot_be_read_is_one_sentence(text: str) -> None:
-    """And says what to do."""
-    with pytest.raises(LabError, match=r"saved Azure.*Start a fresh lab"):
-        Azure.restored(text)
+    """The sentence also says what to do."""
+    with pytest.raises(LabError, match=r"saved Azure.*; start a fresh lab"):
+        Azure.restore(text)
 
 
 def test_no_secret_shows_in_a_repr() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from contract.servers import embedded
-from podidentity.lab.kubernetes import Kubernetes
+from podidentity_lab.kubernetes import Kubernetes
 
 Kubectl = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from podidentity.lab.kubernetes import Kubernetes
+from podidentity_lab.kubernetes import Kubernetes
 
 Kubectl = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -64,7 +64,7 @@ DEPLOYMENT: dict[str, Any] = {
 
 
 def good(done: subprocess.CompletedProcess[str]) -> str:
-    """The output of a command that must succeed."""
+    """Return the output of a command that must succeed."""
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -105,7 +105,7 @@ def test_a_custom_resource_is_served_once_it_is_defined(kubectl: Kubectl) -> Non
 
 
 def test_apply_creates_and_then_changes(kubectl: Kubectl) -> None:
-    """The walk-through's command."""
+    """`kubectl apply` of the walk-through's file works the first time and again."""
     good(kubectl("apply", "-f", "-", stdin=DEFINITION))
     assert "created" in good(kubectl("apply", "-f", "-", stdin=json.dumps(IDENTITY)))
     changed = {**IDENTITY, "spec": {"type": 0, "clientID": "d"}}
@@ -157,7 +157,7 @@ def test_a_deployment_becomes_pods_on_all_nodes(kubectl: Kubectl, kubernetes: Ku
 
 
 def test_a_load_balancer_gets_an_address(kubectl: Kubectl, kubernetes: Kubernetes) -> None:
-    """Cluster IP and external IP."""
+    """The Service has a cluster IP and an external IP."""
     service = {
         "apiVersion": "v1",
         "kind": "Service",
@@ -184,13 +184,17 @@ def test_a_stale_write_is_a_conflict(kubectl: Kubectl, kubernetes: Kubernetes) -
 def test_a_service_account_may_do_what_its_role_says(kubectl: Kubectl, kubernetes: Kubernetes) -> None:
     """RBAC: nothing without a rule."""
     good(kubectl("create", "-f", "-", stdin=ROLE))
-    token = kubernetes.service_account_token("default", "nmi", {"name": "p", "uid": "u"})
+    pod = kubernetes.storage.create("pods", {"metadata": {"name": "p", "namespace": "default"}, "spec": {}})
+    bound = {"name": "p", "uid": pod["metadata"]["uid"]}
+    token = kubernetes.service_account_token("default", "nmi", bound)
     good(kubectl("get", "pods", f"--token={token}"))
     refused = kubectl("get", "secrets", f"--token={token}")
     assert 'User "system:serviceaccount:default:nmi" cannot list resource "secrets"' in refused.stderr
 
 
 def test_what_it_does_not_do_names_the_real_one(kubectl: Kubectl) -> None:
-    """A sentence, not a puzzle."""
-    refused = kubectl("apply", "--server-side", "-f", "-", stdin=json.dumps(DEPLOYMENT))
+    """The refusal is a sentence that names `--kubernetes real`."""
+    refused = kubectl("create", "ingress", "web", "--rule=example.com/=web:80")
+    assert "--kubernetes=real" in refused.stderr
+    refused = kubectl("create", "--dry-run=server", "-f", "-", stdin=json.dumps(DEPLOYMENT))
     assert "--kubernetes=real" in refused.stderr

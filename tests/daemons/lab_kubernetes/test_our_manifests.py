@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from daemons.lab_kubernetes.conftest import Kubectl
-from podidentity.lab.kubernetes import Kubernetes
+from podidentity_lab.kubernetes import Kubernetes
 
 REPOSITORY = Path(__file__).parents[3]
 EXAMPLE = REPOSITORY / "examples" / "keyvault-app"
@@ -27,7 +27,7 @@ def test_an_empty_cluster_takes_each_installation(kubectl: Kubectl, path: Path) 
 
 
 def test_the_demo_the_exceptions_and_the_uninstaller_are_taken(kubectl: Kubectl) -> None:
-    """They follow an installation."""
+    """They are created after an installation, as their users do it."""
     assert kubectl("create", "namespace", "kube-system").returncode in {0, 1}
     assert kubectl("create", "-f", DEFINITIONS).returncode == 0
     for path in OTHERS:

@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 import make
-from podidentity.core.arm import Target
+from podidentity.core.model.arm import Target
 from serving import serving
 
 LINKED = (
@@ -28,7 +28,7 @@ LINKED = (
 
 
 class Fault(NamedTuple):
-    """An answer in place of the truth."""
+    """An error in place of the right response."""
 
     status: int
     code: str = ""
@@ -36,7 +36,7 @@ class Fault(NamedTuple):
     headers: dict[str, str] = {}  # noqa: RUF012  # never changed
 
     def response(self) -> Response:
-        """Write it as ARM does."""
+        """Return it in the form of ARM."""
         return JSONResponse({"error": {"code": self.code, "message": self.message}}, self.status, self.headers)
 
 
@@ -64,8 +64,8 @@ class StandInArm:
     def __init__(self) -> None:
         self.base = ""
         self.machines: dict[str, Machine] = {}
-        self.refused: set[str] = set()
-        self.how = "named"
+        self.refused_identities: set[str] = set()
+        self.refusal_style = "named"
         self.patches: deque[Fault] = deque()
         self.gets: deque[Fault] = deque()
         self.operation_errors: deque[Fault] = deque()
@@ -78,20 +78,20 @@ class StandInArm:
         self._operations: dict[str, Operation] = {}
 
     def machine(self, target: Target) -> Machine:
-        """Find or make one."""
+        """Return a machine; it is made when first named."""
         return self.machines.setdefault(target.path.lower(), Machine())
 
     def calls(self, method: str, target: Target | None = None) -> list[dict[str, Any]]:
-        """What was asked of a machine, or of all."""
+        """Return the changes requested of a machine, or of all; of a GET they are empty."""
         return [
-            asked
-            for _, how, path, asked in self.log
+            change
+            for _, how, path, change in self.log
             if how == method and (target is None or path == target.path.lower())
         ]
 
-    def carried(self, target: Target) -> set[str]:
-        """The names of the identities on a machine."""
-        return {one.rsplit("/", 1)[1] for one in self.machine(target).identities}
+    def names_on(self, target: Target) -> set[str]:
+        """Return the names of the identities on a machine."""
+        return {text.rsplit("/", 1)[1] for text in self.machine(target).identities}
 
     @contextlib.asynccontextmanager
     async def listening(self) -> AsyncIterator["StandInArm"]:
@@ -102,12 +102,12 @@ class StandInArm:
             yield self
 
     def write_config(self, folder: Path, **fields: object) -> tuple[str, dict[str, str]]:
-        """Write azure.json and the file with the endpoints; the path of the one, the variable for the other."""
+        """Write azure.json and the file with the endpoints. Return its path and the environment."""
         environment = folder / "environment.json"
         environment.write_text(
             json.dumps({"name": "Lab", "resourceManagerEndpoint": self.base, "activeDirectoryEndpoint": self.base})
         )
-        given = {
+        settings = {
             "cloud": "AzureStackCloud",
             "tenantId": "tenant",
             "aadClientId": "mic",
@@ -116,7 +116,7 @@ class StandInArm:
             "resourceGroup": make.GROUP,
         }
         path = folder / "azure.json"
-        path.write_text(json.dumps(given | fields))
+        path.write_text(json.dumps(settings | fields))
         return str(path), {"AZURE_ENVIRONMENT_FILEPATH": str(environment)}
 
     async def _serve(self, request: Request) -> Response:
@@ -129,8 +129,8 @@ class StandInArm:
             return Fault(401, "InvalidAuthenticationToken", "expired").response()
         if path.startswith("/operations/"):
             return self._operation(path.rsplit("/", 1)[1])
-        asked = (await request.json())["identity"] if request.method == "PATCH" else {}
-        self.log.append((asyncio.get_running_loop().time(), request.method, path.lower(), asked))
+        change = (await request.json())["identity"] if request.method == "PATCH" else {}
+        self.log.append((asyncio.get_running_loop().time(), request.method, path.lower(), change))
         machine = self.machines.get(path.lower())
         script = self.patches if request.method == "PATCH" else self.gets
         if script:
@@ -139,19 +139,19 @@ class StandInArm:
             return Fault(404, "ResourceNotFound", f"The Resource '{path}' was not found.").response()
         if request.method == "GET":
             return JSONResponse(_document(machine))
-        return self._patch(path, machine, asked)
+        return self._patch(path, machine, change)
 
     def _token(self, form: dict[str, str]) -> Response:
         if form.get("client_secret") != self.secret:
-            told = "AADSTS7000215: Invalid client secret provided."
-            return JSONResponse({"error": "invalid_client", "error_description": told}, 401)
+            message = "AADSTS7000215: Invalid client secret provided."
+            return JSONResponse({"error": "invalid_client", "error_description": message}, 401)
         self.tokens.append(form)
         return JSONResponse({"access_token": f"token-{len(self.tokens)}", "expires_in": 3599, "token_type": "Bearer"})
 
-    def _patch(self, path: str, machine: Machine, asked: dict[str, Any]) -> Response:
-        given: dict[str, Any] = asked.get("userAssignedIdentities") or {}
-        bad = [one for one in given if given[one] is not None and one.lower() in self.refused]
-        if bad and self.how == "named":
+    def _patch(self, path: str, machine: Machine, change: dict[str, Any]) -> Response:
+        requested: dict[str, Any] = change.get("userAssignedIdentities") or {}
+        bad = [text for text in requested if requested[text] is not None and text.lower() in self.refused_identities]
+        if bad and self.refusal_style == "named":
             linked = ",".join(bad)
             return Fault(403, "LinkedAuthorizationFailed", LINKED.format(scope=path, linked=linked)).response()
         if bad:
@@ -162,32 +162,32 @@ class StandInArm:
             if machine.gate:
                 await machine.gate.wait()
             if error is None:
-                _apply(machine, asked)
+                _apply(machine, change)
 
         error = self.operation_errors.popleft() if self.operation_errors else None
         name = str(len(self._operations))
         self._operations[name] = Operation(asyncio.create_task(end()), error)
-        after = Machine(dict(machine.identities), machine.system)
-        _apply(after, asked)
-        shown = _document(after) | {"properties": {"provisioningState": "Updating"}}
+        result = Machine(dict(machine.identities), machine.system)
+        _apply(result, change)
+        document = _document(result) | {"properties": {"provisioningState": "Updating"}}
         headers = {"Azure-AsyncOperation": f"{self.base}/operations/{name}", "Retry-After": self.retry_after}
-        return JSONResponse(shown, headers=headers)
+        return JSONResponse(document, headers=headers)
 
     def _operation(self, name: str) -> Response:
-        found = self._operations[name]
-        if not found.ends.done():
+        operation = self._operations[name]
+        if not operation.ends.done():
             return JSONResponse({"status": "InProgress"}, headers={"Retry-After": self.retry_after})
-        if found.error:
-            error = {"code": found.error.code, "message": found.error.message}
+        if operation.error:
+            error = {"code": operation.error.code, "message": operation.error.message}
             return JSONResponse({"status": "Failed", "error": error})
         return JSONResponse({"status": "Succeeded"})
 
 
-def _apply(machine: Machine, asked: dict[str, Any]) -> None:
-    kind, given = str(asked["type"]).lower(), asked.get("userAssignedIdentities")
+def _apply(machine: Machine, change: dict[str, Any]) -> None:
+    kind, requested = str(change["type"]).lower(), change.get("userAssignedIdentities")
     if "userassigned" not in kind:
         machine.identities.clear()
-    for text, value in (given or {}).items():
+    for text, value in (requested or {}).items():
         if value is None:
             machine.identities.pop(text.lower(), None)
         else:
@@ -197,8 +197,10 @@ def _apply(machine: Machine, asked: dict[str, Any]) -> None:
 
 def _document(machine: Machine) -> dict[str, Any]:
     kinds = [*(["SystemAssigned"] if machine.system else []), *(["UserAssigned"] if machine.identities else [])]
-    shown: dict[str, Any] = {"properties": {"provisioningState": machine.state}}
+    document: dict[str, Any] = {"properties": {"provisioningState": machine.state}}
     if kinds:
-        carried = {text: {"clientId": told, "principalId": "p"} for text, told in machine.identities.items()}
-        shown["identity"] = {"type": ", ".join(kinds), "userAssignedIdentities": carried}
-    return shown
+        identities = {
+            text: {"clientId": client_id, "principalId": "p"} for text, client_id in machine.identities.items()
+        }
+        document["identity"] = {"type": ", ".join(kinds), "userAssignedIdentities": identities}
+    return document

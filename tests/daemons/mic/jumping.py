@@ -2,32 +2,35 @@
 
 import asyncio
 import selectors
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from contextlib import nullcontext
 from dataclasses import replace
-from typing import Any
+from unittest import mock
 
 import make
-from podidentity.core import warming
-from podidentity.core.arm import IdentityId, Target, TargetState
-from podidentity.core.assigning import Policy
-from podidentity.core.cluster import Pod, Snapshot
-from podidentity.core.drift import Change
-from podidentity.core.failing import Failing
-from podidentity.core.identities import AzureAssignedIdentity, AzureIdentity, ObjectKey
-from podidentity.core.matching import Skipped
-from podidentity.core.planning import Write
+from podidentity.core.assignment.planning import Write
+from podidentity.core.model.arm import ArmState, IdentityId, Target
+from podidentity.core.model.assignment_failure import AssignmentFailure
+from podidentity.core.model.identities import AzureAssignedIdentity, AzureIdentity, ObjectKey
+from podidentity.core.model.matching import IneffectiveBinding
+from podidentity.core.model.policy import Policy
+from podidentity.core.model.snapshot import Pod, Snapshot
+from podidentity.core.target.drift import TargetChange
 from podidentity.errors import AzureError
-from podidentity.mic.book import Book
-from podidentity.mic.changes import Changes, Near
-from podidentity.mic.ports import Put
-from podidentity.mic.sync import Surroundings, Sync
-from podidentity.mic.targets import Tools, Workers
+from podidentity.mic import slices
+from podidentity.mic.changes import Changes
+from podidentity.mic.context import TermContext
+from podidentity.mic.ports import AssignedByMic, Ports
+from podidentity.mic.settings import Settings
+from podidentity.mic.term import Term
+from podidentity.mic.workers import Workers
 
 PATCH_SECONDS = 4.0
 
 
 class JumpingLoop(asyncio.SelectorEventLoop):
-    """Time passes only when everybody waits, and then at once."""
+    """An event loop whose time passes only when everybody waits, and then at once."""
 
     def __init__(self) -> None:
         self._jumped = 0.0
@@ -42,170 +45,229 @@ class JumpingLoop(asyncio.SelectorEventLoop):
         super().__init__(Jumping())
 
     def time(self) -> float:
-        """Say how far it has jumped; the machine's own time does not count."""
+        """Return how far it has jumped; the machine's own time does not count."""
         return self._jumped
 
 
 class Azure:
-    """Scale sets in memory. `errors` are raised first; `refused` identities spoil a PATCH at once, all named."""
+    """Scale sets in memory. `errors` are raised first; `refused_identities` spoil a PATCH at once, all named."""
 
     def __init__(self) -> None:
         self.carries: dict[Target, set[IdentityId]] = {}
         self.seconds: dict[Target, float] = {}
-        self.refused: set[IdentityId] = set()
+        self.refused_identities: set[IdentityId] = set()
         self.errors: list[AzureError] = []
-        self.patches: list[tuple[float, Change]] = []
+        self.patches: list[tuple[float, TargetChange]] = []
 
-    async def get(self, target: Target) -> TargetState:
-        """Say what is there."""
-        there = sorted(self.carries.setdefault(target, set()))
-        return TargetState(frozenset(there), tuple((one, f"client-of-{one.name}") for one in there))
+    async def get(self, target: Target) -> ArmState:
+        """Return which identities a target carries."""
+        identities = sorted(self.carries.setdefault(target, set()))
+        return ArmState(
+            frozenset(identities), tuple((identity, f"client-of-{identity.name}") for identity in identities)
+        )
 
-    async def patch(self, target: Target, change: Change, state: TargetState) -> TargetState:
-        """Change it, in its time."""
+    async def client_id(self, identity: IdentityId) -> str:
+        """Return the client ID of an identity."""
+        return f"client-of-{identity.name}"
+
+    async def patch(self, target: Target, change: TargetChange, state: ArmState) -> ArmState:
+        """Change a target after its seconds have passed."""
         del state
         self.patches.append((asyncio.get_running_loop().time(), change))
         if self.errors:
             raise self.errors.pop(0)
-        bad = self.refused & {*change.assign}
+        bad = self.refused_identities & {*change.assign}
         if bad:
-            said = ", ".join(one.text for one in sorted(bad))
-            raise AzureError(said, status=403, code="LinkedAuthorizationFailed", said=said)
+            message = ", ".join(identity.text for identity in sorted(bad))
+            raise AzureError(message, status=403, code="LinkedAuthorizationFailed", service_message=message)
         await asyncio.sleep(self.seconds.get(target, PATCH_SECONDS))
         self.carries[target] = (self.carries[target] | {*change.assign}) - {*change.unassign}
         return await self.get(target)
 
 
 class Memory:
-    """A cluster: the ports of those who read it, write to it and tell of it.
+    """All ports to a cluster. `full_plans` counts the full plans, `partial_plan_sizes` has the pods of each other.
 
-    `planned_for` is for how many pods each plan was, of those for a few; `wholes` counts the others.
+    `created` has the pod of each write, in their order.
     """
 
     def __init__(self, snapshot: Snapshot) -> None:
         self.now = snapshot
         self.changes = Changes()
         self.assigned_at: dict[tuple[str, str], float] = {}
-        self.planned_for: list[int] = []
-        self.wholes = 0
+        self.partial_plan_sizes: list[int] = []
+        self.full_plans = 0
+        self.create_seconds = 0.0
+        self.created: list[str] = []
         self._objects: dict[ObjectKey, AzureAssignedIdentity] = {}
 
-    def snapshot(self, targets: Mapping[Target, TargetState], put: Put, failing: tuple[Failing, ...] = ()) -> Snapshot:
-        """Freeze it."""
-        self.wholes += 1
+    def snapshot(
+        self,
+        targets: Mapping[Target, ArmState],
+        assigned_by_mic: AssignedByMic,
+        failing: tuple[AssignmentFailure, ...] = (),
+    ) -> Snapshot:
+        """Return all of it."""
+        self.full_plans += 1
         objects = tuple(self._objects.values())
-        return replace(self.now, assigned=objects, targets=dict(targets), put=dict(put), failing=failing)
+        return replace(
+            self.now,
+            assigned_identities=objects,
+            targets=dict(targets),
+            assigned_by_mic=dict(assigned_by_mic),
+            failing=failing,
+        )
 
-    def close_up(self, near: Near, targets: Mapping[Target, TargetState], policy: Policy) -> Snapshot:
-        """Freeze what is about a few pods."""
-        nodes = {name for name, one in self.now.nodes.items() if warming.target_of(one, policy) in near.targets}
-        pods = tuple(one for one in self.now.pods if one.key in near.pods or one.node in nodes)
-        keys = near.pods | {one.key for one in pods}
-        self.planned_for.append(len(keys))
-        objects = tuple(one for one in self._objects.values() if one.pod in keys)
-        return replace(self.now, pods=pods, assigned=objects, targets=dict(targets))
+    def pods_on(self, targets: AbstractSet[Target], policy: Policy) -> Iterable[ObjectKey]:
+        """Return the pods on the nodes of some targets."""
+        nodes = {name for name, node in self.now.nodes.items() if policy.target_of(node) in targets}
+        return [pod.key for pod in self.now.pods if pod.node in nodes]
+
+    def partial_snapshot(self, pods: AbstractSet[ObjectKey], targets: Mapping[Target, ArmState]) -> Snapshot:
+        """Return what concerns a few pods."""
+        values = tuple(pod for pod in self.now.pods if pod.key in pods)
+        self.partial_plan_sizes.append(len(pods))
+        objects = tuple(identity for identity in self._objects.values() if identity.pod in pods)
+        return replace(self.now, pods=values, assigned_identities=objects, targets=dict(targets))
+
+    @property
+    def objects(self) -> tuple[AzureAssignedIdentity, ...]:
+        """Return all objects."""
+        return tuple(self._objects.values())
 
     @property
     def assigned_now(self) -> int:
-        """How many objects there are in the state Assigned."""
-        return sum(one.state == "Assigned" for one in self._objects.values())
+        """Return how many objects are in the state Assigned."""
+        return sum(identity.state == "Assigned" for identity in self._objects.values())
 
     def remove(self, pod: Pod) -> None:
         """Delete a pod."""
-        self.now = replace(self.now, pods=tuple(one for one in self.now.pods if one.key != pod.key))
-        self.changes.pod(pod.key)
+        self.now = replace(self.now, pods=tuple(other for other in self.now.pods if other.key != pod.key))
+        self.changes.note_pod(pod.key)
 
     def add(self, *pods: Pod) -> None:
         """Create pods."""
         self.now = replace(self.now, pods=(*self.now.pods, *pods))
         for pod in pods:
-            self.changes.pod(pod.key)
+            self.changes.note_pod(pod.key)
 
-    async def create(self, assigned: AzureAssignedIdentity) -> None:
+    async def create(self, identity: AzureAssignedIdentity) -> None:
         """Write one, and note when it became Assigned."""
-        self._objects[assigned.key] = assigned
-        if assigned.state == "Assigned":
-            about = (assigned.pod.name, assigned.identity.key.name)
-            self.assigned_at.setdefault(about, asyncio.get_running_loop().time())
-        self.changes.soon()
+        if self.create_seconds:
+            await asyncio.sleep(self.create_seconds)
+        self._objects[identity.key] = identity
+        self.created.append(identity.pod.name)
+        if identity.state == "Assigned":
+            key = (identity.pod.name, identity.identity.key.name)
+            self.assigned_at.setdefault(key, asyncio.get_running_loop().time())
+        self.changes.schedule_full_plan()
 
     replace = mark = create
 
-    async def delete(self, assigned: AzureAssignedIdentity) -> None:
+    async def delete(self, identity: AzureAssignedIdentity) -> None:
         """Delete one."""
-        self._objects.pop(assigned.key, None)
-        self.changes.pod(assigned.pod)
+        self._objects.pop(identity.key, None)
+        self.changes.note_pod(identity.pod)
 
-    async def load(self) -> Put | None:
-        """Read no record."""
+    async def load(self) -> AssignedByMic | None:
+        """Return an empty record."""
         return {}
 
-    async def store(self, put: Put) -> None:
+    async def store(self, assigned_by_mic: AssignedByMic) -> None:
         """Write the record."""
 
-    def assigned(self, identity: IdentityId, target: Target) -> None:
-        """Say nothing."""
+    def report_assigned(self, identity: IdentityId, target: Target) -> None:
+        """Report nothing."""
 
-    def removed(self, identity: IdentityId, target: Target) -> None:
-        """Say nothing."""
+    def report_removed(self, identity: IdentityId, target: Target) -> None:
+        """Report nothing."""
 
-    def failed(self, identity: IdentityId, target: Target, why: str) -> None:
-        """Say nothing."""
+    def report_failing(self, identity: IdentityId, target: Target, message: str) -> None:
+        """Report nothing."""
 
-    def wrote(self, writes: Sequence[Write]) -> None:
-        """Say nothing."""
+    def report_writes(self, writes: Sequence[Write]) -> None:
+        """Report nothing."""
 
-    def refused(self, write: Write, why: str) -> None:
-        """Say nothing."""
+    def report_failed_write(self, write: Write, message: str) -> None:
+        """Report nothing."""
 
-    def mistaken(self, identity: AzureIdentity, why: str) -> None:
-        """Say nothing."""
+    def report_wrong_client_id(self, identity: AzureIdentity, message: str) -> None:
+        """Report nothing."""
 
-    def unreadable(self, assigned: ObjectKey, why: str) -> None:
-        """Say nothing."""
+    def report_unreadable(self, key: ObjectKey, message: str) -> None:
+        """Report nothing."""
 
-    def skipped(self, skipped: Skipped) -> None:
-        """Say nothing."""
+    def report_skipped(self, skip: IneffectiveBinding) -> None:
+        """Report nothing."""
 
-    def want(self, identities: object, bindings: object) -> None:
-        """Show no conditions."""
+    def update(self, identities: object, bindings: object) -> None:
+        """Write no conditions."""
+
+    def show(self, target: Target, state: ArmState) -> None:
+        """Do nothing: there is no NMI."""
+
+    def replace_all(self, states: Mapping[Target, ArmState], targets: Iterable[Target]) -> None:
+        """Do nothing: there is no NMI."""
+
+    async def run(self) -> None:
+        """Write no conditions, and tell no NMI."""
 
 
 class Play:
     """A running MIC."""
 
-    def __init__(self, memory: Memory, azure: Azure, workers: Workers) -> None:
+    def __init__(self, memory: Memory, azure: Azure, term: Term) -> None:
         self.memory = memory
         self.azure = azure
-        self.workers = workers
+        self._term = term
+
+    @property
+    def workers(self) -> Workers:
+        """The workers, once the term has begun."""
+        assert self._term.workers is not None
+        return self._term.workers
 
     def seconds(self, pod: str, identity: str) -> float:
-        """When an identity became a pod's."""
+        """Return when an identity was assigned to a pod."""
         return self.memory.assigned_at[pod, identity]
+
+    @property
+    def time(self) -> float:
+        """Return the moment that it is."""
+        return asyncio.get_running_loop().time()
 
     async def until(self, moment: float) -> None:
         """Let time pass."""
         await asyncio.sleep(moment - asyncio.get_running_loop().time())
 
 
-def play(story: Callable[[Play], Awaitable[None]], names: str = "a", **nodes: str) -> None:
+def play(
+    story: Callable[[Play], Awaitable[None]], names: str = "a", *, pause_seconds: float = 0.0, **nodes: str
+) -> None:
     """Run a story in a cluster with these nodes on these scale sets, where every pod has all identities `names`."""
 
     async def run() -> None:
-        made = {name: make.node(name, scale_set) for name, scale_set in (nodes or {"n1": "ss"}).items()}
+        node_values = {name: make.node(name, scale_set) for name, scale_set in (nodes or {"n1": "ss"}).items()}
         bindings = [make.binding(name, azure_identity=name) for name in names]
-        memory = Memory(make.snapshot([], [make.identity(name) for name in names], bindings, nodes=made))
-        azure, policy = Azure(), make.policy()
-        around: Any = Surroundings(memory, memory, memory, memory, memory.changes)
+        memory = Memory(make.snapshot([], [make.identity(name) for name in names], bindings, nodes=node_values))
+        azure = Azure()
+        ports = Ports(
+            cluster=memory,
+            objects=memory,
+            records=memory,
+            machines=azure,
+            events=memory,
+            conditions=memory,
+            machine_states=memory,
+            remove_leftovers=memory.run,
+            identity_changes=lambda _: nullcontext(),
+        )
+        term = Term(TermContext(ports, memory.changes, make.policy(), Settings()))
         async with asyncio.TaskGroup() as group:
-            tools = Tools(azure, Book(memory, {}), memory, policy, memory.changes.target)
-            workers = Workers(tools, group)
-            term = group.create_task(Sync(around, policy).run(workers))
-            await story(Play(memory, azure, workers))
-            term.cancel()
-            workers.want_all({})
-            for task in workers._tasks.values():
-                task.cancel()
+            task = group.create_task(term.run())
+            await story(Play(memory, azure, term))
+            task.cancel()
 
-    with asyncio.Runner(loop_factory=JumpingLoop) as runner:
+    # How many slices a plan has depends on the machine; unless a test counts them, they take no time on this clock.
+    with mock.patch.object(slices, "PAUSE_SECONDS", pause_seconds), asyncio.Runner(loop_factory=JumpingLoop) as runner:
         runner.run(run())

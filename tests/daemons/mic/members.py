@@ -1,4 +1,4 @@
-"""Several MICs as processes of their own, with one Kubernetes API and one ARM: who asked what is noted."""
+"""Several MICs as processes of their own, with one Kubernetes API and one ARM: the writes of each are noted."""
 
 import asyncio
 import contextlib
@@ -16,50 +16,50 @@ import httpx2
 
 import make
 from daemons.mic.conftest import Machines, NoLogs, World
-from podidentity.lab.kubernetes import Kubernetes
+from podidentity_lab.kubernetes import Kubernetes
 from serving import serving, unused_port
 
 SECONDS = 5
-"""Duration of a leader's promise: long enough for a loaded machine to renew it every quarter."""
+"""A leader's lease: long enough for a loaded machine to renew it every quarter."""
 LOCK = "aad-pod-identity-mic"
 
 
-class Asked:
+class WriteRequest:
     """One request that changes something, and whether it took effect."""
 
-    def __init__(self, who: str, method: str, path: str) -> None:
-        self.who = who
+    def __init__(self, member: str, method: str, path: str) -> None:
+        self.member = member
         self.method = method
         self.path = path
         self.status = 0
 
 
 class Stage(World):
-    """The world that all members share. `cut` members get no answer from Kubernetes."""
+    """The world that all members share. `partitioned` members get no answer from Kubernetes."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(Kubernetes(NoLogs()), Machines())
         self.folder = folder
-        self.asked: list[Asked] = []
-        self.cut: set[str] = set()
-        self.carried: dict[str, set[str]] = {}
+        self.write_requests: list[WriteRequest] = []
+        self.partitioned: set[str] = set()
+        self.identities: dict[str, set[str]] = {}
         self.patch_may_end = asyncio.Event()
         self.patch_may_end.set()
         self.patched_by: list[str] = []
 
     async def watched(self, scope: Any, receive: Any, send: Any) -> None:
         """Kubernetes, with a note of each write."""
-        who = member_of(scope)
-        while who in self.cut:  # noqa: ASYNC110  # a partition: nothing comes back, however long one waits
+        member = member_of(scope)
+        while member in self.partitioned:  # noqa: ASYNC110  # a partition: nothing comes back, however long one waits
             await asyncio.sleep(0.02)
         if scope["method"] == "GET":
             await super().watched(scope, receive, send)
             return
-        asked = Asked(who, scope["method"], scope["path"])
-        self.asked.append(asked)
+        request = WriteRequest(member, scope["method"], scope["path"])
+        self.write_requests.append(request)
 
         async def noting(message: Any) -> None:
-            asked.status = message.get("status", asked.status)
+            request.status = message.get("status", request.status)
             await send(message)
 
         await super().watched(scope, receive, noting)
@@ -80,32 +80,38 @@ class Stage(World):
             self.patched_by.append(member_of(scope))
             await self.patch_may_end.wait()
             for text, value in (json.loads(body)["identity"].get("userAssignedIdentities") or {}).items():
-                held = self.carried.setdefault(path, set())
-                held.discard(text) if value is None else held.add(text)
+                identities_of_target = self.identities.setdefault(path, set())
+                identities_of_target.discard(text) if value is None else identities_of_target.add(text)
             if json.loads(body)["identity"]["type"] == "None":
-                self.carried[path] = set()
-        identities = {text: {"clientId": f"client-of-{text.rpartition('/')[2]}"} for text in self.carried.get(path, ())}
+                self.identities[path] = set()
+        identities = {
+            text: {"clientId": f"client-of-{text.rpartition('/')[2]}"} for text in self.identities.get(path, ())
+        }
         kind = "UserAssigned" if identities else "None"
         properties = {"provisioningState": "Succeeded"}
-        shown = {"type": kind, "userAssignedIdentities": identities}
-        await answer(send, {"id": path, "identity": shown, "properties": properties})
+        identity = {"type": kind, "userAssignedIdentities": identities}
+        await answer(send, {"id": path, "identity": identity, "properties": properties})
 
     def use_account(self, namespace: str, name: str) -> None:
-        """Let members that are started from now on be a service account."""
+        """Have members that start from now on use a service account."""
         path = self.folder / "kubeconfig"
-        token = self.kubernetes.service_account_token(namespace, name, {"name": "mic", "uid": "uid"})
+        storage = self.kubernetes.storage
+        pod = {"metadata": {"name": "mic", "namespace": namespace}, "spec": {"serviceAccountName": name}}
+        created = storage.create("pods", {"apiVersion": "v1", "kind": "Pod", **pod})
+        bound = {"name": "mic", "uid": created["metadata"]["uid"]}
+        token = self.kubernetes.service_account_token(namespace, name, bound)
         path.write_text(path.read_text().replace(self.kubernetes.admin_token, token))
 
     def leader(self) -> str:
-        """Who holds the lock."""
-        for one in self.kubernetes.storage.list("endpoints"):
-            text = one["metadata"].get("annotations", {}).get("control-plane.alpha.kubernetes.io/leader", "{}")
+        """Return the name of the member that holds the lock."""
+        for lock in self.kubernetes.storage.list("endpoints"):
+            text = lock["metadata"].get("annotations", {}).get("control-plane.alpha.kubernetes.io/leader", "{}")
             return str(json.loads(text).get("holderIdentity", ""))
         return ""
 
-    def by(self, who: str, since: int = 0) -> list[Asked]:
-        """What a member asked, from one moment on."""
-        return [one for one in self.asked[since:] if one.who == who]
+    def by(self, member: str, since: int = 0) -> list[WriteRequest]:
+        """Return the writes of a member, from one moment on."""
+        return [request for request in self.write_requests[since:] if request.member == member]
 
 
 class Member:
@@ -120,18 +126,18 @@ class Member:
         """Send a signal."""
         self.process.send_signal(number)
 
-    async def health(self) -> str:
-        """The body of /healthz."""
+    async def page(self, path: str = "/healthz") -> str:
+        """Return the body of a page of the probes' port."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.probe_port)
-        writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        writer.write(f"GET {path}".encode() + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         text = await reader.read()
         writer.close()
         return text.rpartition(b"\r\n\r\n")[2].decode()
 
-    async def until_health(self, wanted: str) -> None:
+    async def until_health(self, body: str) -> None:
         """Wait for that body: on a loaded machine, a leader may miss its own deadline and lead again."""
         async with asyncio.timeout(SECONDS * 10):
-            while await self.health() != wanted:  # noqa: ASYNC110  # the far side of a socket
+            while await self.page() != body:  # noqa: ASYNC110  # the far side of a socket
                 await asyncio.sleep(0.05)
 
 
@@ -198,20 +204,20 @@ users: [{{name: admin, user: {{token: {stage.kubernetes.admin_token}}}}}]
         base = f"https://localhost:{kubernetes}"
         async with httpx2.AsyncClient(base_url=base, verify=trust, headers=headers, trust_env=False) as http:
             for definition in definitions:
-                made = await http.post("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", json=definition)
-                assert made.status_code == 201, made.text
+                response = await http.post("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", json=definition)
+                assert response.status_code == 201, response.text
         yield stage
 
 
-async def answer(send: Any, shown: Any) -> None:
+async def answer(send: Any, document: Any) -> None:
     """Send a JSON document."""
     headers = [(b"content-type", b"application/json")]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": json.dumps(shown).encode()})
+    await send({"type": "http.response.body", "body": json.dumps(document).encode()})
 
 
 def member_of(scope: Any) -> str:
-    """Which member asks."""
+    """Return the name of the member that sent a request."""
     agent = dict(scope["headers"]).get(b"user-agent", b"").decode()
-    found = re.search(r"member-(\w+)", agent)
-    return found[1] if found else ""
+    match = re.search(r"member-(\w+)", agent)
+    return match[1] if match else ""

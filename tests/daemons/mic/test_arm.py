@@ -1,4 +1,4 @@
-"""MIC as `daemon` puts it together, between a real Kubernetes API (the lab's) and an ARM on a socket, with faults."""
+"""MIC as `wiring` assembles it, between a real Kubernetes API (the lab's) and an ARM on a socket, with faults."""
 
 import asyncio
 import json
@@ -14,24 +14,28 @@ from daemons.mic import conftest as worlds
 from daemons.mic.arm import Fault, StandInArm
 from podidentity.azure import reloading
 from podidentity.azure.reloading import ReloadedConfig
-from podidentity.core import arm as ids
+from podidentity.core.model import arm as ids
 from podidentity.kube.api import Api
-from podidentity.lab.kubernetes import Kubernetes
-from podidentity.mic.daemon import Mic
+from podidentity.mic.lifecycle import Lifecycle
 from podidentity.mic.settings import Settings
+from podidentity.mic.wiring import Mic, assemble
 from podidentity.serving import metrics
+from podidentity_lab.kubernetes import Kubernetes
 
 SCALE_SET = make.target()
 
 
-class Story:
-    """A running MIC, its world and its Azure."""
+class Setting:
+    """A running MIC with its cluster and its Azure."""
 
-    def __init__(self, world: worlds.World, arm: StandInArm, config: Path) -> None:
+    def __init__(
+        self, world: worlds.World, arm: StandInArm, config_file: Path, config: ReloadedConfig, mic: Mic
+    ) -> None:
         self.world = world
         self.arm = arm
+        self.config_file = config_file
         self.config = config
-        self.mic: Mic
+        self.mic = mic
 
     def name_identities(self, *names: str) -> None:
         """Create identities, and bindings that give them all to pods with the label `reader`."""
@@ -39,221 +43,220 @@ class Story:
         self.world.add(*(make.binding(name, azure_identity=name) for name in names))
 
     async def until_states(self, **states: str) -> None:
-        """Wait until the assigned identities of pod `web` stand so; by identity."""
-        wanted = {f"web-default-{name}": state for name, state in states.items()}
-        await self.world.until(lambda: self.world.states() == wanted, f"{wanted}")
+        """Wait until the assigned identities of pod `web` have these states, by name of the identity."""
+        expected_states = {f"web-default-{name}": state for name, state in states.items()}
+        await self.world.until(lambda: self.world.states() == expected_states, f"{expected_states}")
 
     def metric(self, line: str) -> bool:
         """Whether the metrics page has a line that begins so."""
-        return any(one.startswith(line) for one in metrics.render(self.mic._registry).decode().splitlines())
+        return any(row.startswith(line) for row in metrics.render(self.mic.registry).decode().splitlines())
 
 
-Run = Callable[[Callable[[Story], Awaitable[None]]], None]
+Run = Callable[[Callable[[Setting], Awaitable[None]]], None]
 
 
 @pytest.fixture
 def run(definitions: list[dict[str, Any]], tmp_path: Path, unused_ports: tuple[int, int]) -> Run:
     """Run a story with a fresh cluster, a fresh Azure and a MIC between them."""
 
-    async def play(story: Callable[[Story], Awaitable[None]]) -> None:
+    async def play(story: Callable[[Setting], Awaitable[None]]) -> None:
         world, arm = worlds.World(Kubernetes(worlds.NoLogs()), worlds.Machines()), StandInArm()
-        async with worlds.served(world) as http, arm.listening(), httpx2.AsyncClient(trust_env=False) as azure:
+        async with worlds.serve_api(world) as http, arm.listening(), httpx2.AsyncClient(trust_env=False) as azure:
             for definition in definitions:
                 await http.post("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", json=definition)
             path, environ = arm.write_config(tmp_path)
-            told = Story(world, arm, Path(path))
             settings = Settings(probe_port=unused_ports[0], prometheus_port=unused_ports[1])
-            told.mic = Mic(settings, ReloadedConfig(path, environ), Api(http), Api(http))
+            config, mic = ReloadedConfig(path, environ), assemble(settings, Api(http), Api(http))
             arm.machine(SCALE_SET)
-            running = asyncio.create_task(told.mic.run(azure))
+            task = asyncio.create_task(Lifecycle(mic, config, azure).run())
             try:
-                await story(told)
+                await story(Setting(world, arm, Path(path), config, mic))
             finally:
-                running.cancel()
-                await asyncio.gather(running, return_exceptions=True)
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
 
     return lambda story: asyncio.run(play(story))
 
 
 def test_a_burst_costs_one_token_one_get_and_one_patch_for_each_scale_set(run: Run) -> None:
-    """However many pods and identities; the token is fetched once for all targets."""
+    """The number of pods and identities does not matter, and one token serves all targets."""
 
-    async def story(told: Story) -> None:
-        others = [make.target(f"ss{number}") for number in range(4)]
-        for target in others:
-            told.arm.machine(target)
-        told.world.add(*(make.node(f"n{number}", f"ss{number}") for number in range(4)))
-        told.name_identities("a", "b", "c")
-        told.world.add(*(make.pod(f"p{number}", node=f"n{number % 4}") for number in range(20)))
-        await told.world.until(lambda: list(told.world.states().values()) == ["Assigned"] * 60, "60 Assigned")
-        for target in others:
-            assert told.arm.carried(target) == {"a", "b", "c"}
-            assert len(told.arm.calls("GET", target)) == 1
-            assert len(told.arm.calls("PATCH", target)) == 1
-        assert [form["scope"] for form in told.arm.tokens] == [f"{told.arm.base}//.default"]
+    async def story(mic: Setting) -> None:
+        targets = [make.target(f"ss{number}") for number in range(4)]
+        for target in targets:
+            mic.arm.machine(target)
+        mic.world.add(*(make.node(f"n{number}", f"ss{number}") for number in range(4)))
+        mic.name_identities("a", "b", "c")
+        mic.world.add(*(make.pod(f"p{number}", node=f"n{number % 4}") for number in range(20)))
+        await mic.world.until(lambda: list(mic.world.states().values()) == ["Assigned"] * 60, "60 Assigned")
+        for target in targets:
+            assert mic.arm.names_on(target) == {"a", "b", "c"}
+            assert len(mic.arm.calls("GET", target)) == 1
+            assert len(mic.arm.calls("PATCH", target)) == 1
+        assert [form["scope"] for form in mic.arm.tokens] == [f"{mic.arm.base}//.default"]
         prefix = "aadpodidentity_cloud_provider_operations"
-        assert told.metric(f'{prefix}_duration_seconds_count{{operation_type="vmss_get"}} 4')
-        assert told.metric(f'{prefix}_errors_count{{operation_type="vmss_update"}} 0')
+        assert mic.metric(f'{prefix}_duration_seconds_count{{operation_type="vmss_get"}} 4')
+        assert mic.metric(f'{prefix}_errors_count{{operation_type="vmss_update"}} 0')
 
     run(story)
 
 
 def test_a_hanging_patch_delays_neither_others_nor_its_own_scale_sets_settled_pods(run: Run) -> None:
-    """Whose identity is there already is Assigned at once; the rest when Azure is done."""
+    """A pod whose identity is on its target already is Assigned at once, the others when Azure is done."""
 
-    async def story(told: Story) -> None:
-        slow = told.arm.machine(SCALE_SET)
-        told.arm.machine(make.target("quick"))
-        told.world.add(make.node(), make.node("n2", "quick"), make.identity(), make.binding())
-        told.world.add(make.pod())
-        await told.until_states(reader="Assigned")
+    async def story(mic: Setting) -> None:
+        slow = mic.arm.machine(SCALE_SET)
+        mic.arm.machine(make.target("quick"))
+        mic.world.add(make.node(), make.node("n2", "quick"), make.identity(), make.binding())
+        mic.world.add(make.pod())
+        await mic.until_states(reader="Assigned")
         slow.gate = asyncio.Event()
-        told.world.add(make.identity("new"), make.binding("new", azure_identity="new", selector="new"))
-        told.world.add(make.pod("waits", selector="new"))
-        await told.world.until(lambda: len(told.arm.calls("PATCH", SCALE_SET)) == 2, "the hanging PATCH")
-        told.world.add(make.pod("neighbour"), make.pod("elsewhere", node="n2", selector="new"))
-        await told.world.until(lambda: list(told.world.states().values()).count("Assigned") == 3, "the others")
-        assert told.world.states()["waits-default-new"] == "Created"
+        mic.world.add(make.identity("new"), make.binding("new", azure_identity="new", selector="new"))
+        mic.world.add(make.pod("waits", selector="new"))
+        await mic.world.until(lambda: len(mic.arm.calls("PATCH", SCALE_SET)) == 2, "the hanging PATCH")
+        mic.world.add(make.pod("neighbour"), make.pod("elsewhere", node="n2", selector="new"))
+        await mic.world.until(lambda: list(mic.world.states().values()).count("Assigned") == 3, "the others")
+        assert mic.world.states()["waits-default-new"] == "Created"
         slow.gate.set()
-        await told.world.until(lambda: told.world.states()["waits-default-new"] == "Assigned", "the last")
+        await mic.world.until(lambda: mic.world.states()["waits-default-new"] == "Assigned", "the last")
 
     run(story)
 
 
 def test_retry_after_is_obeyed_with_one_further_patch(run: Run) -> None:
-    """And pods that come meanwhile do not shorten it."""
+    """MIC waits as long as ARM says, also when new pods come meanwhile."""
 
-    async def story(told: Story) -> None:
-        told.arm.patches.append(Fault(429, "TooManyRequests", "slow down", {"Retry-After": "1"}))
-        told.world.add(make.node(), make.identity(), make.binding(), make.pod())
-        await told.world.until(lambda: told.arm.calls("PATCH"), "the first PATCH")
-        told.world.add(make.identity("b"), make.binding("b", azure_identity="b"))
-        await told.until_states(reader="Assigned", b="Assigned")
-        first, second = (at for at, method, _, _ in told.arm.log if method == "PATCH")
+    async def story(mic: Setting) -> None:
+        mic.arm.patches.append(Fault(429, "TooManyRequests", "slow down", {"Retry-After": "1"}))
+        mic.world.add(make.node(), make.identity(), make.binding(), make.pod())
+        await mic.world.until(lambda: mic.arm.calls("PATCH"), "the first PATCH")
+        mic.world.add(make.identity("b"), make.binding("b", azure_identity="b"))
+        await mic.until_states(reader="Assigned", b="Assigned")
+        first, second = (time for time, method, _, _ in mic.arm.log if method == "PATCH")
         assert second - first >= 1
-        assert len(told.arm.calls("GET")) == 1
+        assert len(mic.arm.calls("GET")) == 1
 
     run(story)
 
 
 def test_a_missing_role_harms_nobody_else_and_a_touch_ends_it(run: Run) -> None:
-    """The others are there after one extra round; the event says what to grant; an annotation makes MIC try again."""
+    """The others need one extra PATCH, the event says what to grant, and an annotation makes MIC try again."""
 
-    async def story(told: Story) -> None:
-        told.arm.refused = {make.resource_id("b").lower()}
-        told.world.add(make.node())
-        told.name_identities("a", "b", "c")
-        told.world.add(make.pod())
-        await told.until_states(a="Assigned", b="Created", c="Assigned")
-        assert len(told.arm.calls("PATCH")) == 2
+    async def story(mic: Setting) -> None:
+        mic.arm.refused_identities = {make.resource_id("b").lower()}
+        mic.world.add(make.node())
+        mic.name_identities("a", "b", "c")
+        mic.world.add(make.pod())
+        await mic.until_states(a="Assigned", b="Created", c="Assigned")
+        assert len(mic.arm.calls("PATCH")) == 2
         grant = f"grant Managed Identity Operator on {make.resource_id('b')} to object ID mic-object"
-        await told.world.until(
-            lambda: any(grant in one["message"] for one in told.world.kubernetes.storage.list("events")), "the event"
+        await mic.world.until(
+            lambda: any(grant in event["message"] for event in mic.world.kubernetes.storage.list("events")), "the event"
         )
-        assert told.metric('aadpodidentity_mic_failing_identities{reason="LinkedAuthorizationFailed"} 1')
-        told.arm.refused = set()
+        assert mic.metric('aadpodidentity_mic_failing_identities{reason="LinkedAuthorizationFailed"} 1')
+        mic.arm.refused_identities = set()
 
         def annotate(obj: dict[str, Any]) -> None:
             obj["metadata"]["annotations"] = {"touched": "yes"}
 
-        told.world.kubernetes.storage.change("azureidentities.aadpodidentity.k8s.io", "default", "b", annotate)
-        await told.until_states(a="Assigned", b="Assigned", c="Assigned")
-        assert told.metric('aadpodidentity_mic_failing_identities{reason="LinkedAuthorizationFailed"} 0')
+        mic.world.kubernetes.storage.change("azureidentities.aadpodidentity.k8s.io", "default", "b", annotate)
+        await mic.until_states(a="Assigned", b="Assigned", c="Assigned")
+        assert mic.metric('aadpodidentity_mic_failing_identities{reason="LinkedAuthorizationFailed"} 0')
 
     run(story)
 
 
 def test_a_culprit_that_arm_does_not_name_is_found(run: Run) -> None:
-    """By halving; the others are assigned."""
+    """MIC finds it by halving what it sends; the others are assigned."""
 
-    async def story(told: Story) -> None:
-        told.arm.how = "vague"
-        told.arm.refused = {make.resource_id("b").lower()}
-        told.world.add(make.node())
-        told.name_identities("a", "b", "c", "d")
-        told.world.add(make.pod())
-        await told.until_states(a="Assigned", b="Created", c="Assigned", d="Assigned")
-        assert len(told.arm.calls("PATCH")) <= 5
+    async def story(mic: Setting) -> None:
+        mic.arm.refusal_style = "vague"
+        mic.arm.refused_identities = {make.resource_id("b").lower()}
+        mic.world.add(make.node())
+        mic.name_identities("a", "b", "c", "d")
+        mic.world.add(make.pod())
+        await mic.until_states(a="Assigned", b="Created", c="Assigned", d="Assigned")
+        assert len(mic.arm.calls("PATCH")) <= 5
 
     run(story)
 
 
-@pytest.mark.parametrize("where", ["patches", "gets", "operation_errors"])
-def test_what_passes_is_retried(run: Run, where: str) -> None:
-    """A 500 for a PATCH or a GET, or an operation that fails."""
+@pytest.mark.parametrize("fault_queue", ["patches", "gets", "operation_errors"])
+def test_what_passes_is_retried(run: Run, fault_queue: str) -> None:
+    """A 500 for a PATCH or a GET, or a failed operation, is retried until it succeeds."""
 
-    async def story(told: Story) -> None:
-        getattr(told.arm, where).append(Fault(500, "InternalServerError", "oh"))
-        told.world.add(make.node(), make.identity(), make.binding(), make.pod())
-        await told.until_states(reader="Assigned")
-        assert not getattr(told.arm, where)
+    async def story(mic: Setting) -> None:
+        getattr(mic.arm, fault_queue).append(Fault(500, "InternalServerError", "oh"))
+        mic.world.add(make.node(), make.identity(), make.binding(), make.pod())
+        await mic.until_states(reader="Assigned")
+        assert not getattr(mic.arm, fault_queue)
 
     run(story)
 
 
 def test_a_revoked_token_is_replaced(run: Run) -> None:
-    """ARM says 401 once; nobody waits for a back-off."""
+    """After a 401 from ARM, MIC gets a new token at once, without a back-off."""
 
-    async def story(told: Story) -> None:
-        told.arm.revoked = True
-        told.world.add(make.node(), make.identity(), make.binding(), make.pod())
-        await told.until_states(reader="Assigned")
-        assert len(told.arm.tokens) == 2
+    async def story(mic: Setting) -> None:
+        mic.arm.revoked = True
+        mic.world.add(make.node(), make.identity(), make.binding(), make.pod())
+        await mic.until_states(reader="Assigned")
+        assert len(mic.arm.tokens) == 2
 
     run(story)
 
 
 def test_what_is_going_or_gone_gets_no_patch(run: Run) -> None:
-    """A scale set under deletion, and a VM that does not exist."""
+    """Neither a scale set that is being deleted nor a VM that does not exist is sent a PATCH."""
 
-    async def story(told: Story) -> None:
-        told.arm.machine(SCALE_SET).state = "Deleting"
-        told.world.add(make.node(), make.node("vm-1", ""), make.identity(), make.binding())
-        told.world.add(make.pod(), make.pod("lost", node="vm-1"))
+    async def story(mic: Setting) -> None:
+        mic.arm.machine(SCALE_SET).state = "Deleting"
+        mic.world.add(make.node(), make.node("vm-1", ""), make.identity(), make.binding())
+        mic.world.add(make.pod(), make.pod("lost", node="vm-1"))
         vm = ids.virtual_machine(make.SUBSCRIPTION, make.GROUP, "vm-1")
-        await told.world.until(
-            lambda: told.arm.calls("GET", SCALE_SET) and told.arm.calls("GET", vm) and len(told.world.states()) == 2,
+        await mic.world.until(
+            lambda: mic.arm.calls("GET", SCALE_SET) and mic.arm.calls("GET", vm) and len(mic.world.states()) == 2,
             "both were looked at",
         )
-        await told.world.until(lambda: ("Warning", "binding apply error") in told.world.events(), "the event")
-        assert set(told.world.states().values()) == {"Created"}
-        assert told.arm.calls("PATCH") == []
+        await mic.world.until(lambda: ("Warning", "binding apply error") in mic.world.events(), "the event")
+        assert set(mic.world.states().values()) == {"Created"}
+        assert mic.arm.calls("PATCH") == []
 
     run(story)
 
 
 def test_the_system_assigned_and_foreign_identities_survive(run: Run) -> None:
-    """MIC comes and goes; what was there before is there after."""
+    """Identities that MIC did not assign, the system-assigned one among them, stay when MIC's own come and go."""
 
-    async def story(told: Story) -> None:
-        machine = told.arm.machine(SCALE_SET)
+    async def story(mic: Setting) -> None:
+        machine = mic.arm.machine(SCALE_SET)
         machine.system = True
         machine.identities[make.resource_id("foreign").lower()] = "client-of-foreign"
-        told.world.add(make.node(), make.identity(), make.binding(), make.pod())
-        await told.until_states(reader="Assigned")
-        assert (told.arm.carried(SCALE_SET), machine.system) == ({"foreign", "reader"}, True)
-        told.world.remove_pod(make.pod())
-        await told.world.until(lambda: told.arm.carried(SCALE_SET) == {"foreign"}, "removal")
+        mic.world.add(make.node(), make.identity(), make.binding(), make.pod())
+        await mic.until_states(reader="Assigned")
+        assert (mic.arm.names_on(SCALE_SET), machine.system) == ({"foreign", "reader"}, True)
+        mic.world.remove_pod(make.pod())
+        await mic.world.until(lambda: mic.arm.names_on(SCALE_SET) == {"foreign"}, "removal")
         assert machine.system
         del machine.identities[make.resource_id("foreign").lower()]
-        told.world.add(make.pod())
-        await told.until_states(reader="Assigned")
-        told.world.remove_pod(make.pod())
-        await told.world.until(lambda: not told.arm.carried(SCALE_SET) and not told.world.states(), "removal")
+        mic.world.add(make.pod())
+        await mic.until_states(reader="Assigned")
+        mic.world.remove_pod(make.pod())
+        await mic.world.until(lambda: not mic.arm.names_on(SCALE_SET) and not mic.world.states(), "removal")
         assert machine.system
 
     run(story)
 
 
 def test_an_identity_unassigned_by_hand_stops_nothing(run: Run) -> None:
-    """The pod goes, its object goes."""
+    """Its object is deleted with the pod all the same."""
 
-    async def story(told: Story) -> None:
-        told.world.add(make.node(), make.identity(), make.binding(), make.pod())
-        await told.until_states(reader="Assigned")
-        told.arm.machine(SCALE_SET).identities.clear()
-        told.world.remove_pod(make.pod())
-        await told.until_states()
+    async def story(mic: Setting) -> None:
+        mic.world.add(make.node(), make.identity(), make.binding(), make.pod())
+        await mic.until_states(reader="Assigned")
+        mic.arm.machine(SCALE_SET).identities.clear()
+        mic.world.remove_pod(make.pod())
+        await mic.until_states()
 
     run(story)
 
@@ -261,18 +264,18 @@ def test_an_identity_unassigned_by_hand_stops_nothing(run: Run) -> None:
 def test_a_rotated_secret_is_used_and_a_broken_file_is_not(
     run: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """No restart; one warning."""
+    """MIC uses the new secret without a restart, and warns once of a file that it cannot read."""
     monkeypatch.setattr(reloading, "LOOK_SECONDS", 0.02)
 
-    async def story(told: Story) -> None:
-        good = told.config.read_text()
-        told.config.write_text("{")
-        await told.world.until(lambda: "azure.json changed and is not used" in caplog.text, "the warning")
-        told.arm.secret = "second"
-        told.config.write_text(json.dumps(json.loads(good) | {"aadClientSecret": "second"}))
-        await told.world.until(lambda: told.mic._config.current.client_secret == "second", "the new secret")
-        told.world.add(make.node(), make.identity(), make.binding(), make.pod())
-        await told.until_states(reader="Assigned")
+    async def story(mic: Setting) -> None:
+        good = mic.config_file.read_text()
+        mic.config_file.write_text("{")
+        await mic.world.until(lambda: "azure.json changed and is not used" in caplog.text, "the warning")
+        mic.arm.secret = "second"
+        mic.config_file.write_text(json.dumps(json.loads(good) | {"aadClientSecret": "second"}))
+        await mic.world.until(lambda: mic.config.current.client_secret == "second", "the new secret")
+        mic.world.add(make.node(), make.identity(), make.binding(), make.pod())
+        await mic.until_states(reader="Assigned")
         assert caplog.text.count("is not used") == 1
         assert caplog.text.count("without TLS") >= 1
 
@@ -283,16 +286,16 @@ def test_a_rotated_secret_is_used_and_a_broken_file_is_not(
 def test_another_resource_group_in_azure_json_moves_nodes_without_provider_id(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What decisions depend on is planned anew."""
+    """A new term begins with it."""
     monkeypatch.setattr(reloading, "LOOK_SECONDS", 0.02)
 
-    async def story(told: Story) -> None:
+    async def story(mic: Setting) -> None:
         vm = ids.virtual_machine(make.SUBSCRIPTION, "elsewhere", "vm-1")
-        told.arm.machine(vm)
-        told.world.add(make.node("vm-1", ""), make.identity(), make.binding(), make.pod(node="vm-1"))
-        await told.until_states(reader="Created")
-        told.config.write_text(json.dumps(json.loads(told.config.read_text()) | {"resourceGroup": "elsewhere"}))
-        await told.until_states(reader="Assigned")
-        assert told.arm.carried(vm) == {"reader"}
+        mic.arm.machine(vm)
+        mic.world.add(make.node("vm-1", ""), make.identity(), make.binding(), make.pod(node="vm-1"))
+        await mic.until_states(reader="Created")
+        mic.config_file.write_text(json.dumps(json.loads(mic.config_file.read_text()) | {"resourceGroup": "elsewhere"}))
+        await mic.until_states(reader="Assigned")
+        assert mic.arm.names_on(vm) == {"reader"}
 
     run(story)

@@ -14,23 +14,25 @@ from podidentity.kube.transport import Transport
 from podidentity.mic.fencing import AZURE_WRITES, KUBERNETES_WRITES, UNSENT_SECONDS, fence
 
 
-class Leading:
-    """Whether we lead, as the test has it."""
+class Leadership:
+    """Whether MIC leads, and what the server receives."""
 
     def __init__(self) -> None:
         self.now = True
-        self.seen: list[str] = []
+        self.requests: list[str] = []
         self.may_answer = asyncio.Event()
 
 
 @asynccontextmanager
-async def client(leading: Leading, methods: frozenset[str], *, ours: bool) -> AsyncIterator[httpx2.AsyncClient]:
-    """A client with one connection, over our transport or httpx2's; its server notes the method of each request."""
+async def client(
+    leading: Leadership, methods: frozenset[str], *, is_kubernetes: bool
+) -> AsyncIterator[httpx2.AsyncClient]:
+    """Yield a client with one connection, over our transport or httpx2's; the server notes each request's method."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while line := await reader.readline():
-                leading.seen.append(line.split()[0].decode())
+                leading.requests.append(line.split()[0].decode())
                 while await reader.readline() != b"\r\n":
                     pass
                 await leading.may_answer.wait()
@@ -42,59 +44,59 @@ async def client(leading: Leading, methods: frozenset[str], *, ours: bool) -> As
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     base = httpx2.URL(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
     way: httpx2.AsyncBaseTransport = Transport(base, None, connections=1)
-    if not ours:
+    if not is_kubernetes:
         way = httpx2.AsyncHTTPTransport(limits=httpx2.Limits(max_connections=1), trust_env=False)
     async with server, httpx2.AsyncClient(base_url=base, transport=way) as http:
         http.event_hooks["request"].append(fence(lambda: leading.now, methods))
         yield http
 
 
-def play(story: Callable[[Leading, httpx2.AsyncClient], Any], methods: frozenset[str] = KUBERNETES_WRITES) -> None:
+def play(story: Callable[[Leadership, httpx2.AsyncClient], Any], methods: frozenset[str] = KUBERNETES_WRITES) -> None:
     """Run a story with a fenced client: as the one of Kubernetes, and as the one of Azure."""
 
-    async def run(*, ours: bool) -> None:
-        leading = Leading()
-        async with client(leading, methods, ours=ours) as http:
+    async def run(*, is_kubernetes: bool) -> None:
+        leading = Leadership()
+        async with client(leading, methods, is_kubernetes=is_kubernetes) as http:
             await story(leading, http)
 
-    for ours in (True, False):
-        asyncio.run(run(ours=ours))
+    for is_kubernetes in (True, False):
+        asyncio.run(run(is_kubernetes=is_kubernetes))
 
 
 def test_a_leader_writes() -> None:
-    """Nothing is in its way."""
+    """Every write of a leader is sent."""
 
-    async def story(leading: Leading, http: httpx2.AsyncClient) -> None:
+    async def story(leading: Leadership, http: httpx2.AsyncClient) -> None:
         leading.may_answer.set()
         for method in sorted(KUBERNETES_WRITES):
             assert (await http.request(method, "/")).status_code == 200
-        assert leading.seen == sorted(KUBERNETES_WRITES)
+        assert leading.requests == sorted(KUBERNETES_WRITES)
 
     play(story)
 
 
 @pytest.mark.parametrize("method", sorted(KUBERNETES_WRITES))
 def test_who_does_not_lead_only_reads(method: str) -> None:
-    """The write is an error of Kubernetes' kind, so that everybody who writes can live with it; reading goes on."""
+    """Without the lead a write raises a KubernetesError, which every writer handles; reads are still sent."""
 
-    async def story(leading: Leading, http: httpx2.AsyncClient) -> None:
+    async def story(leading: Leadership, http: httpx2.AsyncClient) -> None:
         leading.now = False
         leading.may_answer.set()
         with pytest.raises(FencedError, match="was not sent: this MIC no longer leads"):
             await http.request(method, "/path")
         assert (await http.get("/")).status_code == 200
-        assert leading.seen == ["GET"]
+        assert leading.requests == ["GET"]
 
     assert issubclass(FencedError, KubernetesError)
     play(story)
 
 
 def test_a_write_that_waited_for_its_connection_is_asked_again() -> None:
-    """It was decided while we led, and its turn comes when we no longer do: not a byte of it is sent."""
+    """Of a write whose connection becomes free only after the lead is lost, not a byte is sent."""
 
-    async def story(leading: Leading, http: httpx2.AsyncClient) -> None:
+    async def story(leading: Leadership, http: httpx2.AsyncClient) -> None:
         reading = asyncio.create_task(http.get("/slow"))
-        while not leading.seen:  # noqa: ASYNC110  # the far side of a socket
+        while not leading.requests:  # noqa: ASYNC110  # the far side of a socket
             await asyncio.sleep(0)
         writing = asyncio.create_task(http.patch("/late", content=b"1"))
         for _ in range(50):
@@ -105,15 +107,15 @@ def test_a_write_that_waited_for_its_connection_is_asked_again() -> None:
         await reading
         with pytest.raises(FencedError):
             await writing
-        assert leading.seen == ["GET"]
+        assert leading.requests == ["GET"]
 
     play(story)
 
 
 def test_tokens_of_azure_may_be_asked_by_anybody() -> None:
-    """A POST to Entra ID changes nothing; a PATCH to ARM does."""
+    """A POST to Entra ID changes nothing and is always sent; a PATCH to ARM needs the lead."""
 
-    async def story(leading: Leading, http: httpx2.AsyncClient) -> None:
+    async def story(leading: Leadership, http: httpx2.AsyncClient) -> None:
         leading.now = False
         leading.may_answer.set()
         assert (await http.post("/token")).status_code == 200
@@ -124,14 +126,14 @@ def test_tokens_of_azure_may_be_asked_by_anybody() -> None:
 
 
 def test_what_is_not_acknowledged_is_dropped_in_time() -> None:
-    """A PATCH in the kernel's buffers must not arrive when the next leader has long begun: on every connection."""
+    """On every connection, the kernel drops unacknowledged bytes before the next leader may begin."""
 
-    async def story(leading: Leading, http: httpx2.AsyncClient) -> None:
+    async def story(leading: Leadership, http: httpx2.AsyncClient) -> None:
         leading.may_answer.set()
         for method in ("GET", "PATCH"):
             async with http.stream(method, "/") as answer:
                 connection = answer.extensions["network_stream"].get_extra_info("socket")
-                kept = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
-                assert kept == UNSENT_SECONDS * 1000
+                timeout_ms = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+                assert timeout_ms == UNSENT_SECONDS * 1000
 
     play(story)

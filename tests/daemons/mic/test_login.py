@@ -17,21 +17,21 @@ __all__ = ["entra", "pair"]  # fixtures
 
 
 def login(entra: StandInEntra, path: Path, password: str) -> str:
-    """Ask for a token as azure.json with `aadClientCertPath` says."""
+    """Return a token for the certificate of an azure.json."""
     cloud = Cloud("Lab", entra.login, "https://arm.example", "https://arm.example/")
-    who = CloudConfig(
+    config = CloudConfig(
         cloud, "tenant-1", "sub", "group", "mic", certificate_path=str(path), certificate_password=password
     )
 
     async def ask() -> str:
         async with httpx2.AsyncClient() as http:
-            return await ArmCredential(who, http).token()
+            return await ArmCredential(config, http).token()
 
     return asyncio.run(ask())
 
 
 def test_a_certificate_gets_a_token(entra: StandInEntra, pair: Pair, tmp_path: Path) -> None:  # fixtures
-    """`aadClientCertPath` and `aadClientCertPassword`, as the cloud provider spells them."""
+    """A certificate with its password gets a token by a signed assertion."""
     entra.applications["mic"] = pair.certificate
     path = tmp_path / "mic.pfx"
     path.write_bytes(pair.archive(PASSWORD))
@@ -40,7 +40,7 @@ def test_a_certificate_gets_a_token(entra: StandInEntra, pair: Pair, tmp_path: P
 
 
 def test_a_wrong_password_is_a_sentence(entra: StandInEntra, pair: Pair, tmp_path: Path) -> None:  # fixtures
-    """With the fields to correct."""
+    """A wrong password is an AzureError that names the file and the field to correct."""
     path = tmp_path / "mic.pfx"
     path.write_bytes(pair.archive(PASSWORD))
     with pytest.raises(AzureError, match=r"mic\.pfx cannot be used: .*aadClientCertPassword"):

@@ -11,7 +11,7 @@ Run = Callable[..., None]
 
 
 def test_a_pod_gets_its_identity_and_gives_it_back(run_in_world: Run) -> None:
-    """Created, put on the scale set, Assigned; with its last pod the identity leaves and the object goes."""
+    """A pod's identity is assigned to its scale set, and removed together with its object after the last pod."""
 
     async def story(world: Any) -> None:
         pod = make.pod()
@@ -27,21 +27,21 @@ def test_a_pod_gets_its_identity_and_gives_it_back(run_in_world: Run) -> None:
 
 
 def test_what_mic_puts_is_recorded_before_it_is_put(run_in_world: Run) -> None:
-    """A leader that dies in the middle of a PATCH leaves a record to its successor."""
+    """The record names an identity before the PATCH that assigns it is done."""
 
     async def story(world: Any) -> None:
         world.machines.slow[make.target()] = asyncio.Event()
         world.add(make.node(), make.identity(), make.binding(), make.pod())
         await world.until(lambda: world.machines.patches, "the PATCH")
-        stored = world.kubernetes.storage.get("configmaps", "default", "aad-pod-identity-config")
-        record = json.loads(stored["data"]["assigned-by-mic"])
+        config_map = world.kubernetes.storage.get("configmaps", "default", "aad-pod-identity-config")
+        record = json.loads(config_map["data"]["assigned-by-mic"])
         assert record == {make.target().path: [make.resource_id("reader")]}
 
     run_in_world(story)
 
 
 def test_an_identity_that_somebody_else_put_there_stays(run_in_world: Run) -> None:
-    """MIC removes only what it put."""
+    """MIC does not remove an identity that it did not assign."""
 
     async def story(world: Any) -> None:
         world.machines.carries[make.target()] = {make.identity_id("foreign"), make.identity_id("reader")}
@@ -56,7 +56,7 @@ def test_an_identity_that_somebody_else_put_there_stays(run_in_world: Run) -> No
 
 
 def test_a_slow_scale_set_delays_nobody_else(run_in_world: Run) -> None:
-    """The other scale set's pod is Assigned while the first one's PATCH hangs."""
+    """A pod is Assigned while the PATCH of another scale set hangs."""
 
     async def story(world: Any) -> None:
         world.machines.slow[make.target("slow")] = asyncio.Event()
@@ -71,16 +71,16 @@ def test_a_slow_scale_set_delays_nobody_else(run_in_world: Run) -> None:
 
 
 def test_one_bad_identity_does_not_hold_up_the_others(run_in_world: Run) -> None:
-    """Named in the error or not, it alone stays Created, and its binding says why."""
+    """Only the bad identity stays Created, and an event on its binding says why."""
 
     async def story(world: Any) -> None:
         world.machines.names_the_culprit = False
-        world.machines.refused = {make.identity_id("bad")}
+        world.machines.refused_identities = {make.identity_id("bad")}
         names = ["a", "bad", "c"]
         world.add(make.node(), *(make.identity(name) for name in names))
         world.add(*(make.binding(name, azure_identity=name, selector="reader") for name in names), make.pod())
-        wanted = {f"web-default-{name}": "Created" if name == "bad" else "Assigned" for name in names}
-        await world.until(lambda: world.states() == wanted, "the good ones Assigned")
+        states = {f"web-default-{name}": "Created" if name == "bad" else "Assigned" for name in names}
+        await world.until(lambda: world.states() == states, "the good ones Assigned")
         await world.until(lambda: ("Warning", "binding apply error") in world.events(), "the event")
 
     run_in_world(story)

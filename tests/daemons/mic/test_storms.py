@@ -7,54 +7,54 @@ from dataclasses import replace
 from typing import Any
 
 import make
-from podidentity.core.identities import POD_LABEL, ObjectKey
+from podidentity.core.model.identities import POD_LABEL, ObjectKey
 
 Run = Callable[..., None]
-ASSIGNED = "azureassignedidentities.aadpodidentity.k8s.io"
+RESOURCE = "azureassignedidentities.aadpodidentity.k8s.io"
 NAMES = [f"id{number}" for number in range(5)]
 
 
-def assigned(world: Any) -> set[tuple[str, str, str]]:
-    """Pod, namespace and identity of each assigned identity that is Assigned."""
+def assignments(world: Any) -> set[tuple[str, str, str]]:
+    """Return pod, namespace and identity of each assigned identity that is Assigned."""
     return {
         (spec["pod"], spec["podNamespace"], spec["azureIdentityRef"]["metadata"]["name"])
-        for one in world.kubernetes.storage.list(ASSIGNED)
-        if one["status"]["status"] == "Assigned"
-        for spec in [one["spec"]]
+        for obj in world.kubernetes.storage.list(RESOURCE)
+        if obj["status"]["status"] == "Assigned"
+        for spec in [obj["spec"]]
     }
 
 
 def five_identities(world: Any) -> None:
-    """Five identities with a binding each, two nodes of one scale set and a VM."""
+    """Create five identities with a binding each, two nodes of one scale set and a VM."""
     world.add(make.node("n1"), make.node("n2"), make.node("n3", ""))
     world.add(*(make.identity(name) for name in NAMES))
     world.add(*(make.binding(name, azure_identity=name, selector=name) for name in NAMES))
 
 
 def test_forty_pods_come_at_once_and_some_go(run_in_world: Run) -> None:
-    """40 pods with 5 identities, 5 removed at random while the others are being assigned, pods with another label."""
+    """Of 40 pods with 5 identities some are removed or relabelled meanwhile; the rest have exactly their identities."""
 
     async def story(world: Any) -> None:
         five_identities(world)
         chance = random.Random(7)  # noqa: S311  # a shuffle that fails the same way twice
         pods = [make.pod(f"p{n}", node=f"n{n % 3 + 1}", selector=NAMES[n % 5]) for n in range(40)]
         world.add(*pods)
-        gone = chance.sample(pods, 5)
-        for pod in gone:
+        removed_pods = chance.sample(pods, 5)
+        for pod in removed_pods:
             await asyncio.sleep(0)
             world.remove_pod(pod)
-        left = [pod for pod in pods if pod not in gone]
-        relabelled = chance.sample(left, 5)
+        remaining = [pod for pod in pods if pod not in removed_pods]
+        relabelled = chance.sample(remaining, 5)
         for pod in relabelled:
             relabel(world, pod.key, "id0")
-        wanted = {(pod.key.name, "default", "id0" if pod in relabelled else pod.selector) for pod in left}
-        await world.until(lambda: assigned(world) == wanted, "35 pods with their identities")
-        used = {
-            node: {name for pod, _, name in wanted if f"n{int(pod[1:]) % 3 + 1}" in nodes}
+        result = {(pod.key.name, "default", "id0" if pod in relabelled else pod.selector) for pod in remaining}
+        await world.until(lambda: assignments(world) == result, "35 pods with their identities")
+        in_use = {
+            node: {name for pod, _, name in result if f"n{int(pod[1:]) % 3 + 1}" in nodes}
             for node, nodes in {"ss": {"n1", "n2"}, "vm": {"n3"}}.items()
         }
-        await world.until(lambda: carried(world, make.target()) == used["ss"], "the scale set carries what is used")
-        for pod in left:
+        await world.until(lambda: names_on(world, make.target()) == in_use["ss"], "the scale set carries what is used")
+        for pod in remaining:
             world.remove_pod(pod)
         await world.until(lambda: not world.states() and not any(world.machines.carries.values()), "nothing is left")
 
@@ -70,13 +70,13 @@ def relabel(world: Any, key: ObjectKey, selector: str) -> None:
     world.kubernetes.storage.change("pods", *key, edit)
 
 
-def carried(world: Any, target: Any) -> set[str]:
-    """Names of the identities on a target."""
-    return {one.name for one in world.machines.carries.get(target, set())}
+def names_on(world: Any, target: Any) -> set[str]:
+    """Return the names of the identities on a target."""
+    return {identity.name for identity in world.machines.carries.get(target, set())}
 
 
 def test_the_same_names_in_two_namespaces_do_not_mix(run_in_world: Run) -> None:
-    """Pods, bindings and namespaced identities of one name: each pod gets its own namespace's."""
+    """With equal names of pods, bindings and identities, each pod gets the identity of its own namespace."""
 
     async def story(world: Any) -> None:
         world.kubernetes.storage.create(
@@ -84,13 +84,13 @@ def test_the_same_names_in_two_namespaces_do_not_mix(run_in_world: Run) -> None:
         )
         world.add(make.node())
         for namespace in ("default", "team-b"):
-            own = make.resource_id(f"reader-of-{namespace}")
-            world.add(make.identity("reader", namespace, resource_id=own, namespaced=True))
+            resource_id = make.resource_id(f"reader-of-{namespace}")
+            world.add(make.identity("reader", namespace, resource_id=resource_id, namespaced=True))
             world.add(make.binding(namespace=namespace), make.pod(namespace=namespace))
         both = {("web", "default", "reader"), ("web", "team-b", "reader")}
-        await world.until(lambda: assigned(world) == both, "both")
-        stored = world.kubernetes.storage.list(ASSIGNED)
-        resources = {one["metadata"]["namespace"]: one["spec"]["azureIdentityRef"]["spec"] for one in stored}
+        await world.until(lambda: assignments(world) == both, "both")
+        objects = world.kubernetes.storage.list(RESOURCE)
+        resources = {obj["metadata"]["namespace"]: obj["spec"]["azureIdentityRef"]["spec"] for obj in objects}
         assert {namespace: spec["resourceID"] for namespace, spec in resources.items()} == {
             namespace: make.resource_id(f"reader-of-{namespace}") for namespace in ("default", "team-b")
         }
@@ -99,7 +99,7 @@ def test_the_same_names_in_two_namespaces_do_not_mix(run_in_world: Run) -> None:
 
 
 def test_what_others_write_in_between_is_not_overwritten(run_in_world: Run) -> None:
-    """Conflicts all the time: each is planned again from what is there, and what others added stays."""
+    """After a conflict MIC plans again from the stored object, and keeps what others added."""
 
     async def story(world: Any) -> None:
         world.machines.slow[make.target()] = asyncio.Event()
@@ -111,35 +111,35 @@ def test_what_others_write_in_between_is_not_overwritten(run_in_world: Run) -> N
             obj["metadata"].setdefault("annotations", {})["somebody"] = "was here"
 
         for name in world.states():
-            world.kubernetes.storage.change(ASSIGNED, "default", name, note)
+            world.kubernetes.storage.change(RESOURCE, "default", name, note)
         world.machines.slow[make.target()].set()
         await world.until(lambda: set(world.states().values()) == {"Assigned"}, "all Assigned")
-        annotations = [one["metadata"]["annotations"] for one in world.kubernetes.storage.list(ASSIGNED)]
+        annotations = [obj["metadata"]["annotations"] for obj in world.kubernetes.storage.list(RESOURCE)]
         assert annotations == [{"somebody": "was here"}] * 10
 
     run_in_world(story)
 
 
 def test_lost_watches_cost_time_and_nothing_else(run_in_world: Run) -> None:
-    """All watches are cut in the middle of a storm, and what happened meanwhile is seen when they are back."""
+    """Changes during an interruption of all watches are seen afterwards."""
 
     async def story(world: Any) -> None:
         five_identities(world)
         pods = [make.pod(f"p{n}", selector=NAMES[n % 5]) for n in range(20)]
         world.add(*pods[:10])
-        await world.until(lambda: len(assigned(world)) == 10, "the first ten")
+        await world.until(lambda: len(assignments(world)) == 10, "the first ten")
         world.cut_watches()
         for pod in pods[:5]:
             world.remove_pod(pod)
         world.add(*pods[10:])
-        wanted = {(pod.key.name, "default", pod.selector) for pod in pods[5:]}
-        await world.until(lambda: assigned(world) == wanted, "what is there now")
+        result = {(pod.key.name, "default", pod.selector) for pod in pods[5:]}
+        await world.until(lambda: assignments(world) == result, "what is there now")
 
     run_in_world(story)
 
 
 def test_what_was_unassigned_by_hand_does_not_stop_a_deletion(run_in_world: Run) -> None:
-    """Somebody took the identity off the scale set; the pod goes, and so does its object."""
+    """A pod's object is deleted although its identity was removed from the scale set by hand."""
 
     async def story(world: Any) -> None:
         pod = make.pod()
@@ -153,7 +153,7 @@ def test_what_was_unassigned_by_hand_does_not_stop_a_deletion(run_in_world: Run)
 
 
 def test_a_pod_that_is_made_again_on_another_node_is_followed(run_in_world: Run) -> None:
-    """A StatefulSet's pod keeps its name: its object names the new node."""
+    """When a pod of the same name appears on another node, its object names the new node."""
 
     async def story(world: Any) -> None:
         world.add(make.node("n1"), make.node("n2"), make.identity(), make.binding(), make.pod(node="n1"))
@@ -162,8 +162,8 @@ def test_a_pod_that_is_made_again_on_another_node_is_followed(run_in_world: Run)
         world.add(replace(make.pod(node="n2"), uid="another"))
 
         def nodes() -> list[str]:
-            stored = world.kubernetes.storage.list(ASSIGNED)
-            return [one["spec"]["nodename"] for one in stored if one["status"]["status"] == "Assigned"]
+            objects = world.kubernetes.storage.list(RESOURCE)
+            return [obj["spec"]["nodename"] for obj in objects if obj["status"]["status"] == "Assigned"]
 
         await world.until(lambda: nodes() == ["n2"], "the new node")
 

@@ -13,16 +13,16 @@ ACCOUNT = upstreams.ACCOUNTS["mic"]
 
 
 def without_conditions(definitions: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Definitions whose status has no conditions, as aad-pod-identity's have none."""
+    """Return definitions whose status has no conditions, as in aad-pod-identity."""
     plain = copy.deepcopy(definitions)
-    for one in plain:
-        for version in one["spec"]["versions"]:
+    for definition in plain:
+        for version in definition["spec"]["versions"]:
             del version["schema"]["openAPIV3Schema"]["properties"]["status"]["properties"]["conditions"]
     return plain
 
 
 def role() -> list[tuple[str, dict[str, Any]]]:
-    """Aad-pod-identity's role for MIC's account."""
+    """Return aad-pod-identity's role for MIC's account, as resources and objects."""
     rbac = "rbac.authorization.k8s.io"
     rules = upstreams.rules(upstreams.MIC_RIGHTS)
     subject = {"kind": "ServiceAccount", "name": ACCOUNT, "namespace": "default"}
@@ -45,22 +45,64 @@ def test_under_upstreams_role_and_definitions_all_of_upstream_works(
             for resource, obj in role():
                 stage.kubernetes.storage.create(resource, obj)
             stage.use_account("default", ACCOUNT)
-            async with member(stage, "a"):
+            async with member(stage, "a", "--conditions=all"):
                 pod = make.pod()
                 stage.add(make.node(), make.identity(), make.binding(), pod)
                 await stage.until(lambda: stage.states() == {"web-default-reader": "Assigned"}, "Assigned")
                 await stage.until(lambda: ("Normal", "binding applied") in stage.events(), "the event")
                 log = tmp_path / "a.log"
-                told = "conditions are not written on azureidentitybindings"
-                await stage.until(lambda: told in log.read_text(), "the warnings")
+                warning = "conditions are not written on azureidentitybindings"
+                await stage.until(lambda: warning in log.read_text(), "the warnings")
                 stage.remove_pod(pod)
-                await stage.until(lambda: not stage.states() and not any(stage.carried.values()), "removal")
+                await stage.until(lambda: not stage.states() and not any(stage.identities.values()), "removal")
                 text = log.read_text()
                 assert text.count("election without a Lease") == 1
                 assert text.count("conditions are not written on azureidentities") == 1
-                assert text.count(told) == 1
+                assert text.count(warning) == 1
                 assert 'cannot patch resource "azureidentities"' in text
                 assert 'resource "leases"' in text
+
+    asyncio.run(run())
+
+
+def test_a_mic_that_may_not_read_its_lock_is_not_ready(tmp_path: Path, definitions: list[dict[str, Any]]) -> None:
+    """It can never lead: its page of readiness and its log name the right, and a rollout stops there."""
+
+    async def run() -> None:
+        async with staged(tmp_path, definitions) as stage:
+            for resource, obj in role():
+                rules = [rule for rule in obj.get("rules", ()) if rule["resources"] != ["endpoints"]]
+                stage.kubernetes.storage.create(resource, obj | ({"rules": rules} if rules else {}))
+            stage.use_account("default", ACCOUNT)
+            async with member(stage, "a") as mic:
+                log = tmp_path / "a.log"
+                await stage.until(lambda: 'cannot get resource "endpoints"' in log.read_text(), "the warning")
+                assert "WARNING" in next(line for line in log.read_text().splitlines() if '"endpoints"' in line).upper()
+                page = await mic.page("/readyz")
+                assert page.startswith("cannot stand for election: ")
+                assert 'cannot get resource "endpoints"' in page
+
+    asyncio.run(run())
+
+
+def test_the_command_takes_identities_off_and_leaves_the_lock_to_whoever_comes(
+    tmp_path: Path, definitions: list[dict[str, Any]]
+) -> None:
+    """`mic --uninstall` as the chart's hook runs it, after MIC was killed: the next MIC leads at once."""
+
+    async def run() -> None:
+        async with staged(tmp_path, definitions) as stage:
+            async with member(stage, "a"):
+                stage.add(make.node(), make.identity(), make.binding(), make.pod())
+                await stage.until(lambda: stage.states() == {"web-default-reader": "Assigned"}, "Assigned")
+            assert any(stage.identities.values())
+            async with member(stage, "hook", "--uninstall") as hook, asyncio.timeout(60):
+                assert await hook.process.wait() == 0
+            log = (tmp_path / "hook.log").read_text()
+            assert "1 assigned identities were removed" in log
+            assert not any(stage.identities.values())
+            assert not stage.states()
+            assert stage.leader() == ""
 
     asyncio.run(run())
 
@@ -73,11 +115,11 @@ def test_an_allow_list_that_cannot_be_read_ends_mic(tmp_path: Path, definitions:
             for resource, obj in role():
                 stage.kubernetes.storage.create(resource, obj)
             stage.use_account("default", ACCOUNT)
-            async with member(stage, "a", "--namespace-allow-list") as one, asyncio.timeout(60):
-                assert await one.process.wait() == 2
-            told = (tmp_path / "a.log").read_text()
-            assert "error: --namespace-allow-list needs the right to list and watch namespaces" in told
-            assert "Traceback" not in told
+            async with member(stage, "a", "--namespace-allow-list") as mic, asyncio.timeout(60):
+                assert await mic.process.wait() == 2
+            log = (tmp_path / "a.log").read_text()
+            assert "error: --namespace-allow-list needs the right to list and watch namespaces" in log
+            assert "Traceback" not in log
             assert stage.leader() == ""
 
     asyncio.run(run())

@@ -11,7 +11,7 @@ BETWEEN_SECONDS = 0.1
 
 
 def test_a_lone_pod_is_planned_for_alone_though_a_scale_set_hangs() -> None:
-    """Pods that come one by one are Assigned at once, and are not replanned together with all others each time."""
+    """Pods that come one by one are Assigned at once, each by a plan for that pod alone."""
 
     async def story(now: Play) -> None:
         azure, memory = now.azure, now.memory
@@ -22,20 +22,20 @@ def test_a_lone_pod_is_planned_for_alone_though_a_scale_set_hangs() -> None:
         azure.carries[make.target("ss0")].clear()  # somebody took it off: MIC puts it back
         await now.until(300)
         assert len(azure.patches) == 3
-        wholes, near = memory.wholes, len(memory.planned_for)
+        full_plans, partial_plans = memory.full_plans, len(memory.partial_plan_sizes)
         for number in range(LONE):
             memory.add(make.pod(f"lone{number}", node="n1"))
             await now.until(300 + (number + 1) * BETWEEN_SECONDS)
             assert now.seconds(f"lone{number}", "a") == pytest.approx(300 + number * BETWEEN_SECONDS)
-        assert memory.planned_for[near:] == [1] * LONE
-        rest = min(MANY * REST_SECONDS_PER_POD, LONGEST_REST_SECONDS)
-        assert 1 <= memory.wholes - wholes <= LONE * BETWEEN_SECONDS / rest + 1
+        assert memory.partial_plan_sizes[partial_plans:] == [1] * LONE
+        rest_seconds = min(MANY * REST_SECONDS_PER_POD, LONGEST_REST_SECONDS)
+        assert 1 <= memory.full_plans - full_plans <= LONE * BETWEEN_SECONDS / rest_seconds + 1
 
     play(story, n0="ss0", n1="ss1")
 
 
 def test_pods_that_come_all_the_time_do_not_keep_the_others_waiting() -> None:
-    """What only a plan for everything does, the removal of an identity that nobody uses, happens all the same."""
+    """An unused identity is removed by a full plan, although changed pods come all the time."""
 
     async def story(now: Play) -> None:
         first = make.pod("first", node="n0")
@@ -53,14 +53,14 @@ def test_pods_that_come_all_the_time_do_not_keep_the_others_waiting() -> None:
 
 
 def test_what_a_target_tells_is_planned_for_its_own_pods() -> None:
-    """A PATCH that is done makes its pods Assigned, and looks at no pod of another scale set."""
+    """After a PATCH only the pods of its scale set are planned for."""
 
     async def story(now: Play) -> None:
         now.memory.add(*(make.pod(f"p{number}", node="n1" if number < 5 else "n0") for number in range(300)))
         now.azure.seconds[make.target("ss0")] = 60.0
         await now.until(PATCH_SECONDS + 1)
         assert now.memory.assigned_now == 5
-        assert 300 in now.memory.planned_for
-        assert now.memory.planned_for[-1] == 5
+        assert 300 in now.memory.partial_plan_sizes
+        assert now.memory.partial_plan_sizes[-1] == 5
 
     play(story, n0="ss0", n1="ss1")

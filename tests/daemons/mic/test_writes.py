@@ -5,42 +5,42 @@ from collections.abc import Callable
 from typing import Any
 
 import make
-from podidentity.core import crd
-from podidentity.core.allowing import ANNOTATION
+from podidentity.core.model import crd
+from podidentity.core.model.allow_list import ANNOTATION
 from podidentity.kube.resources import ASSIGNED_IDENTITIES
-from podidentity.mic.sync import Pacing
+from podidentity.mic.settings import Settings
 
 Run = Callable[..., None]
 
 
 def test_an_identity_that_is_there_costs_one_write(run_in_world: Run) -> None:
-    """The second pod of a scale set is created as Assigned: one POST, no PATCH, and nothing for Azure to do."""
+    """The second pod of a scale set is created as Assigned by one POST, and Azure has nothing to do."""
 
     async def story(world: Any) -> None:
         world.add(make.node(), make.identity(), make.binding(), make.pod("first"))
         await world.until(lambda: set(world.states().values()) == {"Assigned"}, "the first pod")
-        before, patches = len(world.writes()), len(world.machines.patches)
+        writes_before, patches = len(world.writes()), len(world.machines.patches)
         world.add(make.pod("second"))
         await world.until(lambda: world.states().get("second-default-reader") == "Assigned", "the second pod")
-        assert world.writes()[before:] == ["POST"]
+        assert world.writes()[writes_before:] == ["POST"]
         assert len(world.machines.patches) == patches
 
     run_in_world(story)
 
 
 def test_independent_writes_are_under_way_together(run_in_world: Run) -> None:
-    """Several, and never more than `--createDeleteBatch`."""
+    """Several writes are under way at a time, and never more than `--createDeleteBatch`."""
 
     async def story(world: Any) -> None:
         world.add(make.node(), make.identity(), make.binding(), *(make.pod(f"p{number}") for number in range(60)))
         await world.until(lambda: list(world.states().values()) == ["Assigned"] * 60, "all of them")
         assert 1 < world.most_under_way <= 7
 
-    run_in_world(story, Pacing(batch=7))
+    run_in_world(story, Settings(batch=7))
 
 
 def test_one_failing_write_keeps_no_other_from_being_written(run_in_world: Run) -> None:
-    """Its binding says why; it is tried again with the next change, if not before."""
+    """A failed write is reported on its binding and retried; the others succeed."""
 
     async def story(world: Any) -> None:
         world.refuse_creation_of = "p3-default-reader"
@@ -55,12 +55,12 @@ def test_one_failing_write_keeps_no_other_from_being_written(run_in_world: Run) 
 
 
 def test_an_object_that_nobody_can_read_keeps_no_pod_from_its_identity(run_in_world: Run) -> None:
-    """Somebody else's, or damaged, under the name of the pod's: it stays as it is, which an event tells once."""
+    """A damaged object under the pod's name stays as it is, one event reports it, and the pod gets another."""
 
     async def story(world: Any) -> None:
         odd = crd.render_assigned(make.assigned())
         odd["spec"]["azureIdentityRef"]["spec"]["clientID"] = 7
-        made = world.kubernetes.storage.create(str(ASSIGNED_IDENTITIES), odd)
+        damaged = world.kubernetes.storage.create(str(ASSIGNED_IDENTITIES), odd)
         world.add(make.node(), make.identity(), make.binding(), make.pod())
 
         def names() -> list[str]:
@@ -71,13 +71,13 @@ def test_an_object_that_nobody_can_read_keeps_no_pod_from_its_identity(run_in_wo
         world.add(make.pod("second"))
         await world.until(lambda: world.states().get("second-default-reader") == "Assigned", "another plan")
         assert world.events().count(("Warning", "unreadable")) == 1
-        assert world.kubernetes.storage.get(str(ASSIGNED_IDENTITIES), "default", "web-default-reader") == made
+        assert world.kubernetes.storage.get(str(ASSIGNED_IDENTITIES), "default", "web-default-reader") == damaged
 
     run_in_world(story)
 
 
 def test_a_namespace_names_only_what_it_is_allowed(run_in_world: Run) -> None:
-    """The binding says so in an event; when the annotation comes the binding takes effect, when it goes no longer."""
+    """A binding has an effect only while its namespace's annotation allows it; otherwise an event says so."""
 
     async def story(world: Any) -> None:
         world.add(make.node(), make.identity(), make.binding(), make.pod())
@@ -93,7 +93,7 @@ def test_a_namespace_names_only_what_it_is_allowed(run_in_world: Run) -> None:
 
 
 def test_a_delay_keeps_the_identity_and_not_the_access(run_in_world: Run) -> None:
-    """The object goes with the pod at once; the identity stays, and the next pod needs no PATCH."""
+    """With a delay, the object is deleted with its pod, the identity stays, and the next pod needs no PATCH."""
 
     async def story(world: Any) -> None:
         pod = make.pod()
@@ -105,11 +105,11 @@ def test_a_delay_keeps_the_identity_and_not_the_access(run_in_world: Run) -> Non
         await world.until(lambda: world.states() == {"next-default-reader": "Assigned"}, "the next pod")
         assert len(world.machines.patches) == 1
 
-    run_in_world(story, Pacing(unassign_delay_seconds=3600))
+    run_in_world(story, Settings(unassign_delay_seconds=3600))
 
 
 def test_the_delay_ends(run_in_world: Run) -> None:
-    """Without any further change in the cluster, the identity leaves."""
+    """The identity is removed after the delay without a further change in the cluster."""
 
     async def story(world: Any) -> None:
         pod = make.pod()
@@ -118,16 +118,18 @@ def test_the_delay_ends(run_in_world: Run) -> None:
         world.remove_pod(pod)
         await world.until(lambda: not world.machines.carries[make.target()], "removal")
 
-    run_in_world(story, Pacing(unassign_delay_seconds=0.2))
+    run_in_world(story, Settings(unassign_delay_seconds=0.2))
 
 
 def test_with_assign_on_binding_the_identity_is_there_first(run_in_world: Run) -> None:
-    """It goes on every scale set with its binding, and leaves with it."""
+    """The identity is assigned to every scale set as soon as its binding exists, and removed with the binding."""
 
     async def story(world: Any) -> None:
         world.add(make.node("n1", "ss1"), make.node("n2", "ss2"), make.identity(), make.binding())
         both = {make.target("ss1"), make.target("ss2")}
-        await world.until(lambda: {one for one, held in world.machines.carries.items() if held} == both, "both")
+        await world.until(
+            lambda: {target for target, identities in world.machines.carries.items() if identities} == both, "both"
+        )
         world.add(make.pod())
         await world.until(lambda: world.states() == {"web-default-reader": "Assigned"}, "Assigned")
         assert world.writes() == ["POST"]
@@ -138,16 +140,16 @@ def test_with_assign_on_binding_the_identity_is_there_first(run_in_world: Run) -
 
 
 def test_a_name_that_is_leaving_is_given_again(run_in_world: Run) -> None:
-    """An object deleted by hand comes back under its own name."""
+    """An object deleted by hand is created again under the same name."""
 
     async def story(world: Any) -> None:
         world.add(make.node(), make.identity(), make.binding(), make.pod())
         await world.until(lambda: set(world.states().values()) == {"Assigned"}, "Assigned")
-        stored = "azureassignedidentities.aadpodidentity.k8s.io", "default", "web-default-reader"
-        uid = world.kubernetes.storage.get(*stored)["metadata"]["uid"]
-        world.kubernetes.storage.delete(*stored)
-        again = lambda: world.states() and world.kubernetes.storage.get(*stored)["metadata"]["uid"] != uid  # noqa: E731
-        await world.until(again, "a new object")
+        location = "azureassignedidentities.aadpodidentity.k8s.io", "default", "web-default-reader"
+        uid = world.kubernetes.storage.get(*location)["metadata"]["uid"]
+        world.kubernetes.storage.delete(*location)
+        is_new = lambda: world.states() and world.kubernetes.storage.get(*location)["metadata"]["uid"] != uid  # noqa: E731
+        await world.until(is_new, "a new object")
         await asyncio.sleep(0)
         assert list(world.states()) == ["web-default-reader"]
 

@@ -16,7 +16,7 @@ class Hostile(NamedTuple):
     """One row: the heading it stands under, the bytes, and the status of the answer."""
 
     heading: str
-    sent: bytes
+    head: bytes
     status: int
 
 

@@ -14,40 +14,25 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 import make
-from daemons.kube.scripted import JumpingClock, ScriptedServer, Watch
+from clocks import JumpingClock
+from daemons.kube.scripted import ScriptedServer, Watch
 from daemons.nmi.harness import ADDRESS, TARGET, Answer, Client
 from daemons.nmi.imds import StandInImds
-from podidentity.core import crd
-from podidentity.core.identities import AssignedState, AzureAssignedIdentity, ObjectKey
+from podidentity.core.model import crd
+from podidentity.core.model.identities import AssignedState, AzureAssignedIdentity, ObjectKey
 from podidentity.kube.api import Api
 from podidentity.kube.connection import find_cluster, open_client
-from podidentity.nmi.cluster import Cluster
-from podidentity.nmi.daemon import assemble
-from podidentity.nmi.http import Listener, Site
-from podidentity.nmi.observe import Metrics, Observer
+from podidentity.nmi.adapters.cluster import Cluster
+from podidentity.nmi.adapters.imds import open_imds_client
+from podidentity.nmi.listener import Listener, Site
+from podidentity.nmi.metrics import Metrics, Observer
 from podidentity.nmi.ports import Peer
 from podidentity.nmi.settings import Settings
-from podidentity.nmi.sources import open_imds_client
+from podidentity.nmi.wiring import assemble_token_path
 from podidentity.serving.logs import Lines
 
-ASSIGNED = f"/apis/{crd.API_VERSION}/namespaces/default/azureassignedidentities"
+ASSIGNED_IDENTITIES = f"/apis/{crd.API_VERSION}/namespaces/default/azureassignedidentities"
 PODS = "/api/v1/namespaces/default/pods"
-
-
-class DrillClock(JumpingClock):
-    """One clock for the watches and for tokens."""
-
-    def __init__(self) -> None:
-        super().__init__(hasty=False)
-        self.ahead = 1_800_000_000.0
-
-    def steady(self) -> float:
-        """Return seconds that only go forward."""
-        return self.now()
-
-    def wall(self) -> float:
-        """Return seconds since 1970, as somebody set them."""
-        return self.ahead + self.now()
 
 
 @dataclass
@@ -56,7 +41,7 @@ class Drill:
 
     server: ScriptedServer
     imds: StandInImds
-    clock: DrillClock
+    clock: JumpingClock
     links: dict[str, tuple[int, bytes]] = field(default_factory=dict)
     port: int = 0
     listener: Listener | None = None
@@ -74,9 +59,11 @@ class Drill:
     def assign(self, pod: str, identity: str) -> None:
         """Do what MIC does."""
         key = ObjectKey("default", f"{pod}-{identity}")
-        made, binding = make.identity(identity), make.binding(azure_identity=identity)
-        assigned = AzureAssignedIdentity(key, made, binding, ObjectKey("default", pod), "n1", AssignedState.ASSIGNED)
-        self.tell(f"{ASSIGNED}/{key.name}", crd.render_assigned(assigned))
+        azure_identity, binding = make.identity(identity), make.binding(azure_identity=identity)
+        assignment = AzureAssignedIdentity(
+            key, azure_identity, binding, ObjectKey("default", pod), "n1", AssignedState.ASSIGNED
+        )
+        self.tell(f"{ASSIGNED_IDENTITIES}/{key.name}", crd.render_assigned(assignment))
 
     def tell(self, path: str, obj: Any) -> None:
         """Add an object, and say so on the watches that are open."""
@@ -91,7 +78,9 @@ class Drill:
 
     def watches(self, plural: str = "") -> list[Watch]:
         """Return the watches that are open."""
-        return [one for one in self.server.watches if one.request.path.endswith(plural) and not one.ended.is_set()]
+        return [
+            watch for watch in self.server.watches if watch.request.path.endswith(plural) and not watch.ended.is_set()
+        ]
 
     def go_away(self) -> None:
         """Let the API server be gone: connections break, new ones are cut."""
@@ -110,7 +99,7 @@ class Drill:
         self.confirm()
         async with asyncio.timeout(20):
             # Nobody can set an event for what a socket brings.
-            while min(self.cluster.confirmed(), self.cluster.granted_as_of()) < self.clock.now():  # noqa: ASYNC110
+            while min(self.cluster.confirmed_at(), self.cluster.grants_confirmed_at()) < self.clock.steady():  # noqa: ASYNC110
                 await asyncio.sleep(0.001)
 
     def come_back(self) -> None:
@@ -130,7 +119,7 @@ class Drill:
             self.clock.jump(1.0)
             await asyncio.sleep(0.001)
 
-    async def until(self, holds: Callable[[], Any], what: str) -> None:
+    async def until(self, holds: Callable[[], Any], event: str) -> None:
         """Let time pass slowly until something is true."""
         try:
             async with asyncio.timeout(60):
@@ -138,14 +127,14 @@ class Drill:
                     self.clock.jump(0.05)
                     await asyncio.sleep(0.002)
         except TimeoutError:
-            raise AssertionError(f"never happened: {what}") from None
+            raise AssertionError(f"never happened: {event}") from None
 
     # Pods.
 
     async def ask(self, number: int, target: str = TARGET) -> Answer:
         """Ask once from a pod's address, while time passes."""
-        opened = await asyncio.open_connection(ADDRESS, self.port, local_addr=(f"127.0.1.{number}", 0))
-        client = Client(*opened)
+        streams = await asyncio.open_connection(ADDRESS, self.port, local_addr=(f"127.0.1.{number}", 0))
+        client = Client(*streams)
         try:
             asking = asyncio.ensure_future(client.ask(target))
             await self.until(asking.done, f"pod {number} is answered")
@@ -155,35 +144,35 @@ class Drill:
 
     async def ask_at_once(self, number: int) -> Answer:
         """Ask once while time stands still: everything needed for the answer must be there, however slow we are."""
-        opened = await asyncio.open_connection(ADDRESS, self.port, local_addr=(f"127.0.1.{number}", 0))
-        client = Client(*opened)
+        streams = await asyncio.open_connection(ADDRESS, self.port, local_addr=(f"127.0.1.{number}", 0))
+        client = Client(*streams)
         try:
             return await client.ask(TARGET)
         finally:
             client.hang_up()
 
-    async def until_answered(self, number: int, wanted: Callable[[Answer], bool], what: str) -> Answer:
+    async def until_answered(self, number: int, matches: Callable[[Answer], bool], event: str) -> Answer:
         """Ask again and again until the answer is as wanted."""
         async with asyncio.timeout(60):
-            while not wanted(answer := await self.ask(number)):
+            while not matches(answer := await self.ask(number)):
                 self.confirm()
                 self.clock.jump(0.5)
-        assert wanted(answer), what
+        assert matches(answer), event
         return answer
 
 
 def is_of(identity: str) -> Callable[[Answer], bool]:
-    """Say what is wanted: a token of this identity."""
+    """Return a test that an answer is a token of this identity."""
     return lambda answer: answer.status == 200 and answer.token.startswith(f"token of {identity} ")
 
 
 def has(status: int) -> Callable[[Answer], bool]:
-    """Say what is wanted: a status."""
+    """Return a test that an answer has this status."""
     return lambda answer: answer.status == status
 
 
 @asynccontextmanager
-async def drilling(pods: int) -> AsyncIterator[Drill]:
+async def drilling(pods: int = 2) -> AsyncIterator[Drill]:
     """Run NMI with so many pods: pod-1 at 127.0.1.1 has identity id-1, and so on."""
     async with (
         asyncio.timeout(100),
@@ -191,25 +180,25 @@ async def drilling(pods: int) -> AsyncIterator[Drill]:
         StandInImds().listening() as imds,
         open_imds_client("test") as http,
     ):
-        drill = Drill(server, imds, DrillClock())
+        drill = Drill(server, imds, JumpingClock(hasty=False))
         imds.clock = drill.clock.wall
         for number in range(1, pods + 1):
             drill.add_pod(f"pod-{number}", number)
             drill.assign(f"pod-{number}", f"id-{number}")
         with tempfile.TemporaryDirectory() as directory:
-            where = find_cluster(str(server.write_kubeconfig(Path(directory))))
+            connection = find_cluster(str(server.write_kubeconfig(Path(directory))))
         settings = Settings("n1", redirect=False, metadata_address=ADDRESS, metadata_port=imds.port,
                             wait_created_seconds=0, wait_assigned_seconds=0)  # fmt: skip
-        async with open_client(where, clock=drill.clock) as kubernetes, asyncio.TaskGroup() as tasks:
+        async with open_client(connection, clock=drill.clock) as kubernetes, asyncio.TaskGroup() as tasks:
             cluster = Cluster(Api(kubernetes, drill.clock), settings)
             observer = Observer(Metrics(CollectorRegistry()), Lines("text", "audit"), lambda _: None)
-            listener, follower, _ = assemble(settings, cluster, http, drill.clock, observer, tasks)
-            cluster.tell(follower)
+            listener, follower, _ = assemble_token_path(settings, cluster, http, drill.clock, observer, tasks)
+            cluster.subscribe(follower)
             drill.cluster = cluster
             site = Site(listener.app.answer, lambda _, peer: Peer(peer[0], drill.links.get(peer[0]), port=peer[1]))
             drill.port, drill.listener = await listener.listen(ADDRESS, 0, site), listener
             running = tasks.create_task(cluster.run())
-            await drill.until(lambda: not cluster.behind(), "the watches are filled")
+            await drill.until(lambda: not cluster.delays(), "the watches are filled")
             try:
                 yield drill
             finally:

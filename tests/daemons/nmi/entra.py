@@ -36,7 +36,7 @@ class StandInEntra:
         self.port = 0
         self.applications: dict[str, str | x509.Certificate] = {}
         self.tenants = {"tenant-1", "tenant-2", "tenant-3"}
-        self.asked: list[str] = []
+        self.requests: list[str] = []
         self.forms: list[dict[str, str]] = []
         self.script: deque[Reply] = deque()
         self.issued = 0
@@ -86,7 +86,7 @@ class StandInEntra:
 
     def discover(self, path: str) -> Reply:
         """Answer a tenant's openid-configuration."""
-        self.asked.append(f"GET {path}")
+        self.requests.append(f"GET {path}")
         tenant = path.split("/")[1]
         if tenant not in self.tenants:
             return _reply(400, NOT_KNOWN)
@@ -96,21 +96,21 @@ class StandInEntra:
 
     def grant(self, path: str, form: dict[str, str]) -> Reply:
         """Answer a token request."""
-        self.asked.append(f"POST {path}")
+        self.requests.append(f"POST {path}")
         self.forms.append(form)
         if self.script:
             return self.script.popleft()
-        if not self._proven(form, f"{self.login}{path}"):
+        if not self._has_proof(form, f"{self.login}{path}"):
             return _reply(401, BAD_SECRET)
         self.issued += 1
-        named = f"token of {form['client_id']} in {path.split('/')[1]} for {form['scope']} no {self.issued}"
-        return _reply(200, {"token_type": "Bearer", "expires_in": 3599, "ext_expires_in": 3599, "access_token": named})
+        text = f"token of {form['client_id']} in {path.split('/')[1]} for {form['scope']} no {self.issued}"
+        return _reply(200, {"token_type": "Bearer", "expires_in": 3599, "ext_expires_in": 3599, "access_token": text})
 
-    def _proven(self, form: dict[str, str], audience: str) -> bool:
-        known = self.applications.get(form["client_id"])
-        if isinstance(known, x509.Certificate):
-            return _signed_with(known, form, audience)
-        return known is not None and form.get("client_secret") == known
+    def _has_proof(self, form: dict[str, str], audience: str) -> bool:
+        credential = self.applications.get(form["client_id"])
+        if isinstance(credential, x509.Certificate):
+            return _signed_with(credential, form, audience)
+        return credential is not None and form.get("client_secret") == credential
 
 
 def _signed_with(certificate: x509.Certificate, form: dict[str, str], audience: str) -> bool:

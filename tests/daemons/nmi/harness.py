@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 from prometheus_client import CollectorRegistry
 
 import make
+from clocks import JumpingClock
 from daemons.nmi.imds import StandInImds
-from podidentity.core.cluster import Pod
-from podidentity.core.identities import (
+from podidentity.core.model.arm import IdentityId
+from podidentity.core.model.identities import (
     AssignedState,
     AzureAssignedIdentity,
     AzureIdentity,
@@ -20,51 +21,21 @@ from podidentity.core.identities import (
     ObjectKey,
     SecretReference,
 )
-from podidentity.core.matching import Match
+from podidentity.core.model.matching import Match
+from podidentity.core.model.snapshot import Pod
 from podidentity.errors import NotFoundError
-from podidentity.nmi.daemon import assemble
-from podidentity.nmi.finding import Finding
-from podidentity.nmi.http import Limits, Listener, Site
-from podidentity.nmi.observe import Metrics, Observer
+from podidentity.nmi.adapters.imds import open_imds_client
+from podidentity.nmi.listener import NODE_LIMITS, Listener, Site
+from podidentity.nmi.metrics import Metrics, Observer
+from podidentity.nmi.places import Limits
+from podidentity.nmi.pod_lookup import PodLookup
 from podidentity.nmi.ports import Peer
 from podidentity.nmi.settings import Settings
-from podidentity.nmi.sources import open_imds_client
+from podidentity.nmi.wiring import assemble_token_path, token_file_site
 from podidentity.serving.logs import Lines
 
 TARGET = "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https://vault.azure.net"
 ADDRESS = "127.0.0.1"
-
-
-class JumpingClock:
-    """Both clocks stand still until a test moves them; a sleep moves the steady one, so that nothing ever waits."""
-
-    def __init__(self, wall: float = 1_800_000_000.0) -> None:
-        self._wall = wall
-        self._steady = 1000.0
-        self.slept: list[float] = []
-
-    def wall(self) -> float:
-        """Return seconds since 1970."""
-        return self._wall
-
-    def steady(self) -> float:
-        """Return seconds that only go forward."""
-        return self._steady
-
-    async def sleep(self, seconds: float) -> None:
-        """Bring the time."""
-        self.slept.append(seconds)
-        self.pass_time(max(seconds, 0.0))
-        await asyncio.sleep(0)
-
-    def pass_time(self, seconds: float) -> None:
-        """Let time pass on both clocks."""
-        self._wall += seconds
-        self._steady += seconds
-
-    def set_wall(self, seconds: float) -> None:
-        """Do what an administrator does to a wall clock."""
-        self._wall += seconds
 
 
 class FakeCluster:
@@ -73,7 +44,7 @@ class FakeCluster:
     def __init__(self, clock: JumpingClock) -> None:
         self.pods: list[Pod] = []
         self.api: list[Pod] | Exception | None = None
-        self.assigned: list[AzureAssignedIdentity] = []
+        self.assigned_identities: list[AzureAssignedIdentity] = []
         self.matches: list[Match] = []
         self.exceptions: list[AzurePodIdentityException] = []
         self.secrets: dict[SecretReference, dict[str, bytes] | Exception] = {}
@@ -82,12 +53,15 @@ class FakeCluster:
         self.silent_since: float | None = None
         self.synced = True
         self.follower: Any = None
-        self.served: list[Any] = []
+        self.first_tokens: list[Any] = []
         self._clock = clock
         self.revision = 0
+        self.decides = False
+        self.machine: dict[IdentityId, float] = {}
+        """Since when MIC says that an identity is on the machine."""
 
-    def changed(self) -> None:
-        """Say that `assigned`, `matches` or `exceptions` are others now."""
+    def notify(self) -> None:
+        """Report that `assigned_identities`, `matches` or `exceptions` have changed."""
         self.revision += 1
         if self.follower is not None:
             for pod in self.pods:
@@ -108,10 +82,10 @@ class FakeCluster:
         """Do what MIC does."""
         key = ObjectKey("default", f"{pod.key.name}-{identity.key.name}")
         binding = make.binding(identity.key.name, azure_identity=identity.key.name, selector=pod.selector)
-        assigned = AzureAssignedIdentity(key, identity, binding, pod.key, pod.node, state)
-        self.assigned = [one for one in self.assigned if one.key != key] + [assigned]
-        self.changed()
-        return assigned
+        assignment = AzureAssignedIdentity(key, identity, binding, pod.key, pod.node, state)
+        self.assigned_identities = [entry for entry in self.assigned_identities if entry.key != key] + [assignment]
+        self.notify()
+        return assignment
 
     def remove(self, pod: Pod) -> None:
         """Delete a pod as the watch tells it."""
@@ -120,17 +94,17 @@ class FakeCluster:
             self.follower.pod_gone(pod.uid)
             self.follower.pod_changed(pod.key)
 
-    def at(self, address: str) -> Sequence[Pod]:
+    def with_address(self, address: str) -> Sequence[Pod]:
         """Return the pods that claim the address."""
         return tuple(pod for pod in self.pods if address in pod.ips and pod.live and not pod.host_network)
 
-    def confirmed(self) -> float:
+    def confirmed_at(self) -> float:
         """Return when the watch was last heard."""
         if not self.synced:
             return -float("inf")
         return self._clock.steady() if self.silent_since is None else self.silent_since
 
-    def granted_as_of(self) -> float:
+    def grants_confirmed_at(self) -> float:
         """Return when everything else was last heard."""
         return self._clock.steady() if self.synced else -float("inf")
 
@@ -147,26 +121,30 @@ class FakeCluster:
         """Get a Secret from the API server."""
         self.secret_reads += 1
         await asyncio.sleep(0)
-        found = self.secrets.get(secret, NotFoundError(f"get secrets {secret}: not found", status=404))
-        if isinstance(found, Exception):
-            raise found
-        return found
+        content = self.secrets.get(secret, NotFoundError(f"get secrets {secret}: not found", status=404))
+        if isinstance(content, Exception):
+            raise content
+        return content
 
-    def named(self, key: ObjectKey) -> Pod | None:
+    def by_name(self, key: ObjectKey) -> Pod | None:
         """Return a pod by name."""
         return next((pod for pod in self.pods if pod.key == key), None)
 
-    def assigned_to(self, pod: ObjectKey) -> Sequence[AzureAssignedIdentity]:
+    def there_since(self, identity: IdentityId) -> float | None:
+        """Return since when MIC says that an identity is on the machine."""
+        return self.machine.get(identity)
+
+    def assigned_to(self, pod: Pod) -> Sequence[AzureAssignedIdentity]:
         """Return the pod's assigned identities."""
-        return tuple(one for one in self.assigned if one.pod == pod)
+        return tuple(entry for entry in self.assigned_identities if entry.pod == pod.key)
 
     def bound_to(self, pod: Pod) -> Sequence[Match]:
         """Return the pod's matches."""
-        return tuple(one for one in self.matches if one.pod == pod)
+        return tuple(match for match in self.matches if match.pod == pod)
 
     def exceptions_in(self, namespace: str) -> Sequence[AzurePodIdentityException]:
         """Return the exceptions of a namespace."""
-        return tuple(one for one in self.exceptions if one.key.namespace == namespace)
+        return tuple(exception for exception in self.exceptions if exception.key.namespace == namespace)
 
 
 class Answer(NamedTuple):
@@ -204,17 +182,19 @@ class Client:
         self.writer.write(head)
         return await self.read()
 
-    async def read(self) -> Answer:
+    async def read(self, *, has_content: bool = True) -> Answer:
         """Read one answer. Raises IncompleteReadError when the connection ends."""
         async with asyncio.timeout(60):
             head = (await self.reader.readuntil(b"\r\n\r\n")).decode()
-            line, *rest = head.split("\r\n")
-            headers = {name.lower(): value.strip() for name, _, value in (item.partition(":") for item in rest if item)}
-            body = await self.reader.readexactly(int(headers["content-length"]))
+            line, *lines_after = head.split("\r\n")
+            headers = {
+                name.lower(): value.strip() for name, _, value in (item.partition(":") for item in lines_after if item)
+            }
+            body = await self.reader.readexactly(int(headers["content-length"])) if has_content else b""
         return Answer(int(line.split(" ")[1]), headers, body)
 
-    async def ended(self) -> bool:
-        """Say whether NMI ends the connection without another byte."""
+    async def has_ended(self) -> bool:
+        """Return whether NMI ends the connection without another byte."""
         async with asyncio.timeout(10):
             try:
                 return await self.reader.read(1) == b""
@@ -238,8 +218,9 @@ class Serving:
     port: int
     node_port: int
     clients: list[Client]
-    finding: Finding
+    pod_lookup: PodLookup
     link: tuple[int, bytes | None] | None = None
+    token_file_port: int = 0
 
     async def connect(self, address: str = ADDRESS) -> Client:
         """Open a connection from the pod's address, or another."""
@@ -250,6 +231,12 @@ class Serving:
     async def connect_as_node(self) -> Client:
         """Open a connection to the loopback listener, as a program of the node."""
         client = Client(*await asyncio.open_connection(ADDRESS, self.node_port))
+        self.clients.append(client)
+        return client
+
+    async def connect_to_token_file_door(self, address: str = ADDRESS) -> Client:
+        """Open a connection to the token-file door."""
+        client = Client(*await asyncio.open_connection(ADDRESS, self.token_file_port, local_addr=(address, 0)))
         self.clients.append(client)
         return client
 
@@ -272,31 +259,34 @@ async def serving(
     registry = CollectorRegistry()
     async with asyncio.timeout(100), (imds or StandInImds()).listening() as stand_in, open_imds_client("test") as http:
         stand_in.clock = clock.wall
-        given = replace(
+        daemon_settings = replace(
             settings or Settings("n1", wait_known_seconds=0),
             redirect=False,
             metadata_address=ADDRESS,
             metadata_port=stand_in.port,
         )
         async with asyncio.TaskGroup() as tasks:
-            observer = Observer(Metrics(registry), Lines(given.log_format, "audit"), fake.served.append)
-            listener, fake.follower, finding = assemble(given, fake, http, clock, observer, tasks)
+            observer = Observer(Metrics(registry), Lines(daemon_settings.log_format, "audit"), fake.first_tokens.append)
+            listener, fake.follower, pod_lookup = assemble_token_path(
+                daemon_settings, fake, http, clock, observer, tasks
+            )
             if limits is not None:
-                listener.limits = limits
-            made = Serving(fake, stand_in, clock, listener, registry, 0, 0, [], finding)
-            site = Site(listener.app.answer, lambda _, client: Peer(client[0], made.link, port=client[1]))
-            made.port = await listener.listen(ADDRESS, 0, site)
-            node_site = Site(listener.app.answer_node, lambda _, client: Peer(client[0], port=client[1]))
-            made.node_port = await listener.listen(ADDRESS, 0, node_site)
+                listener.places.limits = limits
+            running = Serving(fake, stand_in, clock, listener, registry, 0, 0, [], pod_lookup)
+            site = Site(listener.app.answer, lambda _, client: Peer(client[0], running.link, port=client[1]))
+            running.port = await listener.listen(ADDRESS, 0, site)
+            node_site = Site(listener.app.answer_node, lambda _, client: Peer(client[0], port=client[1]), NODE_LIMITS)
+            running.node_port = await listener.listen(ADDRESS, 0, node_site)
+            running.token_file_port = await listener.listen(ADDRESS, 0, token_file_site(listener.app))
             try:
-                yield made
+                yield running
             finally:
-                for client in made.clients:
+                for client in running.clients:
                     client.hang_up()
                 listener.close()
 
 
 def pod(name: str = "web", *, selector: str = "reader", uid: str = "") -> Pod:
     """Build a pod at the address from which this process connects."""
-    made = make.pod(name, selector=selector)
-    return replace(made, ips=(ADDRESS,), uid=uid or made.uid)
+    result = make.pod(name, selector=selector)
+    return replace(result, ips=(ADDRESS,), uid=uid or result.uid)

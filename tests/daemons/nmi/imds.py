@@ -12,7 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 NOT_FOUND = {"error": "invalid_request", "error_description": "Identity not found"}
 
 
-class Asked(NamedTuple):
+class ImdsRequest(NamedTuple):
     """A request that arrived."""
 
     target: str
@@ -41,10 +41,10 @@ class StandInImds:
     def __init__(self, life_seconds: int = 86400) -> None:
         self.life_seconds = life_seconds
         self.padding = 0
-        self.asked: list[Asked] = []
-        self.script: deque[Reply | Callable[[Asked], Reply]] = deque()
-        self.fault: Callable[[Asked], Reply | None] | None = None
-        self.held: asyncio.Event | None = None
+        self.requests: list[ImdsRequest] = []
+        self.script: deque[Reply | Callable[[ImdsRequest], Reply]] = deque()
+        self.fault: Callable[[ImdsRequest], Reply | None] | None = None
+        self.gate: asyncio.Event | None = None
         self.at_once = 0
         self.most_at_once = 0
         self.issued = 0
@@ -81,16 +81,18 @@ class StandInImds:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while True:
             head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-            line, *rest = head.split("\r\n")
-            headers = {name.lower(): value.strip() for name, _, value in (item.partition(":") for item in rest if item)}
-            asked = Asked(line.split(" ")[1], headers)
-            self.asked.append(asked)
+            line, *header_lines = head.split("\r\n")
+            headers = {
+                name.lower(): value.strip() for name, _, value in (item.partition(":") for item in header_lines if item)
+            }
+            request = ImdsRequest(line.split(" ")[1], headers)
+            self.requests.append(request)
             self.at_once += 1
             self.most_at_once = max(self.most_at_once, self.at_once)
             try:
-                if self.held is not None:
-                    await self.held.wait()
-                reply = self._reply(asked)
+                if self.gate is not None:
+                    await self.gate.wait()
+                reply = self._reply(request)
             finally:
                 self.at_once -= 1
             if reply.status is None:
@@ -103,29 +105,29 @@ class StandInImds:
             )
             await writer.drain()
 
-    def _reply(self, asked: Asked) -> Reply:
+    def _reply(self, request: ImdsRequest) -> Reply:
         if self.script:
             scripted = self.script.popleft()
-            return scripted if isinstance(scripted, Reply) else scripted(asked)
-        if self.fault is not None and (fault := self.fault(asked)):
+            return scripted if isinstance(scripted, Reply) else scripted(request)
+        if self.fault is not None and (fault := self.fault(request)):
             return fault
-        if not asked.target.startswith("/metadata/identity/oauth2/token?"):
-            return Reply(200, json.dumps({"asked": asked.target}).encode())
-        return self.token(asked)
+        if not request.target.startswith("/metadata/identity/oauth2/token?"):
+            return Reply(200, json.dumps({"asked": request.target}).encode())
+        return self.token(request)
 
     def hold(self, seconds: float) -> None:
         """Keep everybody waiting for so long, from now on."""
-        held = self.held = asyncio.Event()
-        asyncio.get_running_loop().call_later(seconds, held.set)
+        gate = self.gate = asyncio.Event()
+        asyncio.get_running_loop().call_later(seconds, gate.set)
 
-    def token(self, asked: Asked) -> Reply:
+    def token(self, request: ImdsRequest) -> Reply:
         """Make the token that the request asks for."""
         self.issued += 1
-        query = asked.query
-        named = query.get("msi_res_id", query.get("client_id", query.get("object_id", "the-machine")))
+        query = request.query
+        identity = query.get("msi_res_id", query.get("client_id", query.get("object_id", "the-machine")))
         now = int(self.clock())
         body = {
-            "access_token": f"token of {named.rpartition('/')[2]} for {query['resource']} no {self.issued}"
+            "access_token": f"token of {identity.rpartition('/')[2]} for {query['resource']} no {self.issued}"
             + "." * self.padding,
             "refresh_token": "",
             "expires_in": str(self.life_seconds),

@@ -1,22 +1,30 @@
-"""A pod of a bridge whose sandbox was made anew, under the same address: when its new port is believed."""
+"""The pods of bridges: which table is loaded, who is told what, and when a sandbox that was made anew is believed.
+
+What the table does to packets is tested with the kernel: tests/system/redirect/test_spoofing.py and test_reuse.py.
+"""
 
 import asyncio
 import ipaddress
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from contextlib import asynccontextmanager
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 import make
-from daemons.nmi.harness import JumpingClock
-from podidentity.core.bridges import Port
-from podidentity.core.cluster import Pod
-from podidentity.errors import UnreachableError
-from podidentity.linux import bridges, nftables
+from clocks import JumpingClock
+from daemons.mic.jumping import JumpingLoop
+from podidentity.core.model.snapshot import Pod
+from podidentity.core.tokens.bridge_ports import Port
+from podidentity.errors import HostError, UnreachableError
+from podidentity.linux import bridges, interception, nftables
 from podidentity.linux.bridges import Bridges
-from podidentity.nmi.anti_spoof import AntiSpoof, AntiSpoofSettings
+from podidentity.nmi.adapters import anti_spoof
+from podidentity.nmi.adapters.anti_spoof import AntiSpoof, AntiSpoofSettings
 from podidentity.nmi.ports import MOVED_SECONDS
 
+METADATA = "169.254.169.254"
 WEB = replace(make.pod("web"), ips=("10.0.0.1",))
 
 
@@ -26,51 +34,87 @@ def port(number: int, *addresses: str) -> Port:
 
 
 class Host:
-    """A host whose ports a test sets, an API server, and what NMI was told. Only the kernel is not real."""
+    """A host whose ports a test sets, an API server, and what NMI was told. Only the kernel is not real.
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    `listing` is the kernel's own table as nft lists it, None without one; `tables` were loaded, `looked_at` has the
+    event loop's time of each look.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, enabled: bool = True) -> None:
         self.clock = JumpingClock()
         self.ports = [port(1, "10.0.0.1")]
-        self.pods: Collection[Pod] = (WEB,)
+        self.routes: dict[str, int] = {}
+        self.trouble: HostError | None = None
+        self.looked_at: list[float] = []
+        self.listing: list[dict[str, Any]] | None = None
+        self.differences: tuple[str, ...] = ()
+        self.tables: list[nftables.Table] = []
+        self.removals = 0
+        self.expected: set[tuple[str, int]] = set()
+        self.reset_interfaces: list[int] = []
+        self.reset_pods: list[str] = []
+        self.pods: Collection[Pod] | None = (WEB,)
         self.api: Collection[Pod] | Exception | None = None
         self.looks = 0
-        self.told: list[str] = []
-        self.expect = self.interface_gone = self.unplugged = lambda *_: None
-        self.at = AntiSpoof(
-            AntiSpoofSettings("169.254.169.254", enabled=True, check_seconds=60),
+        self.release_calls: list[str] = []
+        self.uids_at_ports: frozenset[str] = frozenset()
+        self.reset_interface = self.reset_interfaces.append
+        self.reset_pod = self.reset_pods.append
+        self.anti_spoof = AntiSpoof(
+            AntiSpoofSettings(METADATA, enabled=enabled, check_seconds=60),
             lambda: self.pods,
             self._look,
             self,
             self.clock,
         )
-        monkeypatch.setattr(bridges, "look", self._seen)
-        for name, answer in {"replace": None, "listed": None, "differences": ()}.items():
-            monkeypatch.setattr(nftables, name, self._nothing(answer))
+        monkeypatch.setattr(bridges, "look", self._look_at_host)
+        monkeypatch.setattr(nftables, "replace", self._replace)
+        monkeypatch.setattr(nftables, "remove", self._remove)
+        monkeypatch.setattr(nftables, "list_table", self._constant(lambda: self.listing))
+        monkeypatch.setattr(nftables, "differences", self._constant(lambda: self.differences))
 
-    def replugged(self, uid: str) -> None:
+    def expect(self, uid: str, interface: int) -> None:
         """Note it."""
-        self.told.append(uid)
+        self.expected.add((uid, interface))
 
-    async def after(self, seconds: float) -> int:
+    def hold(self, uids: frozenset[str]) -> None:
+        """Note them."""
+        self.uids_at_ports = uids
+
+    def release(self, uid: str) -> None:
+        """Note it."""
+        self.release_calls.append(uid)
+
+    async def proven_after(self, seconds: float) -> int:
         """Look again after so long: how many pods are at a port of theirs."""
-        self.clock.pass_time(seconds)
-        await self.at.keep()
-        return self.at.proven
+        self.clock.jump(seconds)
+        await self.anti_spoof.keep()
+        return self.anti_spoof.proven_pods
 
-    def _seen(self, _known: frozenset[int]) -> Bridges:
+    def _look_at_host(self, _interfaces: frozenset[int]) -> Bridges:
+        if self.trouble is not None:
+            raise self.trouble
         network = ipaddress.IPv4Network("10.0.0.0/24")
-        return Bridges((network,), tuple(self.ports), frozenset(one.interface for one in self.ports))
+        interfaces = frozenset(port.interface for port in self.ports)
+        return Bridges((network,), tuple(self.ports), interfaces, self.routes)
+
+    async def _replace(self, table: nftables.Table) -> None:
+        self.tables.append(table)
+
+    async def _remove(self, key: object) -> None:
+        assert key == interception.PORTS
+        self.removals += 1
 
     async def _look(self) -> Collection[Pod]:
         self.looks += 1
         if isinstance(self.api, Exception):
             raise self.api
-        return self.pods if self.api is None else self.api
+        return (self.pods or ()) if self.api is None else self.api
 
     @staticmethod
-    def _nothing(answer: object) -> Callable[..., Awaitable[object]]:
+    def _constant(answer: Callable[[], object]) -> Callable[..., Awaitable[object]]:
         async def act(*_: object) -> object:
-            return answer
+            return answer()
 
         return act
 
@@ -81,21 +125,17 @@ def host(monkeypatch: pytest.MonkeyPatch) -> Host:
     return Host(monkeypatch)
 
 
-def test_it_is_believed_after_a_minute_and_a_look(host: Host) -> None:
+async def test_it_is_believed_after_a_minute_and_a_look(host: Host) -> None:
     """The old port is gone, a new one alone claims the address, and the API server says that the pod lives."""
-
-    async def test() -> None:
-        assert await host.after(0) == 1
-        host.ports = [port(2, "10.0.0.1")]
-        assert await host.after(1) == 0
-        assert await host.after(MOVED_SECONDS - 1) == 0
-        assert host.looks == 0
-        assert await host.after(1) == 1
-        assert (host.looks, host.told) == (1, [WEB.uid])
-        assert await host.after(1000) == 1
-        assert host.looks == 1
-
-    asyncio.run(test())
+    assert await host.proven_after(0) == 1
+    host.ports = [port(2, "10.0.0.1")]
+    assert await host.proven_after(1) == 0
+    assert await host.proven_after(MOVED_SECONDS - 1) == 0
+    assert host.looks == 0
+    assert await host.proven_after(1) == 1
+    assert (host.looks, host.release_calls) == (1, [WEB.uid])
+    assert await host.proven_after(1000) == 1
+    assert host.looks == 1
 
 
 @pytest.mark.parametrize(
@@ -110,34 +150,190 @@ def test_it_is_believed_after_a_minute_and_a_look(host: Host) -> None:
     ],
     ids=["ending", "ended", "elsewhere", "another", "nobody", "no-answer"],
 )
-def test_it_is_not_when_the_api_server_does_not_say_so(host: Host, api: object, looks: int) -> None:
+async def test_it_is_not_when_the_api_server_does_not_say_so(host: Host, api: object, looks: int) -> None:
     """The pod may be gone, and its address another's. The API server is asked every ten seconds, not every second."""
-
-    async def test() -> None:
-        await host.after(0)
-        host.api = api  # type: ignore[assignment]
-        host.ports = [port(2, "10.0.0.1")]
-        await host.after(0)
-        assert [await host.after(seconds) for seconds in (MOVED_SECONDS, 1, 1, 10)] == [0] * 4
-        assert (host.looks, host.told) == (looks, [])
-
-    asyncio.run(test())
+    await host.proven_after(0)
+    host.api = api  # type: ignore[assignment]
+    host.ports = [port(2, "10.0.0.1")]
+    await host.proven_after(0)
+    assert [await host.proven_after(seconds) for seconds in (MOVED_SECONDS, 1, 1, 10)] == [0] * 4
+    assert (host.looks, host.release_calls) == (looks, [])
 
 
-def test_it_is_not_while_claims_change(host: Host) -> None:
+async def test_it_is_not_while_claims_change(host: Host) -> None:
     """A neighbour that puts the address on for a while, or two that claim it, are never the pod."""
+    await host.proven_after(0)
+    liar = replace(make.pod("liar"), ips=("10.0.0.2",))
+    for ports in ([port(2, "10.0.0.1")], [port(2, "10.0.0.1"), port(3, "10.0.0.1")], [port(3, "10.0.0.1")]):
+        host.ports = ports
+        assert await host.proven_after(MOVED_SECONDS - 1) == 0
+    host.pods = (WEB, liar)
+    host.ports = [port(3, "10.0.0.1", "10.0.0.2")]
+    await host.proven_after(1)
+    assert await host.proven_after(MOVED_SECONDS) == 1
+    assert (host.looks, host.release_calls) == (0, [])
+    assert [warning for warning in host.anti_spoof.warnings() if "default/web" in warning]
+
+
+async def test_a_table_that_cannot_be_loaded_holds_no_pod(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A port of its own proves who a pod is only while the table that keeps others from its address is loaded."""
+
+    async def fail(*_: object) -> object:
+        raise HostError("nft: no such table")
+
+    await host.proven_after(0)
+    assert host.uids_at_ports == {WEB.uid}
+    with monkeypatch.context() as patch:
+        patch.setattr(nftables, "differences", fail)
+        await host.proven_after(1)
+    assert host.uids_at_ports == frozenset()
+    await host.proven_after(1)
+    assert host.uids_at_ports == {WEB.uid}
+
+
+def listed(*elements: tuple[str, str]) -> list[dict[str, Any]]:
+    """Return what nft lists of a table with these pairs of port and address."""
+    name = {"family": interception.PORTS[0], "table": interception.PORTS[1], "name": interception.ADDRESSES}
+    concatenated = [{"concat": list(element)} for element in elements]
+    return [{"chain": {"name": "prerouting"}}, {"set": {**name, "type": ["ifname", "ipv4_addr"], "elem": concatenated}}]
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+async def test_bridges_are_closed_until_it_is_known_who_is_there(
+    *, enabled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No port may ask, unless a predecessor's table stands, which is better. With --anti-spoof=off none is loaded."""
+    host = Host(monkeypatch, enabled=enabled)
+    host.pods, host.listing = None, listed()
+    await host.anti_spoof.keep()
+    assert host.tables == []
+    host.listing = None
+    await host.anti_spoof.keep()
+    assert host.tables == ([interception.ports(METADATA, (), ())] if enabled else [])
+    assert host.anti_spoof.warnings() == ()
+
+
+async def test_the_table_is_loaded_when_it_changes_or_somebody_changed_it(host: Host) -> None:
+    """And left alone otherwise: loading it takes a moment in which packets wait."""
+    for _ in range(3):
+        await host.proven_after(1)
+    assert len(host.tables) == 1
+    other = replace(make.pod("other"), ips=("10.0.0.2",))
+    host.pods, host.ports = (WEB, other), [*host.ports, port(2, "10.0.0.2")]
+    assert await host.proven_after(1) == 2
+    assert len(host.tables) == 2
+    host.differences = ("a rule is missing",)
+    await host.proven_after(1)
+    assert host.tables[2] == host.tables[1]
+
+
+async def test_what_is_gone_takes_its_connections_along(host: Host) -> None:
+    """An answer under way must not reach whoever comes next: connections end with the interface, and with the pod."""
+    other = replace(make.pod("other"), ips=("10.0.0.2",))
+    host.pods, host.ports = (WEB, other), [*host.ports, port(2, "10.0.0.2")]
+    await host.proven_after(1)
+    assert (host.reset_interfaces, host.reset_pods) == ([], [])
+    host.ports = host.ports[1:]
+    await host.proven_after(1)
+    assert (host.reset_interfaces, host.reset_pods) == ([1], [WEB.uid])
+    await host.proven_after(1)
+    assert (host.reset_interfaces, host.reset_pods) == ([1], [WEB.uid])
+
+
+async def test_a_pod_with_a_route_of_its_own_comes_in_by_that_alone(host: Host) -> None:
+    """It needs no port; one with two ways in is told of none, and is proven by neither."""
+    assert host.anti_spoof.proven_pods == 0
+    routed = replace(make.pod("routed"), ips=("10.1.0.5", "fd00::5"))
+    torn = replace(make.pod("torn"), ips=("10.1.0.6", "10.1.0.7"))
+    host.pods, host.routes = (WEB, routed, torn), {"10.1.0.5": 7, "10.1.0.6": 8, "10.1.0.7": 9}
+    assert await host.proven_after(0) == 2
+    assert host.expected == {(routed.uid, 7)}
+    assert host.anti_spoof.unproven_pods == 0
+
+
+async def test_what_cannot_be_looked_at_is_told_and_proves_nobody_new(
+    host: Host, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of all pods at once, with the reason, and once in the log."""
+    host.trouble = HostError("netlink: not permitted")
+    for _ in range(2):
+        assert await host.proven_after(0) == 0
+        (warning,) = host.anti_spoof.warnings()
+        assert warning == "1 pods on bridges can take each other's addresses: netlink: not permitted"
+        assert caplog.text.count(warning) == 1
+    host.trouble = None
+    await host.anti_spoof.keep()
+    assert host.anti_spoof.warnings() == ()
+
+
+async def test_off_takes_a_predecessors_table_away_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever switches it off is told how many pods that concerns."""
+    host = Host(monkeypatch, enabled=False)
+    host.pods = (WEB, replace(make.pod("routed"), ips=("10.1.0.5",)))
+    await host.anti_spoof.keep()
+    assert (host.removals, host.tables) == (0, [])
+    host.listing = listed()
+    await host.anti_spoof.keep()
+    assert (host.removals, host.tables) == (1, [])
+    assert host.anti_spoof.unproven_pods == 1
+    assert "--anti-spoof=off" in host.anti_spoof.warnings()[0]
+
+
+@pytest.mark.parametrize(
+    ("elements", "proven"),
+    [
+        ((("veth1", "10.0.0.1"), ("veth1", "10.0.0.8")), 1),
+        ((("veth1", "10.0.0.8"), ("veth1", "10.0.0.1")), 1),
+        ((("veth1", "10.0.0.8"),), 0),
+        ((("veth2", "10.0.0.1"),), 1),
+        ((), 1),
+    ],
+    ids=["had-it", "had-both", "took-it-since", "another-port", "nothing-known"],
+)
+async def test_an_address_that_a_port_did_not_have_under_the_last_nmi_is_not_believed(
+    host: Host, elements: tuple[tuple[str, str], ...], proven: int
+) -> None:
+    """While NMI was away a pod may have put the address of another on; of a new port nothing is known."""
+    host.listing = listed(*elements)
+    assert await host.proven_after(0) == proven
+    assert bool(host.anti_spoof.warnings()) == (not proven)
+
+
+def test_it_looks_when_something_changed_and_often_while_a_pod_has_no_port(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A burst of changes costs one look; a pod whose port is not known is looked for each second, all else seldom."""
+    watched: list[bool] = []
+
+    @asynccontextmanager
+    async def watch(_: asyncio.Event, *, links: bool) -> AsyncIterator[None]:
+        watched.append(links)
+        yield
+
+    async def in_this_thread(look: Callable[..., Bridges], *arguments: object) -> Bridges:
+        host.looked_at.append(asyncio.get_running_loop().time())
+        return look(*arguments)
+
+    async def until(moment: float) -> list[float]:
+        host.looked_at.clear()
+        await asyncio.sleep(moment - asyncio.get_running_loop().time())
+        return [round(moment) for moment in host.looked_at]
 
     async def test() -> None:
-        await host.after(0)
-        liar = replace(make.pod("liar"), ips=("10.0.0.2",))
-        for ports in ([port(2, "10.0.0.1")], [port(2, "10.0.0.1"), port(3, "10.0.0.1")], [port(3, "10.0.0.1")]):
-            host.ports = ports
-            assert await host.after(MOVED_SECONDS - 1) == 0
-        host.pods = (WEB, liar)
-        host.ports = [port(3, "10.0.0.1", "10.0.0.2")]
-        await host.after(1)
-        assert await host.after(MOVED_SECONDS) == 1
-        assert (host.looks, host.told) == (0, [])
-        assert [one for one in host.at.warnings() if "default/web" in one]
+        async with asyncio.TaskGroup() as tasks:
+            task = tasks.create_task(host.anti_spoof.run())
+            assert await until(50) == [0]
+            for _ in range(3):
+                host.anti_spoof.look_again()
+            assert await until(100) == [50]
+            host.ports = []
+            assert await until(111) == [110]
+            host.ports = [port(2, "10.0.0.1")]
+            assert await until(114.5) == [111, 112, 113, 114]
+            task.cancel()
+        assert watched == [True]
 
-    asyncio.run(test())
+    monkeypatch.setattr(anti_spoof, "watch_host", watch)
+    monkeypatch.setattr(asyncio, "to_thread", in_this_thread)
+    with asyncio.Runner(loop_factory=JumpingLoop) as runner:
+        runner.run(test())

@@ -3,22 +3,25 @@
 import asyncio
 import contextlib
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from daemons.nmi.harness import JumpingClock
-from podidentity.core.identities import SecretReference
-from podidentity.core.imds import Token
-from podidentity.core.sources import ManagedIdentity, ServicePrincipal, Source
+from clocks import JumpingClock
+from podidentity.core.model.identities import SecretReference
+from podidentity.core.tokens.imds import Token
+from podidentity.core.tokens.sources import BrokerIdentity, ManagedIdentity, ProvenIdentity, ServicePrincipal, Source
 from podidentity.errors import AzureError, PodIdentityError
-from podidentity.nmi import cache
-from podidentity.nmi.cache import Cached, refresh_after
-from podidentity.nmi.ports import Grant
-from podidentity.nmi.sources import Limited, Retrying
+from podidentity.issuance import cache
+from podidentity.issuance.cache import CachedToken, TokenCache, refresh_after
+from podidentity.issuance.fairness import Pace
+from podidentity.issuance.limits import LimitedTokens, RetryingTokens
+from podidentity.issuance.ports import Grant
+from waiting import settle
 
 READER, WRITER = ManagedIdentity("reader"), ManagedIdentity("writer")
 RESOURCE = "https://vault.azure.net"
@@ -33,15 +36,15 @@ class Counting:
     life_seconds: int = DAY
     calls: list[tuple[Source, str]] = field(default_factory=list)
     script: "deque[Grant | PodIdentityError]" = field(default_factory=deque)
-    held: asyncio.Event | None = None
+    gate: asyncio.Event | None = None
     ends: dict[str, float] = field(default_factory=dict)
 
     async def acquire(self, source: Source, resource: str) -> Grant:
-        """Give a new token, or what the script says."""
+        """Return a new token, or what the script has next."""
         self.calls.append((source, resource))
         number = len(self.calls)
-        if self.held is not None:
-            await self.held.wait()
+        if self.gate is not None:
+            await self.gate.wait()
         scripted = self.script.popleft() if self.script else self.token(number)
         if isinstance(scripted, PodIdentityError):
             raise scripted
@@ -60,7 +63,7 @@ class Caching:
 
     clock: JumpingClock
     source: Counting
-    cached: Cached
+    cached: TokenCache
 
     async def text(self, source: Source = READER, resource: str = RESOURCE) -> str:
         """Ask for a token and let everything settle."""
@@ -69,151 +72,122 @@ class Caching:
         return grant.access_token if isinstance(grant, Token) else grant[0].access_token
 
 
-async def settle() -> None:
-    """Let tasks that can go on go on."""
-    for _ in range(20):
-        await asyncio.sleep(0)
-
-
-def run(test: Callable[[Caching], Awaitable[None]], *, spread: float = 0.0, life_seconds: int = DAY) -> None:
-    """Run one test with a fresh cache."""
-
-    async def act() -> None:
-        clock = JumpingClock()
-        source = Counting(clock, life_seconds)
-        async with asyncio.timeout(60), asyncio.TaskGroup() as tasks:
-            await test(Caching(clock, source, Cached(source, clock, tasks.create_task, spread=lambda: spread)))
-
-    asyncio.run(act())
+@asynccontextmanager
+async def fresh_cache(*, spread: float = 0.0, life_seconds: int = DAY, firsts: int = 1000) -> AsyncIterator[Caching]:
+    """Yield a fresh cache, where a pod may begin `firsts` calls a second."""
+    clock = JumpingClock()
+    source = Counting(clock, life_seconds)
+    async with asyncio.timeout(60), asyncio.TaskGroup() as tasks:
+        cached = TokenCache(source, clock, tasks.create_task, spread=lambda: spread, firsts_per_asker=firsts)
+        yield Caching(clock, source, cached)
 
 
 @pytest.mark.parametrize(("spread", "share"), [(0.0, 0.5), (1.0, 0.4)])
-def test_a_long_token_is_refreshed_at_half_its_life(spread: float, share: float) -> None:
+async def test_a_long_token_is_refreshed_at_half_its_life(spread: float, share: float) -> None:
     """Over two hours: SDKs refresh it then; up to a tenth earlier, so that nodes do not ask in step."""
-
-    async def test(at: Caching) -> None:
-        assert await at.text() == "no 1"
-        at.clock.pass_time(DAY * share - 10)
-        assert await at.text() == "no 1"
-        assert len(at.source.calls) == 1
-        at.clock.pass_time(10)
-        assert await at.text() == "no 1"
-        assert await at.text() == "no 2"
-        assert len(at.source.calls) == 2
-
-    run(test, spread=spread)
+    async with fresh_cache(spread=spread) as caching:
+        assert await caching.text() == "no 1"
+        caching.clock.jump(DAY * share - 10)
+        assert await caching.text() == "no 1"
+        assert len(caching.source.calls) == 1
+        caching.clock.jump(10)
+        assert await caching.text() == "no 1"
+        assert await caching.text() == "no 2"
+        assert len(caching.source.calls) == 2
 
 
-@pytest.mark.parametrize(("spread", "left"), [(0.0, 900), (1.0, 1200)])
-def test_a_short_token_is_refreshed_with_a_quarter_of_an_hour_left(spread: float, left: int) -> None:
+@pytest.mark.parametrize(("spread", "remaining"), [(0.0, 900), (1.0, 1200)])
+async def test_a_short_token_is_refreshed_with_a_quarter_of_an_hour_left(spread: float, remaining: int) -> None:
     """SDKs ask again in the last five minutes: they must find a fresh one by then."""
-
-    async def test(at: Caching) -> None:
-        assert await at.text() == "no 1"
-        at.clock.pass_time(HOUR - 5 - left - 1)
-        assert await at.text() == "no 1"
-        assert len(at.source.calls) == 1
-        at.clock.pass_time(2)
-        await at.text()
-        assert len(at.source.calls) == 2
-
-    run(test, spread=spread, life_seconds=HOUR)
+    async with fresh_cache(spread=spread, life_seconds=HOUR) as caching:
+        assert await caching.text() == "no 1"
+        caching.clock.jump(HOUR - 5 - remaining - 1)
+        assert await caching.text() == "no 1"
+        assert len(caching.source.calls) == 1
+        caching.clock.jump(2)
+        await caching.text()
+        assert len(caching.source.calls) == 2
 
 
 @given(st.floats(1, 10 * DAY), st.floats(0, 1))
 def test_a_refresh_is_never_late_nor_at_once(remaining: float, spread: float) -> None:
     """Some of the life is over, and at least fifteen minutes or half of it are left."""
-    after = refresh_after(remaining, spread)
-    assert 0.4 * remaining <= after + 1e-6 or after >= remaining - 1200 - 1e-6
-    assert remaining - after >= min(900, remaining / 2) - 1e-6
-    assert after > 0
+    delay = refresh_after(remaining, spread)
+    assert 0.4 * remaining <= delay + 1e-6 or delay >= remaining - 1200 - 1e-6
+    assert remaining - delay >= min(900, remaining / 2) - 1e-6
+    assert delay > 0
 
 
-def test_the_same_token_back_halves_the_wait() -> None:
+async def test_the_same_token_back_halves_the_wait() -> None:
     """IMDS keeps tokens too: ask again after half the remainder, and never more often than once a minute."""
-
-    async def test(at: Caching) -> None:
-        first = at.source.token(1)
-        await at.text()
-        at.source.script.extend([replace(first, not_before=first.not_before + 1)] * 40)
+    async with fresh_cache(life_seconds=HOUR) as caching:
+        first = caching.source.token(1)
+        await caching.text()
+        caching.source.script.extend([replace(first, not_before=first.not_before + 1)] * 40)
         asked_with_left = []
-        while (left := first.expires_on - 5 - at.clock.wall()) > 0:
-            before = len(at.source.calls)
-            await at.text()
-            if len(at.source.calls) > before:
-                asked_with_left.append(round(left))
-            at.clock.pass_time(1)
+        while (remaining := first.expires_on - 5 - caching.clock.wall()) > 0:
+            calls_so_far = len(caching.source.calls)
+            await caching.text()
+            if len(caching.source.calls) > calls_so_far:
+                asked_with_left.append(round(remaining))
+            caching.clock.jump(1)
         assert asked_with_left == pytest.approx([900, 450, 225, 112, 52], abs=3)
 
-    run(test, life_seconds=HOUR)
 
-
-def test_the_machines_own_identity_is_asked_for_again_soon() -> None:
+async def test_the_machines_own_identity_is_asked_for_again_soon() -> None:
     """Who names no identity gets whatever the machine has now: a token of what it had is not kept for a day."""
-
-    async def test(caching: Caching) -> None:
-        own = ManagedIdentity()
-        assert [await caching.text(own), await caching.text(own)] == ["no 1", "no 1"]
-        caching.clock.pass_time(6)
-        assert [await caching.text(own), await caching.text(READER)] == ["no 2", "no 3"]
-        caching.clock.pass_time(6)
+    async with fresh_cache() as caching:
+        machine = ManagedIdentity()
+        assert [await caching.text(machine), await caching.text(machine)] == ["no 1", "no 1"]
+        caching.clock.jump(6)
+        assert [await caching.text(machine), await caching.text(READER)] == ["no 2", "no 3"]
+        caching.clock.jump(6)
         assert await caching.text(READER) == "no 3"
 
-    run(test)
 
-
-def test_a_valid_token_is_served_while_the_source_fails() -> None:
+async def test_a_valid_token_is_served_while_the_source_fails() -> None:
     """Until its very end; the source is asked again every few seconds, not on every request."""
-
-    async def test(at: Caching) -> None:
-        await at.text()
-        at.clock.pass_time(HOUR - 905)
-        at.source.script.extend([AzureError("no answer")] * 1000)
+    async with fresh_cache(life_seconds=HOUR) as caching:
+        await caching.text()
+        caching.clock.jump(HOUR - 905)
+        caching.source.script.extend([AzureError("no answer")] * 1000)
         for _ in range(100):
-            assert await at.text() == "no 1"
-        assert len(at.source.calls) == 2
-        at.clock.pass_time(899)
-        assert await at.text() == "no 1"
-        at.clock.pass_time(1)
+            assert await caching.text() == "no 1"
+        assert len(caching.source.calls) == 2
+        caching.clock.jump(899)
+        assert await caching.text() == "no 1"
+        caching.clock.jump(1)
         with pytest.raises(AzureError, match="no answer"):
-            await at.text()
-
-    run(test, life_seconds=HOUR)
+            await caching.text()
 
 
-@pytest.mark.parametrize(("retry_after", "kept"), [(None, 3), (0.5, 3), (40.0, 40), (1e9, 600)])
-def test_a_failure_is_kept_briefly(retry_after: float | None, kept: int) -> None:
+@pytest.mark.parametrize(("retry_after", "seconds"), [(None, 3), (0.5, 3), (1.0, 1), (40.0, 40), (1e9, 600)])
+async def test_a_failure_is_kept_briefly(retry_after: float | None, seconds: int) -> None:
     """Three seconds, or as long as Retry-After says; then the source is asked again."""
-
-    async def test(at: Caching) -> None:
-        at.source.script.append(AzureError("throttled", status=429, retry_after_seconds=retry_after))
+    async with fresh_cache() as caching:
+        caching.source.script.append(AzureError("throttled", status=429, retry_after_seconds=retry_after))
         for _ in range(10):
             with pytest.raises(AzureError, match="throttled"):
-                await at.text()
-        at.clock.pass_time(kept - 0.1)
+                await caching.text()
+        caching.clock.jump(seconds - 0.1)
         with pytest.raises(AzureError, match="throttled"):
-            await at.text()
-        assert len(at.source.calls) == 1
-        at.clock.pass_time(0.2)
-        assert await at.text() == "no 2"
-
-    run(test)
+            await caching.text()
+        assert len(caching.source.calls) == 1
+        caching.clock.jump(0.2)
+        assert await caching.text() == "no 2"
 
 
-def test_a_failure_is_nobody_elses() -> None:
+async def test_a_failure_is_nobody_elses() -> None:
     """Another resource of the same identity, and another identity, are asked for as ever."""
-
-    async def test(at: Caching) -> None:
-        at.source.script.append(AzureError("refused", status=400))
+    async with fresh_cache() as caching:
+        caching.source.script.append(AzureError("refused", status=400))
         with pytest.raises(AzureError, match="refused"):
-            await at.text()
-        assert await at.text(resource="other") == "no 2"
-        assert await at.text(WRITER) == "no 3"
-
-    run(test)
+            await caching.text()
+        assert await caching.text(resource="other") == "no 2"
+        assert await caching.text(WRITER) == "no 3"
 
 
-def test_what_makes_a_token_another_one_is_in_the_key() -> None:
+async def test_what_makes_a_token_another_one_is_in_the_key() -> None:
     """Kind of source, identity, tenant, secret and resource: each alone makes another token."""
     secret = SecretReference("default", "s")
     base = ServicePrincipal("t", "c", "https://login.microsoftonline.com", secret, certificate=False)
@@ -231,65 +205,138 @@ def test_what_makes_a_token_another_one_is_in_the_key() -> None:
         base._replace(auxiliary_tenant_ids=("u",)),
     ]
 
-    async def test(at: Caching) -> None:
-        texts = {await at.text(source, resource) for source in sources for resource in ("a", "b")}
-        assert len(texts) == len(at.source.calls) == 2 * len(sources)
-
-    run(test)
+    async with fresh_cache() as caching:
+        texts = {await caching.text(source, resource) for source in sources for resource in ("a", "b")}
+        assert len(texts) == len(caching.source.calls) == 2 * len(sources)
 
 
-def test_memory_is_bounded_and_what_is_used_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_memory_is_bounded_and_what_is_used_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     """A flood of resources pushes out what nobody asks for, not what somebody does; failures are bounded too."""
     monkeypatch.setattr(cache, "ENTRY_LIMIT", 10)
 
-    async def test(at: Caching) -> None:
-        assert await at.text() == "no 1"
+    async with fresh_cache() as caching:
+        assert await caching.text() == "no 1"
         for number in range(100):
-            await at.text(resource=f"r{number}")
-            assert await at.text() == "no 1"
-        assert len(at.cached) == 10
-        at.source.script.extend([AzureError("refused", status=400)] * 100)
+            await caching.text(resource=f"r{number}")
+            assert await caching.text() == "no 1"
+        assert len(caching.cached) == 10
+        caching.source.script.extend([AzureError("refused", status=400)] * 100)
         for number in range(100):
             with pytest.raises(AzureError):
-                await at.text(resource=f"x{number}")
-        assert len(at.cached._failed) == 10
-
-    run(test)
+                await caching.text(resource=f"x{number}")
+        assert len(caching.cached._failures) == 10
 
 
-def test_what_was_forgotten_in_the_air_is_not_kept() -> None:
+async def test_what_was_forgotten_in_the_air_is_not_kept() -> None:
     """A binding goes while the call is under way: whoever waits is answered, the token is not remembered."""
-
-    async def test(at: Caching) -> None:
-        at.source.held = asyncio.Event()
-        asking = asyncio.create_task(at.text())
+    async with fresh_cache() as caching:
+        caching.source.gate = asyncio.Event()
+        asking = asyncio.create_task(caching.text())
         await settle()
-        at.cached.forget(READER)
-        at.source.held.set()
+        caching.cached.forget(READER)
+        caching.source.gate.set()
         assert await asking == "no 1"
-        assert len(at.cached) == 0
-        assert await at.text() == "no 2"
-
-    run(test)
+        assert len(caching.cached) == 0
+        assert await caching.text() == "no 2"
 
 
-def test_a_client_that_hangs_up_does_not_end_the_call_for_others() -> None:
-    """Single flight is nobody's own."""
+async def test_what_is_forgotten_is_asked_for_anew_and_nothing_else_is() -> None:
+    """Tokens and failures of one source, for each resource: whatever it rests on has changed."""
+    async with fresh_cache() as caching:
+        assert [await caching.text(source, name) for source in (READER, WRITER) for name in "ab"] == [
+            "no 1",
+            "no 2",
+            "no 3",
+            "no 4",
+        ]
+        caching.source.script.extend([AzureError("refused", status=403)] * 2)
+        for source in (READER, WRITER):
+            with pytest.raises(AzureError):
+                await caching.text(source, "c")
+        caching.cached.forget(READER)
+        assert [await caching.text(WRITER, name) for name in "ab"] == ["no 3", "no 4"]
+        assert [await caching.text(READER, name) for name in "abc"] == ["no 7", "no 8", "no 9"]
+        with pytest.raises(AzureError):
+            await caching.text(WRITER, "c")
 
-    async def test(at: Caching) -> None:
-        at.source.held = asyncio.Event()
-        first, second = asyncio.create_task(at.text()), asyncio.create_task(at.text())
+
+async def test_with_a_secret_everything_that_was_made_with_it_goes() -> None:
+    """Of whatever client; what rests on another Secret, or on none, stays."""
+    leaked, good = SecretReference("default", "leaked"), SecretReference("default", "good")
+    base = ServicePrincipal("t", "c", "https://login.microsoftonline.com", leaked, certificate=False)
+    sources = (base, base._replace(client_id="d"), base._replace(secret=good), READER)
+    async with fresh_cache() as caching:
+        first = [await caching.text(source) for source in sources]
+        caching.cached.forget_secret(leaked)
+        again = [await caching.text(source) for source in sources]
+        assert [before == after for before, after in zip(first, again, strict=True)] == [False, False, True, True]
+
+
+async def test_in_its_last_five_seconds_a_token_is_no_use() -> None:
+    """It would expire on its way: by either clock, and not a second earlier."""
+    for pass_time in (JumpingClock.jump, JumpingClock.set_wall):
+        async with fresh_cache(life_seconds=100) as caching:
+            assert await caching.text() == "no 1"
+            caching.source.gate = asyncio.Event()
+            pass_time(caching.clock, 94)
+            assert await caching.text() == "no 1"
+            pass_time(caching.clock, 1)
+            asking = asyncio.create_task(caching.text())
+            await settle()
+            assert not asking.done()
+            caching.source.gate.set()
+            assert await asking == "no 2"
+
+
+async def test_a_brokers_token_is_kept_for_seconds() -> None:
+    """What is withdrawn at the broker ends within half a minute, however long the token is good."""
+    async with fresh_cache() as caching:
+        source = BrokerIdentity("c", "default", "web", "uid")
+        assert await caching.text(source) == "no 1"
+        caching.clock.jump(19.5)
+        first = caching.cached.get(source, RESOURCE, caching.clock.steady(), int(caching.clock.wall()))
+        assert first is not None
+        caching.clock.jump(0.5)
+        assert caching.cached.get(source, RESOURCE, caching.clock.steady(), int(caching.clock.wall())) is not first
+
+
+async def test_an_answers_time_counts_down() -> None:
+    """The bytes of an answer are made once a second, and each time with what is left."""
+    clock = JumpingClock()
+    token = CachedToken(Token("t", int(clock.wall()) + 60, 0, RESOURCE), clock)
+    second = int(clock.wall())
+    assert token.response(second) is token.response(second)
+    assert b'"expires_in": "60"' in token.response(second)
+    assert b'"expires_in": "59"' in token.response(second + 1)
+
+
+async def test_who_is_refused_a_place_is_told_when_to_come_again() -> None:
+    """A second later there may be room."""
+    async with fresh_cache(firsts=1) as caching:
+        caching.source.gate = asyncio.Event()
+        tasks = [asyncio.create_task(caching.text(resource=str(number))) for number in range(100)]
+        for _ in range(5):
+            await settle()
+        refusals = [task.exception() for task in tasks if task.done()]
+        assert {getattr(refusal, "retry_after_seconds", None) for refusal in refusals} == {1.0}
+        caching.source.gate.set()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_a_client_that_hangs_up_does_not_end_the_call_for_others() -> None:
+    """A shared call belongs to nobody: it goes on for whoever still waits."""
+    async with fresh_cache() as caching:
+        caching.source.gate = asyncio.Event()
+        first, second = asyncio.create_task(caching.text()), asyncio.create_task(caching.text())
         await settle()
         first.cancel()
         await settle()
-        at.source.held.set()
+        caching.source.gate.set()
         assert await second == "no 1"
-        assert len(at.source.calls) == 1
-
-    run(test)
+        assert len(caching.source.calls) == 1
 
 
-def test_a_bug_in_a_source_ends_nothing_but_its_own_call() -> None:
+async def test_a_bug_in_a_source_ends_nothing_but_its_own_call() -> None:
     """Whoever waits is told, and is answered 500; the daemon's task group goes on, and so does the next call."""
 
     class Broken:
@@ -301,103 +348,134 @@ def test_a_bug_in_a_source_ends_nothing_but_its_own_call() -> None:
                 raise ValueError("a bug")
             return Token(str(source), 2_000_000_000, 0, resource)
 
-    async def act() -> None:
-        source, clock = Broken(), JumpingClock()
-        async with asyncio.timeout(60), asyncio.TaskGroup() as tasks:
-            cached = Cached(source, clock, tasks.create_task)
-            both = await asyncio.gather(*(cached.kept(READER, RESOURCE) for _ in range(2)), return_exceptions=True)
-            assert [type(one) for one in both] == [ValueError, ValueError]
-            source.broken = False
-            assert (await cached.kept(READER, RESOURCE)).texts == (str(READER),)
-
-    asyncio.run(act())
+    source, clock = Broken(), JumpingClock()
+    async with asyncio.timeout(60), asyncio.TaskGroup() as tasks:
+        cached = TokenCache(source, clock, tasks.create_task)
+        calls = [cached.get_or_fetch(READER, RESOURCE) for _ in range(2)]
+        errors = await asyncio.gather(*calls, return_exceptions=True)
+        assert [type(error) for error in errors] == [ValueError, ValueError]
+        source.broken = False
+        assert (await cached.get_or_fetch(READER, RESOURCE)).texts == (str(READER),)
 
 
-def test_calls_in_the_air_are_bounded() -> None:
+async def test_calls_in_the_air_are_bounded() -> None:
     """They go on without their clients: a pod that asks for ever new resources and hangs up must not pile them up."""
-
-    async def test(at: Caching) -> None:
-        at.source.held = asyncio.Event()
-        asking = [asyncio.create_task(at.text(resource=f"r{number}")) for number in range(cache.FLIGHTS_OF_ONE + 10)]
+    async with fresh_cache() as caching:
+        caching.source.gate = asyncio.Event()
+        asking = [
+            asyncio.create_task(caching.text(resource=f"r{number}")) for number in range(cache.FLIGHTS_PER_ASKER + 10)
+        ]
         await settle()
-        for one in asking:
-            one.cancel()
+        for task in asking:
+            task.cancel()
         await settle()
         with pytest.raises(AzureError, match="too many"):
-            await at.text(resource="one more")
-        other = asyncio.create_task(at.text(WRITER))
+            await caching.text(resource="one more")
+        other = asyncio.create_task(caching.text(WRITER))
         await settle()
-        at.source.held.set()
+        caching.source.gate.set()
         assert (await other).startswith("no ")
-        assert len(at.source.calls) == cache.FLIGHTS_OF_ONE + 1
-        assert await at.text(resource="one more")
-
-    run(test)
+        assert len(caching.source.calls) == cache.FLIGHTS_PER_ASKER + 1
+        assert await caching.text(resource="one more")
 
 
-def test_no_pods_together_take_the_room_of_all() -> None:
+async def test_no_pods_together_take_the_room_of_all() -> None:
     """Forty pods with as many identities ask for ever new resources: the next pod's first token is fetched at once."""
-
-    async def test(at: Caching) -> None:
-        at.source.held = asyncio.Event()
+    async with fresh_cache() as caching:
+        caching.source.gate = asyncio.Event()
         asking = [
-            asyncio.create_task(at.cached.kept(ManagedIdentity(f"greedy-{pod}"), f"r{number}", f"uid-{pod}"))
-            for number in range(cache.FLIGHTS_OF_ONE)
+            asyncio.create_task(
+                caching.cached.get_or_fetch(ManagedIdentity(f"greedy-{pod}"), f"r{number}", f"uid-{pod}")
+            )
+            for number in range(cache.FLIGHTS_PER_ASKER)
             for pod in range(40)
         ]
         await settle()
-        in_the_air = len(at.source.calls)
+        in_the_air = len(caching.source.calls)
         assert cache.FLIGHT_LIMIT / 2 < in_the_air < cache.FLIGHT_LIMIT
-        other = asyncio.create_task(at.cached.kept(WRITER, RESOURCE, "uid-of-a-quiet-one"))
+        other = asyncio.create_task(caching.cached.get_or_fetch(WRITER, RESOURCE, "uid-of-a-quiet-one"))
         await settle()
-        assert at.source.calls[-1] == (WRITER, RESOURCE)
-        at.source.held.set()
+        assert caching.source.calls[-1] == (WRITER, RESOURCE)
+        caching.source.gate.set()
         assert (await other).texts
-        told = await asyncio.gather(*asking, return_exceptions=True)
-        assert sum(isinstance(one, AzureError) for one in told) == len(asking) - in_the_air
-
-    run(test)
+        outcomes = await asyncio.gather(*asking, return_exceptions=True)
+        assert sum(isinstance(outcome, AzureError) for outcome in outcomes) == len(asking) - in_the_air
 
 
-def test_a_pod_with_many_identities_has_one_share() -> None:
+async def test_a_pod_with_many_identities_has_one_share() -> None:
     """An excepted pod may name any identity: that does not multiply its room."""
-
-    async def test(at: Caching) -> None:
-        at.source.held = asyncio.Event()
+    async with fresh_cache() as caching:
+        caching.source.gate = asyncio.Event()
         asking = [
-            asyncio.create_task(at.cached.kept(ManagedIdentity(client_id=f"c{number}"), RESOURCE, "uid"))
-            for number in range(cache.FLIGHTS_OF_ONE + 10)
+            asyncio.create_task(caching.cached.get_or_fetch(ManagedIdentity(client_id=f"c{number}"), RESOURCE, "uid"))
+            for number in range(cache.FLIGHTS_PER_ASKER + 10)
         ]
         await settle()
-        assert len(at.source.calls) == cache.FLIGHTS_OF_ONE
-        at.source.held.set()
-        told = await asyncio.gather(*asking, return_exceptions=True)
-        assert sum(isinstance(one, AzureError) for one in told) == 10
-        await at.cached.kept(READER, RESOURCE, "uid")
-
-    run(test)
+        assert len(caching.source.calls) == cache.FLIGHTS_PER_ASKER
+        caching.source.gate.set()
+        outcomes = await asyncio.gather(*asking, return_exceptions=True)
+        assert sum(isinstance(outcome, AzureError) for outcome in outcomes) == 10
+        await caching.cached.get_or_fetch(READER, RESOURCE, "uid")
 
 
-def test_a_failure_that_is_told_often_does_not_grow() -> None:
+async def test_a_pod_begins_two_calls_a_second_at_most() -> None:
+    """IMDS answers 20 a second for the whole machine: whoever asks for ever new resources waits, and nobody else."""
+    async with fresh_cache(firsts=cache.FIRSTS_PER_ASKER) as caching:
+        moments: list[float] = []
+        for number in range(20):
+            await caching.cached.get_or_fetch(READER, f"r{number}", "greedy")
+            moments.append(caching.clock.steady())
+        assert all(later - earlier >= 1.0 for earlier, later in zip(moments, moments[2:], strict=False))
+        start = caching.clock.steady()
+        await caching.cached.get_or_fetch(WRITER, RESOURCE, "quiet")
+        assert caching.clock.steady() == start
+
+
+def test_who_would_wait_too_long_is_refused_and_forgotten() -> None:
+    """A start that comes when no client is there any more is none; what is remembered of pods has an end."""
+    clock = JumpingClock()
+    pace = Pace(clock, starts=2, longest_seconds=3)
+    assert [pace.delay("greedy") for _ in range(10)] == [0, 0, 1, 1, 2, 2, 3, 3, None, None]
+    assert pace.delay("quiet") == 0
+    clock.jump(3)
+    assert pace.delay("greedy") == 1
+    clock.jump(60)
+    for number in range(5000):
+        pace.delay(number)
+        clock.jump(0.01)
+    assert len(pace._moments) < 1100
+
+
+async def test_a_pod_that_waits_for_its_start_takes_what_another_fetched() -> None:
+    """Nobody else's first token waits because somebody asked for the same one in a queue of its own making."""
+    async with fresh_cache(firsts=cache.FIRSTS_PER_ASKER) as caching:
+        greedy = [
+            asyncio.create_task(caching.cached.get_or_fetch(READER, f"r{number}", "greedy")) for number in range(5)
+        ]
+        start = caching.clock.steady()
+        await caching.cached.get_or_fetch(READER, "r4", "quiet")
+        assert caching.clock.steady() - start <= 1.0
+        await asyncio.gather(*greedy)
+        assert caching.source.calls.count((READER, "r4")) == 1
+
+
+async def test_a_failure_that_is_told_often_does_not_grow() -> None:
     """The same error is raised for each who asks; what hung on it from the last time must not stay."""
-
-    async def test(at: Caching) -> None:
-        at.source.script.append(AzureError("refused", status=400))
+    async with fresh_cache() as caching:
+        caching.source.script.append(AzureError("refused", status=400))
         lengths = []
         for _ in range(20):
             with pytest.raises(AzureError) as caught:
-                await at.text()
+                await caching.text()
             lengths.append(len(caught.traceback))
         assert len(set(lengths[1:])) == 1
-
-    run(test)
 
 
 @dataclass
 class Slow:
     """A source whose calls take as long as a test says, and which says who was served."""
 
-    served: list[Source] = field(default_factory=list)
+    sources_served: list[Source] = field(default_factory=list)
     gates: "deque[asyncio.Event]" = field(default_factory=deque)
 
     async def acquire(self, source: Source, resource: str) -> Grant:
@@ -405,49 +483,71 @@ class Slow:
         gate = asyncio.Event()
         self.gates.append(gate)
         await gate.wait()
-        self.served.append(source)
+        self.sources_served.append(source)
         return Token("t", 0, 0, resource)
 
 
-def test_a_pod_that_asks_for_everything_does_not_hold_up_others() -> None:
+async def test_a_pod_that_asks_for_everything_does_not_hold_up_others() -> None:
     """Turns go round by identity: the hundredth resource of one waits, the first of another does not."""
-
-    async def act() -> None:
-        slow, clock = Slow(), JumpingClock()
-        limited = Limited(slow, clock, per_second=20, at_once=5)
-        async with asyncio.timeout(60), asyncio.TaskGroup() as tasks:
-            for number in range(100):
-                tasks.create_task(limited.acquire(READER, f"r{number}"))
+    slow, clock = Slow(), JumpingClock()
+    limited = LimitedTokens(slow, clock, per_second=20, at_once=5)
+    async with asyncio.timeout(60), asyncio.TaskGroup() as tasks:
+        for number in range(100):
+            tasks.create_task(limited.acquire(READER, f"r{number}"))
+        await settle()
+        tasks.create_task(limited.acquire(WRITER, "r"))
+        cancelled = tasks.create_task(limited.acquire(WRITER, "hung up"))
+        await settle()
+        cancelled.cancel()
+        while len(slow.sources_served) < 101:
+            assert len(slow.gates) <= 5
+            slow.gates.popleft().set()
             await settle()
-            tasks.create_task(limited.acquire(WRITER, "r"))
-            cancelled = tasks.create_task(limited.acquire(WRITER, "hung up"))
+    assert slow.sources_served.index(WRITER) <= 6
+    assert Counter(slow.sources_served) == {READER: 100, WRITER: 1}
+
+
+def principal(number: int, namespace: str) -> Source:
+    """Return a service principal whose Secret is in a namespace."""
+    return ServicePrincipal("t", f"app-{number}", "https://login", SecretReference(namespace, "sp"), certificate=True)
+
+
+def proven(number: int, namespace: str) -> Source:
+    """Return a pod of a namespace that proves itself."""
+    return ProvenIdentity(f"app-{number}", namespace, "a.b.c")
+
+
+@pytest.mark.parametrize("make_source", [principal, proven])
+async def test_of_one_namespace_only_some_are_under_way(make_source: Callable[[int, str], Source]) -> None:
+    """Opening what its Secrets hold may take seconds each, and so may the broker: places are left for the others."""
+    slow, clock = Slow(), JumpingClock()
+    limited = LimitedTokens(slow, clock, per_second=1000, at_once=8, per_asker=2)
+    sources = [
+        make_source(number, namespace) for namespace, many in (("greedy", 20), ("quiet", 1)) for number in range(many)
+    ]
+    async with asyncio.timeout(60), asyncio.TaskGroup() as tasks:
+        for source in sources:
+            tasks.create_task(limited.acquire(source, "r"))
+        await settle()
+        assert len(slow.gates) == 3
+        while slow.gates:
+            slow.gates.popleft().set()
             await settle()
-            cancelled.cancel()
-            while len(slow.served) < 101:
-                assert len(slow.gates) <= 5
-                slow.gates.popleft().set()
-                await settle()
-        assert slow.served.index(WRITER) <= 6
-        assert Counter(slow.served) == {READER: 100, WRITER: 1}
-
-    asyncio.run(act())
+    assert slow.sources_served.index(sources[-1]) <= 2
+    assert len(slow.sources_served) == 21
 
 
-def test_after_a_429_nobody_asks_before_its_time() -> None:
+async def test_after_a_429_nobody_asks_before_its_time() -> None:
     """IMDS counts the calls of the whole machine, whoever they were for."""
-
-    async def act() -> None:
-        clock = JumpingClock()
-        source = Counting(clock)
-        source.script.append(AzureError("slow down", status=429, retry_after_seconds=9))
-        limited = Limited(source, clock, per_second=20, at_once=5)
-        began = clock.steady()
-        with pytest.raises(AzureError):
-            await limited.acquire(READER, "r")
-        await limited.acquire(WRITER, "r")
-        assert clock.steady() - began >= 9
-
-    asyncio.run(act())
+    clock = JumpingClock()
+    source = Counting(clock)
+    source.script.append(AzureError("slow down", status=429, retry_after_seconds=9))
+    limited = LimitedTokens(source, clock, per_second=20, at_once=5)
+    start = clock.steady()
+    with pytest.raises(AzureError):
+        await limited.acquire(READER, "r")
+    await limited.acquire(WRITER, "r")
+    assert clock.steady() - start >= 9
 
 
 @pytest.mark.parametrize(
@@ -464,20 +564,16 @@ def test_after_a_429_nobody_asks_before_its_time() -> None:
         (AzureError("forbidden", status=403), range(1, 2), (0, 0)),
     ],
 )
-def test_what_is_tried_again_and_how_long(error: AzureError, calls: range, seconds: tuple[int, int]) -> None:
+async def test_what_is_tried_again_and_how_long(error: AzureError, calls: range, seconds: tuple[int, int]) -> None:
     """410 for as long as IMDS may be updated; 429 and 5xx a few times, at the pace they ask for; refusals never."""
-
-    async def act() -> None:
-        clock = JumpingClock()
-        source = Counting(clock)
-        source.script.extend([error] * 1000)
-        began = clock.steady()
-        with pytest.raises(AzureError):
-            await Retrying(source, clock).acquire(READER, "r")
-        assert len(source.calls) in calls
-        assert seconds[0] <= clock.steady() - began <= seconds[1]
-
-    asyncio.run(act())
+    clock = JumpingClock()
+    source = Counting(clock)
+    source.script.extend([error] * 1000)
+    start = clock.steady()
+    with pytest.raises(AzureError):
+        await RetryingTokens(source, clock).acquire(READER, "r")
+    assert len(source.calls) in calls
+    assert seconds[0] <= clock.steady() - start <= seconds[1]
 
 
 STEPS = [("ask", 0), ("pass", 700), ("pass", 3000), ("jump", -5000), ("jump", 5000), ("fail", 0)]
@@ -486,20 +582,17 @@ STEPS = [("ask", 0), ("pass", 700), ("pass", 3000), ("jump", -5000), ("jump", 50
 @given(st.lists(st.sampled_from(STEPS), max_size=40))
 @example([("ask", 0), ("jump", -5000), ("pass", 3000), ("pass", 3000), ("ask", 0)])
 @example([("ask", 0), ("pass", 700), ("fail", 0), ("pass", 3000), ("ask", 0), ("ask", 0)])
-def test_an_expired_token_is_never_given(steps: list[tuple[str, int]]) -> None:
+async def test_an_expired_token_is_never_given(steps: list[tuple[str, int]]) -> None:
     """Whatever fails, returns or jumps: what is given is still good by the clock that does not jump."""
-
-    async def test(at: Caching) -> None:
+    async with fresh_cache(life_seconds=HOUR) as caching:
         for step, seconds in steps:
             match step:
                 case "pass":
-                    at.clock.pass_time(seconds)
+                    caching.clock.jump(seconds)
                 case "jump":
-                    at.clock.set_wall(seconds)
+                    caching.clock.set_wall(seconds)
                 case "fail":
-                    at.source.script.append(AzureError("no answer"))
+                    caching.source.script.append(AzureError("no answer"))
                 case _:
                     with contextlib.suppress(AzureError):
-                        assert at.source.ends[await at.text()] > at.clock.steady()
-
-    run(test, life_seconds=HOUR)
+                        assert caching.source.ends[await caching.text()] > caching.clock.steady()

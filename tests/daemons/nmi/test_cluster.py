@@ -11,15 +11,17 @@ from typing import Any
 import pytest
 
 import make
-from daemons.kube.scripted import Reply, ScriptedServer, eventually
-from podidentity.core import allowing, crd
-from podidentity.core.identities import AzureAssignedIdentity, AzureIdentity, ObjectKey, SecretReference
-from podidentity.core.sources import Source, source_of
+from daemons.kube.scripted import Reply, ScriptedServer
+from podidentity.core.model import allow_list, crd
+from podidentity.core.model.arm import IdentityId
+from podidentity.core.model.identities import AzureAssignedIdentity, AzureIdentity, ObjectKey, SecretReference
+from podidentity.core.tokens.sources import Source, source_of
 from podidentity.errors import ForbiddenError
 from podidentity.kube.api import Api
 from podidentity.kube.connection import find_cluster, open_client
-from podidentity.nmi.cluster import Cluster
+from podidentity.nmi.adapters.cluster import Cluster
 from podidentity.nmi.settings import Settings
+from waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -33,27 +35,32 @@ def anyio_backend() -> str:
 
 
 @dataclass
-class Heard:
+class FollowerRecord:
     """A follower that writes down what it is told."""
 
     unused: list[Source] = field(default_factory=list)
-    gone: list[str] = field(default_factory=list)
-    known: list[str] = field(default_factory=list)
+    uids_gone: list[str] = field(default_factory=list)
+    addresses: list[str] = field(default_factory=list)
+    identities_that_came: set[str] = field(default_factory=set)
 
     def pod_changed(self, pod: ObjectKey) -> None:
         """Nothing to note."""
 
     def pod_at(self, address: str) -> None:
         """Note it."""
-        self.known.append(address)
+        self.addresses.append(address)
 
     def pod_gone(self, uid: str) -> None:
         """Note it."""
-        self.gone.append(uid)
+        self.uids_gone.append(uid)
 
     def source_unused(self, source: Source) -> None:
         """Note it."""
         self.unused.append(source)
+
+    def identities_came(self, identities: frozenset[IdentityId]) -> None:
+        """Note them."""
+        self.identities_that_came |= {identity.name for identity in identities}
 
     def anything_changed(self) -> None:
         """Nothing to note."""
@@ -65,11 +72,11 @@ class Following:
 
     server: ScriptedServer
     cluster: Cluster
-    heard: Heard
-    failed: list[str]
+    record: FollowerRecord
+    failures: list[str]
 
     def send(self, kind: str, plural: str, obj: dict[str, Any]) -> None:
-        """Tell of a change."""
+        """Send a change to the watch."""
         self.server.version += 1
         obj["metadata"] |= {"resourceVersion": str(self.server.version), "uid": f"uid-{obj['metadata']['name']}"}
         for watch in self.server.watches:
@@ -77,42 +84,42 @@ class Following:
                 watch.send(kind, obj)
 
     async def tell(self, kind: str, plural: str, obj: dict[str, Any]) -> None:
-        """Tell of a change, and return when it has arrived."""
-        before = self.cluster.revision
+        """Send a change to the watch, and return when it has arrived."""
+        revision = self.cluster.revision
         self.send(kind, plural, obj)
-        await eventually(lambda: self.cluster.revision > before, f"{kind} {plural}")
+        await eventually(lambda: self.cluster.revision > revision, f"{kind} {plural}")
 
 
 @asynccontextmanager
 async def following(directory: Path, settings: Settings) -> AsyncIterator[Following]:
     """Follow an empty cluster."""
-    async with AsyncExitStack() as opened:
-        server = await opened.enter_async_context(ScriptedServer.listening())
+    async with AsyncExitStack() as stack:
+        server = await stack.enter_async_context(ScriptedServer.listening())
         client = open_client(find_cluster(str(server.write_kubeconfig(directory))))
-        failed: list[str] = []
-        cluster = Cluster(Api(await opened.enter_async_context(client)), settings, on_error=failed.append)
-        heard = Heard()
-        cluster.tell(heard)
+        failures: list[str] = []
+        cluster = Cluster(Api(await stack.enter_async_context(client)), settings, on_error=failures.append)
+        record = FollowerRecord()
+        cluster.subscribe(record)
         task = asyncio.create_task(cluster.run())
-        expected = 3 if not settings.managed_mode else 5 if settings.namespace_allow_list else 4
+        watch_count = 3 if not settings.managed_mode else 5 if settings.namespace_allow_list else 4
         try:
-            await eventually(lambda: len(server.watches) == expected and not cluster.behind(), "in step")
-            yield Following(server, cluster, heard, failed)
+            await eventually(lambda: len(server.watches) == watch_count and not cluster.delays(), "in step")
+            yield Following(server, cluster, record, failures)
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
 
-def chosen(follow: Following, namespace: str = "default") -> list[str]:
-    """Name the identities that the usual pod may use."""
+def resource_ids(follow: Following, namespace: str = "default") -> list[str]:
+    """Return the names of the identities that the usual pod may use."""
     return [match.identity.key.name for match in follow.cluster.bound_to(make.pod(namespace=namespace))]
 
 
 def source(identity: AzureIdentity) -> Source:
-    """Where its token comes from."""
-    found = source_of(identity)
-    assert isinstance(found, tuple)
-    return found
+    """Return where its token comes from."""
+    key = source_of(identity)
+    assert isinstance(key, tuple)
+    return key
 
 
 async def test_bindings_of_the_pods_own_namespace_count(tmp_path: Path) -> None:
@@ -126,7 +133,7 @@ async def test_bindings_of_the_pods_own_namespace_count(tmp_path: Path) -> None:
         assert [match.binding.key for match in follow.cluster.bound_to(make.pod())] == [
             ObjectKey("default", "reader-binding")
         ]
-        assert chosen(follow, "team-c") == []
+        assert resource_ids(follow, "team-c") == []
 
 
 async def test_a_namespace_uses_what_it_is_allowed(tmp_path: Path) -> None:
@@ -134,12 +141,12 @@ async def test_a_namespace_uses_what_it_is_allowed(tmp_path: Path) -> None:
     async with following(tmp_path, Settings("n1", managed_mode=True, namespace_allow_list=True)) as follow:
         await follow.tell("ADDED", "azureidentities", crd.render_identity(make.identity()))
         await follow.tell("ADDED", "azureidentitybindings", crd.render_binding(make.binding()))
-        assert chosen(follow) == []
-        annotated = {allowing.ANNOTATION: make.resource_id("*")}
+        assert resource_ids(follow) == []
+        annotated = {allow_list.ANNOTATION: make.resource_id("*")}
         await follow.tell("ADDED", "namespaces", {"metadata": {"name": "default", "annotations": annotated}})
-        assert chosen(follow) == ["reader"]
+        assert resource_ids(follow) == ["reader"]
         await follow.tell("MODIFIED", "namespaces", {"metadata": {"name": "default"}})
-        assert chosen(follow) == []
+        assert resource_ids(follow) == []
 
 
 async def test_tokens_go_when_nothing_leads_to_their_source(tmp_path: Path) -> None:
@@ -152,31 +159,31 @@ async def test_tokens_go_when_nothing_leads_to_their_source(tmp_path: Path) -> N
         for binding in (make.binding(), other):
             await follow.tell("ADDED", "azureidentitybindings", crd.render_binding(binding))
         await follow.tell("DELETED", "azureidentitybindings", crd.render_binding(other))
-        assert follow.heard.unused == []
-        changed = make.identity(resource_id=make.resource_id("writer"))
-        await follow.tell("MODIFIED", "azureidentities", crd.render_identity(changed))
-        assert follow.heard.unused == [source(reader)]
+        assert follow.record.unused == []
+        writer = make.identity(resource_id=make.resource_id("writer"))
+        await follow.tell("MODIFIED", "azureidentities", crd.render_identity(writer))
+        assert follow.record.unused == [source(reader)]
         await follow.tell("DELETED", "azureidentitybindings", crd.render_binding(make.binding()))
-        assert follow.heard.unused == [source(reader), source(changed)]
+        assert follow.record.unused == [source(reader), source(writer)]
 
 
 async def test_tokens_go_with_the_last_assigned_identity(tmp_path: Path) -> None:
     """Standard mode: changed or deleted; not while another pod of this node is assigned the same."""
 
-    def of(name: str, identity: AzureIdentity) -> dict[str, Any]:
-        assigned: AzureAssignedIdentity = make.assigned(make.pod(name), identity)
-        return crd.render_assigned(assigned)
+    def assignment_of(name: str, identity: AzureIdentity) -> dict[str, Any]:
+        assignment: AzureAssignedIdentity = make.assigned(make.pod(name), identity)
+        return crd.render_assigned(assignment)
 
-    reader, changed = make.identity(), make.identity(resource_id=make.resource_id("writer"))
+    reader, writer = make.identity(), make.identity(resource_id=make.resource_id("writer"))
     async with following(tmp_path, Settings("n1")) as follow:
         for name in ("one", "two"):
-            await follow.tell("ADDED", "azureassignedidentities", of(name, reader))
-        await follow.tell("DELETED", "azureassignedidentities", of("one", reader))
-        assert follow.heard.unused == []
-        await follow.tell("MODIFIED", "azureassignedidentities", of("two", changed))
-        assert follow.heard.unused == [source(reader)]
-        await follow.tell("DELETED", "azureassignedidentities", of("two", changed))
-        assert follow.heard.unused == [source(reader), source(changed)]
+            await follow.tell("ADDED", "azureassignedidentities", assignment_of(name, reader))
+        await follow.tell("DELETED", "azureassignedidentities", assignment_of("one", reader))
+        assert follow.record.unused == []
+        await follow.tell("MODIFIED", "azureassignedidentities", assignment_of("two", writer))
+        assert follow.record.unused == [source(reader)]
+        await follow.tell("DELETED", "azureassignedidentities", assignment_of("two", writer))
+        assert follow.record.unused == [source(reader), source(writer)]
 
 
 async def test_a_secret_is_read_by_name(tmp_path: Path) -> None:
@@ -185,10 +192,10 @@ async def test_a_secret_is_read_by_name(tmp_path: Path) -> None:
         path = "/api/v1/namespaces/team/secrets/sp"
         follow.server.put(path, {"metadata": {"name": "sp", "namespace": "team"}, "data": {"x": "c2VjcmV0"}})
         assert await follow.cluster.read_secret(SecretReference("team", "sp")) == {"x": b"secret"}
-        follow.server.answer_next(Reply.refusal(403, "secrets is forbidden"), to=lambda asked: asked.path == path)
+        follow.server.answer_next(Reply.refusal(403, "secrets is forbidden"), to=lambda request: request.path == path)
         with pytest.raises(ForbiddenError, match="get secrets team/sp"):
             await follow.cluster.read_secret(SecretReference("team", "sp"))
-        assert follow.failed == ["get_secret"]
+        assert follow.failures == ["get_secret"]
 
 
 async def test_a_pod_is_found_by_each_of_its_addresses(tmp_path: Path) -> None:
@@ -204,20 +211,20 @@ async def test_a_pod_is_found_by_each_of_its_addresses(tmp_path: Path) -> None:
             },
         }
         follow.send("ADDED", "pods", obj)
-        await eventually(lambda: follow.cluster.at("10.1.0.7"), "known by its second address")
-        assert [pod.key.name for pod in follow.cluster.at("fd00::1")] == ["web"]
-        assert follow.heard.known == ["fd00::1", "10.1.0.7"]
+        await eventually(lambda: follow.cluster.with_address("10.1.0.7"), "known by its second address")
+        assert [pod.key.name for pod in follow.cluster.with_address("fd00::1")] == ["web"]
+        assert follow.record.addresses == ["fd00::1", "10.1.0.7"]
         follow.server.put("/api/v1/namespaces/team/pods/web", obj)
         assert [pod.key.name for pod in await follow.cluster.look("10.1.0.7")] == ["web"]
-        follow.server.answer_next(Reply.refusal(403, "no"), to=lambda asked: asked.path == "/api/v1/pods")
+        follow.server.answer_next(Reply.refusal(403, "no"), to=lambda request: request.path == "/api/v1/pods")
         with pytest.raises(ForbiddenError):
             await follow.cluster.look("10.1.0.7")
-        assert follow.failed == ["get_pod_list"]
+        assert follow.failures == ["get_pod_list"]
 
 
 async def test_a_silent_watch_of_pods_leaves_the_grants_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who has an address can be asked of the API server; only then the watches of the grants must be in step."""
     async with following(tmp_path, Settings("n1")) as follow:
         monkeypatch.setattr(follow.cluster, "_pods", SimpleNamespace(confirmed_at=0.0))
-        assert follow.cluster.confirmed() == 0.0
-        assert follow.cluster.granted_as_of() > 0.0
+        assert follow.cluster.confirmed_at() == 0.0
+        assert follow.cluster.grants_confirmed_at() > 0.0

@@ -2,35 +2,23 @@
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
 
 import pytest
 
-from daemons.nmi.drill import ASSIGNED, PODS, Drill, drilling, has, is_of
+from daemons.nmi.drill import ASSIGNED_IDENTITIES, PODS, Drill, drilling, has, is_of
 from daemons.nmi.imds import Reply
 
 DAY = 86400
 
 
-def run(test: Callable[[Drill], Awaitable[None]], pods: int = 2) -> None:
-    """Run one drill."""
-
-    async def act() -> None:
-        async with drilling(pods) as drill:
-            await test(drill)
-
-    asyncio.run(act())
-
-
-def test_the_api_server_is_gone_for_minutes() -> None:
+async def test_the_api_server_is_gone_for_minutes() -> None:
     """Two minutes of old news are good enough, more are not; what changed meanwhile counts when it is back."""
-
-    async def test(drill: Drill) -> None:
+    async with drilling() as drill:
         for number in (1, 2):
             assert is_of(f"id-{number}")(await drill.ask(number))
         await drill.reassure()
         drill.go_away()
-        del drill.server.objects[f"{ASSIGNED}/pod-1-id-1"]
+        del drill.server.objects[f"{ASSIGNED_IDENTITIES}/pod-1-id-1"]
         await drill.pass_time(60)
         assert is_of("id-2")(await drill.ask_at_once(2))
         await drill.pass_time(120)
@@ -39,13 +27,10 @@ def test_the_api_server_is_gone_for_minutes() -> None:
         await drill.until_answered(2, is_of("id-2"), "the pod that kept its identity")
         await drill.until_answered(1, has(400), "the pod that lost its identity")
 
-    run(test)
 
-
-def test_a_watch_is_silently_dead() -> None:
+async def test_a_watch_is_silently_dead() -> None:
     """Nothing breaks, nothing comes: after two minutes nobody is answered, until a sign of life comes."""
-
-    async def test(drill: Drill) -> None:
+    async with drilling() as drill:
         assert is_of("id-1")(await drill.ask(1))
         await drill.reassure()
         drill.clock.jump(100)
@@ -55,13 +40,10 @@ def test_a_watch_is_silently_dead() -> None:
         drill.confirm()
         await drill.until_answered(1, is_of("id-1"), "signs of life")
 
-    run(test)
 
-
-def test_a_dead_watch_and_an_address_that_moved() -> None:
+async def test_a_dead_watch_and_an_address_that_moved() -> None:
     """The old pod is gone and nobody says so; its address comes from elsewhere: the API server itself is asked."""
-
-    async def test(drill: Drill) -> None:
+    async with drilling() as drill:
         drill.links["127.0.1.1"] = (7, b"old")
         assert is_of("id-1")(await drill.ask(1))
         objects = drill.server.objects
@@ -72,17 +54,14 @@ def test_a_dead_watch_and_an_address_that_moved() -> None:
         drill.links["127.0.1.1"] = (8, b"new")
         assert is_of("id-2")(await drill.ask(1))
 
-    run(test)
 
-
-def test_a_version_that_is_too_old() -> None:
+async def test_a_version_that_is_too_old() -> None:
     """410 on every watch, and things changed in between: all is listed anew, and the new truth counts."""
-
-    async def test(drill: Drill) -> None:
+    async with drilling() as drill:
         assert is_of("id-1")(await drill.ask(1))
         lists = drill.server.count("GET")
         open_before = drill.watches()
-        del drill.server.objects[f"{ASSIGNED}/pod-1-id-1"]
+        del drill.server.objects[f"{ASSIGNED_IDENTITIES}/pod-1-id-1"]
         drill.server.watches.clear()
         drill.assign("pod-1", "id-9")
         for watch in open_before:
@@ -90,39 +69,31 @@ def test_a_version_that_is_too_old() -> None:
         await drill.until_answered(1, is_of("id-9"), "the new identity")
         assert drill.server.count("GET") >= lists + len(open_before)
 
-    run(test)
 
-
-def test_two_pods_claim_one_address() -> None:
+async def test_two_pods_claim_one_address() -> None:
     """Neither is answered; when one of them goes the other gets its own token."""
-
-    async def test(drill: Drill) -> None:
+    async with drilling() as drill:
         assert is_of("id-1")(await drill.ask(1))
         drill.add_pod("pod-2", 1)
         await drill.until_answered(1, has(503), "two claim it")
         drill.remove(f"{PODS}/pod-1")
         await drill.until_answered(1, is_of("id-2"), "one is left")
 
-    run(test)
 
-
-def test_imds_is_slow() -> None:
+async def test_imds_is_slow() -> None:
     """Whoever waits holds up nobody who need not wait, and is answered with his own token in the end."""
-
-    async def test(drill: Drill) -> None:
+    async with drilling(pods=4) as drill:
         assert is_of("id-1")(await drill.ask(1))
-        drill.imds.held = asyncio.Event()
+        drill.imds.gate = asyncio.Event()
         waiting = [asyncio.ensure_future(drill.ask(number)) for number in (2, 3, 4) for _ in range(5)]
         await drill.until(lambda: drill.imds.at_once == 3, "three calls")
         for _ in range(20):
             assert is_of("id-1")(await drill.ask(1))
-        assert not any(one.done() for one in waiting)
-        drill.imds.held.set()
-        answers = [await one for one in waiting]
-        assert all(is_of(f"id-{2 + at // 5}")(answer) for at, answer in enumerate(answers))
-        assert len(drill.imds.asked) == 4
-
-    run(test, pods=4)
+        assert not any(task.done() for task in waiting)
+        drill.imds.gate.set()
+        answers = [await task for task in waiting]
+        assert all(is_of(f"id-{2 + index // 5}")(answer) for index, answer in enumerate(answers))
+        assert len(drill.imds.requests) == 4
 
 
 STORM_REPLIES = (
@@ -161,18 +132,18 @@ class Storm:
         self._drill.server.reachable = not self._drill.server.reachable
 
     def _wall_clock(self) -> None:
-        self._drill.clock.ahead += self._chance.choice((-1, 1)) * self._chance.uniform(1, 10 * DAY)
+        self._drill.clock.set_wall(self._chance.choice((-1, 1)) * self._chance.uniform(1, 10 * DAY))
 
     def _silence(self) -> None:
         self._drill.clock.jump(self._chance.uniform(0, 90))
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_everything_fails_at_once(seed: int) -> None:
+async def test_everything_fails_at_once(seed: int) -> None:
     """IMDS, watches, the API server and the wall clock at random: never another's token; all is well at the end."""
     chance = random.Random(seed)  # noqa: S311  # a storm that can be repeated
 
-    async def test(drill: Drill) -> None:
+    async with drilling(pods=4) as drill:
         storm, answers = Storm(drill, chance), []
         for _ in range(20):
             for number in (1, 2, 3, 4):
@@ -180,10 +151,8 @@ def test_everything_fails_at_once(seed: int) -> None:
                 answers.append((number, await drill.ask(number, target)))
             storm.strike()
         assert {200} < {answer.status for _, answer in answers} <= {200, 403, 503}
-        assert [one for one in answers if one[1].status == 200 and not is_of(f"id-{one[0]}")(one[1])] == []
+        assert [entry for entry in answers if entry[1].status == 200 and not is_of(f"id-{entry[0]}")(entry[1])] == []
         drill.imds.script.clear()
         drill.come_back()
         for number in (1, 2, 3, 4):
             await drill.until_answered(number, is_of(f"id-{number}"), "all is well again")
-
-    run(test, pods=4)

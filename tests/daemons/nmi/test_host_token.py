@@ -1,28 +1,36 @@
-"""`/host/token` on the node's loopback: what the secrets-store CSI driver asks, and who else may not."""
+"""`/host/token` on a Unix socket and on loopback: what the secrets-store CSI driver asks, and who else may not."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import make
 from daemons.nmi.harness import Answer, Serving, pod, serving
+from podidentity.errors import HostError
+from podidentity.linux.local_socket import open_local_socket
+from podidentity.nmi.adapters.peers import admit_root
+from podidentity.nmi.listener import Site
 from podidentity.nmi.ports import Peer
 from podidentity.nmi.settings import Settings
 
 TARGET = "/host/token?resource=https://vault.azure.net"
-NAMED = ("podname: web", "podns: default")
+LOOPBACK = Settings("n1", host_token_loopback=True)
+POD_HEADERS = ("podname: web", "podns: default")
 
 
-def run(test: Callable[[Serving], Awaitable[None]], settings: Settings | None = None) -> None:
-    """Run one test against a fresh NMI whose loopback clients are taken for root's."""
-
-    async def act() -> None:
-        async with serving(settings) as nmi:
-            await test(nmi)
-
-    asyncio.run(act())
+def answering_root(settings: Settings = LOOPBACK) -> AbstractAsyncContextManager[Serving]:
+    """Run NMI with a loopback listener whose clients are taken for root's."""
+    return serving(settings)
 
 
 async def ask(nmi: Serving, *headers: str, target: str = TARGET) -> Answer:
@@ -39,36 +47,31 @@ def root(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     async def owner_of(_port: int, _peer: Peer) -> Any:
         return owner["uid"]
 
-    monkeypatch.setattr("podidentity.nmi.daemon._owner_of", owner_of)
+    monkeypatch.setattr("podidentity.nmi.adapters.peers.owner_of", owner_of)
     return owner
 
 
-def test_a_root_program_gets_a_pods_token() -> None:
+async def test_a_root_program_gets_a_pods_token() -> None:
     """The token and the identity's client ID, in upstream's shape, without a Metadata header."""
-
-    async def test(nmi: Serving) -> None:
+    async with answering_root() as nmi:
         nmi.cluster.add(pod(), make.identity())
-        answer = await ask(nmi, *NAMED)
+        answer = await ask(nmi, *POD_HEADERS)
         assert answer.status == 200
         assert answer.json["clientid"] == "client-of-reader"
         assert answer.json["token"]["access_token"].startswith("token of reader ")
-        assert (await ask(nmi, *NAMED)).json == answer.json
-        assert len(nmi.imds.asked) == 1
-
-    run(test)
+        assert (await ask(nmi, *POD_HEADERS)).json == answer.json
+        assert len(nmi.imds.requests) == 1
 
 
 @pytest.mark.parametrize("uid", [1000, None])
-def test_other_programs_get_nothing(root: dict[str, Any], uid: int | None) -> None:
+async def test_other_programs_get_nothing(root: dict[str, Any], uid: int | None) -> None:
     """Not root, or nobody knows who: 403."""
     root["uid"] = uid
 
-    async def test(nmi: Serving) -> None:
+    async with answering_root() as nmi:
         nmi.cluster.add(pod(), make.identity())
-        assert (await ask(nmi, *NAMED)).status == 403
-        assert nmi.imds.asked == []
-
-    run(test)
+        assert (await ask(nmi, *POD_HEADERS)).status == 403
+        assert nmi.imds.requests == []
 
 
 @pytest.mark.parametrize(
@@ -77,65 +80,133 @@ def test_other_programs_get_nothing(root: dict[str, Any], uid: int | None) -> No
         (("podname: web",), TARGET, 400),
         (("podns: default",), TARGET, 400),
         (("podname: nobody", "podns: default"), TARGET, 404),
-        (NAMED, "/host/token", 400),
+        (POD_HEADERS, "/host/token", 400),
         (("Metadata: true",), "/metadata/identity/oauth2/token?resource=a", 404),
         (("Metadata: true",), "/metadata/instance", 404),
     ],
 )
-def test_refusals(headers: tuple[str, ...], target: str, status: int) -> None:
+async def test_refusals(headers: tuple[str, ...], target: str, status: int) -> None:
     """Missing headers 400; an unknown pod 404; all other paths are those of an unknown pod here."""
-
-    async def test(nmi: Serving) -> None:
+    async with answering_root() as nmi:
         nmi.cluster.add(pod(), make.identity())
         answer = await ask(nmi, *headers, target=target)
         assert answer.status == status
-        assert nmi.imds.asked == []
-
-    run(test)
+        assert nmi.imds.requests == []
 
 
-def test_it_can_be_switched_off() -> None:
-    """--host-token-endpoint=false."""
-
-    async def test(nmi: Serving) -> None:
+async def test_it_can_be_switched_off() -> None:
+    """With --host-token-endpoint=false nobody gets a token there."""
+    async with answering_root(replace(LOOPBACK, host_token=False)) as nmi:
         nmi.cluster.add(pod(), make.identity())
-        assert (await ask(nmi, *NAMED)).status == 404
-
-    run(test, Settings("n1", host_token=False))
+        assert (await ask(nmi, *POD_HEADERS)).status == 404
 
 
-def test_pods_are_not_served_it() -> None:
+async def test_loopback_is_a_door_of_its_own() -> None:
+    """Unless it is opened for the secrets-store CSI driver, the kubelet's probes find nothing there."""
+    async with answering_root(Settings("n1")) as nmi:
+        nmi.cluster.add(pod(), make.identity())
+        answer = await ask(nmi, *POD_HEADERS)
+        assert (answer.status, "--host-token-loopback" in answer.json["error_description"]) == (404, True)
+        assert nmi.imds.requests == []
+
+
+@pytest.fixture
+def open_directory() -> Iterator[Path]:
+    """Yield a directory that everybody may enter, so that it is the socket that keeps others out."""
+    directory = Path(tempfile.mkdtemp())
+    directory.chmod(0o755)
+    yield directory
+    shutil.rmtree(directory)
+
+
+async def test_root_asks_on_the_socket(open_directory: Path) -> None:
+    """The same answer as on loopback; the socket is root's alone, and one that a dead process left is replaced."""
+    path = open_directory / "host-token.sock"
+    async with serving(Settings("n1")) as nmi:
+        nmi.cluster.add(pod(), make.identity())
+        for _ in range(2):
+            await nmi.listener.serve([open_local_socket(path)], Site(nmi.listener.app.answer_node, admit_root))
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        answer = await ask_socket(path)
+        assert answer.startswith(b"HTTP/1.1 200 OK")
+        assert b"client-of-reader" in answer
+        assert (await asyncio.to_thread(as_nobody, path)) == "connected\n"
+
+
+async def ask_socket(path: Path) -> bytes:
+    """Ask on the socket and read until the answer is there."""
+    reader, writer = await asyncio.open_unix_connection(path)
+    writer.write("\r\n".join((f"GET {TARGET} HTTP/1.1", "Host: x", *POD_HEADERS, "", "")).encode())
+    head = await reader.readuntil(b"\r\n\r\n")
+    length = int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
+    body = await reader.readexactly(length)
+    writer.close()
+    return head + body
+
+
+CLIENT_PROGRAM = """
+import os, socket, sys
+os.setgroups([])
+os.setresgid(65534, 65534, 65534)
+os.setresuid(65534, 65534, 65534)
+with socket.socket(socket.AF_UNIX) as asking:
+    asking.settimeout(20)
+    asking.connect(sys.argv[1])
+    print("connected", flush=True)
+    try:
+        asking.send(b"GET / HTTP/1.1\\r\\n\\r\\n")
+        print(asking.recv(100))
+    except ConnectionError:
+        pass
+"""
+
+
+def as_nobody(path: Path) -> str:
+    """Ask as a user without rights, once the file's mode lets everybody in: what comes back."""
+    path.chmod(0o666)
+    process = subprocess.run(
+        [sys.executable, "-c", CLIENT_PROGRAM, str(path)], capture_output=True, text=True, check=True, timeout=30
+    )
+    return process.stdout.removesuffix("b''\n")
+
+
+@pytest.mark.parametrize("odd", ["writable by others", "no directory", "no socket"])
+def test_a_place_that_is_not_ours_alone_is_refused(tmp_path: Path, odd: str) -> None:
+    """Where others may write, they could answer in NMI's name; a file of somebody's is not removed."""
+    directory = tmp_path / "run"
+    if odd != "no directory":
+        directory.mkdir()
+    if odd == "writable by others":
+        directory.chmod(0o777)
+    if odd == "no socket":
+        (directory / "it.sock").write_text("somebody's")
+    with pytest.raises(HostError, match=str(directory)):
+        open_local_socket(directory / "it.sock")
+
+
+async def test_pods_are_not_served_it() -> None:
     """A pod that asks for another pod's token over the redirect gets 404: 500 is kept for our own mistakes."""
-
-    async def test(nmi: Serving) -> None:
+    async with answering_root() as nmi:
         nmi.cluster.add(pod(), make.identity())
-        assert (await nmi.ask(TARGET, *NAMED)).status == 404
-        assert nmi.imds.asked == []
-
-    run(test)
+        assert (await nmi.ask(TARGET, *POD_HEADERS)).status == 404
+        assert nmi.imds.requests == []
 
 
-def test_it_never_says_when_to_come_back() -> None:
+async def test_it_never_says_when_to_come_back() -> None:
     """The CSI driver has a rhythm of its own: no Retry-After, not even with --set-retry-after-header."""
-
-    async def test(nmi: Serving) -> None:
+    async with answering_root(replace(LOOPBACK, wait_created_seconds=0.05, retry_after_header=True)) as nmi:
         nmi.cluster.add(pod())
-        answer = await ask(nmi, *NAMED)
+        answer = await ask(nmi, *POD_HEADERS)
         assert (answer.status, answer.headers.get("retry-after")) == (503, None)
         assert "no assigned identity" in answer.json["error_description"]
 
-    run(test, Settings("n1", wait_created_seconds=0.05, retry_after_header=True))
 
-
-def test_a_silent_watch_of_pods_is_not_trusted() -> None:
+async def test_a_silent_watch_of_pods_is_not_trusted() -> None:
     """A pod that is known by name alone is not looked up: after two minutes of silence nobody is answered."""
-
-    async def test(nmi: Serving) -> None:
+    async with answering_root() as nmi:
         nmi.cluster.add(pod(), make.identity())
-        assert (await ask(nmi, *NAMED)).status == 200
+        assert (await ask(nmi, *POD_HEADERS)).status == 200
         nmi.cluster.silent_since = nmi.clock.steady()
-        nmi.clock.pass_time(121)
-        answer = await ask(nmi, *NAMED)
+        nmi.clock.jump(121)
+        answer = await ask(nmi, *POD_HEADERS)
         assert (answer.status, "retry-after" in answer.headers) == (503, False)
-
-    run(test)

@@ -11,24 +11,25 @@ import struct
 import termios
 
 import pytest
-import uvloop
 
 import make
-from daemons.kube.scripted import eventually
 from daemons.nmi.corpus import HUNG_UP, PLAIN, QUERY, TOKEN_PATH, hostile, request
 from daemons.nmi.harness import ADDRESS, Client, Serving, pod, serving
+from loops import anyio_backend  # noqa: F401  # all tests here run on uvloop
+from podidentity.nmi.doors import SEND_BUFFER_BYTES
 from podidentity.nmi.heads import HEAD_LIMIT_BYTES
-from podidentity.nmi.http import SEND_BUFFER_BYTES, Limits
+from podidentity.nmi.places import Limits
 from podidentity.nmi.settings import Settings
+from waiting import eventually
 
 
 def test_the_corpus_is_large() -> None:
     """At least 300 different hostile requests, and none twice."""
-    sent = [row.sent for row in hostile()]
-    assert len(sent) == len(set(sent)) >= 300
+    head = [row.head for row in hostile()]
+    assert len(head) == len(set(head)) >= 300
 
 
-def test_no_hostile_request_is_answered_or_passed_on() -> None:
+async def test_no_hostile_request_is_answered_or_passed_on() -> None:
     """Each has its own refusal, on a connection of its own, and IMDS hears of none."""
 
     async def test() -> list[tuple[bytes, int, int]]:
@@ -36,11 +37,11 @@ def test_no_hostile_request_is_answered_or_passed_on() -> None:
             nmi.cluster.add(pod(), make.identity())
             # The token is in the cache: whatever passes for a token request is answered 200 at once.
             assert (await nmi.ask()).status == 200
-            answers = [(row.sent, row.status, await status_of(nmi, row.sent)) for row in hostile()]
-            assert len(nmi.imds.asked) == 1
+            answers = [(row.head, row.status, await status_of(nmi, row.head)) for row in hostile()]
+            assert len(nmi.imds.requests) == 1
             return answers
 
-    assert [row for row in asyncio.run(test()) if row[1] != row[2]] == []
+    assert [row for row in await test() if row[1] != row[2]] == []
 
 
 def test_every_row_is_a_refusal() -> None:
@@ -48,13 +49,13 @@ def test_every_row_is_a_refusal() -> None:
     assert {row.status for row in hostile()} <= {400, 404, 405, 408, 413, 414, 431, HUNG_UP}
 
 
-async def status_of(nmi: Serving, sent: bytes) -> int:
+async def status_of(nmi: Serving, head: bytes) -> int:
     """Send bytes, say that no more will come, and read the status; `HUNG_UP` when the connection ends without one."""
     client = await nmi.connect()
     try:
-        client.writer.write(sent)
+        client.writer.write(head)
         client.writer.write_eof()
-        status = (await client.read()).status
+        status = (await client.read(has_content=not head.startswith(b"HEAD "))).status
         assert await client.reader.read() == b"", "what follows the refused request was answered too"
     except (asyncio.IncompleteReadError, ConnectionError):
         return HUNG_UP
@@ -86,7 +87,7 @@ async def status_of(nmi: Serving, sent: bytes) -> int:
         (b"G" * (HEAD_LIMIT_BYTES + 10), 431),
     ],
 )
-def test_statuses(head: bytes, status: int) -> None:
+async def test_statuses(head: bytes, status: int) -> None:
     """What real clients send is answered; what is refused has the status that says why."""
 
     async def test() -> int:
@@ -94,17 +95,17 @@ def test_statuses(head: bytes, status: int) -> None:
             nmi.cluster.add(pod(), make.identity())
             return await status_of_open(nmi, head)
 
-    assert asyncio.run(test()) == status
+    assert await test() == status
 
 
-async def status_of_open(nmi: Serving, sent: bytes) -> int:
+async def status_of_open(nmi: Serving, head: bytes) -> int:
     """Send bytes on a connection that stays open and read the status."""
     client = await nmi.connect()
-    return (await client.send(sent)).status
+    return (await client.send(head)).status
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 64])
-def test_a_head_may_arrive_in_pieces(size: int) -> None:
+async def test_a_head_may_arrive_in_pieces(size: int) -> None:
     """However the network cuts it, the request is the same."""
 
     async def test() -> int:
@@ -118,10 +119,10 @@ def test_a_head_may_arrive_in_pieces(size: int) -> None:
                 await asyncio.sleep(0)
             return (await client.read()).status
 
-    assert asyncio.run(test()) == 200
+    assert await test() == 200
 
 
-def test_pipelined_requests_are_answered_in_order() -> None:
+async def test_pipelined_requests_are_answered_in_order() -> None:
     """One after the other, the refused ones too; nothing is mixed up."""
 
     async def test() -> list[int]:
@@ -131,130 +132,107 @@ def test_pipelined_requests_are_answered_in_order() -> None:
             client.writer.write(request(TOKEN_PATH + QUERY) + request("/metadata/xyz") + request(TOKEN_PATH + QUERY))
             return [(await client.read()).status for _ in range(3)]
 
-    assert asyncio.run(test()) == [200, 404, 200]
+    assert await test() == [200, 404, 200]
 
 
-def test_what_follows_a_refused_body_is_not_a_request() -> None:
+async def test_what_follows_a_refused_body_is_not_a_request() -> None:
     """Request smuggling: after a request with a body the connection ends, whatever the body contains."""
-
-    async def test() -> None:
-        async with serving() as nmi:
-            nmi.cluster.add(pod(), make.identity())
-            smuggled = request(TOKEN_PATH + QUERY)
-            for headers in (("Content-Length: 500",), ("Transfer-Encoding: chunked",)):
-                client = await nmi.connect()
-                answer = await client.send(request("/metadata/xyz", *PLAIN, *headers) + smuggled)
-                assert (answer.status, answer.headers["connection"]) == (400, "close")
-                assert await client.ended()
-            assert nmi.imds.asked == []
-
-    asyncio.run(test())
-
-
-def test_a_head_without_end_is_cut_off() -> None:
-    """Bytes without an empty line are refused at the limit, and no more is read."""
-
-    async def test() -> None:
-        async with serving() as nmi:
+    async with serving() as nmi:
+        nmi.cluster.add(pod(), make.identity())
+        smuggled = request(TOKEN_PATH + QUERY)
+        for headers in (("Content-Length: 500",), ("Transfer-Encoding: chunked",)):
             client = await nmi.connect()
-            answer = await client.send(b"GET / HTTP/1.1\r\nX: " + b"y" * HEAD_LIMIT_BYTES)
-            assert (answer.status, answer.headers["connection"]) == (431, "close")
+            answer = await client.send(request("/metadata/xyz", *PLAIN, *headers) + smuggled)
+            assert (answer.status, answer.headers["connection"]) == (400, "close")
+            assert await client.has_ended()
+        assert nmi.imds.requests == []
 
-    asyncio.run(test())
+
+async def test_a_head_without_end_is_cut_off() -> None:
+    """Bytes without an empty line are refused at the limit, and no more is read."""
+    async with serving() as nmi:
+        client = await nmi.connect()
+        answer = await client.send(b"GET / HTTP/1.1\r\nX: " + b"y" * HEAD_LIMIT_BYTES)
+        assert (answer.status, answer.headers["connection"]) == (431, "close")
 
 
-def test_slow_and_idle_connections_end() -> None:
+async def test_slow_and_idle_connections_end() -> None:
     """A head that does not come to its end is answered 408; an idle connection is closed without a word."""
+    async with serving() as nmi:
+        slow, idle = await nmi.connect(), await nmi.connect()
+        slow.writer.write(b"GET /metadata")
+        await slow.writer.drain()
+        async with asyncio.timeout(5):
+            while sum(bool(connection._buffer) for connection in nmi.listener.connections) != 1:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+        nmi.listener.second += 11
+        check_all(nmi)
+        assert (await slow.read()).status == 408
+        nmi.listener.second += 120
+        check_all(nmi)
+        assert await idle.has_ended()
 
-    async def test() -> None:
-        async with serving() as nmi:
-            slow, idle = await nmi.connect(), await nmi.connect()
-            slow.writer.write(b"GET /metadata")
-            await slow.writer.drain()
+
+async def test_a_head_in_drops_ends_too() -> None:
+    """Its time runs from its first byte: one byte every few seconds buys no more of it."""
+    async with serving() as nmi:
+        client = await nmi.connect()
+        for head in range(1, 4):
+            client.writer.write(b"G")
             async with asyncio.timeout(5):
-                while sum(bool(one._buffer) for one in nmi.listener.connections) != 1:  # noqa: ASYNC110
+                while not any(len(connection._buffer) == head for connection in nmi.listener.connections):  # noqa: ASYNC110
                     await asyncio.sleep(0)
-            nmi.listener.second += 11
+            nmi.listener.second += 4
             check_all(nmi)
-            assert (await slow.read()).status == 408
+        assert (await client.read()).status == 408
+
+
+async def test_a_client_that_does_not_read_ends() -> None:
+    """What it was sent is little, held no longer than an idle connection, and nothing is added to it meanwhile."""
+    loop = asyncio.get_running_loop()
+    async with serving() as nmi:
+        nmi.cluster.add(pod(), make.identity())
+        assert (await nmi.ask()).status == 200
+        with socket.socket() as deaf:
+            deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            deaf.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # each request arrives by itself
+            deaf.connect((ADDRESS, nmi.port))
+            deaf.setblocking(False)
+            while not (full := [connection for connection in nmi.listener.connections if connection._full]):
+                await loop.sock_sendall(deaf, request(TOKEN_PATH + QUERY))
+                await asyncio.sleep(0)
+            (stalled,) = full
+            connection = stalled._transport.get_extra_info("socket")
+            in_kernel = int.from_bytes(fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, bytes(4)), "little")
+            assert in_kernel <= 2 * SEND_BUFFER_BYTES
+            assert stalled._transport.get_write_buffer_size() <= 2048  # one answer
+            await loop.sock_sendall(deaf, b"GET ")
+            while not stalled._buffer.endswith(b"GET "):  # noqa: ASYNC110
+                await asyncio.sleep(0)
+            unsent = []
+            for _ in range(5):
+                nmi.listener.second += 11
+                check_all(nmi)
+                unsent.append(stalled._transport.get_write_buffer_size())
+            assert unsent == [unsent[0]] * 5
             nmi.listener.second += 120
             check_all(nmi)
-            assert await idle.ended()
-
-    asyncio.run(test())
-
-
-def test_a_head_in_drops_ends_too() -> None:
-    """Its time runs from its first byte: one byte every few seconds buys no more of it."""
-
-    async def test() -> None:
-        async with serving() as nmi:
-            client = await nmi.connect()
-            for sent in range(1, 4):
-                client.writer.write(b"G")
-                async with asyncio.timeout(5):
-                    while not any(len(one._buffer) == sent for one in nmi.listener.connections):  # noqa: ASYNC110
-                        await asyncio.sleep(0)
-                nmi.listener.second += 4
-                check_all(nmi)
-            assert (await client.read()).status == 408
-
-    asyncio.run(test())
+            while stalled in nmi.listener.connections:  # noqa: ASYNC110
+                await asyncio.sleep(0)
 
 
-def test_a_client_that_does_not_read_ends() -> None:
-    """What it was sent is little, held no longer than an idle connection, and nothing is added to it meanwhile."""
-
-    async def test() -> None:
-        loop = asyncio.get_running_loop()
-        async with serving() as nmi:
-            nmi.cluster.add(pod(), make.identity())
-            assert (await nmi.ask()).status == 200
-            with socket.socket() as deaf:
-                deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-                deaf.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # each request arrives by itself
-                deaf.connect((ADDRESS, nmi.port))
-                deaf.setblocking(False)
-                while not (full := [one for one in nmi.listener.connections if one._full]):
-                    await loop.sock_sendall(deaf, request(TOKEN_PATH + QUERY))
-                    await asyncio.sleep(0)
-                (stalled,) = full
-                connection = stalled._transport.get_extra_info("socket")
-                in_kernel = int.from_bytes(fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, bytes(4)), "little")
-                assert in_kernel <= 2 * SEND_BUFFER_BYTES
-                assert stalled._transport.get_write_buffer_size() <= 2048  # one answer
-                await loop.sock_sendall(deaf, b"GET ")
-                while not stalled._buffer.endswith(b"GET "):  # noqa: ASYNC110
-                    await asyncio.sleep(0)
-                unsent = []
-                for _ in range(5):
-                    nmi.listener.second += 11
-                    check_all(nmi)
-                    unsent.append(stalled._transport.get_write_buffer_size())
-                assert unsent == [unsent[0]] * 5
-                nmi.listener.second += 120
-                check_all(nmi)
-                while stalled in nmi.listener.connections:  # noqa: ASYNC110
-                    await asyncio.sleep(0)
-
-    asyncio.run(test())
-
-
-def test_a_client_that_is_gone_at_once_is_no_error() -> None:
+async def test_a_client_that_is_gone_at_once_is_no_error() -> None:
     """The daemon's own event loop knows no address of a connection that was reset before it was accepted."""
     errors: list[object] = []
 
-    async def test() -> None:
-        asyncio.get_running_loop().set_exception_handler(lambda _, told: errors.append(told["message"]))
-        async with serving() as nmi:
-            nmi.cluster.add(pod(), make.identity())
-            for _ in range(20):
-                with socket.socket() as gone:
-                    gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                    gone.connect((ADDRESS, nmi.port))
-            assert (await nmi.ask()).status == 200
-
-    uvloop.run(test())
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context["message"]))
+    async with serving() as nmi:
+        nmi.cluster.add(pod(), make.identity())
+        for _ in range(20):
+            with socket.socket() as client:
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                client.connect((ADDRESS, nmi.port))
+        assert (await nmi.ask()).status == 200
     assert errors == []
 
 
@@ -264,118 +242,90 @@ def check_all(nmi: Serving) -> None:
         connection.check_time()
 
 
-def test_a_client_that_sends_on_while_it_waits_is_cut_off() -> None:
+async def test_a_client_that_sends_on_while_it_waits_is_cut_off() -> None:
     """What is sent while an answer is waited for is bounded too."""
-
-    async def test() -> None:
-        async with serving() as nmi:
-            nmi.cluster.add(pod())
-            client: Client = await nmi.connect()
-            client.writer.write(request(TOKEN_PATH + QUERY) + b"x" * (HEAD_LIMIT_BYTES + 1))
-            assert await client.ended()
-
-    asyncio.run(test())
+    async with serving() as nmi:
+        nmi.cluster.add(pod())
+        client: Client = await nmi.connect()
+        client.writer.write(request(TOKEN_PATH + QUERY) + b"x" * (HEAD_LIMIT_BYTES + 1))
+        assert await client.has_ended()
 
 
-def test_one_pod_cannot_take_every_connection() -> None:
+async def test_one_pod_cannot_take_every_connection() -> None:
     """Connections of one address are bounded; what is over is refused, the others go on."""
-
-    async def test() -> None:
-        async with serving(limits=Limits(per_address=3)) as nmi:
-            nmi.cluster.add(pod(), make.identity())
-            clients = [await nmi.connect() for _ in range(3)]
-            assert [(await client.send(request(TOKEN_PATH + QUERY))).status for client in clients] == [200] * 3
-            assert await (await nmi.connect()).ended()
-            assert (await clients[0].send(request(TOKEN_PATH + QUERY))).status == 200
-
-    asyncio.run(test())
+    async with serving(limits=Limits(per_address=3)) as nmi:
+        nmi.cluster.add(pod(), make.identity())
+        clients = [await nmi.connect() for _ in range(3)]
+        assert [(await client.send(request(TOKEN_PATH + QUERY))).status for client in clients] == [200] * 3
+        assert await (await nmi.connect()).has_ended()
+        assert (await clients[0].send(request(TOKEN_PATH + QUERY))).status == 200
 
 
-def test_a_few_pods_cannot_take_every_connection() -> None:
+async def test_a_few_pods_cannot_take_every_connection() -> None:
     """When all are taken, whoever has most gives up the one that idles for longest, and nobody can take that back."""
-
-    async def test() -> None:
-        async with serving(limits=Limits(per_address=4, in_all=6)) as nmi:
-            nmi.cluster.add(pod(), make.identity())
-            greedy = [await nmi.connect() for _ in range(4)]
-            for client in greedy[1:] + greedy[:1]:
-                assert (await client.send(request(TOKEN_PATH + QUERY))).status == 200
-                nmi.listener.second += 1
-            modest = [await nmi.connect(f"127.0.0.{2 + number}") for number in range(3)]
-            assert [(await client.send(request(TOKEN_PATH + QUERY))).status for client in modest] == [404] * 3
-            assert await greedy[1].ended()
-            kept = [greedy[0], greedy[2], greedy[3]]
-            assert [(await client.send(request(TOKEN_PATH + QUERY))).status for client in kept] == [200] * 3
-            assert await (await nmi.connect()).ended()
-            assert len(nmi.listener.connections) == 6
-
-    asyncio.run(test())
+    async with serving(limits=Limits(per_address=4, in_all=6)) as nmi:
+        nmi.cluster.add(pod(), make.identity())
+        greedy = [await nmi.connect() for _ in range(4)]
+        for client in greedy[1:] + greedy[:1]:
+            assert (await client.send(request(TOKEN_PATH + QUERY))).status == 200
+            nmi.listener.second += 1
+        modest = [await nmi.connect(f"127.0.0.{2 + number}") for number in range(3)]
+        assert [(await client.send(request(TOKEN_PATH + QUERY))).status for client in modest] == [404] * 3
+        assert await greedy[1].has_ended()
+        survivors = [greedy[0], greedy[2], greedy[3]]
+        assert [(await client.send(request(TOKEN_PATH + QUERY))).status for client in survivors] == [200] * 3
+        assert await (await nmi.connect()).has_ended()
+        assert len(nmi.listener.connections) == 6
 
 
-def test_a_waiting_request_is_given_up_after_idle_connections() -> None:
+async def test_a_waiting_request_is_given_up_after_idle_connections() -> None:
     """A pod that holds all connections with requests that wait keeps nobody out either."""
-
-    async def test() -> None:
-        async with serving(limits=Limits(per_address=3, in_all=3)) as nmi:
-            nmi.cluster.add(pod())  # no identity yet: whoever asks waits for it
-            idle, *waiting = [await nmi.connect() for _ in range(3)]
-            for number, client in enumerate(waiting, 1):
-                nmi.listener.second = number
-                client.writer.write(request(TOKEN_PATH + QUERY))
-                await eventually(lambda number=number: len(nmi.listener.app._flow._waiting) == number, "it waits")  # type: ignore[misc]
-            assert (await (await nmi.connect("127.0.0.2")).send(request(TOKEN_PATH + QUERY))).status == 404
-            assert await idle.ended()
-            first, second = (asyncio.ensure_future(client.ended()) for client in waiting)
-            third = await nmi.connect("127.0.0.3")
-            assert (await third.send(request(TOKEN_PATH + QUERY))).status == 404
-            assert await first
-            assert not second.done()
-            second.cancel()
-
-    asyncio.run(test())
+    async with serving(limits=Limits(per_address=3, in_all=3)) as nmi:
+        nmi.cluster.add(pod())  # no identity yet: whoever asks waits for it
+        idle, *waiting = [await nmi.connect() for _ in range(3)]
+        for number, client in enumerate(waiting, 1):
+            nmi.listener.second = number
+            client.writer.write(request(TOKEN_PATH + QUERY))
+            await eventually(lambda number=number: len(nmi.listener.app._flow._waiting) == number, "it waits")  # type: ignore[misc]
+        assert (await (await nmi.connect("127.0.0.2")).send(request(TOKEN_PATH + QUERY))).status == 404
+        assert await idle.has_ended()
+        first, second = (asyncio.ensure_future(client.has_ended()) for client in waiting)
+        third = await nmi.connect("127.0.0.3")
+        assert (await third.send(request(TOKEN_PATH + QUERY))).status == 404
+        assert await first
+        assert not second.done()
+        second.cancel()
 
 
-def test_a_flood_of_different_heads_does_not_grow_memory() -> None:
+async def test_a_flood_of_different_heads_does_not_grow_memory() -> None:
     """What is remembered of heads is bounded, and right after a flood."""
-
-    async def test() -> None:
-        async with serving() as nmi:
-            nmi.cluster.add(pod(), make.identity())
-            client = await nmi.connect()
-            for number in range(3000):
-                assert (await client.send(request(TOKEN_PATH + QUERY, *PLAIN, f"X: {number}"))).status == 200
-            assert len(nmi.listener.heads._whole) <= 1024
-            assert len(nmi.listener.heads._alike) <= 1024
-            assert len(nmi.listener.heads._unnumbered) <= 1024
-
-    asyncio.run(test())
+    async with serving() as nmi:
+        nmi.cluster.add(pod(), make.identity())
+        client = await nmi.connect()
+        for number in range(3000):
+            assert (await client.send(request(TOKEN_PATH + QUERY, *PLAIN, f"X: {number}"))).status == 200
+        assert len(nmi.listener.heads._by_head) <= 1024
+        assert len(nmi.listener.heads._by_deciding_lines) <= 1024
+        assert len(nmi.listener.heads._by_head_without_id) <= 1024
 
 
 @pytest.mark.parametrize("target", ["/metadata/instance?api-version=2021-02-01&format=json", "/METADATA/versions"])
-def test_what_may_be_passed_on_is_rebuilt(target: str) -> None:
+async def test_what_may_be_passed_on_is_rebuilt(target: str) -> None:
     """IMDS sees a path made of constants and none of the client's headers."""
-
-    async def test() -> None:
-        async with serving() as nmi:
-            client = await nmi.connect()
-            answer = await client.send(request(target, *PLAIN, "X-Secret: s", "Authorization: Bearer x", "Cookie: c"))
-            assert answer.status == 200
-            (asked,) = nmi.imds.asked
-            assert asked.target.lower() == target.lower()
-            assert asked.target.startswith("/metadata/")
-            assert not {"x-secret", "authorization", "cookie"} & asked.headers.keys()
-
-    asyncio.run(test())
+    async with serving() as nmi:
+        client = await nmi.connect()
+        answer = await client.send(request(target, *PLAIN, "X-Secret: s", "Authorization: Bearer x", "Cookie: c"))
+        assert answer.status == 200
+        (imds_request,) = nmi.imds.requests
+        assert imds_request.target.lower() == target.lower()
+        assert imds_request.target.startswith("/metadata/")
+        assert not {"x-secret", "authorization", "cookie"} & imds_request.headers.keys()
 
 
-def test_instance_metadata_can_be_blocked() -> None:
+async def test_instance_metadata_can_be_blocked() -> None:
     """--block-instance-metadata: 403, and IMDS is not asked; other metadata still is."""
-
-    async def test() -> None:
-        async with serving(Settings("n1", block_instance_metadata=True)) as nmi:
-            assert await status_of_open(nmi, request("/metadata/instance?api-version=2021-02-01")) == 403
-            assert await status_of_open(nmi, request("/metadata/instance/compute/name", "Host: x")) == 403
-            assert nmi.imds.asked == []
-            assert await status_of_open(nmi, request("/metadata/versions")) == 200
-
-    asyncio.run(test())
+    async with serving(Settings("n1", block_instance_metadata=True)) as nmi:
+        assert await status_of_open(nmi, request("/metadata/instance?api-version=2021-02-01")) == 403
+        assert await status_of_open(nmi, request("/metadata/instance/compute/name", "Host: x")) == 403
+        assert nmi.imds.requests == []
+        assert await status_of_open(nmi, request("/metadata/versions")) == 200

@@ -6,8 +6,9 @@ import importlib
 import ipaddress
 import json
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from unittest.mock import AsyncMock
@@ -21,8 +22,8 @@ from cryptography.hazmat.primitives.serialization import pkcs12
 import make
 from daemons.nmi.entra import Reply, StandInEntra
 from daemons.nmi.harness import TARGET, Serving, pod, serving
-from podidentity.azure.entra import Granted
-from podidentity.core.identities import AzureIdentity, SecretReference
+from podidentity.azure.entra import GrantedToken
+from podidentity.core.model.identities import AzureIdentity, SecretReference
 from podidentity.errors import ForbiddenError, UnreachableError
 from podidentity.nmi.settings import Settings
 
@@ -50,15 +51,14 @@ class Pair:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def loaded() -> None:
+def load_msal() -> None:
     """Import what the first token would, so that no test's time limit holds it on a busy machine."""
     for name in ("msal.application", "jwt", "cryptography.hazmat.primitives.serialization.pkcs12"):
         importlib.import_module(name)
 
 
-@pytest.fixture(scope="module")
-def pair() -> Pair:
-    """A self-signed certificate: Entra's for localhost, and the application's own."""
+def make_pair() -> Pair:
+    """Make a self-signed certificate: Entra's for localhost, and the application's own."""
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
     now = dt.datetime.now(dt.UTC)
@@ -78,6 +78,12 @@ def pair() -> Pair:
     return Pair(key, certificate)
 
 
+@pytest.fixture(scope="module")
+def pair() -> Pair:
+    """A pair for all tests here."""
+    return make_pair()
+
+
 @pytest.fixture
 def entra(pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandInEntra]:
     """A running Entra ID that the daemon's TLS trusts, as a custom cloud's is trusted."""
@@ -93,7 +99,7 @@ def entra(pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
 
 def principal(entra: StandInEntra, **fields: object) -> AzureIdentity:
     """Build an AzureIdentity of type 1 that lives at the stand-in."""
-    given: dict[str, object] = {
+    values: dict[str, object] = {
         "type": 1,
         "resource_id": "",
         "client_id": "app",
@@ -101,25 +107,21 @@ def principal(entra: StandInEntra, **fields: object) -> AzureIdentity:
         "client_password": SECRET,
         "ad_endpoint": entra.login + "/",
     }
-    return make.identity(**given | fields)  # type: ignore[arg-type]  # any field
+    return make.identity(**values | fields)  # type: ignore[arg-type]  # any field
 
 
-def run(entra: StandInEntra, test: Callable[[Serving], Awaitable[None]], **fields: object) -> None:
-    """Run one test against a fresh NMI that knows the stand-in as its custom cloud."""
-
-    async def act() -> None:
-        given = {"logins": frozenset({entra.login}), **fields}
-        async with serving(Settings("n1", **given)) as nmi:  # type: ignore[arg-type]  # any setting
-            nmi.cluster.secrets[SECRET] = {"clientSecret": PASSWORD.encode()}
-            await test(nmi)
-
-    asyncio.run(act())
+@asynccontextmanager
+async def signing_in(entra: StandInEntra, **fields: object) -> AsyncIterator[Serving]:
+    """Run NMI with the stand-in as its custom cloud; `fields` are further settings."""
+    values = {"logins": frozenset({entra.login}), **fields}
+    async with serving(Settings("n1", **values)) as nmi:  # type: ignore[arg-type]  # any setting
+        nmi.cluster.secrets[SECRET] = {"clientSecret": PASSWORD.encode()}
+        yield nmi
 
 
-def test_entras_words_are_bounded(entra: StandInEntra) -> None:
+async def test_entras_words_are_bounded(entra: StandInEntra) -> None:
     """They are passed on to pods, logs and events: no more of them than Entra ID really says."""
-
-    async def test(nmi: Serving) -> None:
+    async with signing_in(entra) as nmi:
         nmi.cluster.add(pod(), principal(entra))
         error = {"error": "x" * 100_000, "error_description": "AADSTS1: " + "y" * 100_000}
         entra.script.extend([Reply(400, json.dumps(error).encode())] * 2)
@@ -128,13 +130,10 @@ def test_entras_words_are_bounded(entra: StandInEntra) -> None:
         assert answer.json["error_description"].startswith("AADSTS1: yyy")
         assert len(answer.body) < 2000
 
-    run(entra, test)
 
-
-def test_a_secret_gets_a_token(entra: StandInEntra) -> None:
+async def test_a_secret_gets_a_token(entra: StandInEntra) -> None:
     """Type 1: the tenant's configuration, then one POST; the scope keeps the resource as it was asked."""
-
-    async def test(nmi: Serving) -> None:
+    async with signing_in(entra) as nmi:
         nmi.cluster.add(pod(), principal(entra))
         answer = await nmi.ask(TARGET.replace("vault.azure.net", "management.azure.com/"))
         assert answer.status == 200
@@ -149,13 +148,11 @@ def test_a_secret_gets_a_token(entra: StandInEntra) -> None:
             "resource": "https://management.azure.com/",
             "token_type": "Bearer",
         }
-        assert entra.asked == [
+        assert entra.requests == [
             "GET /tenant-1/v2.0/.well-known/openid-configuration",
             "POST /tenant-1/oauth2/v2.0/token",
         ]
-        assert nmi.imds.asked == []
-
-    run(entra, test)
+        assert nmi.imds.requests == []
 
 
 @pytest.mark.parametrize(
@@ -163,22 +160,18 @@ def test_a_secret_gets_a_token(entra: StandInEntra) -> None:
     [{"anything": PASSWORD.encode()}, {"b": b"no", "a": PASSWORD.encode()}, {"x": PASSWORD.encode() + b"\n"}],
     ids=["any-key", "first-of-several", "line-end"],
 )
-def test_any_one_key_of_the_secret_holds_it(entra: StandInEntra, keys: dict[str, bytes]) -> None:
+async def test_any_one_key_of_the_secret_holds_it(entra: StandInEntra, keys: dict[str, bytes]) -> None:
     """Upstream takes whichever key comes; of several, ours takes the first by name."""
-
-    async def test(nmi: Serving) -> None:
+    async with signing_in(entra) as nmi:
         nmi.cluster.secrets[SECRET] = keys
         nmi.cluster.add(pod(), principal(entra))
         assert (await nmi.ask()).status == 200
 
-    run(entra, test)
-
 
 @pytest.mark.parametrize("password", ["", "open sesame"], ids=["unlocked", "locked"])
-def test_a_certificate_gets_a_token(entra: StandInEntra, pair: Pair, password: str) -> None:
+async def test_a_certificate_gets_a_token(entra: StandInEntra, pair: Pair, password: str) -> None:
     """Type 2: the assertion is signed with the archive's key, and Entra checks it."""
-
-    async def test(nmi: Serving) -> None:
+    async with signing_in(entra) as nmi:
         entra.applications["app"] = pair.certificate
         nmi.cluster.secrets[SECRET] = {"certificate": pair.archive(password), "password": password.encode()}
         nmi.cluster.add(pod(), principal(entra, type=2))
@@ -186,50 +179,42 @@ def test_a_certificate_gets_a_token(entra: StandInEntra, pair: Pair, password: s
         assert (answer.status, answer.token[:24]) == (200, "token of app in tenant-1")
         assert "client_secret" not in entra.forms[0]
 
-    run(entra, test)
 
-
-def test_auxiliary_tenants_make_an_array(entra: StandInEntra) -> None:
+async def test_auxiliary_tenants_make_an_array(entra: StandInEntra) -> None:
     """One token for each tenant, the primary one's first; from the cache the second time."""
-
-    async def test(nmi: Serving) -> None:
+    async with signing_in(entra) as nmi:
         nmi.cluster.add(pod(), principal(entra, auxiliary_tenant_ids=("tenant-3", "tenant-2")))
         for _ in range(2):
             tokens = (await nmi.ask()).json
             assert [token["access_token"].split(" ")[4] for token in tokens] == ["tenant-1", "tenant-3", "tenant-2"]
         assert entra.issued == 3
 
-    run(entra, test)
 
+async def test_the_nodes_programs_get_the_primary_tenants_token(
+    entra: StandInEntra, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An answer of /host/token has room for one token only."""
+    monkeypatch.setattr("podidentity.nmi.adapters.peers.owner_of", AsyncMock(return_value=0))
 
-def test_the_nodes_programs_get_the_primary_tenants_token(entra: StandInEntra, monkeypatch: pytest.MonkeyPatch) -> None:
-    """/host/token has room for one."""
-    monkeypatch.setattr("podidentity.nmi.daemon._owner_of", AsyncMock(return_value=0))
-
-    async def test(nmi: Serving) -> None:
+    async with signing_in(entra, host_token_loopback=True) as nmi:
         nmi.cluster.add(pod(), principal(entra, auxiliary_tenant_ids=("tenant-2",)))
         client = await nmi.connect_as_node()
         answer = await client.ask("/host/token?resource=r", "podname: web", "podns: default")
         assert answer.json["token"]["access_token"].startswith("token of app in tenant-1 ")
         assert answer.json["clientid"] == "app"
 
-    run(entra, test)
 
-
-def test_tenants_do_not_share_tokens(entra: StandInEntra) -> None:
+async def test_tenants_do_not_share_tokens(entra: StandInEntra) -> None:
     """The same application in two tenants: the cache tells them apart."""
-
-    async def test(nmi: Serving) -> None:
+    async with signing_in(entra) as nmi:
         nmi.cluster.add(web := pod(), principal(entra))
         assert " in tenant-1 " in (await nmi.ask()).token
         nmi.cluster.assign(web, principal(entra, tenant_id="tenant-2"))
         assert " in tenant-2 " in (await nmi.ask()).token
 
-    run(entra, test)
-
 
 @pytest.mark.parametrize(
-    ("fields", "status", "told"),
+    ("fields", "status", "message"),
     [
         ({"client_id": "other"}, 403, "AADSTS7000215: Invalid client secret provided."),
         ({"tenant_id": "unknown"}, 403, "AADSTS90002: Tenant not found. Trace ID: 1"),
@@ -247,59 +232,47 @@ def test_tenants_do_not_share_tokens(entra: StandInEntra) -> None:
         ),
     ],
 )
-def test_what_is_wrong_is_told(entra: StandInEntra, fields: dict[str, object], status: int, told: str) -> None:
+async def test_what_is_wrong_is_told(entra: StandInEntra, fields: dict[str, object], status: int, message: str) -> None:
     """403 with Entra's words when it refused; 503 with a sentence when something must be set right here."""
-
-    async def test(nmi: Serving) -> None:
+    async with signing_in(entra) as nmi:
         nmi.cluster.secrets[SecretReference("kube-system", "sp")] = {"x": PASSWORD.encode()}
         nmi.cluster.add(pod(), principal(entra, **fields))
         answer = await nmi.ask()
         assert answer.status == status
-        assert told in answer.json["error_description"]
+        assert message in answer.json["error_description"]
         assert PASSWORD not in answer.body.decode()
-
-    run(entra, test)
 
 
 @pytest.mark.parametrize("password", ["wrong", ""])
-def test_a_locked_archive_is_a_sentence(entra: StandInEntra, pair: Pair, password: str) -> None:
-    """A bad password, and garbage: 503, and Entra is not asked."""
-
-    async def test(nmi: Serving) -> None:
+async def test_a_locked_archive_is_a_sentence(entra: StandInEntra, pair: Pair, password: str) -> None:
+    """A bad password, and garbage: 503, and nothing is sent to Entra ID."""
+    async with signing_in(entra) as nmi:
         archive = pair.archive("right") if password else b"garbage"
         nmi.cluster.secrets[SECRET] = {"certificate": archive, "password": password.encode()}
         nmi.cluster.add(pod(), principal(entra, type=2))
         answer = await nmi.ask()
         assert answer.status == 503
         assert "Secret default/sp: it is no PKCS#12 archive, or its password" in answer.json["error_description"]
-        assert entra.asked == []
-
-    run(entra, test)
+        assert entra.forms == []
 
 
-def test_a_foreign_secret_is_refused_before_the_cache(entra: StandInEntra) -> None:
+async def test_a_foreign_secret_is_refused_before_the_cache(entra: StandInEntra) -> None:
     """An identity of another namespace that names this one's Secret gets nothing, cached or not."""
-
-    async def test(nmi: Serving) -> None:
+    async with signing_in(entra) as nmi:
         nmi.cluster.add(web := pod(), principal(entra))
         assert (await nmi.ask()).status == 200
-        nmi.cluster.assigned.clear()
+        nmi.cluster.assigned_identities.clear()
         nmi.cluster.assign(web, replace(principal(entra), key=make.identity("thief", "team-b").key))
         answer = await nmi.ask()
         assert answer.status == 503
         assert "--secret-namespaces=default" in answer.json["error_description"]
 
-    run(entra, test)
 
-
-def test_secret_namespaces_allow_it(entra: StandInEntra) -> None:
+async def test_secret_namespaces_allow_it(entra: StandInEntra) -> None:
     """--secret-namespaces names where Secrets may lie besides."""
-
-    async def test(nmi: Serving) -> None:
+    async with signing_in(entra, secret_namespaces=frozenset({"default"})) as nmi:
         nmi.cluster.add(pod(), replace(principal(entra), key=make.identity("sharer", "team-b").key))
         assert (await nmi.ask()).status == 200
-
-    run(entra, test, secret_namespaces=frozenset({"default"}))
 
 
 @pytest.mark.parametrize(
@@ -314,33 +287,27 @@ def test_secret_namespaces_allow_it(entra: StandInEntra) -> None:
     ],
     ids=["5xx", "429", "5xx-for-good", "no-token", "no-json", "400"],
 )
-def test_entras_failures(entra: StandInEntra, replies: list[Reply], status: int, posts: int) -> None:
+async def test_entras_failures(entra: StandInEntra, replies: list[Reply], status: int, posts: int) -> None:
     """What may pass is tried again, with Retry-After; what will not is told at once."""
-
-    async def test(nmi: Serving) -> None:
+    async with signing_in(entra) as nmi:
         nmi.cluster.add(pod(), principal(entra))
         entra.script.extend(replies)
         assert (await nmi.ask()).status == status
         assert len(entra.forms) == posts
 
-    run(entra, test)
 
-
-def test_a_changed_secret_drops_its_tokens(entra: StandInEntra) -> None:
+async def test_a_changed_secret_drops_its_tokens(entra: StandInEntra) -> None:
     """Within seconds: the Secret is read again before its cached token is given, and a new one is fetched."""
-
-    async def test(nmi: Serving) -> None:
+    async with signing_in(entra) as nmi:
         nmi.cluster.add(pod(), principal(entra))
         assert (await nmi.ask()).token.endswith("no 1")
-        nmi.clock.pass_time(6)
+        nmi.clock.jump(6)
         assert (await nmi.ask()).token.endswith("no 1")
         assert nmi.cluster.secret_reads == 2
         entra.applications["app"] = "rotated"
         nmi.cluster.secrets[SECRET] = {"clientSecret": b"rotated"}
-        nmi.clock.pass_time(6)
+        nmi.clock.jump(6)
         assert (await nmi.ask()).token.endswith("no 2")
-
-    run(entra, test)
 
 
 @pytest.mark.parametrize(
@@ -348,53 +315,49 @@ def test_a_changed_secret_drops_its_tokens(entra: StandInEntra) -> None:
     [(None, 503), (ForbiddenError("get secrets default/sp: forbidden", status=403), 503), (UnreachableError("x"), 200)],
     ids=["gone", "forbidden", "api-away"],
 )
-def test_a_secret_that_goes_takes_its_tokens_along(entra: StandInEntra, outcome: Exception | None, status: int) -> None:
+async def test_a_secret_that_goes_takes_its_tokens_along(
+    entra: StandInEntra, outcome: Exception | None, status: int
+) -> None:
     """Gone or not to be read: nothing from the cache. Only while the API server is away, the token it has is given."""
-
-    async def test(nmi: Serving) -> None:
+    async with signing_in(entra) as nmi:
         nmi.cluster.add(pod(), principal(entra))
         assert (await nmi.ask()).status == 200
         if outcome is None:
             del nmi.cluster.secrets[SECRET]
         else:
             nmi.cluster.secrets[SECRET] = outcome
-        nmi.clock.pass_time(6)
+        nmi.clock.jump(6)
         assert [(await nmi.ask()).status for _ in range(3)] == [status] * 3
         assert nmi.cluster.secret_reads <= 3
 
-    run(entra, test)
 
-
-def test_many_first_requests_are_one_call(entra: StandInEntra) -> None:
+async def test_many_first_requests_are_one_call(entra: StandInEntra) -> None:
     """Single flight holds for Entra too, and the Secret is read once."""
-
-    async def test(nmi: Serving) -> None:
+    async with signing_in(entra) as nmi:
         nmi.cluster.add(pod(), principal(entra))
         answers = await asyncio.gather(*(nmi.ask() for _ in range(50)))
         assert {answer.token for answer in answers} == {answers[0].token}
         assert (entra.issued, nmi.cluster.secret_reads) == (1, 1)
 
-    run(entra, test)
 
-
-def test_calls_that_hang_hold_up_nothing_else(entra: StandInEntra, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_calls_that_hang_hold_up_nothing_else(entra: StandInEntra, monkeypatch: pytest.MonkeyPatch) -> None:
     """The event loop's threads also run nft: Entra ID's calls have threads of their own."""
     go_on = threading.Event()
-    asked = threading.Event()
+    was_asked = threading.Event()
 
-    def hang(*_: object) -> Granted:
-        asked.set()
+    def hang(*_: object) -> GrantedToken:
+        was_asked.set()
         assert go_on.wait(60)
-        return Granted("late", 3600)
+        return GrantedToken("late", 3600)
 
     monkeypatch.setattr("podidentity.azure.entra._ask", hang)
 
-    async def test(nmi: Serving) -> None:
+    async with signing_in(entra) as nmi:
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
         nmi.cluster.add(pod(), principal(entra))
         asking = asyncio.create_task(nmi.ask())
         try:
-            while not asked.is_set():  # noqa: ASYNC110  # another thread sets it
+            while not was_asked.is_set():  # noqa: ASYNC110  # another thread sets it
                 await asyncio.sleep(0)
             async with asyncio.timeout(20):
                 assert await asyncio.to_thread(lambda: "done") == "done"
@@ -402,32 +365,24 @@ def test_calls_that_hang_hold_up_nothing_else(entra: StandInEntra, monkeypatch: 
             go_on.set()
         assert (await asking).token == "late"  # no secret
 
-    run(entra, test)
 
-
-def test_without_the_cache_each_request_is_a_call(entra: StandInEntra) -> None:
+async def test_without_the_cache_each_request_is_a_call(entra: StandInEntra) -> None:
     """--token-cache=false: the Secret is read for each."""
-
-    async def test(nmi: Serving) -> None:
+    async with signing_in(entra, token_cache=False) as nmi:
         nmi.cluster.add(pod(), principal(entra))
         assert len({(await nmi.ask()).token for _ in range(2)}) == 2
         assert nmi.cluster.secret_reads == 2
 
-    run(entra, test, token_cache=False)
 
-
-def test_a_secret_never_shows(entra: StandInEntra, capfd: pytest.CaptureFixture[str]) -> None:
+async def test_a_secret_never_shows(entra: StandInEntra, capfd: pytest.CaptureFixture[str]) -> None:
     """Not in the audit line, and the client ID is shortened there even inside Entra's own words."""
-
-    async def test(nmi: Serving) -> None:
+    async with signing_in(entra) as nmi:
         client_id = "f9fa6eeb-4fc7-4dea-841e-c8559a502d26"
-        told = {"error": "invalid_client", "error_description": f"AADSTS700016: '{client_id}' is unknown"}
-        entra.script.append(Reply(400, json.dumps(told).encode()))
+        message = {"error": "invalid_client", "error_description": f"AADSTS700016: '{client_id}' is unknown"}
+        entra.script.append(Reply(400, json.dumps(message).encode()))
         nmi.cluster.add(pod(), principal(entra, client_id=client_id))
         assert client_id in (await nmi.ask()).json["error_description"]
-
-    run(entra, test)
-    said = capfd.readouterr().err
-    assert "AADSTS700016" in said
-    assert "f9fa6eeb-4fc7" not in said
-    assert PASSWORD not in said
+    output = capfd.readouterr().err
+    assert "AADSTS700016" in output
+    assert "f9fa6eeb-4fc7" not in output
+    assert PASSWORD not in output

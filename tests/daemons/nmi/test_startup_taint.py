@@ -9,16 +9,17 @@ from typing import Any
 
 import pytest
 
-from daemons.kube.scripted import Reply, Request, ScriptedServer, eventually
-from daemons.nmi.harness import JumpingClock
+from clocks import JumpingClock
+from daemons.kube.scripted import Reply, Request, ScriptedServer
 from podidentity.kube.api import Api
 from podidentity.kube.connection import find_cluster, open_client
-from podidentity.nmi.startup_taint import remove_startup_taint
+from podidentity.nmi.adapters.startup_taint import remove_startup_taint
+from waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
 PATH = "/api/v1/nodes/n1"
-OURS = {"key": "podidentity.io/starting", "effect": "NoSchedule"}
+STARTUP_TAINT = {"key": "podidentity.io/starting", "effect": "NoSchedule"}
 OTHER = {"key": "example.com/other", "value": "x", "effect": "NoExecute"}
 
 
@@ -37,7 +38,7 @@ async def removing(
         server.put(PATH, {"metadata": {"name": "n1"}, "spec": {"taints": taints} if taints is not None else {}})
         clock = JumpingClock()
         async with open_client(find_cluster(str(server.write_kubeconfig(directory)))) as http:
-            task = asyncio.create_task(remove_startup_taint(Api(http), "n1", OURS["key"], ready, clock))
+            task = asyncio.create_task(remove_startup_taint(Api(http), "n1", STARTUP_TAINT["key"], ready, clock))
             try:
                 yield server, task, clock
             finally:
@@ -46,14 +47,14 @@ async def removing(
 
 
 def patches(server: ScriptedServer) -> list[Any]:
-    """What was written."""
+    """Return what was written."""
     return [json.loads(request.body) for request in server.requests if request.method == "PATCH"]
 
 
 async def test_it_goes_only_after_the_self_test(tmp_path: Path) -> None:
     """Until then the API server is not even asked; other taints stay; the version guards against other writers."""
     stands = False
-    async with removing(tmp_path, [OTHER, OURS], lambda: stands) as (server, task, clock):
+    async with removing(tmp_path, [OTHER, STARTUP_TAINT], lambda: stands) as (server, task, clock):
         await eventually(lambda: len(clock.slept) > 20, "it waits")
         assert server.requests == []
         stands = True
@@ -71,7 +72,7 @@ async def test_a_node_without_it_is_left_alone(tmp_path: Path, taints: list[dict
 
 async def test_somebody_elses_write_is_read_again(tmp_path: Path) -> None:
     """A conflict: once more, from what is there now."""
-    async with removing(tmp_path, [OURS]) as (server, task, _):
+    async with removing(tmp_path, [STARTUP_TAINT]) as (server, task, _):
 
         def is_patch(request: Request) -> bool:
             return request.method == "PATCH"
@@ -84,7 +85,7 @@ async def test_somebody_elses_write_is_read_again(tmp_path: Path) -> None:
 
 async def test_a_missing_right_is_named_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Upstream's role: one warning, and the taint goes when the right is there."""
-    async with removing(tmp_path, [OURS]) as (server, task, clock):
+    async with removing(tmp_path, [STARTUP_TAINT]) as (server, task, clock):
         for _ in range(3):
             server.answer_next(Reply.refusal(403, "nodes is forbidden"), to=lambda request: request.path == PATH)
         await asyncio.wait_for(task, 10)

@@ -24,7 +24,7 @@ def read_sync() -> str:
 
 
 def read_sync_managed() -> str:
-    """The same with the credential that asks for a managed identity alone."""
+    """Return the same with the credential that asks for a managed identity alone."""
     from azure.identity import ManagedIdentityCredential
     from azure.keyvault.secrets import SecretClient
 
@@ -40,7 +40,7 @@ async def _read_aio() -> str:
 
 
 def read_aio() -> str:
-    """The asynchronous clients."""
+    """Return the asynchronous clients."""
     return asyncio.run(_read_aio())
 
 

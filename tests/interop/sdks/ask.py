@@ -23,11 +23,11 @@ class Static:
     """A credential that always works."""
 
     def get_token(self, *_: str, **__: Any) -> AccessToken:
-        """Give the token."""
+        """Return a token."""
         return AccessToken(BEHIND, int(time.time()) + 100)
 
     def get_token_info(self, *_: str, **__: Any) -> AccessTokenInfo:
-        """Give the token."""
+        """Return a token."""
         return AccessTokenInfo(BEHIND, int(time.time()) + 100)
 
 
@@ -35,11 +35,11 @@ class AsyncStatic(Static):
     """The same, asynchronously."""
 
     async def get_token(self, *_: str, **__: Any) -> AccessToken:  # type: ignore[override]
-        """Give the token."""
+        """Return a token."""
         return AccessToken(BEHIND, int(time.time()) + 100)
 
     async def get_token_info(self, *_: str, **__: Any) -> AccessTokenInfo:  # type: ignore[override]
-        """Give the token."""
+        """Return a token."""
         return AccessTokenInfo(BEHIND, int(time.time()) + 100)
 
     async def close(self) -> None:

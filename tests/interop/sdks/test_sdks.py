@@ -6,7 +6,7 @@ import pytest
 
 import make
 from interop.sdks.conftest import LABELLED, PLAIN, World
-from system.redirect.node import until
+from waiting import until
 
 CLIENTS = ("sync", "aio", "msal", "node")
 RETRYING = ("sync", "aio", "node")  # MSAL by itself retries nothing

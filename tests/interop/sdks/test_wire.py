@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from interop.sdks.conftest import HERE, node_command
-from podidentity.core.imds import Rules, TokenRequest
-from podidentity.nmi.heads import Heads, essence_of
+from podidentity.core.tokens.imds import Rules, TokenRequest
+from podidentity.nmi.heads import Heads, deciding_lines
 
 ID = "/subscriptions/s/resourcegroups/g/providers/Microsoft.ManagedIdentity/userAssignedIdentities/n"
 
@@ -84,7 +84,7 @@ def test_each_sdk_asks_in_its_own_way(recorder: Recorder, client: str, slash: st
     if client in {"sync", "aio"}:
         options[2] = {"identity_config": {"resource_id": ID} if client == "sync" else by_resource_id}
     heads = ask(recorder, client, *options)
-    parsed = [Heads(Rules()).understand(head).parsed for head in heads]
+    parsed = [Heads(Rules()).understand(head).request for head in heads]
     assert parsed == [
         TokenRequest("https://r0.example"),
         TokenRequest("https://r1.example", client_id="c"),
@@ -101,7 +101,7 @@ def test_a_new_request_id_does_not_make_a_new_question(recorder: Recorder, clien
     """SDKs put something unique into each head: NMI must recognise the next one without parsing it anew."""
     one, two = ask(recorder, client, {}, {})
     two = two.replace(b"r1.example", b"r0.example")
-    assert essence_of(one) == essence_of(two) is not None
+    assert deciding_lines(one) == deciding_lines(two) is not None
     heads = Heads(Rules())
-    understood = heads.understand(one)
-    assert heads.known(two) is understood
+    meaning = heads.understand(one)
+    assert heads.recall(two) is meaning

@@ -14,14 +14,14 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from podidentity.lab.demo import promises, proofs, running, story
-from podidentity.lab.demo.admin import Admin
-from podidentity.lab.demo.asking import start_asking
-from podidentity.lab.demo.narration import Narrator
-from podidentity.lab.demo.stage import Stage
+from podidentity_lab.data import FILES
+from podidentity_lab.demo import elsewhere, promises, proofs, running, story
+from podidentity_lab.demo.admin import Admin
+from podidentity_lab.demo.asking import start_asking
+from podidentity_lab.demo.narration import Narrator
+from podidentity_lab.demo.stage import Stage
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(400)]  # most of it is waiting; on a crowded machine, too long
-REPOSITORY = Path(__file__).parents[3]
 VAIN_SECONDS = 3.0
 ROLE = promises.ROLE
 _BINDING = "AzureIdentityBinding"
@@ -36,7 +36,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("PODIDENTITY_LAB_HOME", str(home))
         patched.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("kept")))
-        with running.set_up(REPOSITORY, Narrator(Console(file=io.StringIO()))) as one:
+        with running.set_up(FILES, Narrator(Console(file=io.StringIO()))) as one:
             yield one
 
 
@@ -51,10 +51,10 @@ class Vain(Stage):
         with self._patience_for(f"waited for {what}"):
             super().until(what, condition)
 
-    def rollout(self, *workloads: str) -> None:
+    def rollout(self, *workloads: str, namespace: str = "") -> None:
         """Wait likewise."""
         with self._patience_for("rollout status"):
-            super().rollout(*workloads)
+            super().rollout(*workloads, namespace=namespace)
 
     @contextlib.contextmanager
     def _patience_for(self, what: str) -> Iterator[None]:
@@ -68,7 +68,7 @@ class Vain(Stage):
 
 
 def plays(stage: Stage, step: Step) -> str:
-    """Play one step; what it said when it failed, "" when it passed."""
+    """Play one step; return what it said when it failed, "" when it passed."""
     told = io.StringIO()
     heard = dataclasses.replace(stage, narrator=Narrator(Console(file=told, soft_wrap=True, width=10_000)))
     passed = running.play(heard, [("the step", step)])
@@ -116,13 +116,13 @@ def test_the_installation(stage: Stage, tmp_path: Path) -> None:
     """An image that nobody has is no installation; without the kinds there are no identities; the counter counts."""
     passes(stage, proofs.without_podidentity)
     for name in ("deploy", "examples"):
-        shutil.copytree(REPOSITORY / name, tmp_path / name)
+        shutil.copytree(FILES / name, tmp_path / name)
     manifest = tmp_path / "deploy/infra/deployment-rbac.yaml"
     manifest.write_text(re.sub(r"image: \S+", "image: nobody/has:this", manifest.read_text()))
     stage.facts["client_id"] = str(uuid.uuid4())
     fails(stage, story.create_azure_identity, "no matches for kind|error validating")
     fails(stage, story.create_binding, "no matches for kind|error validating")
-    fails(dataclasses.replace(stage, repository=tmp_path), story.install, "rollout status")
+    fails(dataclasses.replace(stage, files=tmp_path), story.install, "rollout status")
     delete(stage, "-f", str(manifest))
     passes(stage, story.install)
     delete(stage, "pod/early")
@@ -251,6 +251,38 @@ def test_the_interception(stage: Stage) -> None:
     fails(stage, proofs.no_packet_reached_imds, "at the metadata service since NMI runs: expected")
 
 
+def test_a_cluster_on_azure(stage: Stage) -> None:
+    """Its nodes have a provider, and somebody answers at the metadata address."""
+    fails(stage, elsewhere.no_machine, "providers of the nodes: expected")
+
+
+def test_a_cluster_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a tenant no broker, without a sign-in no credential, without a grant no token, with one no refusal."""
+    monkeypatch.setenv("PODIDENTITY_LAB_HOME", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    tmp_path.chmod(0o700)
+    with running.set_up(FILES, Narrator(Console(file=io.StringIO())), off_azure=True) as stage:
+        passes(stage, elsewhere.no_machine)
+        homeless = dataclasses.replace(stage, environment={**stage.environment, "LAB_TENANT_ID": "nowhere"})
+        fails(homeless, elsewhere.install_broker, "rollout status .* failed")
+        delete(stage, *(f"namespace/{name}" for name in (elsewhere.ORDERS, elsewhere.GUESTS, elsewhere.BROKER)))
+        passes(stage, elsewhere.install_broker)
+        with nobody(stage) as other:
+            fails(other, elsewhere.trust_and_grant, "signing in .* answered 401")
+        passes(stage, elsewhere.trust_and_grant)
+        binding = f"identity-{stage.facts['shared']}-{elsewhere.ORDERS}"
+        delete(stage, f"clusterrolebinding/{binding}")
+        fails(stage, elsewhere.two_namespaces, f"appid in the token of {elsewhere.ORDERS}: expected")
+        passes(stage, elsewhere.trust_and_grant)
+        role, group = f"--clusterrole=identity-{stage.facts['shared']}", "--group=system:serviceaccounts"
+        stage.quietly("create", "clusterrolebinding", "everybody", role, group)
+        stage.until("everybody to be granted it", lambda: "appid" in elsewhere._ask(stage, elsewhere.GUESTS))
+        fails(stage, elsewhere.two_namespaces, f"whether the refusal of {elsewhere.GUESTS} says")
+        delete(stage, "clusterrolebinding/everybody")
+        stage.until("the grant to end", lambda: "message" in elsewhere._ask(stage, elsewhere.GUESTS))
+        passes(stage, elsewhere.two_namespaces)
+
+
 def test_every_step_of_the_demo_is_here() -> None:
     """A new step needs a way to fail."""
     text = Path(__file__).read_text()
@@ -259,6 +291,8 @@ def test_every_step_of_the_demo_is_here() -> None:
 
 
 _FAILS_OTHERWISE = {
+    "elsewhere.install_broker",
+    "elsewhere.trust_and_grant",
     "story.create_group",
     "story.create_identity",
     "story.grant_reader",

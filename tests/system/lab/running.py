@@ -6,8 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn, Self
@@ -15,11 +14,12 @@ from typing import Any, NoReturn, Self
 import pytest
 
 import podidentity
+import podidentity_lab
+from waiting import until
 
 Json = dict[str, Any]
 KUBECTL = shutil.which("kubectl") or str(Path(sys.executable).with_name("kubectl"))
 WAIT_SECONDS = 30.0
-POLL_SECONDS = 0.05
 NOBODY = 65534
 _KINDS = ("net", "mnt", "pid", "uts", "ipc")
 
@@ -32,19 +32,19 @@ class User:
     environment: dict[str, str] = field(default_factory=dict)
 
     def command(self, *words: str) -> list[str]:
-        """The `podidentity lab` command of this user."""
+        """Return the `podidentity lab` command of this user."""
         return [*self.python, "-m", "podidentity", "lab", *words]
 
 
 def nobody() -> User | str:
-    """A user without rights, or why there is none: it needs a Python and packages that everybody may read."""
+    """Return a user without rights, or why there is none: it needs a Python and packages that everybody may read."""
     if os.geteuid() != 0:
         return User()
     python = f"/usr/bin/python{sys.version_info.major}.{sys.version_info.minor}"
     if not Path(python).exists():
         return f"{python} is missing: root's own Python cannot be run by another user"
     packages = [
-        str(Path(podidentity.__file__).parents[1]),
+        *(str(Path(package.__path__[0]).parent) for package in (podidentity, podidentity_lab)),
         *(path for path in sys.path if path.endswith("site-packages")),
     ]
     become = ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--")
@@ -102,7 +102,7 @@ class Lab:
                 process.kill()
 
     def environment(self) -> dict[str, str]:
-        """What a shell of the user has."""
+        """Return what a shell of the user has."""
         return {
             "PATH": os.environ["PATH"],
             "PODIDENTITY_LAB_HOME": str(self.home),
@@ -124,7 +124,7 @@ class Lab:
         self.variables = dict(item.split("=", 1) for item in told.stdout.split("\0") if "=" in item)
 
     def kubectl(self, *words: str, stdin: str | None = None) -> str:
-        """Run kubectl in the lab's environment, successfully; its output."""
+        """Run kubectl in the lab's environment, successfully; return its output."""
         done = self.try_kubectl(*words, stdin=stdin)
         assert done.returncode == 0, f"kubectl {' '.join(words)}: {done.stderr}"
         return done.stdout
@@ -157,7 +157,7 @@ class Lab:
         return self.kubectl("logs", name)
 
     def phase(self, name: str) -> str:
-        """A pod's phase."""
+        """Return a pod's phase."""
         return str(self.get("pod", name)["status"].get("phase"))
 
     def is_ready(self, name: str) -> bool:
@@ -166,17 +166,17 @@ class Lab:
         return any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
 
     def container(self, name: str) -> Json:
-        """The status of a pod's first container."""
+        """Return the status of a pod's first container."""
         listed = self.get("pod", name)["status"].get("containerStatuses") or [{}]
         return {"state": {}, "restartCount": 0, **listed[0]}
 
     def events(self, name: str) -> list[str]:
-        """Reason and message of each event about a pod."""
+        """Return reason and message of each event about a pod."""
         items = self.get("events")["items"]
         return [f"{one['reason']}: {one['message']}" for one in items if one["involvedObject"]["name"] == name]
 
     def run_pod(self, pod: Json) -> str:
-        """Create a pod and wait for its end; what it wrote."""
+        """Create a pod and wait for its end; return what it wrote."""
         self.create(pod)
         return self.finished(pod["metadata"]["name"])
 
@@ -198,7 +198,7 @@ def lab(home: Path, name: str, *words: str, user: User | None = None, seconds: f
 
 
 def pod(name: str, script: str = "", **container: Any) -> Json:
-    """A pod that runs a shell script once."""
+    """Return a pod that runs a shell script once."""
     spec: Json = {"name": "main", "image": "podidentity/lab-tools:1"}
     if script:
         spec["command"] = ["/bin/sh", "-c", script]
@@ -211,39 +211,21 @@ def pod(name: str, script: str = "", **container: Any) -> Json:
 
 
 def object_of(kind: str, name: str, content: Mapping[str, str]) -> Json:
-    """A Secret (`stringData`) or ConfigMap (`data`)."""
+    """Return a Secret (`stringData`) or ConfigMap (`data`)."""
     key = "stringData" if kind == "Secret" else "data"
     metadata = {"name": name, "namespace": "default"}
     return {"apiVersion": "v1", "kind": kind, "metadata": metadata, key: dict(content)}
 
 
-def until(condition: Callable[[], object], what: str, seconds: float = WAIT_SECONDS) -> None:
-    """Wait for a condition."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {seconds:g} s for {what}"
-        time.sleep(POLL_SECONDS)
-
-
-def host_network() -> list[str]:
-    """All that a lab could have changed of the machine's own network."""
-    commands = ("nft list ruleset", "ip rule", "ip route show table all", "ip link", "ip netns list")
-    path = f"{os.environ['PATH']}:/usr/sbin:/sbin"
-    told = [
-        subprocess.run(one.split(), env={"PATH": path}, capture_output=True, text=True, check=False).stdout
-        for one in commands
-    ]
-    return [*told, Path("/etc/hosts").read_text(), Path("/proc/sys/net/ipv4/ip_forward").read_text()]
-
-
 class Namespaces:
-    """The namespaces, other than ours, that processes have made for themselves.
+    """The namespaces, other than ours and those of the process `around`, that processes have made for themselves.
 
     They are held open: the kernel gives the number of one that is gone to the next that anybody makes.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, around: int | None = None) -> None:
         self._held: dict[str, int] = {}
+        self._around = {"self", str(around or "self")}
 
     def __enter__(self) -> Self:
         return self
@@ -254,7 +236,7 @@ class Namespaces:
 
     def add_below(self, root: int) -> Self:
         """Add those of a process and all its descendants, as they are at this moment."""
-        ours = _namespaces(Path("/proc/self"))
+        ours = set().union(*(_namespaces(Path("/proc", process)) for process in self._around))
         for process in _tree(root):
             for kind in _KINDS:
                 with contextlib.suppress(OSError):
@@ -269,7 +251,7 @@ class Namespaces:
             self._held[name] = descriptor
 
     def members(self) -> list[str]:
-        """The processes that are in one of them."""
+        """Return the processes that are in one of them."""
         return [path.name for path in Path("/proc").glob("[0-9]*") if _namespaces(path) & self._held.keys()]
 
 
@@ -290,7 +272,7 @@ def _namespaces(process: Path) -> set[str]:
 
 
 def parent_of(process: Path) -> int:
-    """The parent of a process in /proc; 0 when it ended."""
+    """Return the parent of a process in /proc; 0 when it ended."""
     try:
         return int((process / "stat").read_text().rpartition(")")[2].split()[1])
     except (OSError, IndexError, ValueError):

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from system.lab.running import KUBECTL, Lab, lab, pod, until
+from system.lab.running import KUBECTL, Lab, lab, pod
+from waiting import until
 
 pytestmark = pytest.mark.root
 
@@ -59,7 +60,7 @@ def test_much_output_arrives_whole(up: Lab) -> None:
     ],
 )
 def test_what_cannot_be_run_is_explained(up: Lab, words: tuple[str, ...], told: str) -> None:
-    """A sentence, and no success."""
+    """The command fails with a sentence that says what was wrong."""
     done = executed(up, *words)
     assert done.returncode != 0
     assert told in done.stdout + done.stderr
@@ -79,5 +80,5 @@ def test_nothing_stays_behind(up: Lab) -> None:
 
 
 def commands(up: Lab) -> str:
-    """The command lines of all processes in the container."""
+    """Return the command lines of all processes in the container."""
     return executed(up, "sleeper", "--", "/bin/sh", "-c", "cat /proc/[0-9]*/cmdline").stdout

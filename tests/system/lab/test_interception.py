@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from system.lab.running import Lab, lab, pod, until
+from system.lab.running import Lab, lab, pod
+from waiting import until
 
 pytestmark = pytest.mark.root
 MANIFEST = Path(__file__).parents[3] / "deploy/infra/deployment-rbac.yaml"

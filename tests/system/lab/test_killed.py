@@ -7,11 +7,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from system.lab.running import Lab, Namespaces, host_network, missing, processes_of, until
+from system.lab.machine import Machine, machine
+from system.lab.running import Lab, Namespaces, missing, processes_of
+from waiting import until
 
 pytestmark = pytest.mark.root
 REPOSITORY = Path(__file__).parents[3]
@@ -28,9 +31,11 @@ def home(tmp_path: Path) -> Path:
     return place
 
 
-def mounts() -> str:
-    """What is mounted on the machine."""
-    return Path("/proc/self/mountinfo").read_text()
+@pytest.fixture
+def around(tmp_path: Path) -> Iterator[Machine]:
+    """The machine that must stay as it is."""
+    with machine(tmp_path) as one:
+        yield one
 
 
 def watch(process: subprocess.Popen[str], seconds: float, made: Namespaces) -> None:
@@ -44,12 +49,13 @@ def watch(process: subprocess.Popen[str], seconds: float, made: Namespaces) -> N
 
 
 @pytest.mark.parametrize("batch", range(4))
-def test_twenty_labs_killed_at_random_moments_leave_nothing(home: Path, batch: int) -> None:
+def test_twenty_labs_killed_at_random_moments_leave_nothing(home: Path, around: Machine, batch: int) -> None:
     """Whenever the outer process dies, the kernel ends the lab with it; the next command removes its directory."""
     chance = random.Random(batch)  # noqa: S311  # moments, not secrets
-    network, mounted = host_network(), mounts()
-    with contextlib.ExitStack() as stack, Namespaces() as made:
-        started = [stack.enter_context(Lab(home, f"lab-{number}").started("--nodes", "1")) for number in range(5)]
+    before = around.state()
+    with contextlib.ExitStack() as stack, Namespaces(around.pid) as made:
+        labs = [Lab(home, f"lab-{number}", around.user) for number in range(5)]
+        started = [stack.enter_context(one.started("--nodes", "1")) for one in labs]
         chance.shuffle(started)
         for process in started:
             watch(process, chance.uniform(0.0, LONGEST_START_SECONDS / 2), made)
@@ -58,22 +64,22 @@ def test_twenty_labs_killed_at_random_moments_leave_nothing(home: Path, batch: i
     until(lambda: not processes_of(home), "the labs' processes to end", GONE_SECONDS)
     assert Lab(home, "any").run("list").stdout == ""
     assert [path.name for path in home.iterdir()] == [".lock"]
-    assert (host_network(), mounts()) == (network, mounted)
+    assert around.state() == before
 
 
 @pytest.mark.parametrize(
     ("number", "times"), [(signal.SIGKILL, 1), (signal.SIGTERM, 1), (signal.SIGINT, 2), (signal.SIGHUP, 1)]
 )
 def test_a_killed_demo_leaves_nothing_and_the_next_starts(
-    home: Path, tmp_path: Path, number: signal.Signals, times: int
+    home: Path, tmp_path: Path, around: Machine, number: signal.Signals, times: int
 ) -> None:
     """Killed anywhere, by kill, a closed terminal or Ctrl-C twice: no process, file, mount or rule of it stays."""
     chance = random.Random(int(number))  # noqa: S311  # moments, not secrets
-    network, mounted = host_network(), mounts()
+    before = around.state()
     scratch = tmp_path / "tmp"
     scratch.mkdir()
     for longest in (LONGEST_START_SECONDS, LONGEST_DEMO_SECONDS):
-        with Namespaces() as made, demo(home, scratch) as process:
+        with Namespaces(around.pid) as made, demo(home, scratch, around) as process:
             watch(process, chance.uniform(0.0, longest), made)
             for _ in range(times):
                 process.send_signal(number)
@@ -86,12 +92,12 @@ def test_a_killed_demo_leaves_nothing_and_the_next_starts(
     assert Lab(home, "any").run("list").stdout == ""
     assert [path.name for path in home.iterdir()] == [".lock"]
     assert not list(scratch.iterdir())
-    assert (host_network(), mounts()) == (network, mounted)
+    assert around.state() == before
 
 
 LEAVING = """
 import os, signal
-from podidentity.lab import cgroups, directory, up
+from podidentity_lab import cgroups, directory, up
 with directory.claimed("real") as (lab, _):
     up.leave_somebody_behind(lab)
     made = list(cgroups.make(lab.cgroup, "node-0"))
@@ -114,10 +120,10 @@ def test_what_the_kernel_does_not_remove_is_removed(home: Path) -> None:
     until(lambda: [path.name for path in home.iterdir()] == [".lock"], "the directory to go", 2 * GONE_SECONDS)
 
 
-def demo(home: Path, scratch: Path) -> subprocess.Popen[str]:
+def demo(home: Path, scratch: Path, around: Machine) -> subprocess.Popen[str]:
     """Start the demo as `make demo` does, in a session of its own."""
     return subprocess.Popen(
-        ["setpriv", "--pdeathsig=KILL", "--", sys.executable, "-m", "podidentity", "lab", "demo"],
+        ["setpriv", "--pdeathsig=KILL", "--", *around.user.command("demo")],
         cwd=REPOSITORY,
         env={"PATH": os.environ["PATH"], "PODIDENTITY_LAB_HOME": str(home), "TMPDIR": str(scratch), "HOME": "/"},
         stdout=subprocess.PIPE,

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from podidentity.lab.demo.admin import Admin
-from system.lab.running import Json, Lab, lab, until
+from podidentity_lab.demo.admin import Admin
+from system.lab.running import Json, Lab, lab
+from waiting import until
 
 pytestmark = pytest.mark.root
 MANIFEST = Path(__file__).parents[3] / "deploy/infra/deployment-rbac.yaml"
@@ -28,27 +29,27 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 
 
 def identity(name: str, **spec: object) -> Json:
-    """An AzureIdentity."""
+    """Return an AzureIdentity."""
     metadata = {"name": name, "namespace": "default"}
     return {"apiVersion": API, "kind": "AzureIdentity", "metadata": metadata, "spec": spec}
 
 
 def binding(name: str, of: str) -> Json:
-    """An AzureIdentityBinding that selects pods labelled with its name."""
+    """Return an AzureIdentityBinding that selects pods labelled with its name."""
     metadata = {"name": name, "namespace": "default"}
     spec = {"azureIdentity": of, "selector": name}
     return {"apiVersion": API, "kind": "AzureIdentityBinding", "metadata": metadata, "spec": spec}
 
 
 def bound_pod(name: str, selector: str) -> Json:
-    """A pod that uses a binding."""
+    """Return a pod that uses a binding."""
     container = {"name": "main", "image": "podidentity/lab-tools:1", "command": ["sleep", "3600"]}
     metadata = {"name": name, "namespace": "default", "labels": {"aadpodidbinding": selector}}
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {"containers": [container]}}
 
 
 def refused(up: Lab, obj: Json, *words: str) -> str:
-    """What kubectl says to an object that is not taken."""
+    """Return what kubectl says to an object that is not taken."""
     with pytest.raises(AssertionError) as raised:
         up.kubectl("create", *words, "-f", "-", stdin=json.dumps(obj))
     return str(raised.value)
@@ -90,7 +91,7 @@ def test_wrong_identities_get_events_and_good_ones_work(up: Lab) -> None:
 
 
 def states(up: Lab) -> dict[str, str]:
-    """The state of each assigned identity, by the name of its AzureIdentity."""
+    """Return the state of each assigned identity, by the name of its AzureIdentity."""
     items = up.get("azureassignedidentities", "-A")["items"]
     return {
         one["spec"]["azureIdentityRef"]["metadata"]["name"]: one.get("status", {}).get("status", "") for one in items

@@ -13,10 +13,11 @@ from dnslib import DNSRecord
 from hypothesis import given
 from hypothesis import strategies as st
 
-from podidentity.lab import dns, gateway, services
-from podidentity.lab.demo.admin import Admin
-from podidentity.lab.fabric import AZURE_ADDRESS
-from system.lab.running import Json, Lab, lab, pod, until
+from podidentity_lab import dns, gateway, services
+from podidentity_lab.demo.admin import Admin
+from podidentity_lab.fabric import AZURE_ADDRESS
+from system.lab.running import Json, Lab, lab, pod
+from waiting import until
 
 
 @pytest.fixture(scope="module", params=["routed", "bridge"])
@@ -29,7 +30,7 @@ def up(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory)
 
 
 def server(name: str, node: str) -> Json:
-    """A pod on `node` that answers its own name on port 8080."""
+    """Return a pod on `node` that answers its own name on port 8080."""
     script = f"mkdir /tmp/www; echo {name} > /tmp/www/index.html; exec python3 -m http.server -d /tmp/www 8080"
     made = pod(name, script, readinessProbe={"tcpSocket": {"port": 8080}, "periodSeconds": 1})
     made["metadata"]["labels"] = {"app": "web"}
@@ -38,14 +39,14 @@ def server(name: str, node: str) -> Json:
 
 
 def service(name: str, selector: str) -> Json:
-    """A Service with an external address."""
+    """Return a Service with an external address."""
     spec = {"type": "LoadBalancer", "selector": {"app": selector}, "ports": [{"port": 80, "targetPort": 8080}]}
     metadata = {"name": name, "namespace": "default"}
     return {"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": spec}
 
 
 def external(up: Lab, name: str) -> str:
-    """The external address of a Service, once it has one."""
+    """Return the external address of a Service, once it has one."""
 
     def address() -> str:
         ingress = (up.get("service", name).get("status") or {}).get("loadBalancer", {}).get("ingress") or [{}]
@@ -131,8 +132,8 @@ def test_the_log_tells_who_asked_for_what_as_whom(up: Lab) -> None:
 @pytest.mark.root
 def test_there_is_no_way_out(up: Lab) -> None:
     """Neither a name nor an address of the real world is reached, from the host or from a pod."""
-    assert up.curl("http://example.com/")[1].startswith("podidentity lab: The lab has no name example.com")
-    assert up.curl("http://8.8.8.8/")[1].startswith("podidentity lab: The lab has no address 8.8.8.8")
+    assert up.curl("http://example.com/")[1].startswith("podidentity lab: the lab has no name example.com")
+    assert up.curl("http://8.8.8.8/")[1].startswith("podidentity lab: the lab has no address 8.8.8.8")
     assert up.run_pod(pod("out", "curl -s -m 5 http://example.com/; echo $?")) == "6\n"  # could not resolve
 
 
@@ -152,7 +153,7 @@ def test_pods_reach_each_other_across_nodes(up: Lab) -> None:
 
 
 def proxied(up: Lab) -> socket.socket:
-    """A connection to the lab's proxy."""
+    """Return a connection to the lab's proxy."""
     host, _, port = up.variables["HTTP_PROXY"].removeprefix("http://").partition(":")
     return socket.create_connection((host, int(port)), timeout=10)
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from system.lab.running import Json, Lab, lab, object_of, pod, until
+from system.lab.running import Json, Lab, lab, object_of, pod
+from waiting import until
 
 pytestmark = pytest.mark.root
 
@@ -22,7 +23,7 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 
 
 def with_spec(made: Json, **spec: object) -> Json:
-    """A pod with further fields in its spec."""
+    """Return a pod with further fields in its spec."""
     return {**made, "spec": {**made["spec"], **spec}}
 
 

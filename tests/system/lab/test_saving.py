@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from podidentity.lab.demo.admin import Admin
+from podidentity_lab.demo.admin import Admin
 from system.lab.running import Lab, lab
 
 pytestmark = pytest.mark.root

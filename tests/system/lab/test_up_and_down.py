@@ -1,5 +1,6 @@
 """A lab's coming and going: as root or not, side by side, by command, by signal and by SIGKILL."""
 
+import contextlib
 import json
 import os
 import pty
@@ -13,8 +14,11 @@ from pathlib import Path
 import pytest
 
 from podidentity.cli import main as cli
-from podidentity.lab import directory
-from system.lab.running import NOBODY, Lab, host_network, lab, missing, nobody, pod, processes_of, until
+from podidentity_lab import directory
+from podidentity_lab.demo.admin import Admin
+from system.lab.machine import machine
+from system.lab.running import KUBECTL, NOBODY, Lab, lab, missing, nobody, pod, processes_of
+from waiting import until
 
 pytestmark = pytest.mark.root
 METADATA = "http://169.254.169.254/metadata/instance?api-version=2021-02-01"
@@ -45,23 +49,44 @@ def other_user() -> Iterator[Lab]:
         assert not processes_of(place)
 
 
-def test_a_lab_comes_up_and_goes_without_a_trace(home: Path) -> None:
-    """A lab touches nothing of the machine's network, and `down` leaves nothing of it."""
-    before = host_network()
-    with lab(home, "one") as up:
-        assert {node["metadata"]["name"] for node in up.get("nodes")["items"]} == {"node-0", "node-1"}
-        assert host_network() == before
-    assert not up.directory.exists()
-    assert not processes_of(home)
-    assert host_network() == before
+def test_a_lab_comes_up_and_goes_without_a_trace(home: Path, tmp_path: Path) -> None:
+    """A lab touches nothing of the machine's network and mounts, and `down` leaves nothing of it."""
+    with machine(tmp_path) as around:
+        before = around.state()
+        with lab(home, "one", user=around.user) as up:
+            listed = subprocess.run(
+                [*around.entry, KUBECTL, "get", "nodes", "-o", "name"],
+                env=up.variables,
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+            assert listed.stdout.split() == ["node/node-0", "node/node-1"]
+            assert around.state() == before
+        assert not up.directory.exists()
+        assert not processes_of(home)
+        assert around.state() == before
 
 
 def test_another_user_has_a_lab_too(other_user: Lab) -> None:
-    """The path is the same without root: pods run, and ask the metadata service of their node."""
+    """The path is the same without root: pods run and ask the metadata service; `lab run` shows Arc's file."""
     with lab(other_user.home, "one", "--nodes", "1", user=other_user.user) as up:
         told = json.loads(up.run("status", "--name", "one", "--json").stdout)
         assert told["rootless"] is True
         assert "aks-nodepool1-vmss" in up.run_pod(pod("asker", CONTROL))
+        with contextlib.closing(Admin(up.variables)) as admin:
+            admin.create_group("app", "westeurope")
+            admin.create_identity("app", "reader", "westeurope")
+        # The command is the same user, without a right that it did not have; nobody else sees the file.
+        script = "id -u; cat /var/opt/azcmagent/tokens/*.key; echo; grep CapEff /proc/self/status; ls -A /var/opt"
+        told_by_command = up.run(
+            *("run", "--name", "one", "--identity", "reader", "--dialect", "arc", "--", "sh", "-c", script)
+        )
+        uid, key, capabilities, *neighbours = told_by_command.stdout.splitlines()
+        assert (int(uid), len(key)) == (NOBODY if os.geteuid() == 0 else os.geteuid(), 43)
+        assert capabilities.split() == ["CapEff:", "0" * 16]
+        assert sorted(neighbours) == sorted(["azcmagent", *(path.name for path in Path("/var/opt").iterdir())])
+        assert not Path("/var/opt/azcmagent").exists()
 
 
 @pytest.mark.parametrize("network", ["routed", "bridge"])
@@ -111,7 +136,7 @@ def test_who_interrupts_a_detached_start_leaves_no_lab(home: Path, monkeypatch: 
         raise KeyboardInterrupt
 
     monkeypatch.setenv("PODIDENTITY_LAB_HOME", str(home))
-    monkeypatch.setattr(directory, "existing", interrupt)
+    monkeypatch.setattr(directory, "all_labs", interrupt)
     with pytest.raises(SystemExit) as ended:
         cli.main(["lab", "up", "--detach", "--name", "one", "--nodes", "1", "--logs", f"{home}-logs"])
     assert ended.value.code == 130
@@ -189,13 +214,13 @@ def test_the_inner_process_s_death_ends_the_lab(home: Path) -> None:
         inner = next(
             int(path.parent.name)
             for path in Path("/proc").glob("[0-9]*/cmdline")
-            if path.read_bytes().split(b"\0")[1:3] == [b"-m", b"podidentity.lab.inside"]
+            if path.read_bytes().split(b"\0")[1:3] == [b"-m", b"podidentity_lab.inside"]
             and str(home).encode() in path.read_bytes()
         )
         os.kill(inner, signal.SIGKILL)
         _, said = process.communicate(timeout=20)
     assert process.returncode == 1
-    assert "error: The lab stopped by itself." in said
+    assert "error: the lab stopped by itself; " in said
     assert not processes_of(home)
 
 

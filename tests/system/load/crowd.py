@@ -1,7 +1,4 @@
-"""A node with a crowd of pods on it, all of them in one network namespace, and a load program that asks for them.
-
-Used by the load tests and by bench/.
-"""
+"""A node with a crowd of pods on it, all of them in one network namespace, and a load program that asks for them."""
 
 import contextlib
 import itertools
@@ -11,14 +8,14 @@ import shutil
 import socket
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import make
-from podidentity.core import crd
-from podidentity.core.identities import AssignedState, AzureAssignedIdentity, ObjectKey
+from podidentity.core.model import crd
+from podidentity.core.model.identities import AssignedState, AzureAssignedIdentity, ObjectKey
+from processes import resident_mib
 from system.redirect.network import IMDS, NODE, PODS, Network
 from system.redirect.node import ASSIGNED, Node, exchange
 
@@ -60,7 +57,7 @@ class Crowd(Node):
     sources: list[str]
 
     def fill(self, pods: int, identities: int, *, on_loopback: bool = False) -> list[str]:
-        """Make pods and give each one of the identities, in turn; their addresses. Call before `start`."""
+        """Make pods and give each one of the identities, in turn; return their addresses. Call before `start`."""
         self.imds.served.padding = TOKEN_BYTES
         addresses = [address for address, _ in zip(_addresses(on_loopback=on_loopback), range(pods), strict=False)]
         if not on_loopback:
@@ -96,9 +93,9 @@ class Crowd(Node):
         result: dict[str, Any] = json.loads(told)
         return result
 
-    def start(self, *flags: str) -> None:
+    def start(self, *flags: str, supervised: bool = False) -> None:
         """Start NMI, on another core than the load program if there are two."""
-        super().start(*flags)
+        super().start(*flags, supervised=supervised)
         assert self.process is not None
         pin(self.process.pid)
 
@@ -114,8 +111,7 @@ class Crowd(Node):
     def resident_mib(self) -> float:
         """Memory of the daemon that is in RAM, in MiB."""
         assert self.process is not None
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        return int(status.split("VmRSS:")[1].split()[0]) / 1024
+        return resident_mib(self.process.pid)
 
 
 @contextlib.contextmanager
@@ -140,13 +136,8 @@ def _pinned(core: int) -> tuple[str, ...]:
     return ("taskset", "-c", str(cores[core])) if len(cores) > core else ()
 
 
-def cpu_seconds(pid: int) -> float:
-    """CPU time that a process has used so far, all threads, counted in nanoseconds by the kernel."""
-    return time.clock_gettime((~pid << 3) | 2)  # clock_getcpuclockid(3)
-
-
 def node_target(port: int = 2579) -> str:
-    """Where a server on the node listens."""
+    """Return where a server on the node listens."""
     return f"{NODE}:{port}"
 
 

@@ -1,9 +1,11 @@
-"""Whether a process grows: its memory and its open files, sampled from /proc. Used by the soaks."""
+"""Whether a process grows: its memory and its open files, sampled from /proc."""
 
 import statistics
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from processes import resident_mib
 
 
 @dataclass
@@ -14,18 +16,17 @@ class Growth:
     descriptors: list[int] = field(default_factory=list)
 
     def sample(self, pid: int) -> None:
-        """Look once."""
+        """Take one sample."""
         proc = Path(f"/proc/{pid}")
-        resident = int(proc.joinpath("status").read_text().split("VmRSS:")[1].split()[0]) / 1024
-        self.resident_mib.append((time.monotonic(), resident))
+        self.resident_mib.append((time.monotonic(), resident_mib(pid)))
         self.descriptors.append(len(list(proc.joinpath("fd").iterdir())))
 
     def growth_mib(self) -> float:
-        """The last sample over that at half time, when caches and allocators have their size."""
+        """Return the last sample over that at half time, when caches and allocators have their size."""
         return self.resident_mib[-1][1] - self.resident_mib[len(self.resident_mib) // 2][1]
 
     def mib_per_hour(self) -> float:
-        """The slope of memory over the second half."""
+        """Return the slope of memory over the second half."""
         half = self.resident_mib[len(self.resident_mib) // 2 :]
         if len({at for at, _ in half}) < 2:
             return 0.0

@@ -114,7 +114,7 @@ class Pod:
         client.hang_up()
 
     def told(self) -> dict[str, Any]:
-        """What it has seen so far."""
+        """Return what it has seen so far."""
         return {
             "over": self.over,
             "again": self.patience.again,

@@ -1,7 +1,6 @@
 """Token requests at a steady rate from pods that come and go, while watches are cut and IMDS fails now and then.
 
-Each pod's client checks every token that it gets. It asks again when it is refused, as SDKs do. Used by the soak test
-and by bench/soak.py.
+Each pod's client checks every token that it gets. It asks again when it is refused, as SDKs do.
 """
 
 import asyncio
@@ -13,9 +12,9 @@ from pathlib import Path
 
 import make
 from daemons.mic import conftest as worlds
-from daemons.nmi.imds import Asked, Reply
-from podidentity.core import crd
-from podidentity.core.identities import AssignedState, AzureAssignedIdentity, ObjectKey
+from daemons.nmi.imds import ImdsRequest, Reply
+from podidentity.core.model import crd
+from podidentity.core.model.identities import AssignedState, AzureAssignedIdentity, ObjectKey
 from system.load.growing import Growth
 from system.load.patient import Client, Patience
 from system.load.whole import ASSIGNED, Whole
@@ -82,7 +81,7 @@ class Soak(Whole):
         self.network.pods[0].call(lambda: asyncio.run(self._live()), self.weather.seconds + 200)
         return self.seen
 
-    def _fault(self, asked: Asked) -> Reply | None:
+    def _fault(self, asked: ImdsRequest) -> Reply | None:
         del asked
         if self._imds_chance.random() >= self.weather.imds_fails:
             return None

@@ -17,7 +17,7 @@ GROWTH_MIB = 4.0  # allocators breathe
 
 
 def expected(pods: int) -> str:
-    """What each pod's token says, in the load program's form."""
+    """Return what each pod's token says, in the load program's form."""
     return ",".join(f"token of identity-{number % IDENTITIES} for" for number in range(pods))
 
 
@@ -48,7 +48,7 @@ def test_a_full_node_is_served_without_an_error_and_memory_stays(crowd: Crowd) -
     assert resident[-1] - resident[1] <= GROWTH_MIB, resident
     assert crowd.network.leaked() == 0
     # One call for each identity, and no more for a quarter of a million requests.
-    assert len(crowd.imds.served.asked) == IDENTITIES
+    assert len(crowd.imds.served.requests) == IDENTITIES
 
 
 @pytest.mark.timeout(240)

@@ -20,7 +20,7 @@ class Answers(patient.Client):
         self._answers = list(answers)
 
     async def ask(self, target: str) -> tuple[int, dict[str, Any]]:
-        """Give the next one."""
+        """Return the next answer."""
         assert target.endswith(VAULT)
         match self._answers.pop(0):
             case OSError() as error:
@@ -30,13 +30,13 @@ class Answers(patient.Client):
 
 
 def token(owner: str, resource: str = VAULT) -> tuple[int, dict[str, Any]]:
-    """An answer with a token of its own."""
+    """Return an answer with a token of its own."""
     claims = json.dumps({"appid": owner, "aud": resource}).encode()
     return 200, {"access_token": f"e30.{base64.urlsafe_b64encode(claims).decode().rstrip('=')}.x"}
 
 
 def after(*answers: tuple[int, dict[str, Any]] | OSError) -> dict[str, Any]:
-    """What the pod of the identity `own` tells after these answers to one question."""
+    """Return what the pod of the identity `own` tells after these answers to one question."""
     pod = patient.Pod("own")
     asyncio.run(pod.ask(Answers(*answers), VAULT))
     return pod.told()

@@ -1,7 +1,6 @@
 """A node with NMI on it in a cluster with MIC: both daemons as processes, the lab's Kubernetes API, ARM and IMDS.
 
-Pods are in one network namespace, each at an address of its own, and ask through the real redirect. Used by
-soaking.py and bench/pod_to_token.py.
+Pods are in one network namespace, each at an address of its own, and ask through the real redirect.
 """
 
 import asyncio
@@ -22,12 +21,13 @@ import yaml
 import make
 from daemons.mic import conftest as worlds
 from daemons.mic.arm import StandInArm
-from podidentity.core.identities import AzureIdentity, AzureIdentityBinding
-from podidentity.lab.kubernetes import Kubernetes
+from podidentity.core.model.identities import AzureIdentity, AzureIdentityBinding
+from podidentity_lab.kubernetes import Kubernetes
 from system.load.crowd import ROOT
 from system.redirect.background import Background
 from system.redirect.network import IMDS, Network
-from system.redirect.node import Node, exchange, until
+from system.redirect.node import Node, exchange
+from waiting import until
 
 ASSIGNED = "azureassignedidentities.aadpodidentity.k8s.io"
 AGAIN_SECONDS = 0.002  # between two questions of a pod that nobody knows yet
@@ -67,7 +67,7 @@ class Whole(Node):
 
     @contextlib.asynccontextmanager
     async def _serving(self) -> AsyncIterator[None]:
-        async with worlds.served(self.world) as http, self.arm.listening():
+        async with worlds.serve_api(self.world) as http, self.arm.listening():
             self._server = str(http.base_url)
             for definition in yaml.safe_load_all((ROOT / "deploy/infra/deployment-rbac.yaml").read_text()):
                 if definition["kind"] == "CustomResourceDefinition":

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from podidentity.nmi.redirect import Redirect, RedirectSettings
+from podidentity.nmi.adapters.redirect import Redirect, RedirectSettings
 from system.redirect.network import IMDS, NODE, Namespace, Network
 
 PORT = 2579

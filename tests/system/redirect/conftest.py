@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from podidentity.nmi.redirect import Redirect
+from podidentity.nmi.adapters.redirect import Redirect
 from system.redirect.acting import within
 from system.redirect.network import Network, need_namespaces
 

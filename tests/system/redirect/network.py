@@ -18,6 +18,7 @@ import pytest
 from podidentity.linux.nftables import Chain, Table, render
 
 IMDS = "169.254.169.254"
+WIRESERVER = "168.63.129.16"
 NODE = "192.168.77.10"
 PODS = ("10.244.7.2", "10.244.7.3")
 BRIDGE = "10.244.7.1"
@@ -134,7 +135,8 @@ class Network:
             "sysctl -qw net.ipv4.ip_forward=1"
         )
         self.azure.run(
-            f"ip addr add {IMDS}/32 dev lo; ip addr add 192.168.77.1/24 dev tonode; ip link set tonode up\n"
+            f"ip addr add {IMDS}/32 dev lo; ip addr add {WIRESERVER}/32 dev lo\n"
+            "ip addr add 192.168.77.1/24 dev tonode; ip link set tonode up\n"
             f"ip route add 10.244.7.0/24 via {NODE}"
         )
         of_pods = f"ip saddr 10.244.0.0/16 ip daddr {IMDS}"

@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,24 +16,18 @@ from typing import Any, Self
 import make
 from daemons.kube.scripted import ScriptedServer, kubeconfig
 from daemons.nmi.imds import StandInImds
-from podidentity.core import crd
-from podidentity.core.cluster import Pod
-from podidentity.core.identities import AssignedState, AzureAssignedIdentity, AzureIdentity, ObjectKey
+from podidentity.core.model import crd
+from podidentity.core.model.identities import AssignedState, AzureAssignedIdentity, AzureIdentity, ObjectKey
+from podidentity.core.model.snapshot import Pod
+from podidentity.supervisor import STARTED_NAME
 from system.redirect.background import Background
 from system.redirect.network import IMDS, PODS, Network
+from waiting import until
 
 ASSIGNED = f"/apis/{crd.API_VERSION}/namespaces/default/azureassignedidentities"
 RESOURCE = "https://vault.azure.net"
 TARGET = f"/metadata/identity/oauth2/token?api-version=2018-02-01&resource={RESOURCE}"
 HEAD = "GET {target} HTTP/1.1\r\nHost: 169.254.169.254\r\nMetadata: true\r\n\r\n"
-
-
-def until(holds: Callable[[], object], what: str, seconds: float = 15.0) -> None:
-    """Return as soon as `holds`; fail when it does not."""
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, f"never happened: {what}"
-        time.sleep(0.005)
 
 
 def exchange(connection: socket.socket, target: str = TARGET) -> tuple[int, dict[str, Any]]:
@@ -70,6 +63,7 @@ class Node:
         self._log = directory / "nmi.log"
         self._kubeconfig = directory / "kubeconfig"
         self._opened = contextlib.ExitStack()
+        self._started: list[subprocess.Popen[bytes]] = []
         self.process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -84,8 +78,9 @@ class Node:
         return kubeconfig(f"http://127.0.0.1:{self.api.served.port}")
 
     def __exit__(self, *_: object) -> None:
-        if self.process is not None:
-            self.kill()
+        for process in self._started:
+            process.kill()
+            process.wait(10)
         self._opened.close()
 
     # The cluster.
@@ -147,10 +142,10 @@ class Node:
     def slow_imds(self) -> Iterator[Callable[[], bool]]:
         """Let IMDS answer nobody until `go_on`; yields what says whether somebody has asked."""
         served = self.imds.served
-        before = len(served.asked)
-        self.imds.call(lambda: setattr(served, "held", asyncio.Event()))
+        before = len(served.requests)
+        self.imds.call(lambda: setattr(served, "gate", asyncio.Event()))
         try:
-            yield lambda: len(served.asked) > before
+            yield lambda: len(served.requests) > before
         finally:
             self.go_on()
 
@@ -158,29 +153,45 @@ class Node:
         """Let IMDS answer."""
 
         def act() -> None:
-            if self.imds.served.held is not None:
-                self.imds.served.held.set()
-            self.imds.served.held = None
+            if self.imds.served.gate is not None:
+                self.imds.served.gate.set()
+            self.imds.served.gate = None
 
         self.imds.call(act)
 
     # The daemon.
 
-    def start(self, *flags: str) -> None:
+    def start(self, *flags: str, supervised: bool = False) -> None:
         """Start NMI and wait until it says that it is ready."""
-        command = [sys.executable, "-m", "podidentity", "nmi", "--node=n1", "--http-probe-port=8085", *flags]
+        self.process = self.spawn(*flags, supervised=supervised)
+        until(self._is_ready, f"NMI is ready; its log:\n{self.log()}", seconds=60.0)
+
+    def spawn(self, *flags: str, supervised: bool = False) -> subprocess.Popen[bytes]:
+        """Start NMI. All that a node has meet in one directory."""
+        sockets = self.directory / "sockets"
+        sockets.mkdir(mode=0o755, exist_ok=True)
+        program = [sys.executable, "-m", "podidentity"]
+        command = [*program, "nmi", "--node=n1", "--http-probe-port=8085", f"--handover-socket={sockets}/nmi.sock"]
+        if supervised:
+            command = [*program, "supervise", *command]
         environ = {"KUBECONFIG": str(self._kubeconfig), "PATH": self.search_path}
         with self._log.open("ab") as log:
-            self.process = self.network.node.popen(
-                *command, stdin=subprocess.DEVNULL, stderr=log, stdout=log, env=environ
+            process = self.network.node.popen(
+                *command, *flags, stdin=subprocess.DEVNULL, stderr=log, stdout=log, env=environ
             )
-        until(self._is_ready, f"NMI is ready; its log:\n{self.log()}", seconds=60.0)
+        self._started.append(process)
+        return process
+
+    def is_started(self, process: subprocess.Popen[bytes]) -> bool:
+        """Whether a process serves, or could: what the startup probe asks of its container's processes."""
+        assert process.poll() is None, self.log()
+        return Path(f"/proc/{process.pid}/comm").read_text().strip() == STARTED_NAME
 
     def run_once(self, *flags: str) -> tuple[int, str]:
         """Run NMI beside the daemon until it ends by itself: its exit status and what it wrote."""
         done = self.network.node.call(
             lambda: subprocess.run(
-                [sys.executable, "-m", "podidentity", "nmi", "--node=n1", *flags],
+                [sys.executable, "-m", "podidentity", "nmi", "--node=n1", "--handover-socket=", *flags],
                 env={"KUBECONFIG": str(self._kubeconfig), "PATH": os.environ["PATH"]},
                 capture_output=True,
                 text=True,
@@ -226,7 +237,7 @@ class Node:
         return status
 
     def log(self) -> str:
-        """What the daemon wrote."""
+        """Return what the daemon wrote."""
         return self._log.read_text() if self._log.exists() else ""
 
     # Pods.

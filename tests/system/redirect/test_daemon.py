@@ -9,15 +9,18 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import make
-from podidentity.core.identities import AssignedState
-from podidentity.nmi.http import BACKLOG
+from podidentity.core.model.identities import AssignedState
+from podidentity.nmi.doors import BACKLOG
+from system.redirect.asking import asking
 from system.redirect.network import NODE, Network
-from system.redirect.node import HEAD, RESOURCE, TARGET, Node, exchange, exchange_and_look, until
+from system.redirect.node import HEAD, RESOURCE, TARGET, Node, exchange, exchange_and_look
 from system.redirect.traffic import hammering
+from waiting import until
 
 
 @pytest.fixture(params=["bridge", "routed"])
@@ -52,7 +55,7 @@ def test_a_pod_without_the_label_gets_nothing_at_once(routed: Node) -> None:
     routed.add_pod(0, "plain", selector="")
     routed.start()
     assert routed.ask(0) == (400, {"error": "invalid_request", "error_description": "Identity not found"})
-    assert routed.imds.served.asked == []
+    assert routed.imds.served.requests == []
 
 
 HALF_OPEN = """
@@ -70,7 +73,10 @@ sys.stdin.read()
 
 
 def test_half_open_connections_lock_nobody_out(node: Node) -> None:
-    """A pod fills the listener's queue, and the kernel loses where others come in: they are answered, also later."""
+    """A pod fills its queue of the listener, and no other's; where the kernel loses the way in, who asks is answered.
+
+    Pods that share a queue by their addresses come in by cookies then: as all do when the kernel is told to.
+    """
     for number, name in enumerate(("one", "two")):
         node.add_pod(number, name)
         node.assign(name, make.identity(name))
@@ -79,7 +85,11 @@ def test_half_open_connections_lock_nobody_out(node: Node) -> None:
     until(lambda: "nmi_proven_pods 2" in node.page("/metrics", 9090)[1], "it is known where both come in")
     with node.network.pods[0].popen(sys.executable, "-c", HALF_OPEN, stdin=subprocess.PIPE):  # ends with its input
         until(lambda: _half_open(node) >= BACKLOG, "the queue is full", seconds=60)
+        assert _served(node)
+        assert _cookies(node) == 0
+        node.network.node.run("sysctl -qw net.ipv4.tcp_syncookies=2")
         until(lambda: _served(node) and _cookies(node), "another pod comes in by a cookie", seconds=60)
+    node.network.node.run("sysctl -qw net.ipv4.tcp_syncookies=1")
     until(lambda: _half_open(node) < BACKLOG, "there is room again", seconds=90)
     seen = _cookies(node)
     assert _served(node)
@@ -87,7 +97,7 @@ def test_half_open_connections_lock_nobody_out(node: Node) -> None:
 
 
 def _served(node: Node) -> bool:
-    """The second pod opens a connection and is answered, always."""
+    """Return the second pod opens a connection and is answered, always."""
     assert node.ask(1)[0] == 200
     return True
 
@@ -97,7 +107,7 @@ def _half_open(node: Node) -> int:
 
 
 def _cookies(node: Node) -> int:
-    """How many connections the node has accepted by a cookie."""
+    """Return how many connections the node has accepted by a cookie."""
     names, numbers = node.network.node.run("grep ^TcpExt: /proc/thread-self/net/netstat").splitlines()
     return int(dict(zip(names.split(), numbers.split(), strict=True))["SyncookiesRecv"])
 
@@ -113,7 +123,7 @@ def test_a_direct_connection_is_refused(node: Node) -> None:
 
 
 def reached(seen: "Counter[str]", enough: int) -> bool:
-    """Say whether so many requests were answered."""
+    """Return whether so many requests have been answered."""
     return seen["kept"] > enough
 
 
@@ -209,16 +219,73 @@ def test_what_is_in_flight_is_finished(routed: Node) -> None:
     assert held in routed.network.node.run("nft list tables; nft list table ip podidentity")
 
 
-def test_a_second_nmi_says_so_and_harms_nobody(routed: Node) -> None:
-    """A port that is taken is one sentence; the first one goes on serving."""
+def test_the_socket_closes_the_door_on_loopback(routed: Node, tmp_path: Path) -> None:
+    """With a place for its socket NMI gives pods' tokens there alone; on a flag also where the CSI driver asks."""
+    path = tmp_path / "host-token" / "host-token.sock"
+    flag = f"--host-token-socket={path}"
     routed.add_pod(0, "one")
     routed.assign("one", make.identity("one"))
-    routed.start()
-    status, said = routed.run_once("--http-probe-port=8086", "--prometheus-port=9091")
-    assert status == 3
-    assert said.splitlines()[-1].endswith(
-        f"Cannot listen on {NODE}:2579: Address already in use. Is another NMI running on this node?"
+    routed.start(flag)
+    assert (ask_host(routed, None)[0], path.exists()) == (200, False)
+    routed.kill()
+    path.parent.mkdir(mode=0o755)
+    for loopback, words in ((404, ()), (200, ("--host-token-loopback=on",))):
+        routed.start(flag, *words)
+        status, body = ask_host(routed, path)
+        assert (status, body["token"]["access_token"].split(" for ")[0]) == (200, "token of one")
+        assert ask_host(routed, None)[0] == loopback
+        routed.kill()
+
+
+def ask_host(node: Node, path: Path | None) -> tuple[int, dict[str, Any]]:
+    """Ask as a root program of the node, on the socket or on loopback."""
+
+    def ask() -> tuple[int, dict[str, Any]]:
+        with socket.socket(socket.AF_UNIX) if path else socket.socket() as connection:
+            connection.settimeout(10)
+            connection.connect(str(path) if path else ("127.0.0.1", 2579))
+            return exchange(
+                connection, f"/host/token?resource={RESOURCE} HTTP/1.1\r\npodname: one\r\npodns: default\r\nx:"
+            )
+
+    return node.network.node.call(ask)
+
+
+def test_an_nmi_that_hands_nothing_over_is_waited_for(routed: Node) -> None:
+    """A release of before has the ports: its successor says so, is prepared, and serves as soon as they are free."""
+    routed.add_pod(0, "one")
+    routed.assign("one", make.identity("one"))
+    routed.start("--handover-socket=")
+    previous, successor = routed.process, routed.spawn("--handover-socket=")
+    until(lambda: routed.is_started(successor), f"the successor is prepared:\n{routed.log()}")
+    assert f"cannot listen on {NODE}:2579: Address already in use" in routed.log()
+    assert "waiting until the other NMI of this node ends" in routed.log()
+    with asking(routed.network.pods[0]) as clients:
+        assert previous is not None
+        previous.terminate()
+        assert previous.wait(15) == 0
+        for client in clients:
+            client.wait_for_answers(20)
+        assert [set(client.counts) for client in clients] == [{"200"}, {"200"}], routed.log()
+    until(lambda: routed.page("/readyz") == (200, "ok\n"), "probes are answered")
+    assert routed.page("/metrics", 9090)[0] == 200
+    assert routed.network.leaked() == 0
+
+
+def test_a_port_of_another_program_makes_it_not_ready(routed: Node) -> None:
+    """Whatever has the port, NMI does not pretend to serve; it says on its probe port what is missing."""
+    with routed.network.node.listen(NODE, 2579):
+        process = routed.spawn()
+        until(lambda: routed.is_started(process), "it is prepared")
+        status, said = routed.page("/readyz")
+        assert (status, said.splitlines()[0]) == (503, "the redirect has not been put up yet")
+
+
+def test_a_probe_port_of_another_program_is_one_sentence(routed: Node) -> None:
+    """Without another NMI there is nobody to wait for."""
+    with routed.network.node.listen(NODE, 9090):
+        status, said = routed.run_once("--http-probe-port=8086")
+    assert (status, said.splitlines()[-1]) == (
+        3,
+        "error: port 9090 cannot be listened on: Address already in use; give this daemon another port",
     )
-    assert "Traceback" not in said
-    assert routed.ask(0)[0] == 200
-    assert routed.page("/readyz") == (200, "ok\n")

@@ -4,9 +4,8 @@ import asyncio
 import contextlib
 import functools
 import os
+import re
 import shutil
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -15,16 +14,18 @@ from pathlib import Path
 import pytest
 
 from podidentity.errors import HostError
-from podidentity.linux import nftables, routing
+from podidentity.linux import interception, nftables, routing
 from podidentity.linux.notifications import watch_host
-from podidentity.nmi import daemon
-from podidentity.nmi import redirect as redirecting
-from podidentity.nmi.redirect import Redirect, RedirectSettings
+from podidentity.nmi.adapters import redirect as redirecting
+from podidentity.nmi.adapters.redirect import Redirect, RedirectSettings
+from podidentity.nmi.commands import uninstall as uninstalling
 from podidentity.nmi.settings import Settings
 from system.redirect.acting import PORT, SETTINGS, install, within
 from system.redirect.network import IMDS, NODE, Namespace, Network
-from system.redirect.node import Node, until
+from system.redirect.node import Node
+from system.redirect.programs import programs, run_in
 from system.redirect.traffic import Server, fetch
+from waiting import until
 
 UPLINK = (
     "ip link add eth0 type veth peer name far0; ip link set eth0 up; ip link set far0 up\n"
@@ -49,32 +50,6 @@ def nmi(host: Namespace) -> Iterator[Server]:
     server = Server(host, NODE, PORT, "nmi")
     yield server
     server.close()
-
-
-def run_in(host: Namespace, path: str, *flags: str) -> tuple[int, str]:
-    """Run the daemon's command with only these programs on PATH: its exit status and what it wrote."""
-    command = [sys.executable, "-m", "podidentity", "nmi", "--node=n1", *flags]
-    done = host.call(
-        lambda: subprocess.run(
-            command,
-            env={"PATH": path},
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-            stdin=subprocess.DEVNULL,
-        )
-    )
-    return done.returncode, done.stdout + done.stderr
-
-
-def programs(directory: Path, *names: str) -> str:
-    """Make a PATH with these programs alone."""
-    for name in names:
-        found = shutil.which(name)
-        assert found is not None
-        (directory / name).symlink_to(found)
-    return str(directory)
 
 
 def test_every_uplink_is_found(host: Namespace) -> None:
@@ -118,7 +93,7 @@ def test_without_any_message_the_interval_finds_it(host: Namespace, monkeypatch:
     """--ipt-update-interval-sec bounds how long damage stands of which the kernel said nothing."""
 
     @contextlib.asynccontextmanager
-    async def deaf(_: asyncio.Event) -> AsyncIterator[None]:
+    async def deaf(_: asyncio.Event, **_options: bool) -> AsyncIterator[None]:
         yield
 
     monkeypatch.setattr(redirecting, "watch_host", deaf)
@@ -137,6 +112,25 @@ def test_without_any_message_the_interval_finds_it(host: Namespace, monkeypatch:
 
     found = host.call(lambda: asyncio.run(act()))
     assert found == (f"ip rule `pref 91 to {IMDS} prohibit` is missing", "table ip podidentity is missing")
+
+
+def test_the_unit_before_kubelet_loads_the_same_guard(host: Namespace) -> None:
+    """What docs/configure/closing-the-window.md tells to put on a node is what NMI keeps there."""
+    page = Path(__file__).parents[3] / "docs" / "configure" / "closing-the-window.md"
+    unit, tables = (block.partition("```")[0] for block in page.read_text().split("```\n# /etc/")[1:3])
+    for command in re.findall(r"^ExecStart=/usr/sbin/(ip .*)$", unit, re.MULTILINE):
+        host.run(command)
+    host.run(f"nft -f - <<'END'\n{tables.partition(chr(10))[2]}END")
+
+    async def differences() -> tuple[str, ...]:
+        forbidden = interception.Forbidden(IMDS)
+        return (
+            *await routing.missing_rules(IMDS),
+            *await nftables.differences(interception.guard(forbidden)),
+            *await nftables.differences(interception.bridge_guard(forbidden)),
+        )
+
+    assert host.call(lambda: asyncio.run(differences())) == ()
 
 
 def test_a_listener_that_is_gone_is_found(host: Namespace) -> None:
@@ -212,10 +206,10 @@ def test_the_command_waits_for_an_nmi_that_is_ending(host: Namespace, monkeypatc
     assert time.monotonic() - started >= 2.0
     ending.join()
     staying = Server(host, "127.0.0.1", PORT, "nmi")
-    monkeypatch.setattr(daemon, "_LEAVING_SECONDS", 0.5)
+    monkeypatch.setattr(uninstalling, "_LEAVING_SECONDS", 0.5)
     try:
-        with pytest.raises(HostError, match="Delete the DaemonSet nmi first, with --cascade=foreground"):
-            host.call(lambda: asyncio.run(daemon.uninstall(Settings("n1"))))
+        with pytest.raises(HostError, match="delete the DaemonSet nmi first, with --cascade=foreground"):
+            host.call(lambda: asyncio.run(uninstalling.uninstall(Settings("n1"))))
     finally:
         staying.close()
 
@@ -226,7 +220,7 @@ def test_a_missing_program_is_one_sentence(host: Namespace, tmp_path: Path, miss
     path = programs(tmp_path, *({"nft", "ip"} - {missing}))
     status, said = run_in(host, path)
     assert status == 3
-    assert said.strip().endswith(f"The program `{missing}` is not on PATH. Install the Debian package {package}.")
+    assert said.strip().endswith(f"the program `{missing}` is not on PATH; install the Debian package {package}")
     assert len(said.strip().splitlines()) == 1
 
 
@@ -254,14 +248,14 @@ printf '%s\\n' "$text" | exec {program} "$@"
 
 
 def quiet_for_a_second(log: Path) -> bool:
-    """Say whether no program ran: one that is run again and again for nothing runs dozens of times in a second."""
+    """Return whether no program ran: one that is run again and again for nothing runs dozens of times in a second."""
     before = log.stat().st_size
     time.sleep(1)
     return log.stat().st_size == before
 
 
 def test_the_order_leaves_no_gap(tmp_path: Path) -> None:
-    """Guard, ip rules, listener, redirect with new connections held back, old ones ended, and last the hold lifted."""
+    """Ip rules, guard, listener, redirect with new connections held back, old ones ended, and last the hold lifted."""
     log = tmp_path / "calls"
     for name in ("nft", "ip", "conntrack"):
         wrapper = tmp_path / name
@@ -281,7 +275,10 @@ def test_the_order_leaves_no_gap(tmp_path: Path) -> None:
     nat = at(lambda line: "table ip podidentity {" in line)
     ended = at(lambda line: line.startswith("conntrack -D"))
     lifted = at(lambda line: "delete table ip podidentity_hold" in line and "{" not in line)
-    assert [guard, rules, nat, ended, lifted] == sorted([guard, rules, nat, ended, lifted])
+    assert [rules, guard, nat, ended, lifted] == sorted([rules, guard, nat, ended, lifted])
+    assert (
+        sum("table inet podidentity_guard {" in line for line in calls) == 1
+    )  # once: after a crash, clients wait for it
     assert "table ip podidentity_hold {" in calls[nat]
     assert [calls[number].rsplit(" | ", 1)[1] for number in (guard, rules, nat)] == ["closed", "closed", "listening"]
 

@@ -4,18 +4,19 @@ import asyncio
 import functools
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import cast
 
 import pytest
 
 from podidentity.linux.original_destination import original_destination
-from podidentity.nmi.anti_spoof import AntiSpoof, AntiSpoofSettings, Look, Told
-from podidentity.nmi.daemon import SystemClock
-from podidentity.nmi.redirect import Redirect
+from podidentity.nmi.adapters.anti_spoof import AntiSpoof, AntiSpoofSettings, HostObserver, ListPods
+from podidentity.nmi.adapters.redirect import Redirect
+from podidentity.timing import SYSTEM_CLOCK
 from system.redirect.acting import PORT, SETTINGS, install, put_up, within
 from system.redirect.network import IMDS, NODE, PODS, Network
 from system.redirect.traffic import FIN, RST, SYN, Server, ask, fetch, hammering, raw_socket, segment, send
+from waiting import eventually
 
 
 @pytest.fixture(scope="module", params=["bridge", "routed"])
@@ -34,12 +35,6 @@ def nmi(network: Network) -> Iterator[Server]:
     server = Server(network.node, NODE, PORT, "nmi")
     yield server
     server.close()
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    """Let the event loop turn until `holds`; the test's own time limit ends it."""
-    while not holds():  # noqa: ASYNC110  # the condition is the kernel's, nobody can set an event for it
-        await asyncio.sleep(0.01)
 
 
 def test_without_interception_the_counter_counts(network: Network) -> None:
@@ -135,9 +130,9 @@ def test_a_planned_restart_refuses_nobody(network: Network) -> None:
 def test_no_pod_of_a_bridge_comes_in_before_pods_are_known(network: Network) -> None:
     """The first list may come at any moment: whoever asks in a neighbour's name right then must not be in already."""
     put_up(network)
-    told, look = cast("Told", None), cast("Look", None)  # of unknown pods nothing is told or asked
+    observer, look = cast("HostObserver", None), cast("ListPods", None)  # of unknown pods nothing is told or asked
     settings = AntiSpoofSettings(IMDS, enabled=True, check_seconds=60.0)
-    spoofing = AntiSpoof(settings, lambda: None, look, told, SystemClock())
+    spoofing = AntiSpoof(settings, lambda: None, look, observer, SYSTEM_CLOCK)
     for _ in range(2):
         network.node.call(lambda: asyncio.run(spoofing.keep()))
     assert fetch(network.pods[0]) == ("TimeoutError" if network.kind == "bridge" else "nmi")
@@ -162,18 +157,18 @@ def test_what_others_change_is_seen_and_repaired(network: Network) -> None:
         redirect = Redirect(SETTINGS, repaired.append)
 
         def put_right(before: int) -> bool:
-            return len(repaired) > before and redirect.stands
+            return len(repaired) > before and redirect.is_in_place
 
         await install(redirect)
         network.leaked()
-        assert redirect.stands
+        assert redirect.is_in_place
         async with asyncio.timeout(20):
             keeping = asyncio.create_task(redirect.run())
             for damage in ("nft flush ruleset", "ip rule del pref 91", "nft flush chain ip podidentity prerouting"):
                 before = len(repaired)
                 await asyncio.sleep(0.3)  # the watch must be listening before the damage is done
                 network.node.run(damage)
-                await until(functools.partial(put_right, before))
+                await eventually(functools.partial(put_right, before), "what was changed is put right")
             keeping.cancel()
             await asyncio.gather(keeping, return_exceptions=True)
 

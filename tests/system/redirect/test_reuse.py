@@ -12,7 +12,8 @@ import pytest
 import make
 from system.redirect.frames import listening_in
 from system.redirect.network import BRIDGE, PODS, Network
-from system.redirect.node import HEAD, TARGET, Node, exchange, until
+from system.redirect.node import HEAD, TARGET, Node, exchange
+from waiting import until
 
 POD = "/api/v1/namespaces/default/pods/"
 NOT_ANSWERED = {"503", "404", "TimeoutError", "ConnectionResetError"}
@@ -138,4 +139,4 @@ def test_a_restart_lets_no_pod_change_places(tmp_path: Path) -> None:
         node.start("--retry-attempts-for-created=0")
         assert outcome(node) in NOT_ANSWERED
         assert "pod default/dead at 10.244.7.3: no free port" in node.page("/readyz")[1]
-        assert not any("dead" in asked.target for asked in node.imds.served.asked)
+        assert not any("dead" in asked.target for asked in node.imds.served.requests)

@@ -10,15 +10,15 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from podidentity.linux import interception, nftables
-from podidentity.nmi.redirect import Redirect
+from podidentity.nmi.adapters.redirect import Redirect
 from system.redirect.acting import PORT, install, put_up, within
 from system.redirect.network import IMDS, NODE, Network
-from system.redirect.node import until
 from system.redirect.traffic import Server, hammering
+from waiting import until
 
 WHAT = interception.Interception(IMDS, 80, NODE, PORT, uplinks=("eth0",))
 NAT = nftables.render(interception.redirect(WHAT))
-GUARD = nftables.render(interception.guard(WHAT))
+GUARD = nftables.render(interception.guard(interception.Forbidden(IMDS)))
 
 
 @pytest.fixture(scope="module", params=["bridge", "routed"])

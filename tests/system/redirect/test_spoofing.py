@@ -24,7 +24,8 @@ from system.redirect.frames import (
     syn,
 )
 from system.redirect.network import BRIDGE, IMDS, NODE, PODS, Namespace, Network
-from system.redirect.node import HEAD, RESOURCE, TARGET, Node, exchange, until
+from system.redirect.node import HEAD, RESOURCE, TARGET, Node, exchange
+from waiting import until
 
 ATTACKER, VICTIM = 0, 1
 TAGS = ((), (CUSTOMER_TAG,), (SERVICE_TAG,), (CUSTOMER_TAG, CUSTOMER_TAG), (SERVICE_TAG, CUSTOMER_TAG))
@@ -66,7 +67,7 @@ def node(shared: Node) -> Iterator[Node]:
 
 
 def hardware(node: Node, number: int) -> str:
-    """A pod's own hardware address."""
+    """Return a pod's own hardware address."""
     return hardware_of(node.network.pods[number], "eth0")
 
 
@@ -77,7 +78,7 @@ def hardware_of(namespace: Namespace, interface: str) -> str:
 
 
 def victim_is_served(node: Node) -> bool:
-    """The victim gets its own token; after an attack its first packets may have been lost."""
+    """Return the victim gets its own token; after an attack its first packets may have been lost."""
     until(lambda: asks_as(node, VICTIM, PODS[VICTIM]).startswith("token of victim "), "the victim is served", 30)
     return True
 
@@ -153,7 +154,7 @@ def test_no_packet_in_a_neighbours_name_arrives(node: Node, tags: tuple[int, ...
 
 
 def inner(node: Node) -> str:
-    """The node's interface that the attacker's packets come in by."""
+    """Return the node's interface that the attacker's packets come in by."""
     return "cbr0" if node.network.kind == "bridge" else node.network.veths[ATTACKER]
 
 

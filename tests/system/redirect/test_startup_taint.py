@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from system.redirect.network import Network
-from system.redirect.node import Node, until
+from system.redirect.node import Node
+from waiting import until
 
 PATH = "/api/v1/nodes/n1"
 OTHER = {"key": "example.com/other", "effect": "NoExecute"}

@@ -139,7 +139,7 @@ def raw_socket() -> socket.socket:
 
 
 def own_address() -> str:
-    """The address from which this namespace asks IMDS."""
+    """Return the address from which this namespace asks IMDS."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.connect((IMDS, 80))
         address: str = probe.getsockname()[0]
@@ -160,7 +160,7 @@ def send(sender: socket.socket, one: bytes) -> None:
 
 
 def checksum(packet: bytes) -> int:
-    """The Internet checksum."""
+    """Return the Internet checksum."""
     words: tuple[int, ...] = struct.unpack(f"!{len(packet) // 2}H", packet)
     total = sum(words)
     while total >> 16:

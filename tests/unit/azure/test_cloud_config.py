@@ -98,7 +98,7 @@ def test_a_certificate_takes_the_place_of_the_secret(tmp_path: Path) -> None:
 
 
 def test_every_variable_is_read() -> None:
-    """Upstream's names."""
+    """The variables have upstream's names."""
     config = load_cloud_config(
         "",
         {
@@ -170,7 +170,7 @@ def test_a_custom_cloud_that_is_none_is_told(tmp_path: Path, text: str, said: st
 
 
 def test_a_custom_cloud_needs_its_file() -> None:
-    """The variable is named."""
+    """The error names the variable that has to name the file."""
     with pytest.raises(ConfigurationError, match="AZURE_ENVIRONMENT_FILEPATH"):
         find_cloud("AzureStackCloud")
 

@@ -2,16 +2,16 @@
 
 import make
 from podidentity.azure.compute import read_state, render_identity
-from podidentity.core.arm import TargetState
-from podidentity.core.drift import Change
+from podidentity.core.model.arm import ArmState
+from podidentity.core.target.drift import TargetChange
 
 READER, WRITER = make.identity_id("reader"), make.identity_id("writer")
 
 
 def test_every_field_of_a_document_may_be_missing() -> None:
     """Nil pointers crashed upstream."""
-    assert read_state({}) == TargetState()
-    assert read_state({"identity": None, "properties": None}) == TargetState()
+    assert read_state({}) == ArmState()
+    assert read_state({"identity": None, "properties": None}) == ArmState()
 
 
 def test_identities_and_their_client_ids_are_read() -> None:
@@ -25,22 +25,22 @@ def test_identities_and_their_client_ids_are_read() -> None:
 
 def test_a_scale_set_under_deletion_is_gone() -> None:
     """It gets no PATCH."""
-    assert read_state({"properties": {"provisioningState": "Deleting"}}).gone
+    assert read_state({"properties": {"provisioningState": "Deleting"}}).is_gone
 
 
 def test_only_what_changes_is_named() -> None:
     """Others' identities stay: they are not in the request at all."""
-    asked = render_identity(Change(assign=(WRITER,)), TargetState(frozenset({READER})))
+    asked = render_identity(TargetChange(assign=(WRITER,)), ArmState(frozenset({READER})))
     assert asked == {"type": "UserAssigned", "userAssignedIdentities": {WRITER.text: {}}}
-    removed = render_identity(Change(unassign=(WRITER,)), TargetState(frozenset({READER, WRITER})))
+    removed = render_identity(TargetChange(unassign=(WRITER,)), ArmState(frozenset({READER, WRITER})))
     assert removed == {"type": "UserAssigned", "userAssignedIdentities": {WRITER.text: None}}
 
 
 def test_the_last_identity_leaves_and_the_system_assigned_one_stays() -> None:
     """UserAssigned goes to None, SystemAssigned stays SystemAssigned."""
-    last = Change(unassign=(READER,))
-    assert render_identity(last, TargetState(frozenset({READER}))) == {"type": "None", "userAssignedIdentities": None}
-    system = TargetState(frozenset({READER}), system_assigned=True)
+    last = TargetChange(unassign=(READER,))
+    assert render_identity(last, ArmState(frozenset({READER}))) == {"type": "None", "userAssignedIdentities": None}
+    system = ArmState(frozenset({READER}), system_assigned=True)
     assert render_identity(last, system) == {"type": "SystemAssigned", "userAssignedIdentities": None}
-    added = render_identity(Change(assign=(READER,)), TargetState(system_assigned=True))
+    added = render_identity(TargetChange(assign=(READER,)), ArmState(system_assigned=True))
     assert added["type"] == "SystemAssigned, UserAssigned"

@@ -91,7 +91,7 @@ def test_a_hundred_who_ask_at_once_cost_one_call() -> None:
 
 
 def test_a_token_is_renewed_before_it_ends() -> None:
-    """With five minutes left."""
+    """It is fetched anew when it has five minutes left."""
 
     async def test(credential: ArmCredential, issuer: Issuer) -> None:
         await credential.token()
@@ -140,9 +140,9 @@ def test_what_was_refused_by_arm_is_not_used_again() -> None:
 
     async def test(credential: ArmCredential, _issuer: Issuer) -> None:
         first = await credential.token()
-        credential.refused(first)
+        credential.note_refused(first)
         second = await credential.token()
-        credential.refused(first)
+        credential.note_refused(first)
         assert await credential.token() == second == "token-2"
 
     run(test)
@@ -165,6 +165,7 @@ def test_a_new_azure_json_counts_at_once() -> None:
     ("answer", "said"),
     [
         (httpx2.Response(200, json={}), "answered without a token"),
+        (httpx2.Response(200, json={"access_token": None, "expires_in": 3600}), "answered without a token"),
         (httpx2.Response(200, text="<html>"), "answered without a token"),
         (httpx2.Response(502, text="<html>"), "refused a token for ARM: Bad Gateway"),
     ],
@@ -181,7 +182,7 @@ def test_what_is_no_token_is_told(answer: httpx2.Response, said: str) -> None:
 
 
 def test_no_answer_is_told() -> None:
-    """With whom was asked."""
+    """The error names IMDS, which was asked, and what for."""
 
     async def test(_credential: ArmCredential, issuer: Issuer) -> None:
         def broken(request: httpx2.Request) -> httpx2.Response:

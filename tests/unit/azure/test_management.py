@@ -10,14 +10,15 @@ import pytest
 import make
 from podidentity.azure import management
 from podidentity.azure.compute import Machines
-from podidentity.azure.management import LONGEST_ANSWER_BYTES, Management, retry_after
-from podidentity.core.arm import TargetState
-from podidentity.core.drift import Change
+from podidentity.azure.management import LONGEST_ANSWER_BYTES, Management
+from podidentity.core.model.arm import ArmState
+from podidentity.core.target.drift import TargetChange
 from podidentity.errors import AzureError
+from podidentity.http import retry_after_seconds
 
 BASE = "https://arm.example"
 OPERATION = {"Azure-AsyncOperation": f"{BASE}/operations/1", "Retry-After": "0"}
-ADD = Change((make.identity_id("reader"),))
+ADD = TargetChange((make.identity_id("reader"),))
 
 
 class Whoever:
@@ -27,11 +28,11 @@ class Whoever:
         self.number = 1
 
     async def token(self) -> str:
-        """Give one."""
+        """Return a token."""
         return f"token-{self.number}"
 
-    def refused(self, _token: str) -> None:
-        """Give another one the next time."""
+    def note_refused(self, _token: str) -> None:
+        """Have the next call return another token."""
         self.number += 1
 
 
@@ -52,21 +53,21 @@ class Arm:
         self.asked.append(request)
         return self.answers.pop(0)
 
-    def patch(self) -> TargetState:
+    def patch(self) -> ArmState:
         """PATCH a scale set."""
-        return self._with(lambda machines: machines.patch(make.target(), ADD, TargetState()))
+        return self._with(lambda machines: machines.patch(make.target(), ADD, ArmState()))
 
-    def get(self) -> TargetState:
+    def get(self) -> ArmState:
         """GET a scale set."""
         return self._with(lambda machines: machines.get(make.target()))
 
-    def _with(self, act: Callable[[Machines], object]) -> TargetState:
+    def _with(self, act: Callable[[Machines], object]) -> ArmState:
         async def run() -> object:
             async with httpx2.AsyncClient(transport=httpx2.MockTransport(self.serve)) as http:
                 return await act(Machines(Management(BASE, Whoever(), http)))  # type: ignore[misc]  # a coroutine
 
         found = asyncio.run(run())
-        assert isinstance(found, TargetState)
+        assert isinstance(found, ArmState)
         return found
 
 
@@ -81,8 +82,8 @@ def test_a_patch_is_over_when_its_operation_is() -> None:
 
 def test_a_patch_without_an_operation_is_over_at_once() -> None:
     """As is one whose answer has no body."""
-    assert Arm(answer()).patch() == TargetState()
-    assert Arm(answer(204, json=None)).patch() == TargetState()
+    assert Arm(answer()).patch() == ArmState()
+    assert Arm(answer(204, json=None)).patch() == ArmState()
 
 
 def test_an_operation_may_be_named_by_location_alone() -> None:
@@ -124,7 +125,7 @@ def test_a_look_that_fails_is_no_end() -> None:
     ],
 )
 def test_no_token_goes_to_a_foreign_host(where: str) -> None:
-    """Whatever a header says."""
+    """A header that names another host is not followed."""
     arm = Arm(answer(headers={"Azure-AsyncOperation": where}))
     with pytest.raises(AzureError, match="foreign host"):
         arm.patch()
@@ -138,9 +139,9 @@ def test_a_regional_part_of_arm_is_arm() -> None:
 
 
 def test_a_token_that_arm_does_not_take_is_replaced_once() -> None:
-    """Then its refusal counts."""
+    """If ARM refuses the new token as well, that refusal counts."""
     arm = Arm(answer(401), answer(json={"properties": {"provisioningState": "Updating"}}))
-    assert arm.get().busy
+    assert arm.get().is_busy
     assert [request.headers["authorization"] for request in arm.asked] == ["Bearer token-1", "Bearer token-2"]
     with pytest.raises(AzureError) as caught:
         Arm(answer(401), answer(401)).get()
@@ -149,7 +150,7 @@ def test_a_token_that_arm_does_not_take_is_replaced_once() -> None:
 
 def test_what_does_not_exist_is_gone() -> None:
     """And what cannot be read is an error."""
-    assert Arm(answer(404)).get().gone
+    assert Arm(answer(404)).get().is_gone
     with pytest.raises(AzureError, match="without a JSON object"):
         Arm(answer(text="<html>", json=None)).get()
 
@@ -169,7 +170,7 @@ def test_a_refusal_carries_what_arm_said(body: dict[str, object], said: str) -> 
     assert caught.value.retry_after_seconds == 7
 
 
-def test_no_answer_is_an_error_without_status() -> None:
+async def test_no_answer_is_an_error_without_status() -> None:
     """Its address is in the sentence, its query is not."""
 
     def broken(request: httpx2.Request) -> httpx2.Response:
@@ -180,7 +181,7 @@ def test_no_answer_is_an_error_without_status() -> None:
             await Machines(Management(BASE, Whoever(), http)).get(make.target())
 
     with pytest.raises(AzureError, match=r"did not answer GET /subscriptions/[^?]*/ss:") as caught:
-        asyncio.run(run())
+        await run()
     assert caught.value.status == 0
 
 
@@ -197,12 +198,12 @@ def test_no_answer_is_an_error_without_status() -> None:
     ],
 )
 def test_retry_after_is_seconds_or_a_date(text: str, seconds: float | None) -> None:
-    """RFC 9110, 10.2.3."""
+    """Both forms of RFC 9110, section 10.2.3, are read."""
     now = datetime(2025, 6, 3, 10, 0, 0, tzinfo=UTC)
-    assert retry_after(httpx2.Response(429, headers={"Retry-After": text}), lambda: now) == seconds
+    assert retry_after_seconds(httpx2.Response(429, headers={"Retry-After": text}), now) == seconds
 
 
-def test_a_failed_login_is_nobodys_fault_but_mics() -> None:
+async def test_a_failed_login_is_nobodys_fault_but_mics() -> None:
     """Its status must not be taken for ARM's: a 400 of IMDS would set aside the identities of pods."""
 
     class Nobody(Whoever):
@@ -214,7 +215,7 @@ def test_a_failed_login_is_nobodys_fault_but_mics() -> None:
             await Machines(Management(BASE, Nobody(), http)).get(make.target())
 
     with pytest.raises(AzureError, match="IMDS refused") as caught:
-        asyncio.run(run())
+        await run()
     assert (caught.value.status, caught.value.code, caught.value.retry_after_seconds) == (0, "", 3.0)
 
 
@@ -270,7 +271,7 @@ def test_an_endless_answer_is_not_read_to_its_end() -> None:
     with pytest.raises(AzureError) as caught:
         Arm(answer(400, json=told)).get()
     assert len(str(caught.value)) < 5000
-    assert (len(caught.value.code), len(caught.value.said)) == (200, 4000)
+    assert (len(caught.value.code), len(caught.value.service_message)) == (200, 4000)
 
 
 def test_an_endlessly_slow_answer_ends(monkeypatch: pytest.MonkeyPatch) -> None:

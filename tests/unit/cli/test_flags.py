@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from podidentity.cli import mic
-from podidentity.cli.flags import COMMON, Flag, help_width, parse, parse_duration, render_help
-from podidentity.cli.nmi import EXAMPLE, PROGRAM, SUMMARY, TABLE, refuse_kubenet, settings_of
+from podidentity.cli.flags import COMMON, COMPATIBILITY, Flag, help_width, parse, parse_duration, render_help
+from podidentity.cli.nmi import COMMAND, TABLE, refuse_kubenet, settings_of
 from podidentity.errors import ConfigurationError, UsageError
 from podidentity.nmi.settings import Settings
 
@@ -17,6 +17,7 @@ WORDS = (
     Flag("loud", "switch", "false", "A switch."),
     Flag("every", "duration", "1h30m", "A duration."),
     *COMMON,
+    *COMPATIBILITY,
 )
 
 
@@ -43,11 +44,11 @@ def test_every_way_to_write_a_flag(dashes: str, words: list[str], name: str, val
     """One dash or two, value behind `=` or in the next word."""
     flags = parse("p", WORDS, [dashes + words[0], *words[1:]])
     assert flags.values[name] == value
-    assert flags.given == {name}
+    assert flags.names == {name}
 
 
 def test_the_short_form_of_verbosity() -> None:
-    """Pflag's -v5."""
+    """`-v5` is taken, as Go's flag library takes it."""
     assert parse("p", WORDS, ["-v5"]).number("v") == 5
 
 
@@ -67,10 +68,10 @@ def test_defaults_are_read_like_values() -> None:
     [
         (["--nam=x"], r"unknown flag --nam; did you mean --name\?"),
         (["--zzzzzz"], r"unknown flag --zzzzzz; see `p --help`"),
-        (["--count=many"], r'flag --count: "many" is not a whole number'),
-        (["--loud=perhaps"], r'flag --loud: "perhaps" is neither true nor false'),
-        (["--every=90"], r'flag --every: "90" is not a duration'),
-        (["--name"], r"flag --name needs a value"),
+        (["--count=many"], r'--count: "many" is not a whole number; write for example 5'),
+        (["--loud=perhaps"], r'--loud: "perhaps" is neither true nor false; write true or false'),
+        (["--every=90"], r'--every: "90" is not a duration'),
+        (["--name"], r"--name needs a value"),
         (["--loud", "false"], r'unexpected argument "false"'),
         (["---name=x"], r"unexpected argument"),
         (["--"], r"unexpected argument"),
@@ -107,18 +108,18 @@ def test_flags_without_effect_are_reported() -> None:
     ],
 )
 def test_durations(text: str, seconds: float | None) -> None:
-    """As Go's ParseDuration has it."""
+    """They are written as Go's ParseDuration reads them."""
     assert parse_duration(text) == pytest.approx(seconds) if seconds is not None else parse_duration(text) is None
 
 
 @pytest.mark.parametrize("width", [72, 80, 100])
 def test_help_shows_every_flag_that_matters(width: int) -> None:
     """Generated from the table; fits the reader's terminal; has an example; what does nothing is named last."""
-    text = render_help(PROGRAM, SUMMARY, TABLE, EXAMPLE, width)
+    text = render_help(COMMAND.program, COMMAND.summary, TABLE, COMMAND.example, width)
     assert all(f"--{flag.name}" in text for flag in TABLE if not flag.hidden)
     assert max(len(line) for line in text.splitlines()) <= width
     assert "--enableProfile" in text.rpartition("without effect:")[2]
-    assert EXAMPLE in text
+    assert COMMAND.example in text
 
 
 UPSTREAM = {
@@ -157,7 +158,7 @@ def test_nmi_keeps_upstreams_flags_and_defaults() -> None:
 
 def settings(*words: str, **environ: str) -> Settings:
     """Read a command line of NMI."""
-    return settings_of(parse(PROGRAM, TABLE, words), environ)
+    return settings_of(parse(COMMAND.program, TABLE, words), environ)
 
 
 def test_settings_of_the_usual_manifest() -> None:
@@ -170,29 +171,35 @@ def test_settings_of_the_usual_manifest() -> None:
     assert settings("--nmi-listen-address=0.0.0.0").listen_address == ""
     assert settings("--operation-mode=managed", FORCENAMESPACED="true").managed_mode
     assert settings("--secret-namespaces=a,b").secret_namespaces == {"a", "b"}
+    assert settings().token_file_port == 0
+    assert settings("--broker=https://b/", "--token-file-port=2580").token_file_port == 2580
 
 
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["--operation-mode=managed"], "needs --forceNamespaced"),
+        (["--operation-mode=managed"], "add --forceNamespaced"),
         (["--operation-mode=other"], "give standard or managed"),
         (["--metadata-ip=fe80::1"], "is not an IPv4 address"),
         (["--metadata-ip=1.2.3.4; drop"], "is not an IPv4 address"),
         (["--nmi-port=0"], "is not a port"),
+        (["--token-file-port=2580"], "set --broker"),
+        (["--token-file-port=2579", "--broker=https://b"], "is also --nmi-port"),
+        (["--token-file-port=70000", "--broker=https://b"], "is not a port"),
+        (["--broker=http://b"], "over TLS alone"),
         (["--nmi-port=70000"], "is not a port"),
         (["--redirect=iptables"], "give nft or none"),
     ],
 )
 def test_wrong_settings_are_one_sentence(words: list[str], told: str) -> None:
-    """Each names the flag."""
+    """Each sentence names the flag."""
     with pytest.raises(UsageError, match=told):
         settings(*words)
 
 
 @pytest.mark.parametrize(("columns", "width"), [("40", 72), ("80", 80), ("300", 100)])
 def test_help_is_as_wide_as_the_terminal(columns: str, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Within reason."""
+    """The width has a lower and an upper bound."""
     monkeypatch.setenv("COLUMNS", columns)
     assert help_width() == width
 
@@ -201,7 +208,7 @@ def test_klogs_flags_are_accepted() -> None:
     """Manifests pass them; those that do nothing are named in one warning."""
     given = {flag.name for flag in TABLE if flag.hidden} | {"v"}
     values = {flag.name: flag.default for flag in TABLE}
-    flags = parse(PROGRAM, TABLE, [f"--{name}={values[name]}" for name in given])
+    flags = parse(COMMAND.program, TABLE, [f"--{name}={values[name]}" for name in given])
     assert {"logtostderr", "vmodule", "stderrthreshold", "log_file_max_size", "skip_log_headers"} < given
     assert set(flags.without_effect) == given - {"v"}
 
@@ -221,20 +228,20 @@ def test_the_login_of_a_custom_cloud_is_read_from_its_description(tmp_path: Path
 
 @pytest.mark.parametrize("allowed", [True, False])
 def test_kubenet_is_refused_unless_it_is_allowed(tmp_path: Path, *, allowed: bool) -> None:
-    """Upstream's check and flag."""
+    """The check and its flag are upstream's."""
     file = tmp_path / "kubelet"
     file.write_text("KUBELET_FLAGS=--cloud-provider=azure --network-plugin=kubenet\n")
     words = [f"--kubelet-config={file}", f"--allow-network-plugin-kubenet={str(allowed).lower()}"]
     refused = pytest.raises(ConfigurationError, match="uses kubenet") if not allowed else contextlib.nullcontext()
     with refused:
-        refuse_kubenet(parse(PROGRAM, TABLE, words))
+        refuse_kubenet(parse(COMMAND.program, TABLE, words))
 
 
 def test_an_unreadable_kubelet_config_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A missing file is nothing at all; one that cannot be read does not keep NMI from starting."""
-    refuse_kubenet(parse(PROGRAM, TABLE, [f"--kubelet-config={tmp_path / 'none'}"]))
+    refuse_kubenet(parse(COMMAND.program, TABLE, [f"--kubelet-config={tmp_path / 'none'}"]))
     assert caplog.records == []
-    refuse_kubenet(parse(PROGRAM, TABLE, [f"--kubelet-config={tmp_path}"]))
+    refuse_kubenet(parse(COMMAND.program, TABLE, [f"--kubelet-config={tmp_path}"]))
     assert [record.levelname for record in caplog.records] == ["WARNING"]
 
 
@@ -252,7 +259,7 @@ def test_an_unreadable_kubelet_config_is_a_warning(tmp_path: Path, caplog: pytes
         ("--update-user-msi-retry-interval=-1s", False),
     ],
 )
-def test_a_time_that_mic_cannot_wait_is_refused(word: str, refused: bool) -> None:  # noqa: FBT001  # a parameter
+def test_a_time_that_mic_cannot_wait_is_refused(*, word: str, refused: bool) -> None:
     """In one sentence that names the flag; what has no effect may have any value."""
     given = parse("mic", mic.TABLE, [word])
     with pytest.raises(UsageError, match="too short; write for example") if refused else contextlib.nullcontext():

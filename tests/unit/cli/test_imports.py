@@ -9,8 +9,8 @@ LOADED = """
 import sys
 import podidentity.cli.main
 import podidentity.cli.nmi
-import podidentity.nmi.daemon
-from podidentity.nmi.sources import open_imds_client
+import podidentity.nmi.lifecycle
+from podidentity.nmi.adapters.imds import open_imds_client
 open_imds_client("test")
 print(*sorted({name.partition(".")[0] for name in sys.modules}))
 """

@@ -4,8 +4,10 @@ import json
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
-from podidentity.cli.lab_log import render_json, render_text
+from podidentity_lab.cli import commands, log, options
+from podidentity_lab.cli.log import render_json, render_text
 
 ENTRY: dict[str, Any] = {
     "number": 1,
@@ -66,3 +68,14 @@ def test_as_json_a_line_is_the_entry() -> None:
     shown = render_json(ENTRY)
     assert "\n" not in shown
     assert json.loads(shown) == ENTRY
+
+
+@pytest.mark.parametrize(("no_color", "coloured"), [("", True), ("1", False)])
+def test_no_color_is_obeyed(monkeypatch: pytest.MonkeyPatch, no_color: str, *, coloured: bool) -> None:
+    """On a terminal a refusal is red, unless NO_COLOR is set to anything."""
+    monkeypatch.setenv("NO_COLOR", no_color)
+    monkeypatch.setattr(options, "ready", lambda _: None)
+    monkeypatch.setattr(log, "entries", lambda _, follow: [{**ENTRY, "status": 403}])  # noqa: ARG005  # by name
+    result = CliRunner().invoke(commands.lab, ["log"], color=True)
+    assert result.exit_code == 0
+    assert ("\x1b[31m" in result.output) is coloured

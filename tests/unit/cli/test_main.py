@@ -11,7 +11,7 @@ from podidentity.errors import ConfigurationError
 
 
 def run(*words: str) -> int:
-    """Run the command; its exit status."""
+    """Run the command; return its exit status."""
     with pytest.raises(SystemExit) as ended:
         cli.main(words)
     return int(ended.value.code or 0)

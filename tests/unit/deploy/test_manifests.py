@@ -10,7 +10,12 @@ import yaml
 
 REPOSITORY = Path(__file__).parents[3]
 INFRA = REPOSITORY / "deploy" / "infra"
-INSTALLATIONS = sorted(path for path in INFRA.rglob("*.yaml") if "deployment" in path.name)
+NEW = REPOSITORY / "deploy" / "podidentity"
+REPLACING = sorted(path for path in INFRA.rglob("*.yaml") if "deployment" in path.name)
+"""For who has aad-pod-identity."""
+STARTING = [NEW / "standard.yaml", NEW / "no-azure-json.yaml", NEW / "managed.yaml"]
+"""For who has not."""
+INSTALLATIONS = [*REPLACING, *STARTING]
 CHART = REPOSITORY / "charts" / "aad-pod-identity"
 GENERATED = sorted(
     [*(REPOSITORY / "deploy").rglob("*.yaml"), CHART / "crds" / "crd.yaml", CHART / "files" / "rights.yaml"]
@@ -26,18 +31,18 @@ def run_generator(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def objects(path: Path) -> list[Json]:
-    """The objects of one file."""
+    """Return the objects of one file."""
     return list(yaml.safe_load_all(path.read_text()))
 
 
 def found(path: Path, kind: str, name: str | None = None) -> Json:
-    """The one object of this kind (and name)."""
+    """Return the one object of this kind (and name)."""
     (one,) = [one for one in objects(path) if one["kind"] == kind and name in {None, one["metadata"]["name"]}]
     return one
 
 
 def pod_of(path: Path, kind: str) -> Json:
-    """The pod template's spec."""
+    """Return the pod template's spec."""
     pod: Json = found(path, kind)["spec"]["template"]["spec"]
     return pod
 
@@ -81,7 +86,7 @@ def test_every_file_says_that_it_is_generated(path: Path) -> None:
 
 @pytest.mark.parametrize("path", INSTALLATIONS, ids=name_of)
 def test_nmi_may_do_nothing_but_network(path: Path) -> None:
-    """NET_ADMIN and no other capability, no way to gain one, nothing writable."""
+    """NET_ADMIN and no other capability, no way to gain one, nothing writable but the place of its socket."""
     (container,) = pod_of(path, "DaemonSet")["containers"]
     assert container["securityContext"] == {
         "runAsUser": 0,
@@ -90,7 +95,8 @@ def test_nmi_may_do_nothing_but_network(path: Path) -> None:
         "capabilities": {"drop": ["ALL"], "add": ["NET_ADMIN"]},
         "seccompProfile": {"type": "RuntimeDefault"},
     }
-    assert all(mount["readOnly"] for mount in container["volumeMounts"])
+    writable = [mount["mountPath"] for mount in container["volumeMounts"] if not mount.get("readOnly")]
+    assert writable == ["/run/podidentity"]
 
 
 @pytest.mark.parametrize("path", INSTALLATIONS, ids=name_of)
@@ -116,19 +122,30 @@ def test_selectors_are_upstreams(path: Path) -> None:
     """Selectors cannot be changed on a running cluster: with others, `kubectl apply` over upstream's would fail."""
     assert found(path, "DaemonSet")["spec"]["selector"]["matchLabels"] == {"component": "nmi", "tier": "node"}
     if "managed" not in path.name:
-        both = path == INFRA / "deployment-rbac.yaml"
+        both = path in {INFRA / "deployment-rbac.yaml", NEW / "standard.yaml"}
         wanted = {"component": "mic", "app": "mic"} if both else {"component": "mic"}
         assert found(path, "Deployment")["spec"]["selector"]["matchLabels"] == wanted
 
 
 @pytest.mark.parametrize("path", INSTALLATIONS, ids=name_of)
-def test_probes_ask_a_port_that_the_container_names(path: Path) -> None:
+def test_probes_ask_a_port_that_the_daemon_serves(path: Path) -> None:
     """A probe on another port than the daemon's would restart it for ever."""
     for one in objects(path):
         for container in one.get("spec", {}).get("template", {}).get("spec", {}).get("containers", []):
-            named = {port["name"]: port["containerPort"] for port in container["ports"]}
+            flags = [word.removeprefix("--http-probe-port=") for word in container["args"] if "probe-port" in word]
+            declared = [port["containerPort"] for port in container.get("ports", ()) if port["name"] == "probe"]
             asked = {container[probe]["httpGet"]["port"] for probe in ("livenessProbe", "readinessProbe")}
-            assert asked == {named["probe"]}
+            assert asked == {int(port) for port in flags} | set(declared)
+
+
+@pytest.mark.parametrize("path", INSTALLATIONS, ids=name_of)
+def test_two_pods_of_nmi_fit_on_a_node(path: Path) -> None:
+    """It is replaced by surge; on the host's network a declared port is the node's, and no second pod may have it."""
+    daemon_set = found(path, "DaemonSet")
+    assert daemon_set["spec"]["updateStrategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
+    (container,) = pod_of(path, "DaemonSet")["containers"]
+    assert "ports" not in container
+    assert container["startupProbe"]["exec"]["command"] == ["podidentity", "started"]
 
 
 def test_no_role_has_a_wildcard() -> None:
@@ -138,29 +155,102 @@ def test_no_role_has_a_wildcard() -> None:
         assert "*" not in {word for rule in rules for words in rule.values() for word in words}
 
 
-@pytest.mark.parametrize("name", ["deployment-rbac.yaml", "managed-mode-deployment.yaml"])
-def test_nmi_writes_nothing_but_events(name: str) -> None:
+@pytest.mark.parametrize("path", [*STARTING, *(one for one in REPLACING if "rbac" in one.name)], ids=name_of)
+def test_nmi_writes_nothing_but_events(path: Path) -> None:
     """Whoever takes NMI over can tell lies in events; it gets Secrets by name and lists none."""
-    rules = found(INFRA / name, "ClusterRole", "aad-pod-id-nmi-role")["rules"]
+    rules = found(path, "ClusterRole", "aad-pod-id-nmi-role")["rules"]
     verbs = {resource: set(rule["verbs"]) for rule in rules for resource in rule["resources"]}
     assert verbs.pop("events") == {"create", "patch"}
-    assert verbs.pop("secrets") == {"get"}
+    assert verbs.pop("secrets", {"get"}) == {"get"}
+    assert verbs.pop("nodes", {"get"}) == {"get"}
     assert {verb for allowed in verbs.values() for verb in allowed} == {"list", "watch"}
+    for role in (one for one in objects(path) if one["kind"] == "Role" and "nmi" in one["metadata"]["name"]):
+        assert role["metadata"]["namespace"] == found(path, "DaemonSet")["metadata"]["namespace"]
+        assert role["rules"] == [
+            {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["list", "watch"]}
+        ]
 
 
-def test_what_mic_writes_for_itself_is_granted_in_its_namespace_alone() -> None:
-    """ConfigMaps and Endpoints of other namespaces are none of its business."""
-    path = INFRA / "deployment-rbac.yaml"
-    everywhere = {
-        name for rule in found(path, "ClusterRole", "aad-pod-id-mic-role")["rules"] for name in rule["resources"]
+def rights_of_mic(path: Path) -> dict[str, list[tuple[str, str, tuple[str, ...]]]]:
+    """Return what MIC's Roles allow: namespace to verb, resource and the names of objects, of what it writes."""
+    return {
+        role["metadata"]["namespace"]: [
+            (verb, resource, tuple(rule.get("resourceNames", ())))
+            for rule in role["rules"]
+            for resource in rule["resources"]
+            for verb in rule["verbs"]
+        ]
+        for role in objects(path)
+        if role["kind"] == "Role" and "mic" in role["metadata"]["name"]
     }
-    at_home = {name for rule in found(path, "Role")["rules"] for name in rule["resources"]}
-    assert at_home == {"configmaps", "endpoints", "leases"}
-    assert not everywhere & {"secrets", *at_home}
+
+
+ONE_CONFIG_MAP = [
+    ("get", "configmaps", ("aad-pod-identity-config",)),
+    ("update", "configmaps", ("aad-pod-identity-config",)),
+    ("create", "configmaps", ()),
+]
+LEASES = [(verb, "leases", ()) for verb in ("list", "create", "update", "delete")]
+ONE_LOCK = [
+    right
+    for resource in ("endpoints", "leases")
+    for right in (
+        ("get", resource, ("aad-pod-identity-mic",)),
+        ("update", resource, ("aad-pod-identity-mic",)),
+        ("create", resource, ()),
+    )
+]
+
+
+def test_mic_reads_and_writes_three_objects_for_itself() -> None:
+    """Neither `endpoints/kubernetes` nor `kube-root-ca.crt` is any of its business; the lock is the cluster's one.
+
+    What it tells NMI of machines is in Leases, because their names are not known here.
+    """
+    everywhere = found(INFRA / "deployment-rbac.yaml", "ClusterRole", "aad-pod-id-mic-role")["rules"]
+    assert not {name for rule in everywhere for name in rule["resources"]} & {"secrets", "configmaps", "endpoints"}
+    assert rights_of_mic(INFRA / "deployment-rbac.yaml") == {"default": [*ONE_CONFIG_MAP, *LEASES, *ONE_LOCK]}
+    assert rights_of_mic(NEW / "standard.yaml") == {
+        "podidentity-system": [*ONE_CONFIG_MAP, *LEASES],
+        "default": ONE_LOCK,
+    }
+
+
+@pytest.mark.parametrize("path", STARTING, ids=name_of)
+def test_a_new_installation_is_in_a_namespace_of_its_own_and_namespaced(path: Path) -> None:
+    """Who may create pods in `default` is not MIC, and pods use identities of their own namespace alone."""
+    places = {one["metadata"]["namespace"] for one in objects(path) if one["kind"] in {"DaemonSet", "Deployment"}}
+    assert places == {"podidentity-system"}
+    assert objects(path)[0]["metadata"]["name"] == "podidentity-system"
+    for kind in ("DaemonSet", "Deployment") if "managed" not in path.name else ("DaemonSet",):
+        (container,) = pod_of(path, kind)["containers"]
+        assert {"name": "FORCENAMESPACED", "value": "true"} in container["env"]
+    (nmi,) = pod_of(path, "DaemonSet")["containers"]
+    assert "--MICNamespace=podidentity-system" in nmi["args"]
+    assert not [one for one in objects(path) if one["kind"] == "AzurePodIdentityException"]
+
+
+@pytest.mark.parametrize("path", STARTING, ids=name_of)
+def test_a_new_installation_reads_no_secret(path: Path) -> None:
+    """Root on one node must not read any Secret of the cluster with NMI's token; namespaces are bound one by one."""
+    rules = [rule for one in objects(path) for rule in one.get("rules", ())]
+    assert "secrets" not in {name for rule in rules for name in rule["resources"]}
+    role, binding = objects(NEW / "secrets.yaml")
+    assert role["rules"] == [{"apiGroups": [""], "resources": ["secrets"], "verbs": ["get"]}]
+    assert (binding["kind"], binding["roleRef"]["name"]) == ("RoleBinding", role["metadata"]["name"])
+
+
+@pytest.mark.parametrize("path", [path for path in REPLACING if "managed" not in path.name], ids=name_of)
+def test_who_replaces_aad_pod_identity_keeps_its_defaults(path: Path) -> None:
+    """Namespace `default`, identities of every namespace: nobody's pods lose theirs by a swap."""
+    for kind in ("DaemonSet", "Deployment"):
+        assert found(path, kind)["metadata"]["namespace"] == "default"
+        (container,) = pod_of(path, kind)["containers"]
+        assert {"name": "FORCENAMESPACED", "value": "false"} in container["env"]
 
 
 def definitions() -> list[Json]:
-    """The CRDs of the standard installation."""
+    """Return the CRDs of the standard installation."""
     return [one for one in objects(INFRA / "deployment-rbac.yaml") if one["kind"] == "CustomResourceDefinition"]
 
 
@@ -205,9 +295,10 @@ def test_the_status_is_part_of_the_object() -> None:
     assert [one["spec"]["versions"][0].get("subresources") for one in definitions()] == [None] * 4
 
 
-def test_the_uninstaller_runs_on_every_node_and_cannot_read_the_cluster() -> None:
+@pytest.mark.parametrize("path", [INFRA / "uninstall.yaml", NEW / "uninstall.yaml"], ids=name_of)
+def test_the_uninstaller_runs_on_every_node_and_cannot_read_the_cluster(path: Path) -> None:
     """It needs the node's network and nothing of Kubernetes."""
-    pod = pod_of(INFRA / "uninstall.yaml", "DaemonSet")
+    pod = pod_of(path, "DaemonSet")
     assert pod["initContainers"][0]["args"] == ["--uninstall"]
     assert (pod["tolerations"], pod["hostNetwork"]) == ([{"operator": "Exists"}], True)
     assert pod["automountServiceAccountToken"] is False

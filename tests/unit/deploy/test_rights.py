@@ -4,10 +4,10 @@ from collections.abc import Iterable
 from typing import Any
 
 import pytest
-from deployment import rights
+from deployment import rights, settings
 
-from podidentity.core import diagnosing
-from podidentity.core.diagnosing import Right
+from podidentity.core.report import diagnosing
+from podidentity.core.report.diagnosing import Right
 
 Granted = set[tuple[str, str, str]]
 
@@ -24,26 +24,30 @@ def granted(rules: Iterable[dict[str, Any]]) -> Granted:
 
 
 def checked(asked: Iterable[Right], *, home: bool) -> Granted:
-    """The same of what `doctor` asks about, everywhere or in the daemon's own namespace."""
-    return {(one.verb, one.group, one.resource) for one in asked if one.home == home}
+    """Return the same of what `doctor` asks about, everywhere or in the daemon's own namespace."""
+    return {(one.verb, one.group, one.resource) for one in asked if one.home == home and not one.namespace}
 
 
 @pytest.mark.parametrize("allow_list", [False, True])
-def test_of_mic(allow_list: bool) -> None:  # noqa: FBT001  pytest passes it by name
-    """Everywhere, and where MIC runs."""
+def test_of_mic(*, allow_list: bool) -> None:
+    """Its rights hold everywhere, or where MIC runs."""
     asked = diagnosing.mic_rights(allow_list=allow_list)
     listed = rights.namespace_rules() if allow_list else []
     assert checked(asked, home=False) == granted([*rights.mic_rules(), *listed])
-    assert checked(asked, home=True) == granted([*rights.record_rules(), *rights.lock_rules()])
+    assert checked(asked, home=True) == granted(rights.record_rules())
+    assert {(one.verb, one.group, one.resource) for one in asked if one.namespace} == granted(rights.lock_rules())
+    assert {one.namespace for one in asked if one.namespace} == {settings.LOCK_NAMESPACE}
+    assert {one.name for one in asked if one.resource == "configmaps"} == {settings.RECORD, ""}
+    assert {one.name for one in asked if one.namespace} == {settings.LOCK, ""}
 
 
 @pytest.mark.parametrize("managed", [False, True])
 @pytest.mark.parametrize("allow_list", [False, True])
 @pytest.mark.parametrize("taint", ["", "podidentity.io/starting"])
-def test_of_nmi(managed: bool, allow_list: bool, taint: str) -> None:  # noqa: FBT001  pytest passes them by name
-    """In either mode; the allow-list is NMI's in managed mode only."""
+def test_of_nmi(*, managed: bool, allow_list: bool, taint: str) -> None:
+    """In either mode; in standard mode also what MIC says of its machine."""
     asked = diagnosing.nmi_rights(managed=managed, allow_list=allow_list, startup_taint=taint)
-    listed = rights.namespace_rules() if managed and allow_list else []
+    listed = rights.namespace_rules() if allow_list else []
     listed += rights.startup_taint_rules() if taint else []
     assert checked(asked, home=False) == granted([*rights.nmi_rules(managed=managed), *listed])
-    assert checked(asked, home=True) == set()
+    assert checked(asked, home=True) == (set() if managed else granted(rights.machine_rules()))

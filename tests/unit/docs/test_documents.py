@@ -21,7 +21,7 @@ NAMED_PAGE = re.compile(r"docs/[\w/-]+\.md")
 
 @functools.cache
 def functions_of(path: Path) -> frozenset[str]:
-    """The names of the test functions of a file."""
+    """Return the names of the test functions of a file."""
     tree = ast.parse(path.read_text()) if path.is_file() else ast.Module([], [])
     kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
     return frozenset(node.name for node in ast.walk(tree) if isinstance(node, kinds))
@@ -78,3 +78,37 @@ def test_every_field_of_azure_json_is_documented() -> None:
     named = dict(re.findall(r'^    "(\w+)": "([A-Z_]+)",$', source, re.MULTILINE))
     assert len(named) >= 9
     assert {word for pair in named.items() for word in pair if f"`{word}`" not in page} == set()
+
+
+def test_the_start_up_taint_has_one_key() -> None:
+    """A node joins with the key that NMI is told to take off: pages that spell it differently leave nodes tainted."""
+    keys = {key for page in PAGES for key in re.findall(r"[\w.-]+/starting\b", page.read_text())}
+    assert keys == {"podidentity.io/starting"}
+
+
+@pytest.mark.parametrize("source", ["src/podidentity", "lab/src/podidentity_lab"])
+def test_the_architecture_has_each_module(source: str) -> None:
+    """A newcomer finds a line for every module, below the name of its package, and no line for one that is gone."""
+    folder = REPOSITORY / source
+    modules = {
+        (".".join(path.parent.relative_to(folder.parent).parts), path.stem)
+        for path in folder.rglob("*.py")
+        if path.name != "__init__.py"
+    }
+    listed = set()
+    for section in (REPOSITORY / "ARCHITECTURE.md").read_text().split("\n### `")[1:]:
+        package = section.partition("`")[0]
+        listed |= {(package, module) for module in re.findall(r"^\| `(\w+)` \| \S", section, re.MULTILINE)}
+    assert modules
+    assert {(package, module) for package, module in listed if package.partition(".")[0] == folder.name} == modules
+
+
+def test_the_architecture_names_files_that_exist() -> None:
+    """Where the text sends its reader, there is something to read."""
+    text = (REPOSITORY / "ARCHITECTURE.md").read_text().partition("## Every module")[0]
+    sources = [REPOSITORY / "src/podidentity", REPOSITORY / "lab/src/podidentity_lab"]
+    files = [f"/{path.relative_to(source)}" for source in sources for path in source.rglob("*.py")]
+    files += [f"/{path.relative_to(REPOSITORY)}" for path in (REPOSITORY / "tests").rglob("test_*.py")]
+    named = re.findall(r"[\w/]+\.py", text)
+    assert named
+    assert [name for name in named if not any(file.endswith(f"/{name}") for file in files)] == []

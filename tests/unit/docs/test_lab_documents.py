@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from podidentity.cli.main import main
-from podidentity.lab.demo.running import STEPS
-from podidentity.lab.directory import Directory
-from podidentity.lab.environment import variables
+from podidentity_lab.demo.running import STEPS
+from podidentity_lab.directory import Directory
+from podidentity_lab.environment import variables
+from podidentity_lab.kubernetes.kinds import BUILT_IN
 
 ROOT = Path(__file__).parents[3]
 
@@ -23,7 +24,7 @@ def test_the_picture_is_of_todays_demo() -> None:
 def test_every_variable_of_a_lab_is_documented(tmp_path: Path) -> None:
     """A shell's user finds in docs/lab.md what each is for."""
     names = "gateway_port tenant_id subscription_id location node_resource_group owner_client_id owner_client_secret"
-    facts = ", ".join(f'"{name}": 1' for name in f"{names} cluster_client_id logs name".split())
+    facts = ", ".join(f'"{name}": 1' for name in f"{names} cluster_client_id cluster_client_secret logs name".split())
     (tmp_path / "lab.json").write_text(f"{{{facts}}}")
     documented = (ROOT / "docs/lab.md").read_text()
     made = {name for name in variables(Directory(tmp_path)) if name.isupper()}
@@ -35,3 +36,9 @@ def test_the_manifest_is_the_one_of_deploy(capsys: pytest.CaptureFixture[str]) -
     with pytest.raises(SystemExit):
         main(["lab", "manifest"])
     assert capsys.readouterr().out == (ROOT / "deploy/infra/deployment-rbac.yaml").read_text()
+
+
+def test_the_lab_has_the_kinds_that_its_page_lists() -> None:
+    """Whoever needs a Job sees before the first error that there is none."""
+    text = (ROOT / "docs/lab.md").read_text().split("and no others, besides custom resources:", 1)[1].split(".", 1)[0]
+    assert sorted(re.findall(r"\w+", text)) == sorted(kind.kind for kind in BUILT_IN)

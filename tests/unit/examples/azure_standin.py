@@ -41,7 +41,7 @@ class Azure:
     asked: list[str] = field(default_factory=list)
 
     def environment(self) -> dict[str, str]:
-        """The variables that lead Azure's libraries here."""
+        """Return the variables that lead Azure's libraries here."""
         here = f"http://127.0.0.1:{self.port}"
         return {
             "AZURE_POD_IDENTITY_AUTHORITY_HOST": here,

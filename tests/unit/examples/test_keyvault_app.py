@@ -48,7 +48,7 @@ def _start(environment: Mapping[str, str]) -> subprocess.Popen[str]:
 
 
 def fetch(url: str) -> tuple[int, str]:
-    """Status and text."""
+    """Return status and text."""
     try:
         with urllib.request.urlopen(url, timeout=30) as answer:  # noqa: S310  loopback, http
             return answer.status, answer.read().decode()

@@ -3,7 +3,7 @@
 import pytest
 
 from podidentity.errors import LabError
-from podidentity.lab.demo import admin
+from podidentity_lab.demo import admin
 
 BUSY = '409: {"error":{"code":"OperationNotAllowed","message":"Another change of \'ss\' is under way; wait."}}'
 

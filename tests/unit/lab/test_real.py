@@ -5,7 +5,7 @@ import os
 import tarfile
 from pathlib import Path
 
-from podidentity.lab.real import archive, machine, program
+from podidentity_lab.real import archive, machine, program
 
 
 def test_the_same_files_make_the_same_archive(tmp_path: Path) -> None:
@@ -25,7 +25,7 @@ def test_the_same_files_make_the_same_archive(tmp_path: Path) -> None:
 
 
 def test_a_layer_that_two_images_share_is_there_once(tmp_path: Path) -> None:
-    """Both daemons' images in one archive cost what one costs."""
+    """The daemons' images in one archive cost what one costs."""
     (tmp_path / "file").write_text("x")
     archive.layer([(tmp_path / "file", "file")], tmp_path / "layer")
     images = [archive.Image([f"{name}:1"], [tmp_path / "layer"], [name]) for name in ("nmi", "mic")]

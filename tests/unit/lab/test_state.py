@@ -2,7 +2,7 @@
 
 import re
 
-from podidentity.lab.azure.state import new_secret
+from podidentity_lab.azure.state import new_secret
 
 
 def test_a_secret_can_be_typed_after_an_option() -> None:

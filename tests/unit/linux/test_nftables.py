@@ -6,7 +6,7 @@ import pytest
 
 from podidentity.errors import HostError
 from podidentity.linux import interception
-from podidentity.linux.interception import Interception
+from podidentity.linux.interception import Forbidden, Interception
 from podidentity.linux.nftables import Table, _compare, render
 
 WHAT = Interception("169.254.169.254", 80, "10.0.0.4", 2579, ("eth0",))
@@ -24,7 +24,7 @@ COUNTER = {"counter": {"packets": 5, "bytes": 300}}
 
 def test_a_table_is_replaced_in_one_text() -> None:
     """Declare, delete, define: one transaction, also the first time."""
-    text = render(interception.guard(WHAT))
+    text = render(interception.guard(Forbidden(WHAT.metadata_address)))
     lines = text.splitlines()
     assert lines[:2] == ["table inet podidentity_guard", "delete table inet podidentity_guard"]
     assert "ip daddr 169.254.169.254 counter drop" in text
@@ -62,5 +62,5 @@ def test_an_interface_name_cannot_carry_a_rule() -> None:
 )
 def test_any_difference_is_found(objects: list[dict[str, Any]], wrong: int) -> None:
     """Another verdict, place, priority, a rule too many or too few: one sentence each."""
-    table: Table = interception.guard(WHAT)
+    table: Table = interception.bridge_guard(Forbidden(WHAT.metadata_address))
     assert len(_compare(table, objects)) == wrong

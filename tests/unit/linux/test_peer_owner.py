@@ -1,6 +1,5 @@
 """Whose process a loopback connection is, as the kernel tells it."""
 
-import asyncio
 import os
 import socket
 from collections.abc import Callable, Iterator
@@ -29,12 +28,12 @@ def way(request: pytest.FixtureRequest) -> Way:
     return chosen
 
 
-def test_a_connection_of_ours_is_ours(server: socket.socket, way: Way) -> None:
+async def test_a_connection_of_ours_is_ours(server: socket.socket, way: Way) -> None:
     """Its owner is this process's user, on the other end's side too; one that does not exist has no owner."""
     with socket.create_connection(server.getsockname()) as client, server.accept()[0]:
         assert way(client.getsockname(), server.getsockname()) == os.getuid()
         assert way(("127.0.0.1", 1), server.getsockname()) is None
-        assert asyncio.run(owner_uid(client.getsockname(), server.getsockname())) == os.getuid()
+        assert await owner_uid(client.getsockname(), server.getsockname()) == os.getuid()
 
 
 def test_a_connection_that_its_program_closed_is_nobodys(server: socket.socket, way: Way) -> None:
@@ -48,13 +47,23 @@ def test_a_connection_that_its_program_closed_is_nobodys(server: socket.socket, 
         assert way(*ends) is None
 
 
+def test_a_connection_whose_client_ended_its_side_is_nobodys(server: socket.socket, way: Way) -> None:
+    """It still gets answers, but no pod's token by `/host/token`: it looks like one that its program has closed."""
+    with socket.create_connection(server.getsockname()) as client, server.accept()[0] as accepted:
+        client.shutdown(socket.SHUT_WR)
+        assert accepted.recv(1) == b""
+        assert way(client.getsockname(), server.getsockname()) is None
+
+
 def test_who_listens_at_the_clients_end_is_not_the_client(server: socket.socket, way: Way) -> None:
     """Asked for a connection that is gone, the kernel tells of the listener on its port."""
     with socket.create_server(("127.0.0.1", 0)) as another:
         assert way(another.getsockname(), server.getsockname()) is None
 
 
-def test_a_kernel_that_cannot_be_asked_has_a_table(server: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_kernel_that_cannot_be_asked_has_a_table(
+    server: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """No inet_diag, or a policy against it: the same answer, by the longer way."""
 
     def refused(_client: End, _server: End) -> None:
@@ -62,7 +71,7 @@ def test_a_kernel_that_cannot_be_asked_has_a_table(server: socket.socket, monkey
 
     monkeypatch.setattr(peer_owner, "ask", refused)
     with socket.create_connection(server.getsockname()) as client, server.accept()[0]:
-        assert asyncio.run(owner_uid(client.getsockname(), server.getsockname())) == os.getuid()
+        assert await owner_uid(client.getsockname(), server.getsockname()) == os.getuid()
 
 
 def test_an_unreadable_table_is_no_owner(tmp_path: Path) -> None:

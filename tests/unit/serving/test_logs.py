@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from podidentity.serving.logs import JsonLines, Lines, TextLines, fields
+from podidentity.serving.sink import Sink
 
 CLIENT_ID = "aaaabbbb-cccc-dddd-eeee-ffff00001111"
 
@@ -50,20 +51,16 @@ def test_json() -> None:
 
 
 @pytest.mark.parametrize("log_format", ["text", "json"])
-def test_frequent_lines_come_out_whole(tmp_path: Path, log_format: str) -> None:
+async def test_frequent_lines_come_out_whole(tmp_path: Path, log_format: str) -> None:
     """Everything written while the loop turns once comes out in one write, in order."""
     path = tmp_path / "log"
-
-    async def act() -> None:
-        with path.open("w") as stream:
-            lines = Lines(log_format, "audit", stream)
-            prepared = lines.prepare({"pod": "web", "why": "a=b", "n": 1})
-            for number in range(3):
-                lines.write(prepared, number / 8)
-            assert path.read_text() == ""
-            await asyncio.sleep(0)
-
-    asyncio.run(act())
+    with path.open("w") as stream:
+        lines = Lines(log_format, "audit", Sink(stream.fileno()))
+        prepared = lines.prepare({"pod": "web", "why": "a=b", "n": 1})
+        for number in range(3):
+            lines.write(prepared, number / 8)
+        assert path.read_text() == ""
+        await asyncio.sleep(0)
     written = path.read_text().splitlines()
     assert len(written) == 3
     if log_format == "json":
@@ -73,16 +70,13 @@ def test_frequent_lines_come_out_whole(tmp_path: Path, log_format: str) -> None:
         assert written[1].endswith(' INFO audit: pod=web why="a=b" n=1 ms=0.125')
 
 
-def test_lines_that_cannot_be_written_are_counted() -> None:
+async def test_lines_that_cannot_be_written_are_counted() -> None:
     """A closed or full standard error costs lines, not the daemon."""
     read, write = os.pipe()
     os.close(read)
-
-    async def act() -> int:
-        with os.fdopen(write, "w") as stream:
-            lines = Lines("text", "audit", stream)
-            lines.write(lines.prepare({}), 1.0)
-            lines.flush()
-            return lines.dropped
-
-    assert asyncio.run(act()) == 1
+    with os.fdopen(write, "w") as stream:
+        sink = Sink(stream.fileno())
+        lines = Lines("text", "audit", sink)
+        lines.write(lines.prepare({}), 1.0)
+        lines.flush()
+        assert sink.dropped_count == 1

@@ -1,6 +1,9 @@
 """Memory that was freed is the kernel's again, also where something small still lies between the holes."""
 
+import gc
 import os
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,6 +30,42 @@ def test_another_c_library_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without `malloc_trim`, nothing happens."""
     monkeypatch.setattr("ctypes.CDLL", lambda _: object())
     memory.give_back()
+
+
+class Node:
+    """Something that can be part of a cycle."""
+
+    other: "Node"
+
+
+def cycle() -> "weakref.ref[Node]":
+    """Make two objects that hold each other and that nobody else holds."""
+    left, right = Node(), Node()
+    left.other, right.other = right, left
+    return weakref.ref(left)
+
+
+@pytest.fixture
+def _thawed() -> Iterator[None]:
+    """Leave nothing frozen."""
+    yield
+    gc.unfreeze()
+
+
+@pytest.mark.usefixtures("_thawed")
+def test_a_plan_is_made_without_collections_and_what_it_made_is_exempt() -> None:
+    """The collector works again afterwards, also after an error, and its own full collection forgets nothing."""
+    before = cycle()
+    with pytest.raises(ZeroDivisionError), memory.without_collections():  # noqa: PT012  # the state before the error
+        assert before() is None
+        assert not gc.isenabled()
+        during = cycle()
+        pytest.fail(f"{1 / 0}")
+    assert gc.isenabled()
+    gc.collect()
+    assert during() is not None
+    memory.collect_frozen()
+    assert during() is None
 
 
 def _resident_bytes() -> int:

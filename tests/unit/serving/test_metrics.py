@@ -3,7 +3,7 @@
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.parser import text_string_to_metric_families
 
-from podidentity.nmi.observe import Metrics
+from podidentity.nmi.metrics import Metrics
 from podidentity.serving.metrics import Durations, make_registry, render
 
 

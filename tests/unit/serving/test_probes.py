@@ -36,39 +36,98 @@ async def fetch(port: int, sent: bytes) -> bytes:
         (b"GET /healthz HTTP/1.1\r\nX: " + b"y" * 20000 + b"\r\n\r\n", b"400", b"bad request\n"),
     ],
 )
-def test_pages(sent: bytes, status: bytes, body: bytes) -> None:
+async def test_pages(sent: bytes, status: bytes, body: bytes) -> None:
     """Each page has its status and text; anything else is told what there is."""
-
-    async def act() -> bytes:
-        async with serve_pages(0, PAGES, "127.0.0.1") as port:
-            return await fetch(port, sent)
-
-    head, _, received = asyncio.run(act()).partition(b"\r\n\r\n")
+    async with serve_pages(0, PAGES, "127.0.0.1") as port:
+        response = await fetch(port, sent)
+    head, _, received = response.partition(b"\r\n\r\n")
     assert head.split(b" ")[1] == status
     assert received == body
 
 
-def test_connections_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The ports are open to pods: what is over the limit is refused and not kept waiting, and silence ends."""
-    monkeypatch.setattr(probes, "_CONNECTION_LIMIT", 2)
-    monkeypatch.setattr(probes, "_TIME_LIMIT_SECONDS", 2.0)
-
-    async def act() -> None:
-        async with asyncio.timeout(60), serve_pages(0, PAGES, "127.0.0.1") as port:
-            silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
-            with contextlib.suppress(ConnectionResetError):
-                assert await fetch(port, b"") == b""
-            assert not any(reader.at_eof() for reader, _ in silent)
-            for reader, writer in silent:
-                with contextlib.suppress(ConnectionResetError):
-                    assert await reader.read() == b""
-                writer.close()
-            assert await fetch(port, b"GET /healthz HTTP/1.1\r\n\r\n")
-
-    asyncio.run(act())
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few places; of loopback's addresses, 127.0.0.1 alone is taken for this host's."""
+    monkeypatch.setattr(probes, "_CONNECTIONS", 6)
+    monkeypatch.setattr(probes, "_CONNECTIONS_OF_ONE_ADDRESS", 4)
+    monkeypatch.setattr(probes, "_is_local", lambda peer, _: peer == "127.0.0.1")
 
 
-def test_a_client_that_does_not_read_a_page_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+async def hold(opened: contextlib.AsyncExitStack, port: int, address: str) -> asyncio.StreamReader:
+    """Open a connection from an address and say nothing, until `opened` is closed."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=(address, 0))
+    opened.callback(writer.close)
+    return reader
+
+
+async def ended(reader: asyncio.StreamReader) -> bool:
+    """Wait for the end of a connection."""
+    with contextlib.suppress(ConnectionResetError):
+        assert await reader.read() == b""
+    return True
+
+
+@pytest.mark.usefixtures("few")
+async def test_what_is_over_a_share_costs_whoever_has_it() -> None:
+    """An address over its share loses its own oldest; when all are taken, whoever has most does; never a newcomer."""
+    async with asyncio.timeout(60), contextlib.AsyncExitStack() as opened:
+        port = await opened.enter_async_context(serve_pages(0, PAGES, "127.0.0.1"))
+        greedy = [await hold(opened, port, "127.0.0.2") for _ in range(5)]
+        assert await ended(greedy[0])
+        modest = [await hold(opened, port, f"127.0.0.{number}") for number in (3, 4, 5)]
+        assert await ended(greedy[1])
+        own = [await fetch(port, b"GET /healthz HTTP/1.1\r\n\r\n") for _ in range(3)]
+        assert [answer.split(b" ")[1] for answer in own] == [b"200"] * 3
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=("127.0.0.6", 0))
+        writer.write(b"GET /healthz HTTP/1.1\r\n\r\n")
+        assert (await reader.read()).startswith(b"HTTP/1.1 200")
+        writer.close()
+        assert await ended(greedy[2])
+        assert not any(one.at_eof() for one in (*greedy[3:], *modest))
+
+
+async def test_silence_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever connects and asks nothing has a place for seconds."""
+    monkeypatch.setattr(probes, "_TIME_LIMIT_SECONDS", 0.2)
+    async with asyncio.timeout(60), contextlib.AsyncExitStack() as opened:
+        port = await opened.enter_async_context(serve_pages(0, PAGES, "127.0.0.1"))
+        assert await ended(await hold(opened, port, "127.0.0.1"))
+
+
+@pytest.mark.usefixtures("few")
+async def test_strangers_get_their_own_pages() -> None:
+    """What is for this host is not told to others; a large page is made for them once a second, however many ask."""
+    made = []
+
+    def large() -> Page:
+        made.append(1)
+        return Page(200, b"x" * 5000)
+
+    strangers = {"/healthz": lambda: Page(200, b"yes"), "/metrics": large}
+    async with asyncio.timeout(60), serve_pages(0, PAGES, "127.0.0.1", strangers=strangers) as port:
+        answers = []
+        for address, path in [("127.0.0.1", "healthz"), ("127.0.0.2", "healthz"), *[("127.0.0.2", "metrics")] * 3]:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=(address, 0))
+            writer.write(b"GET /%b HTTP/1.1\r\n\r\n" % path.encode())
+            answers.append((await reader.read()).partition(b"\r\n\r\n")[2])
+            writer.close()
+    assert answers == [b"Active", b"yes", *[b"x" * 5000] * 3]
+    assert 1 <= len(made) < 3
+
+
+async def test_all_addresses_are_served() -> None:
+    """Both families, at one port; each with its two sockets."""
+    async with asyncio.timeout(60), serve_pages(0, PAGES) as port:
+        answers = []
+        for address in ("127.0.0.1", "::1"):
+            reader, writer = await asyncio.open_connection(address, port)
+            writer.write(b"GET /healthz HTTP/1.1\r\n\r\n")
+            answers.append((await reader.read()).partition(b"\r\n\r\n")[2])
+            writer.close()
+    assert answers == [b"Active", b"Active"]
+
+
+async def test_a_client_that_does_not_read_a_page_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     """A large page is not held for it: the connection is reset when its time is up."""
     monkeypatch.setattr(probes, "_TIME_LIMIT_SECONDS", 1.0)
     pages = {"/metrics": lambda: Page(200, b"x" * 10_000_000)}
@@ -76,22 +135,19 @@ def test_a_client_that_does_not_read_a_page_ends(monkeypatch: pytest.MonkeyPatch
     def open_files() -> int:
         return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
-    async def act() -> None:
-        async with asyncio.timeout(30), serve_pages(0, pages, "127.0.0.1") as port:
-            with socket.socket() as deaf:
-                deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-                before = open_files()
-                deaf.connect(("127.0.0.1", port))
-                deaf.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
-                while open_files() == before:  # noqa: ASYNC110  # accepting says nothing to anybody
-                    await asyncio.sleep(0.01)
-                while open_files() > before:  # noqa: ASYNC110  # nor does closing
-                    await asyncio.sleep(0.01)
-
-    asyncio.run(act())
+    async with asyncio.timeout(30), serve_pages(0, pages, "127.0.0.1") as port:
+        with socket.socket() as deaf:
+            deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            before = open_files()
+            deaf.connect(("127.0.0.1", port))
+            deaf.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
+            while open_files() == before:  # noqa: ASYNC110  # accepting says nothing to anybody
+                await asyncio.sleep(0.01)
+            while open_files() > before:  # noqa: ASYNC110  # nor does closing
+                await asyncio.sleep(0.01)
 
 
-def test_a_taken_port_is_one_sentence() -> None:
+async def test_a_taken_port_is_one_sentence() -> None:
     """It names the port."""
 
     async def act(port: int) -> None:
@@ -100,5 +156,5 @@ def test_a_taken_port_is_one_sentence() -> None:
 
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(HostError, match=f"Cannot listen on port {port}"):
-            asyncio.run(act(port))
+        with pytest.raises(HostError, match=f"port {port} cannot be listened on"):
+            await act(port)

@@ -1,4 +1,4 @@
-"""`make test` runs its lanes side by side, and is good only when both are."""
+"""`make test` runs its lanes side by side, and is good only when all are."""
 
 import sys
 from pathlib import Path
@@ -7,35 +7,38 @@ import pytest
 import suite
 
 
-def lane(status: int, said: str) -> tuple[str, ...]:
-    """A lane that says something and ends."""
-    return (sys.executable, "-c", f"print({said!r}); raise SystemExit({status})")
+def lane(name: str, status: int, text: str, file: str = "") -> suite.Lane:
+    """Return a lane that says something and ends."""
+    return suite.Lane(name, (sys.executable, "-c", f"print({text!r}); raise SystemExit({status})"), file)
 
 
-@pytest.mark.parametrize("statuses", [(0, 0), (1, 0), (0, 1), (5, 2)])
+@pytest.mark.parametrize("statuses", [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (5, 2, 1)])
 @pytest.mark.parametrize("cores", [1, 2])
-def test_a_failure_in_either_lane_is_one(
+def test_a_failure_in_any_lane_is_one(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
-    statuses: tuple[int, int],
+    statuses: tuple[int, int, int],
     cores: int,
 ) -> None:
-    """With one core or several; and what the cluster's lane said is told at the end."""
-    told = tmp_path / "build" / "told.txt"
+    """With one core or several; and what lanes wrote to their files is printed at the end."""
+    lanes = (
+        lane("on the real cluster", statuses[0], "=== 3 passed, 1 skipped in 2.10s (0:00:02) ===", "cluster.txt"),
+        lane("with whole programs", statuses[1], "2 passed in 1.00s", "programs.txt"),
+        lane("all others", statuses[2], "7 passed in 1.00s"),
+    )
     for name, value in {
         "ROOT": tmp_path,
-        "TOLD": told,
-        "ON_THE_CLUSTER": lane(statuses[0], "=== 3 passed, 1 skipped in 2.10s (0:00:02) ==="),
-        "OTHERS": lane(statuses[1], "7 passed in 1.00s"),
-        "CLIENTS": lane(0, ""),
+        "OUTPUTS": tmp_path / "build",
+        "LANES": lanes,
+        "CLIENTS": (sys.executable, "-c", ""),
         "cores": lambda: cores,
     }.items():
         monkeypatch.setattr(suite, name, value)
     assert suite.main() == int(any(statuses))
     printed = capfd.readouterr().out
     assert "7 passed in 1.00s\n" in printed
-    assert "on the real cluster: 3 passed, 1 skipped in 2.10s (0:00:02). All tests took " in printed
+    assert "\non the real cluster: 3 passed, 1 skipped in 2.10s (0:00:02)\nwith whole programs: 2 passed in " in printed
 
 
 def test_a_lane_that_came_to_no_end_is_told() -> None:
@@ -45,11 +48,9 @@ def test_a_lane_that_came_to_no_end_is_told() -> None:
 
 
 def test_no_folder_is_left_out() -> None:
-    """A folder is in one lane or in the other; one that was renamed would be in neither."""
-    assert all(Path(suite.ROOT, folder).is_dir() for folder in suite.FOLDERS)
-    assert [word for word in suite.OTHERS if word.startswith("-")] == [
-        "-n",
-        "-m",
-        "-q",
-        *(f"--ignore={one}" for one in suite.FOLDERS),
-    ]
+    """A folder is in one lane alone; one that was renamed would be in none."""
+    *in_folders, others = suite.LANES
+    folders = [*suite.CLUSTER_FOLDERS, *suite.PROGRAM_FOLDERS]
+    assert all(Path(suite.ROOT, folder).is_dir() for folder in folders)
+    assert all(any(folder in " ".join(one.command) for one in in_folders) for folder in folders)
+    assert [word for word in others.command if word.startswith("--")] == [f"--ignore={one}" for one in folders]

@@ -1,0 +1,43 @@
+"""Refusals in each service's form, which SDKs parse: ARM's and Key Vault's `error.code`, Entra ID's AADSTS numbers."""
+
+from typing import Any
+
+from starlette.responses import JSONResponse
+
+Headers = dict[str, str]
+
+
+class Refusal(Exception):  # noqa: N818  # it is an answer, not a fault of ours
+    """Raised anywhere in a service; the gateway sends `response`."""
+
+    def __init__(self, response: JSONResponse) -> None:
+        super().__init__(response.status_code)
+        self.response = response
+
+
+def arm(status: int, code: str, message: str, headers: Headers | None = None, **extra: Any) -> Refusal:
+    """Return a refusal in the form of ARM, Graph and Key Vault; `extra` fields stand beside code and message."""
+    return Refusal(JSONResponse({"error": {"code": code, "message": message, **extra}}, status, headers))
+
+
+def entra(status: int, error: str, number: int, message: str, headers: Headers | None = None) -> Refusal:
+    """Return a refusal in Entra ID's form: SDKs show the AADSTS number."""
+    body: dict[str, Any] = {"error": error, "error_description": f"AADSTS{number}: {message}", "error_codes": [number]}
+    return Refusal(JSONResponse(body, status, headers))
+
+
+def imds(status: int, description: str, error: str = "invalid_request", headers: Headers | None = None) -> Refusal:
+    """Return a refusal in IMDS's form."""
+    return Refusal(JSONResponse({"error": error, "error_description": description}, status, headers))
+
+
+def asked_for(status: int, headers: Headers) -> Refusal:
+    """Return a refusal that a user asked the lab for (`Faults`)."""
+    code = "TooManyRequests" if status == 429 else "InternalServerError"
+    return arm(status, code, "The lab was told to answer this.", headers)
+
+
+def entra_asked_for(status: int, headers: Headers) -> Refusal:
+    """Return the same in Entra ID's form: 90055 is its number for too many requests, 90033 for a passing error."""
+    number = 90055 if status == 429 else 90033
+    return entra(status, "temporarily_unavailable", number, "The lab was told to answer this.", headers)

@@ -1,0 +1,130 @@
+"""User-assigned identities in ARM, vaults (`arm_vaults`), and lists of resources of every kind."""
+
+import re
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from podidentity_lab.azure import answers, arm_vaults, roles
+from podidentity_lab.azure.arm_roles import comparison_value
+from podidentity_lab.azure.state import Json, Principal, State, new_id
+
+VAULT_TYPE = arm_vaults.TYPE
+IDENTITY_TYPE = "Microsoft.ManagedIdentity/userAssignedIdentities"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{2,127}")
+
+
+async def serve(request: Request, caller: Principal, path: str, state: State, now: float) -> Response:
+    """Answer one request for a vault or an identity, or for all of a resource group."""
+    parts = path.split("/")
+    kind = f"{parts[6]}/{parts[7]}".lower()
+    types = {VAULT_TYPE.lower(): VAULT_TYPE, IDENTITY_TYPE.lower(): IDENTITY_TYPE}
+    if kind not in types:
+        message = f"The resource type '{parts[7]}' could not be found in the namespace '{parts[6]}' in the lab."
+        raise answers.arm(404, "InvalidResourceType", message)
+    store = state.vaults if kind == VAULT_TYPE.lower() else state.identities
+    action = {"GET": "read", "DELETE": "delete"}.get(request.method, "write")
+    roles.require(state, caller, f"{types[kind]}/{action}", path)
+    if len(parts) == 8:
+        inside = path.lower() + "/"
+        return JSONResponse({"value": [resource for name, resource in store.items() if name.startswith(inside)]})
+    if store is state.vaults:
+        return await arm_vaults.serve(request, path, state, now)
+    return await _identity(request, path, state)
+
+
+async def serve_subscription(request: Request, caller: Principal, path: str, state: State) -> Response:
+    """Answer for all vaults or identities of the subscription, and for deleted vaults."""
+    parts = path.split("/")
+    kind = f"{parts[4]}/{parts[5]}".lower()
+    roles.require(state, caller, f"{parts[4]}/{parts[5]}/read", path)
+    if kind == VAULT_TYPE.lower():
+        return JSONResponse({"value": list(state.vaults.values())})
+    if kind == IDENTITY_TYPE.lower():
+        return JSONResponse({"value": list(state.identities.values())})
+    if parts[4].lower() == "microsoft.keyvault":
+        return await arm_vaults.serve_deleted(request, parts, state)
+    raise answers.arm(404, "InvalidResourceType", f"The lab's ARM does not know the type '{kind}'.")
+
+
+def find_resources(state: State, condition: str, caller: Principal) -> list[Json]:
+    """Return the resources that match a $filter (`resourceType eq`, `name eq`) and that the caller may read.
+
+    Each has its ID, name, type and location only.
+    """
+    kind, name = comparison_value(condition, "resourceType").lower(), comparison_value(condition, "name").lower()
+    resources: list[Json] = [*state.vaults.values(), *state.identities.values()]
+    resources += [
+        {"id": machine.id, "name": machine.id.rsplit("/", 1)[1], "type": machine.kind, "location": machine.location}
+        for machine in state.machines.values()
+    ]
+    return [
+        {key: item[key] for key in ("id", "name", "type", "location")}
+        for item in resources
+        if kind in {"", item["type"].lower()}
+        and name in {"", item["name"].lower()}
+        and roles.is_allowed(state, caller, f"{item['type']}/read", item["id"])
+    ]
+
+
+def forget_group(state: State, key: str, now: float) -> None:
+    """Delete a resource group and all that it contains; its vaults can be recovered, as in Azure."""
+    del state.groups[key]
+    inside = f"{key}/"
+    for name in [name for name in state.vaults if name.startswith(inside)]:
+        arm_vaults.delete(state, name, now)
+    for name in [name for name in state.identities if name.startswith(inside)]:
+        _forget_identity(state, name)
+    for name in [name for name in state.machines if name.startswith(inside)]:
+        del state.machines[name]
+    for name in [name for name in state.roles if name.startswith(inside)]:
+        del state.roles[name]
+
+
+async def _identity(request: Request, path: str, state: State) -> Response:
+    key = path.lower()
+    if request.method == "PUT":
+        new = key not in state.identities
+        body = await request.json()
+        state.identities[key] = _new_identity(state, path, body)
+        return JSONResponse(state.identities[key], 201 if new else 200)
+    if request.method == "DELETE":
+        if key not in state.identities:
+            return Response(status_code=204)
+        _forget_identity(state, key)
+        return Response(status_code=200)
+    identity = find(state.identities, path)
+    if request.method == "PATCH":
+        identity["tags"] = (await request.json()).get("tags") or identity["tags"]
+    return JSONResponse(identity)
+
+
+def _new_identity(state: State, path: str, body: Json) -> Json:
+    """Return the document of a PUT identity: a new one, or the current one, whose IDs stay."""
+    current = state.identities.get(path.lower())
+    if current is not None:
+        return {**current, "tags": body.get("tags") or current["tags"]}
+    name = path.rsplit("/", 1)[1]
+    if not _NAME.fullmatch(name):
+        message = f"The name '{name}' has 3 to 128 letters, digits, '-' and '_', and begins with a letter or digit."
+        raise answers.arm(400, "InvalidResourceName", message)
+    principal = Principal(new_id(), new_id(), name, resource_id=path)
+    state.principals[principal.object_id] = principal
+    ids = {"principalId": principal.object_id, "clientId": principal.client_id, "tenantId": state.settings.tenant_id}
+    content = {"id": path, "name": name, "type": IDENTITY_TYPE, "location": body.get("location", "")}
+    return {**content, "tags": body.get("tags") or {}, "properties": ids}
+
+
+def _forget_identity(state: State, key: str) -> None:
+    """Delete an identity. Its role assignments stay, although their principal no longer exists, as in Azure."""
+    state.principals.pop(state.identities.pop(key)["properties"]["principalId"], None)
+
+
+def find(store: dict[str, Json], path: str) -> Json:
+    """Return the resource at an ARM path from `store`, vaults or identities. Refuses with 404."""
+    resource = store.get(path.lower())
+    if resource is None:
+        parts = path.split("/")
+        message = f"The Resource '{parts[6]}/{parts[7]}/{parts[8]}' under resource group '{parts[4]}' was not found."
+        raise answers.arm(404, "ResourceNotFound", message)
+    return resource

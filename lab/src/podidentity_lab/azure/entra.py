@@ -1,0 +1,240 @@
+"""Entra ID: discovery, keys, and tokens for applications that prove who they are.
+
+It signs every token of the lab, those of managed identities too. It has the v1 and the v2 endpoints, as client
+libraries use both. An application's proof is checked in `assertions`, the audience that it asks for in `audiences`.
+"""
+
+import asyncio
+import json
+import secrets
+from collections.abc import Callable, Mapping
+from typing import Any
+from urllib.parse import parse_qs
+
+import jwt
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from podidentity_lab.azure import answers, audiences
+from podidentity_lab.azure.assertions import Assertions
+from podidentity_lab.azure.faults import Faults
+from podidentity_lab.azure.issuers import Issuers
+from podidentity_lab.azure.state import Json, Principal, State
+
+HOST = "login.microsoftonline.com"
+HOSTS = (HOST, "login.windows.net", "sts.windows.net")
+LIFETIME_SECONDS = 3600
+MANAGED_LIFETIME_SECONDS = 86_400
+_CLOCK_SKEW_SECONDS = 300
+_ANY_TENANT = {"common", "organizations"}
+
+
+class Entra:
+    """The tenant's token service."""
+
+    def __init__(self, state: State, issuers: Issuers, faults: Faults, clock: Callable[[], float]) -> None:
+        self._settings = state.settings
+        self._state = state
+        self._faults = faults
+        self._clock = clock
+        self._key = _signing_key(state)
+        self._kid = state.keys["kid"]
+        self._assertions = Assertions(issuers, clock)
+        issuers.publish(self._issuer, self.keys)
+
+    def issue(self, principal: Principal, audience: str, lifetime_seconds: int = LIFETIME_SECONDS) -> str:
+        """Return a signed access token in the form of v1; one for the token exchange has v2's form and issuer."""
+        now = int(self._clock())
+        tenant = self._settings.tenant_id
+        exchange = audience.lower() == audiences.EXCHANGE.lower()
+        claims = {
+            "aud": audience,
+            "iss": self._issuer if exchange else f"https://sts.windows.net/{tenant}/",
+            "iat": now,
+            "nbf": now - _CLOCK_SKEW_SECONDS,
+            "exp": now + lifetime_seconds,
+            "appid": principal.client_id,
+            "oid": principal.object_id,
+            "sub": principal.object_id,
+            "tid": tenant,
+            "idtyp": "app",
+            "ver": "2.0" if exchange else "1.0",
+        }
+        if principal.resource_id:
+            claims["xms_mirid"] = principal.resource_id
+        return jwt.encode(claims, self._key, algorithm="RS256", headers={"kid": self._kid, "x5t": self._kid})
+
+    def caller(self, request: Request, *accepted_audiences: str) -> Principal:
+        """Return the principal of a request's bearer token. Refuses with 401, in ARM's form."""
+        scheme, _, token = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not token:
+            challenge = f'Bearer authorization_uri="https://{HOST}/{self._settings.tenant_id}", error="invalid_token"'
+            headers = {"WWW-Authenticate": challenge}
+            raise answers.arm(
+                401, "AuthenticationFailed", "Authentication failed. The 'Authorization' header is missing.", headers
+            )
+        claims = self.verify(token, *accepted_audiences)
+        if isinstance(claims, str):
+            code = "ExpiredAuthenticationToken" if claims == "time" else "InvalidAuthenticationToken"
+            raise answers.arm(401, code, f"The access token is invalid: wrong {claims}.")
+        principal = self._state.principals.get(claims["oid"])
+        if principal is None:
+            raise answers.arm(401, "InvalidAuthenticationToken", "The access token's principal is no longer there.")
+        return principal
+
+    def verify(self, token: str, *accepted_audiences: str) -> Json | str:
+        """Return the claims of a token for one of the audiences, or what is wrong: signature, audience or time."""
+        spellings = {
+            form for audience in accepted_audiences for form in (audience.rstrip("/"), audience.rstrip("/") + "/")
+        }
+        options: Any = {"verify_exp": False, "verify_nbf": False, "verify_iat": False, "verify_aud": False}
+        try:
+            claims: Json = jwt.decode(token, self._key.public_key(), ["RS256"], options=options)
+        except jwt.InvalidTokenError:
+            return "signature"
+        if claims["aud"] not in spellings:
+            return "audience"
+        return claims if claims["nbf"] <= self._clock() < claims["exp"] else "time"
+
+    async def serve(self, request: Request) -> Response:
+        """Answer one request to the login host."""
+        parts = [part for part in request.url.path.split("/") if part]
+        path = "/".join(parts[1:]).lower()
+        if path.endswith("discovery/instance"):
+            return JSONResponse(self._instance(request))
+        if path.endswith(".well-known/openid-configuration"):
+            self._check_tenant(parts[0], any_tenant=True)
+            return JSONResponse(self._configuration(parts[0], request, v2=path.startswith("v2.0")))
+        if path.endswith(("discovery/v2.0/keys", "discovery/keys")):
+            return JSONResponse(self.keys())
+        if request.method == "POST" and path in {"oauth2/v2.0/token", "oauth2/token"}:
+            if self._faults.entra_statuses:
+                raise answers.entra_asked_for(self._faults.entra_statuses.pop(0), self._faults.headers())
+            form = {name: values[0] for name, values in parse_qs((await request.body()).decode()).items()}
+            await asyncio.sleep(self._faults.entra_seconds)
+            request.state.resource = form.get("scope") or form.get("resource", "")
+            return JSONResponse(await self._token(request, parts[0], form, v2="v2.0" in path))
+        raise answers.entra(404, "invalid_request", 900144, f"There is nothing at {request.url.path}.")
+
+    async def _token(self, request: Request, tenant: str, form: Mapping[str, str], *, v2: bool) -> Json:
+        self._check_tenant(tenant)
+        if form.get("grant_type") != "client_credentials":
+            raise answers.entra(400, "unsupported_grant_type", 70003, "Only client_credentials is granted here.")
+        principal = await self._authenticated(form)
+        request.state.client_id = principal.client_id
+        audience = _audience(form, v2=v2)
+        audiences.check(self._state, principal, audience)
+        seconds = MANAGED_LIFETIME_SECONDS if principal.resource_id else LIFETIME_SECONDS
+        token = self.issue(principal, audience, seconds)
+        if v2:
+            lifetime = {"expires_in": seconds - 1, "ext_expires_in": seconds - 1}
+            return {"token_type": "Bearer", **lifetime, "access_token": token}
+        now = int(self._clock())
+        times = {"expires_in": str(seconds - 1), "ext_expires_in": str(seconds - 1)}
+        times |= {"expires_on": str(now + seconds), "not_before": str(now - _CLOCK_SKEW_SECONDS)}
+        return {"token_type": "Bearer", **times, "resource": audience, "access_token": token}
+
+    def _check_tenant(self, tenant: str, *, any_tenant: bool = False) -> None:
+        if tenant.lower() == self._settings.tenant_id.lower() or (any_tenant and tenant.lower() in _ANY_TENANT):
+            return
+        message = (
+            f"Tenant '{tenant}' not found. Check to make sure you have the correct tenant ID and are signing into the "
+            "correct cloud."
+        )
+        raise answers.entra(400, "invalid_request", 90002, message)
+
+    async def _authenticated(self, form: Mapping[str, str]) -> Principal:
+        client_id = form.get("client_id", "")
+        principal = self._state.principal_of(client_id)
+        if principal is None:
+            message = f"Application with identifier '{client_id}' was not found in the directory 'lab'."
+            raise answers.entra(400, "unauthorized_client", 700016, message)
+        if form.get("client_assertion"):
+            await self._assertions.check(principal, form["client_assertion"], self._settings.tenant_id)
+        else:
+            _check_secret(principal, form.get("client_secret", ""))
+        if not principal.consented:
+            message = (
+                f"The user or administrator has not consented to use the application with ID '{client_id}' named "
+                f"'{principal.name}'. Send an interactive authorization request for this user and resource."
+            )
+            raise answers.entra(400, "invalid_grant", 65001, message)
+        return principal
+
+    def _configuration(self, tenant: str, request: Request, *, v2: bool) -> Json:
+        base = f"https://{request.headers['host']}"
+        version = "/v2.0" if v2 else ""
+        tenant_id = self._settings.tenant_id
+        return {
+            "token_endpoint": f"{base}/{tenant}/oauth2{version}/token",
+            "token_endpoint_auth_methods_supported": ["client_secret_post", "private_key_jwt", "client_secret_basic"],
+            "authorization_endpoint": f"{base}/{tenant}/oauth2{version}/authorize",
+            "device_authorization_endpoint": f"{base}/{tenant}/oauth2{version}/devicecode",
+            "jwks_uri": f"{base}/common/discovery/v2.0/keys",
+            "issuer": f"{base}/{tenant_id}/v2.0" if v2 else f"https://sts.windows.net/{tenant_id}/",
+            "response_types_supported": ["code", "id_token"],
+            "subject_types_supported": ["pairwise"],
+            "id_token_signing_alg_values_supported": ["RS256"],
+            "tenant_region_scope": "EU",
+            "cloud_instance_name": "microsoftonline.com",
+            "cloud_graph_host_name": "graph.windows.net",
+            "msgraph_host": "graph.microsoft.com",
+        }
+
+    def _instance(self, request: Request) -> Json:
+        tenant, host = self._settings.tenant_id, request.headers["host"]
+        aliases = [HOST, "login.windows.net", "login.microsoft.com", "sts.windows.net"]
+        metadata = {"preferred_network": HOST, "preferred_cache": "login.windows.net", "aliases": aliases}
+        endpoint = f"https://{host}/{tenant}/v2.0/.well-known/openid-configuration"
+        return {"tenant_discovery_endpoint": endpoint, "api-version": "1.1", "metadata": [metadata]}
+
+    def keys(self) -> Json:
+        """Return the tenant's published key set."""
+        public: Json = json.loads(jwt.algorithms.RSAAlgorithm.to_jwk(self._key.public_key()))
+        names = {"use": "sig", "kid": self._kid, "x5t": self._kid, "alg": "RS256", "issuer": self._issuer}
+        return {"keys": [{**public, **names}]}
+
+    @property
+    def _issuer(self) -> str:
+        return f"https://{HOST}/{self._settings.tenant_id}/v2.0"
+
+
+def _check_secret(principal: Principal, secret: str) -> None:
+    if not secret:
+        message = (
+            "The request body must contain the following parameter: 'client_assertion' or 'client_secret', for the "
+            "'client_credentials' grant type."
+        )
+        raise answers.entra(401, "invalid_client", 7000216, message)
+    if not any(secrets.compare_digest(current.encode(), secret.encode()) for current in principal.secrets.values()):
+        message = (
+            "Invalid client secret provided. Ensure the secret being sent in the request is the client secret value, "
+            f"not the client secret ID, for a secret added to app '{principal.client_id}'."
+        )
+        raise answers.entra(401, "invalid_client", 7000215, message)
+
+
+def _audience(form: Mapping[str, str], *, v2: bool) -> str:
+    if not v2:
+        return form.get("resource", "")
+    scope = form.get("scope", "")
+    if not scope.endswith("/.default"):
+        message = f"The provided value for scope {scope} is not valid. Client credential flows must have a scope value "
+        raise answers.entra(400, "invalid_scope", 1002012, message + "with /.default suffixed to the resource.")
+    return scope.removesuffix("/.default")
+
+
+def _signing_key(state: State) -> rsa.RSAPrivateKey:
+    """Return the tenant's key, which is made once and kept in the state."""
+    if "entra" not in state.keys:
+        new_key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        pem = new_key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        state.keys |= {"entra": pem.decode(), "kid": secrets.token_hex(8)}
+    key = serialization.load_pem_private_key(state.keys["entra"].encode(), None)
+    if not isinstance(key, rsa.RSAPrivateKey):
+        raise TypeError("the tenant signs with RSA")
+    return key

@@ -1,0 +1,91 @@
+"""Who asks a vault, and whether they may: by its access policies, or by roles where it has `enableRbacAuthorization`.
+
+Refusals are in Key Vault's own words. A request without a token gets a challenge (RFC 6750), from which SDKs learn for
+which resource to get one.
+"""
+
+from starlette.requests import Request
+
+from podidentity_lab.azure import answers, roles
+from podidentity_lab.azure.entra import HOST as LOGIN_HOST
+from podidentity_lab.azure.entra import Entra
+from podidentity_lab.azure.state import Json, Principal, State
+
+AUDIENCE = "https://vault.azure.net"
+_PREFIX = "Microsoft.KeyVault/vaults/secrets"
+_ACTIONS = {
+    "get": f"{_PREFIX}/getSecret/action",
+    "list": f"{_PREFIX}/readMetadata/action",
+    "set": f"{_PREFIX}/setSecret/action",
+    "delete": f"{_PREFIX}/delete",
+    "recover": f"{_PREFIX}/recover/action",
+    "purge": f"{_PREFIX}/purge/action",
+}
+
+
+class Rights:
+    """Authentication and authorization for every vault."""
+
+    def __init__(self, state: State, entra: Entra) -> None:
+        self._state = state
+        self._entra = entra
+
+    def caller(self, request: Request) -> Principal:
+        """Return the principal of the request's token. Refuses with 401 and a challenge."""
+        _, _, token = request.headers.get("authorization", "").partition(" ")
+        claims = self._entra.verify(token, AUDIENCE) if token else "token"
+        principal = None if isinstance(claims, str) else self._state.principals.get(claims["oid"])
+        if principal is not None:
+            return principal
+        challenge = (
+            f'Bearer authorization="https://{LOGIN_HOST}/{self._state.settings.tenant_id}", resource="{AUDIENCE}"'
+        )
+        message = _TOKEN_MESSAGES.get(claims, _UNKNOWN_PRINCIPAL) if isinstance(claims, str) else _UNKNOWN_PRINCIPAL
+        raise answers.arm(401, "Unauthorized", message, {"WWW-Authenticate": challenge})
+
+    def require(self, vault: Json, caller: Principal, permission: str, secret: str) -> None:
+        """Refuse with 403 unless `caller` has `permission` on the vault, or by role on the secret."""
+        if vault["properties"]["enableRbacAuthorization"]:
+            self._require_role(vault, caller, permission, secret)
+        else:
+            self._require_policy(vault, caller, permission)
+
+    def _require_policy(self, vault: Json, caller: Principal, permission: str) -> None:
+        for policy in vault["properties"]["accessPolicies"]:
+            permissions = {name.lower() for name in policy["permissions"].get("secrets") or ()}
+            # "all" means all but purge: that one has to be given by name.
+            is_granted = permission in permissions or ("all" in permissions and permission != "purge")
+            if policy["objectId"] == caller.object_id and is_granted:
+                return
+        message = (
+            f"The user, group or application '{self._label(caller)}' does not have secrets {permission} permission on "
+            f"key vault '{vault['name']};location={vault['location']}'. For help resolving this issue, please see "
+            "https://go.microsoft.com/fwlink/?linkid=2125287"
+        )
+        raise answers.arm(403, "Forbidden", message, innererror={"code": "AccessDenied"})
+
+    def _require_role(self, vault: Json, caller: Principal, permission: str, secret: str) -> None:
+        scope = f"{vault['id']}/secrets/{secret}" if secret else vault["id"]
+        action = _ACTIONS[permission]
+        if roles.is_allowed(self._state, caller, action, scope, on_data=True):
+            return
+        message = (
+            "Caller is not authorized to perform action on resource.\r\nIf role assignments, deny assignments or role "
+            f"definitions were changed recently, please observe propagation time.\r\nCaller: {self._label(caller)}\r\n"
+            f"Action: '{action}'\r\nResource: '{scope}'\r\nAssignment: (not found)\r\nDenyAssignmentId: null\r\n"
+            f"DecisionReason: null\r\nVault: {vault['name']};location={vault['location']}\r\n"
+        )
+        raise answers.arm(403, "Forbidden", message, innererror={"code": "ForbiddenByRbac"})
+
+    def _label(self, caller: Principal) -> str:
+        tenant = self._state.settings.tenant_id
+        return f"appid={caller.client_id};oid={caller.object_id};iss=https://sts.windows.net/{tenant}/"
+
+
+_UNKNOWN_PRINCIPAL = "AKV10032: The token's principal is not in this tenant."
+_TOKEN_MESSAGES = {
+    "token": "AKV10000: Request is missing a Bearer or PoP token.",
+    "audience": f"AKV10022: Invalid audience. Expected {AUDIENCE}.",
+    "signature": "AKV10046: Unable to resolve the key used for signature validation.",
+    "time": "Error validating token: IDX10223. The token is not within its lifetime.",
+}

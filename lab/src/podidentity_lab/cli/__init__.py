@@ -1,0 +1,1 @@
+"""The commands of `podidentity lab`: words and output only."""

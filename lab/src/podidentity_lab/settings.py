@@ -1,0 +1,85 @@
+"""What kind of lab a user asks for, and how the outer process hands that to the inner one. Values only."""
+
+import json
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from podidentity.errors import UsageError
+from podidentity_lab.fabric import MOST_NODES
+
+PodNetwork = Literal["bridge", "routed"]
+KubernetesKind = Literal["embedded", "real"]
+
+_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?")
+
+
+@dataclass(frozen=True, slots=True)
+class LabSettings:
+    """A lab as the user asks for it.
+
+    `late` is how many nodes, the last ones, wait until `lab join`; a real cluster's only.
+    `virtual_machines` of the `nodes` are VMs of their own, the others share a scale set. `logs` is a directory that
+    outlives the lab; None: they are in the lab's own and go with it. `azure` is a file of `lab save`: the lab's Azure
+    is as it was then. `seed` is a file of what a fresh Azure has besides (see `seed`). `off_azure`: the nodes are no
+    Azure machines; there is no IMDS.
+    """
+
+    name: str
+    nodes: int = 2
+    virtual_machines: int = 0
+    network: PodNetwork = "routed"
+    kubernetes: KubernetesKind = "embedded"
+    late: int = 0
+    logs: Path | None = None
+    azure: Path | None = None
+    off_azure: bool = False
+    seed: Path | None = None
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            message = (
+                f"--name {self.name!r}: it is no name of a lab; use at most 32 lower-case letters, digits and dashes"
+            )
+            raise UsageError(message)
+        if not 1 <= self.nodes <= MOST_NODES:
+            raise UsageError(f"--nodes {self.nodes}: a lab has 1 to {MOST_NODES} nodes; use a number between")
+        if not 0 <= self.virtual_machines <= self.nodes:
+            message = f"--virtual-machines {self.virtual_machines}: there are {self.nodes} nodes; use no more than that"
+            raise UsageError(message)
+        if self.off_azure and self.virtual_machines:
+            raise UsageError(f"--off-azure: {self.virtual_machines} nodes cannot be VMs of Azure then; leave one out")
+        if self.seed and self.azure:
+            raise UsageError(f"--seed {self.seed}: a saved Azure has its own content; leave --seed or --azure out")
+        if self.late and (self.kubernetes != "real" or not 0 < self.late < self.nodes):
+            raise UsageError(f"--late {self.late}: some of the nodes of a real cluster may be late, not all; use fewer")
+
+
+@dataclass(frozen=True, slots=True)
+class Inheritance:
+    """What the outer process hands to the inner one: descriptors, and where to work."""
+
+    settings: LabSettings
+    directory: Path
+    logs: Path
+    kubernetes_listener: int
+    gateway_listener: int
+    identity_listener: int
+    lifeline: int
+    report: int
+    rootless: bool
+
+    def render(self) -> str:
+        """Return it as one argument of a command line; nothing in it is secret."""
+        return json.dumps(asdict(self), default=str)
+
+
+def parse(text: str) -> Inheritance:
+    """Return the value that `Inheritance.render` wrote."""
+    values = json.loads(text)
+    settings = values.pop("settings")
+    for name in ("logs", "azure", "seed"):
+        settings[name] = Path(settings[name]) if settings[name] else None
+    directory, logs = Path(values.pop("directory")), Path(values.pop("logs"))
+    return Inheritance(settings=LabSettings(**settings), directory=directory, logs=logs, **values)

@@ -1,0 +1,1 @@
+"""The broker's ways to Kubernetes and to Entra ID."""

@@ -1,0 +1,1 @@
+"""MIC's decisions: which assigned identities should exist, and what to write."""

@@ -1,0 +1,1 @@
+"""What `explain` and `doctor` conclude from facts."""

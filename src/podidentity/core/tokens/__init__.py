@@ -1,0 +1,1 @@
+"""NMI's decisions: what a request asks for, whose token answers it, and where that token comes from."""

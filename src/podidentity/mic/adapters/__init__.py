@@ -1,0 +1,1 @@
+"""What MIC's ports are on a real cluster: Kubernetes and Azure."""

@@ -1,0 +1,1 @@
+"""One-off work of MIC: uninstalling, and rewriting stored objects."""

@@ -1,0 +1,1 @@
+"""What NMI's parts need of Kubernetes, Azure and the kernel."""

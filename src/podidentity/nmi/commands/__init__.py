@@ -1,0 +1,1 @@
+"""One-off work of NMI: uninstalling the interception."""

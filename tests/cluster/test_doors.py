@@ -1,0 +1,350 @@
+"""NMI's two doors through the broker, on real nodes: the metadata address and the token file, without MIC.
+
+Runs before anything else is installed, and leaves nothing. The lab's nodes have a metadata service, which hears of no
+token here until an identity moves to its machine.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlencode
+
+import httpx2
+import pytest
+
+from cluster.brokers import BROKER, HOME, SUBJECT, create, grant, group
+from cluster.harness import GROUP, LOCATION, REPOSITORY, Cluster, client_id, custom, until
+from cluster.programs import DOOR_CLIENT
+from cluster.test_federation import ISSUER, forget_issuers_keys
+from cluster.test_helm import tables
+from cluster.test_new import NEW, SYSTEM
+from podidentity.core.exchange.requests import NODE_PATH
+from podidentity_lab import control
+from podidentity_lab.demo.admin import COMPUTE_VERSION, once_free
+from podidentity_lab.directory import Directory
+from system.lab.running import Json
+
+RESTRICTED, ON_HOST, UNGRANTED = "doors-restricted", "doors-host", "doors-ungranted"
+NAMESPACES = (RESTRICTED, ON_HOST, UNGRANTED)
+NMI = "aad-pod-id-nmi-service-account"
+ACCOUNT = "web"
+HOST_PORT = 18080
+NODES = ("node-0", "node-1")
+
+
+@dataclass
+class Doors:
+    """NMI and the broker in their cluster, an identity that trusts the broker, and pods that ask."""
+
+    cluster: Cluster
+    identity: str
+    http: httpx2.Client
+    pods: dict[str, str]
+    """The base URL of each pod that asks."""
+    packets: int
+    """Packets of pods that had passed towards the metadata service when NMI was ready."""
+
+    def ask(self, pod: str, path: str, **query: str) -> tuple[int, Json]:
+        """What a pod was answered: status and document."""
+        status, _, document = self.get(pod, path, **query)
+        return status, document
+
+    def get(self, pod: str, path: str, **query: str) -> Any:
+        """What a pod says."""
+        return self.http.get(f"{self.pods[pod]}{path}?{urlencode(query)}").raise_for_status().json()
+
+    def owner(self, pod: str, path: str, **query: str) -> str:
+        """Whose token a pod was given."""
+        status, document = self.ask(pod, path, **query)
+        assert status == 200, document
+        return client_id(document["access_token"])
+
+    def nmi(self, node: str) -> Json:
+        """NMI's pod on a node."""
+        (pod,) = self.cluster.get("pods", "-n", SYSTEM, "--field-selector", f"spec.nodeName={node}")["items"]
+        result: Json = pod
+        return result
+
+    def metadata_requests(self) -> int:
+        """How often a node's metadata service was asked for a token of the identity."""
+        entries = control.ask(Directory(self.cluster.lab.directory), "GET", "/azure/log")
+        return sum(entry["service"] == "imds" and entry["who"] == self.identity for entry in entries)
+
+
+def asking_pod(identity: str, name: str, namespace: str, node: str, program: str = DOOR_CLIENT, **spec: Any) -> Json:
+    """A pod that may run under Pod Security's `restricted`, with what the webhook injects for the token file."""
+    variables: list[Json] = [
+        {"name": "PODIDENTITY_HOST_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.hostIP"}}},
+        {"name": "IDENTITY_ENDPOINT", "value": f"http://$(PODIDENTITY_HOST_IP):2580/token-file/{identity}"},
+        {"name": "IMDS_ENDPOINT", "value": "http://$(PODIDENTITY_HOST_IP):2580"},
+        {"name": "PORT", "value": str(HOST_PORT if spec.get("hostNetwork") else 8080)},
+    ]
+    security = {
+        "runAsNonRoot": True,
+        "runAsUser": 1000,
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+    container = {
+        "name": "main",
+        "image": "podidentity/lab-tools:1",
+        "command": ["python3", "-u", "-c", program],
+        "env": variables,
+        "securityContext": security,
+        "volumeMounts": [{"name": "proof", "mountPath": "/var/opt/azcmagent/tokens", "readOnly": True}],
+    }
+    source = {"serviceAccountToken": {"audience": "api://AKSIdentityBinding", "path": "podidentity.key"}}
+    metadata = {"name": name, "namespace": namespace, "labels": {"aadpodidbinding": "doors"}}
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": metadata,
+        "spec": {
+            "nodeName": node,
+            "serviceAccountName": ACCOUNT,
+            "terminationGracePeriodSeconds": 1,
+            "restartPolicy": "Never",
+            "containers": [container],
+            "volumes": [{"name": "proof", "projected": {"defaultMode": 0o644, "sources": [source]}}],
+            **spec,
+        },
+    }
+
+
+def namespace_objects(name: str) -> tuple[Json, Json]:
+    """A namespace, `restricted` or for pods on the node's network, and its service account."""
+    labels = {"pod-security.kubernetes.io/enforce": "privileged" if name == ON_HOST else "restricted"}
+    namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
+    return namespace, {
+        "apiVersion": "v1",
+        "kind": "ServiceAccount",
+        "metadata": {"name": ACCOUNT, "namespace": name},
+    }
+
+
+def bind(identity: str, resource_id: str, namespace: str) -> tuple[Json, Json]:
+    """An AzureIdentity whose tokens come from the broker, and its binding: what a team has from before, annotated."""
+    azure_identity = custom("AzureIdentity", "doors", {"type": 0, "resourceID": resource_id, "clientID": identity})
+    binding = custom("AzureIdentityBinding", "doors", {"azureIdentity": "doors", "selector": "doors"})
+    for item in (azure_identity, binding):
+        item["metadata"]["namespace"] = namespace
+    azure_identity["metadata"]["annotations"] = {"podidentity.io/token-source": "broker"}
+    return azure_identity, binding
+
+
+def install(cluster: Cluster) -> None:
+    """Install as the files say: the broker, NMI alone, and what lets NMI use the broker."""
+    cluster.kubectl("wait", "--for=delete", f"namespace/{HOME}", "--timeout=240s")
+    tenant = cluster.lab.variables["LAB_TENANT_ID"]
+    manifest = (REPOSITORY / "deploy/broker/broker.yaml").read_text()
+    cluster.kubectl("apply", "-f", "-", stdin=manifest.replace("00000000-0000-0000-0000-000000000000", tenant))
+    cluster.kubectl("apply", "--server-side", "-f", str(NEW / "broker.yaml"))
+    cluster.kubectl("apply", "-f", str(REPOSITORY / "deploy/broker/nmi.yaml"))
+    flags = (f"--nmi-service-accounts={SYSTEM}/{NMI}", f"--bundle-namespaces={SYSTEM}")
+    path = "/spec/template/spec/containers/0/args/-"
+    changes = [{"op": "add", "path": path, "value": flag} for flag in flags]
+    cluster.kubectl("-n", HOME, "patch", "deployment", BROKER, "--type=json", "-p", json.dumps(changes))
+
+
+@pytest.fixture(scope="module")
+def doors(cluster: Cluster) -> Iterator[Doors]:
+    """Everything installed, and pods that ask, two of them in each granted namespace and one elsewhere."""
+    install(cluster)
+    created = cluster.admin.create_identity(GROUP, "doors", LOCATION)
+    cluster.admin.create_federated_credential(GROUP, "doors", BROKER, ISSUER, SUBJECT)
+    forget_issuers_keys(cluster)
+    identity, resource_id = created["properties"]["clientId"], cluster.admin.identity(GROUP, "doors")
+    create(cluster, *(item for name in NAMESPACES for item in namespace_objects(name)))
+    create(cluster, *grant(identity, "identity-doors", group(RESTRICTED), group(ON_HOST)))
+    create(cluster, *(item for name in NAMESPACES for item in bind(identity, resource_id, name)))
+    create(
+        cluster,
+        asking_pod(identity, "near", RESTRICTED, NODES[0]),
+        asking_pod(identity, "far", RESTRICTED, NODES[1]),
+        asking_pod(identity, "outside", UNGRANTED, NODES[0]),
+        asking_pod(identity, "on-host", ON_HOST, NODES[0], hostNetwork=True),
+    )
+    cluster.roll_out("daemonset/nmi", SYSTEM)
+    cluster.roll_out(f"deployment/{BROKER}", HOME)
+    proxy = cluster.lab.variables["HTTP_PROXY"]
+    with httpx2.Client(proxy=proxy, trust_env=False, timeout=150) as http:
+        place = Doors(cluster, identity, http, {}, cluster.imds_packets())
+        for name, namespace in {
+            "near": RESTRICTED,
+            "far": RESTRICTED,
+            "outside": UNGRANTED,
+            "on-host": ON_HOST,
+        }.items():
+            port = HOST_PORT if namespace == ON_HOST else 8080
+            place.pods[name] = f"http://{cluster.pod_ip(name, namespace)}:{port}"
+            until(lambda name=name: is_answering(place, name), f"an answer of the pod {name}")  # type: ignore[misc]
+        yield place
+    cluster.kubectl("delete", "-n", SYSTEM, "daemonset", "nmi", "--cascade=foreground")
+    cluster.kubectl("delete", "--ignore-not-found", "--wait=false", "namespace", HOME, *NAMESPACES)
+    cluster.kubectl("create", "-f", str(NEW / "uninstall.yaml"))
+    cluster.roll_out("daemonset/nmi-uninstall", SYSTEM)
+    cluster.kubectl("delete", "-f", str(NEW / "uninstall.yaml"))
+    for node in NODES:
+        assert "podidentity" not in tables(cluster, node)
+    cluster.kubectl("delete", "clusterrole,clusterrolebinding", "identity-doors", f"{HOME}:{BROKER}")
+    cluster.kubectl("delete", "--ignore-not-found", "-f", str(NEW / "broker.yaml"))
+
+
+def is_answering(doors: Doors, pod: str) -> bool:
+    """Whether a pod can be asked."""
+    try:
+        return bool(doors.get(pod, "/proof"))
+    except httpx2.HTTPError:
+        return False
+
+
+def test_a_legacy_pod_gets_its_token_by_the_metadata_address(doors: Doors) -> None:
+    """From the broker, under `restricted`, by a binding that it had before; no machine carries the identity."""
+    for pod in ("near", "far"):
+        until(lambda pod=pod: doors.ask(pod, "/metadata")[0] == 200, f"a token for {pod}")  # type: ignore[misc]
+        assert doors.owner(pod, "/metadata") == doors.identity
+
+
+def test_without_a_grant_there_is_no_token_by_any_door(doors: Doors) -> None:
+    """A binding is no grant: 400 by the metadata address, at once and in its own words, 403 with the file."""
+    status, document = doors.ask("outside", "/metadata")
+    assert status == 400
+    assert document["error_description"].startswith("Identity not found")
+    status, document = doors.ask("outside", "/token-file")
+    assert status == 403
+    assert f"{UNGRANTED}/{ACCOUNT}" in document["error_description"]
+
+
+@pytest.mark.parametrize("pod", ["near", "far", "on-host"])
+def test_a_pod_proves_itself_with_its_file(doors: Doors, pod: str) -> None:
+    """On the node's network too, where it has the node's address."""
+    assert doors.owner(pod, "/token-file") == doors.identity
+    status, document = doors.ask(pod, "/token-file", more=f"&client_id={doors.identity}")
+    assert (status, document["client_id"]) == (200, doors.identity)
+    assert doors.ask(pod, "/token-file", more="&client_id=00000000-0000-0000-0000-000000000001")[0] == 400
+
+
+def test_azures_own_sdk_gets_its_token_unmodified(doors: Doors) -> None:
+    """By the file, under `restricted` and on the node's network; and as on a VM, with nothing in its environment."""
+    program = (REPOSITORY / "tests/interop/managed/managed.py").read_text()
+    as_on_a_vm = asking_pod(doors.identity, "sdk-metadata", RESTRICTED, NODES[1], program)
+    as_on_a_vm["spec"]["containers"][0]["env"] = []
+    create(
+        doors.cluster,
+        as_on_a_vm,
+        asking_pod(doors.identity, "sdk-file", RESTRICTED, NODES[0], program),
+        asking_pod(doors.identity, "sdk-on-host", ON_HOST, NODES[1], program, hostNetwork=True),
+    )
+    for name, namespace in {"sdk-metadata": RESTRICTED, "sdk-file": RESTRICTED, "sdk-on-host": ON_HOST}.items():
+        answers = json.loads(doors.cluster.finished(name, namespace))
+        assert all("token" in answer for answer in answers.values()), answers
+        assert {client_id(answer["token"]) for answer in answers.values()} == {doors.identity}
+
+
+def test_a_pod_on_the_nodes_network_gets_nothing_of_the_node(doors: Doors) -> None:
+    """Nor of another pod there whose token it has: that pod's service account is asked for a grant, and has none."""
+    status, document = doors.ask("on-host", "/token-file", proof=doors.get("outside", "/proof"))
+    assert status == 403, document
+
+
+def test_another_pods_token_is_refused(doors: Doors) -> None:
+    """From a pod's own address: that of a pod beside it, and that of a pod of another node."""
+    status, document = doors.ask("near", "/token-file", proof=doors.get("on-host", "/proof"))
+    assert status == 403
+    assert "another pod's address" in document["error_description"]
+    status, document = doors.ask("near", "/token-file", proof=doors.get("far", "/proof"))
+    assert status == 403
+    assert "does not run on this node" in document["error_description"]
+
+
+def test_a_compromised_node_gets_its_own_pods_identities_and_nothing_else(doors: Doors) -> None:
+    """With NMI's own token of node-0: a pod there, as far as that pod may; a pod of node-1, never."""
+    stolen = nmi_token(doors, NODES[0])
+    assert ask_as_nmi(doors, stolen, "near", RESTRICTED)[0] == 200
+    status, document = ask_as_nmi(doors, stolen, "outside", UNGRANTED)
+    assert (status, f"{UNGRANTED}/{ACCOUNT}" in document["error_description"]) == (403, True)
+    status, document = ask_as_nmi(doors, stolen, "far", RESTRICTED)
+    assert (status, f"node {NODES[0]}" in document["error_description"]) == (403, True)
+
+
+def test_nobody_but_nmi_asks_in_a_pods_name(doors: Doors) -> None:
+    """A pod's own token is good for itself alone."""
+    status, document = ask_as_nmi(doors, doors.get("near", "/proof"), "near", RESTRICTED)
+    assert (status, "only NMI may" in document["error_description"]) == (403, True)
+
+
+def test_nmi_may_make_no_tokens_and_read_no_secrets(doors: Doors) -> None:
+    """As the API server sees it."""
+    user = f"--as=system:serviceaccount:{SYSTEM}:{NMI}"
+    for words in (("create", "serviceaccounts", "--subresource=token"), ("get", "secrets"), ("list", "secrets")):
+        for namespace in (SYSTEM, RESTRICTED, "kube-system"):
+            process = doors.cluster.try_kubectl("auth", "can-i", *words, user, "-n", namespace)
+            assert process.stdout.strip() == "no", (words, namespace)
+
+
+def test_no_metadata_service_was_asked_for_any_of_it(doors: Doors) -> None:
+    """The machines carry no identity, and nobody tried."""
+    assert doors.metadata_requests() == 0
+    assert doors.cluster.imds_packets() == doors.packets
+
+
+def test_an_identity_moves_to_the_machine_and_back(doors: Doors) -> None:
+    """By its annotation alone: same objects, same binding, same pod."""
+    cluster = doors.cluster
+    provider = cluster.get("node", NODES[0])["spec"]["providerID"]
+    scale_set = provider.removeprefix("azure://").partition("/virtualMachines/")[0]
+    resource_id = cluster.admin.identity(GROUP, "doors")
+    set_machine_identity(cluster, scale_set, {resource_id: {}})
+    words = ("annotate", "azureidentity", "doors", "-n", RESTRICTED)
+    cluster.kubectl(*words, "podidentity.io/token-source-")
+    until(lambda: source_of_token(doors) == "adal_token_msi_userassignedid", "a token of the machine")
+    cluster.kubectl(*words, "podidentity.io/token-source=broker")
+    until(lambda: source_of_token(doors) == "broker_token", "a token of the broker")
+    set_machine_identity(cluster, scale_set, {resource_id: None})
+
+
+def set_machine_identity(cluster: Cluster, scale_set: str, identities: Json) -> None:
+    """Put an identity on a scale set, or take it off."""
+    body = {"identity": {"type": "UserAssigned", "userAssignedIdentities": identities}}
+    once_free(lambda: cluster.admin._arm("PATCH", scale_set, COMPUTE_VERSION, body))
+
+
+def source_of_token(doors: Doors) -> str:
+    """Ask by the metadata address; where the token came from, as NMI's log says, or "" without one."""
+    status, document = doors.ask("near", "/metadata")
+    if status != 200:
+        return ""
+    assert client_id(document["access_token"]) == doors.identity
+    log = doors.cluster.kubectl("logs", "-n", SYSTEM, doors.nmi(NODES[0])["metadata"]["name"], "--tail=200")
+    lines = [line for line in log.splitlines() if " pod=near " in line and " status=200 " in line]
+    return lines[-1].partition(" source=")[2].split()[0] if lines else ""
+
+
+def nmi_token(doors: Doors, node: str) -> str:
+    """NMI's own token for the broker, as whoever has a node has it."""
+    pod = doors.nmi(node)["metadata"]
+    bound = {"apiVersion": "v1", "kind": "Pod", "name": pod["name"], "uid": pod["uid"]}
+    request = {"spec": {"audiences": ["api://AKSIdentityBinding"], "boundObjectRef": bound}}
+    path = f"/api/v1/namespaces/{SYSTEM}/serviceaccounts/{NMI}/token"
+    result: str = doors.cluster.api.post(path, json=request).raise_for_status().json()["status"]["token"]
+    return result
+
+
+def ask_as_nmi(doors: Doors, assertion: str, pod: str, namespace: str) -> tuple[int, Json]:
+    """What the broker's door for NMI answers."""
+    uid = doors.cluster.get("pod", pod, "-n", namespace)["metadata"]["uid"]
+    return doors.ask(
+        "on-host",
+        "/broker",
+        url=f"https://{doors.cluster.get('service', BROKER, '-n', HOME)['spec']['clusterIP']}{NODE_PATH}",
+        client_id=doors.identity,
+        scope="https://vault.azure.net/.default",
+        grant_type="client_credentials",
+        client_assertion_type="urn:ietf:params:oauth:client-assertion-type:jwt-bearer",
+        client_assertion=assertion,
+        pod_namespace=namespace,
+        pod_name=pod,
+        pod_uid=uid,
+    )

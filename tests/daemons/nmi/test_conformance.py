@@ -1,0 +1,214 @@
+"""What RFC 9110 and RFC 9112 ask of a server, on the raw socket: the table docs/reference/http-conformance.md."""
+
+import ast
+import asyncio
+import re
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+
+import pytest
+import uvloop
+
+import make
+from daemons.nmi.corpus import PLAIN, QUERY, TOKEN_PATH, request
+from daemons.nmi.harness import Answer, pod, serving
+from loops import anyio_backend  # noqa: F401  # all tests here run on uvloop
+
+ROOT = Path(__file__).parents[3]
+TABLE = ROOT / "docs/reference/http-conformance.md"
+GOOD = TOKEN_PATH + QUERY
+
+
+async def exchange(head: bytes, *, has_content: bool = True) -> tuple[Answer, bool]:
+    """Send bytes to an NMI that has a token at hand; return its first answer, and whether it then ends."""
+    async with serving() as nmi:
+        nmi.cluster.add(pod(), make.identity())
+        assert (await nmi.ask()).status == 200
+        client = await nmi.connect()
+        client.writer.write(head)
+        answer = await client.read(has_content=has_content)
+        try:
+            async with asyncio.timeout(0.2):
+                return answer, await client.has_ended()
+        except TimeoutError:
+            return answer, False
+
+
+def ask(head: bytes, *, has_content: bool = True) -> tuple[Answer, bool]:
+    """Do so in a loop of its own."""
+    return uvloop.run(exchange(head, has_content=has_content))
+
+
+def test_each_row_names_a_test_that_is_there() -> None:
+    """The table cannot claim what nothing checks."""
+    names = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", TABLE.read_text())
+    assert len(names) >= 20
+    for path, name in names:
+        functions = {node.name for node in ast.walk(ast.parse((ROOT / path).read_text())) if hasattr(node, "name")}
+        assert name in functions, f"{path} has no {name}"
+    rows = [line for line in TABLE.read_text().splitlines() if re.match(r"\| \d", line)]
+    assert [row for row in rows if "`tests/" not in row] == []
+
+
+@pytest.mark.parametrize("option", ["close", "Close", "keep-alive, close", "x,close,y", " close "])
+def test_close_is_honoured(option: str) -> None:
+    """Asked for the end of the connection, a good request is answered, the answer says `close`, and it ends."""
+    answer, is_closed = ask(request(GOOD, *PLAIN, f"Connection: {option}"))
+    assert (answer.status, answer.headers["connection"], is_closed) == (200, "close", True)
+
+
+async def test_close_is_honoured_when_it_is_remembered() -> None:
+    """The same bytes, and the same but for the request ID, are understood from memory: that remembers the end too."""
+    async with serving() as nmi:
+        nmi.cluster.add(pod(), make.identity())
+        for number in (1, 1, 2, 2):
+            line = f"x-ms-client-request-id: {number}"
+            client = await nmi.connect()
+            answer = await client.send(request(GOOD, *PLAIN, line, "Connection: close"))
+            assert (answer.status, answer.headers["connection"], await client.has_ended()) == (200, "close", True)
+            other = await nmi.connect()
+            for _ in range(2):
+                assert "connection" not in (await other.send(request(GOOD, *PLAIN, line))).headers
+
+
+def test_nothing_after_close_is_processed() -> None:
+    """What follows a request with `close` is no request, though it came in the same packet."""
+    answer, is_closed = ask(request(GOOD, *PLAIN, "Connection: close") + request("/metadata/xyz"))
+    assert (answer.status, is_closed) == (200, True)
+
+
+@pytest.mark.parametrize("headers", [("Metadata: true",), (*PLAIN, "Connection: keep-alive")])
+def test_http_1_0_ends_with_its_answer(headers: tuple[str, ...]) -> None:
+    """HTTP/1.0 is answered, needs no Host, and its connection is not kept."""
+    answer, is_closed = ask(request(GOOD, *headers, version="HTTP/1.0"))
+    assert (answer.status, answer.headers["connection"], is_closed) == (200, "close", True)
+
+
+def test_http_1_1_persists() -> None:
+    """Without `close` the connection goes on."""
+    answer, is_closed = ask(request(GOOD))
+    assert (answer.status, answer.headers.get("connection"), is_closed) == (200, None, False)
+
+
+def test_upgrade_in_http_1_0_is_ignored() -> None:
+    """It is answered as if it were not there."""
+    head = request(GOOD, *PLAIN, "Upgrade: h2c", "Connection: Upgrade", version="HTTP/1.0")
+    assert ask(head)[0].status == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        ("Metadata: true",),
+        ("Host: a", "Host: a", "Metadata: true"),
+        ("Host: a b", "Metadata: true"),
+        ("Host: a/b", "Metadata: true"),
+        ("Host: user@a", "Metadata: true"),
+    ],
+)
+def test_no_host_two_hosts_or_a_host_that_is_none(headers: tuple[str, ...]) -> None:
+    """Each of these requests is answered with 400."""
+    assert ask(request(GOOD, *headers))[0].status == 400
+
+
+@pytest.mark.parametrize("host", ["", "a", "169.254.169.254:80", "[fe80::1]:80", "a.b-c_d~"])
+def test_a_host_may_be_any_or_empty(host: str) -> None:
+    """Which host is named decides nothing: 169.254.169.254 is reached by its address."""
+    assert ask(request(GOOD, f"Host: {host}", "Metadata: true"))[0].status == 200
+
+
+@pytest.mark.parametrize("headers", [("Host: a\t", "Metadata:\ttrue \t"), ("Host:a", "Metadata:true\t")])
+def test_whitespace_around_values_does_not_count(headers: tuple[str, ...]) -> None:
+    """Spaces and tabs before and after a value are no part of it."""
+    assert ask(request(GOOD, *headers))[0].status == 200
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        request(GOOD, *PLAIN, "X : y"),
+        request(GOOD, *PLAIN, "X: y", " folded"),
+        request(GOOD).replace(b"\r\nHost", b"\r\n Host", 1),
+        request(GOOD, *PLAIN, "X: a\rb"),
+        request(GOOD, *PLAIN, "X: a\0b"),
+        request(GOOD, *PLAIN, "X: a\nY: b"),
+    ],
+    ids=["space before colon", "folded", "space before first", "bare CR", "NUL", "bare LF"],
+)
+def test_lines_on_which_parsers_differ_are_refused(head: bytes) -> None:
+    """The answer is 400, and the connection ends."""
+    answer, is_closed = ask(head)
+    assert (answer.status, answer.headers["connection"], is_closed) == (400, "close", True)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        ("Transfer-Encoding: gzip",),
+        ("Transfer-Encoding: chunked, gzip",),
+        ("Transfer-Encoding: chunked",),
+        ("Transfer-Encoding: chunked", "Content-Length: 5"),
+        ("Content-Length: x",),
+        ("Content-Length: 5", "Content-Length: 6"),
+        ("Content-Length: -1",),
+        ("Content-Length: 5",),
+        ("Expect: 100-continue", "Content-Length: 5"),
+    ],
+)
+@pytest.mark.parametrize("version", ["HTTP/1.1", "HTTP/1.0"])
+def test_a_body_or_its_announcement_is_refused(headers: tuple[str, ...], version: str) -> None:
+    """400 at once, no 100, nothing of the body is read, and the connection ends."""
+    answer, is_closed = ask(request(GOOD, *PLAIN, *headers, version=version))
+    assert (answer.status, answer.headers["connection"], is_closed) == (400, "close", True)
+
+
+def test_an_expectation_without_a_body_is_met() -> None:
+    """There is nothing to wait for: the final answer comes at once."""
+    assert ask(request(GOOD, *PLAIN, "Expect: 100-continue"))[0].status == 200
+
+
+async def test_head_has_no_content() -> None:
+    """HEAD is refused without content: what follows on the connection would be taken for the next answer."""
+    async with serving() as nmi:
+        nmi.cluster.add(pod(), make.identity())
+        client = await nmi.connect()
+        client.writer.write(request(GOOD, method="HEAD") + request(GOOD))
+        refusal = await client.read(has_content=False)
+        assert (refusal.status, refusal.headers["allow"]) == (405, "GET")
+        assert (await client.read()).status == 200
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "TRACE", "PATCH"])
+def test_405_names_what_is_allowed(method: str) -> None:
+    """RFC 9110 wants `Allow` beside it."""
+    answer, _ = ask(request(GOOD, method=method))
+    assert (answer.status, answer.headers["allow"]) == (405, "GET")
+
+
+@pytest.mark.parametrize("head", [request(GOOD), request("/metadata/xyz"), request("/", "Host: a")])
+def test_every_answer_has_a_date_and_a_length(head: bytes) -> None:
+    """2xx and 4xx: the origin server has a clock, and no answer is delimited by the connection's end."""
+    answer, _ = ask(head)
+    assert parsedate_to_datetime(answer.headers["date"]).tzinfo is not None
+    assert len(answer.body) == int(answer.headers["content-length"])
+    assert "transfer-encoding" not in answer.headers
+
+
+@pytest.mark.parametrize(("length", "status"), [(16 * 1024 + 4, 200), (16 * 1024 + 5, 431)])
+def test_a_head_too_long_is_431(length: int, status: int) -> None:
+    """RFC 6585, section 5: one of 16 KiB and its empty line is read, and not a byte more."""
+    start = len(request(GOOD, *PLAIN, "A: "))
+    answer, is_closed = ask(request(GOOD, *PLAIN, "A: " + "a" * (length - start)))
+    assert (answer.status, is_closed) == (status, status != 200)
+
+
+def test_a_target_too_long_is_414() -> None:
+    """The target is not cut, and the rest of the request is not read."""
+    assert ask(request("/metadata/" + "x" * 4000))[0].status == 414
+
+
+@pytest.mark.parametrize("version", ["HTTP/2.0", "HTTP/1.2", "HTTP/0.9", "HTTP/1", "http/1.1"])
+def test_other_versions_are_refused(version: str) -> None:
+    """The answer is 400, and the connection ends."""
+    answer, is_closed = ask(request(GOOD, version=version))
+    assert (answer.status, is_closed) == (400, True)

@@ -1,0 +1,146 @@
+"""What is remembered of request heads, and what of two heads may differ for them to mean the same.
+
+What heads mean, over real sockets: test_hostile.py and test_conformance.py; that no memory lets one request answer
+another: tests/fuzz.
+"""
+
+import pytest
+
+from podidentity.core.tokens.imds import Refusal, Rules, TokenRequest
+from podidentity.nmi.heads import Heads, Memory, deciding_lines, without_request_id
+
+LINE = b"GET /metadata/identity/oauth2/token?resource=r HTTP/1.1"
+PLAIN = (b"Host: 169.254.169.254", b"Metadata: true")
+ID = b"x-ms-client-request-id: "
+
+
+def head(*headers: bytes, line: bytes = LINE) -> bytes:
+    """Build a head."""
+    return b"\r\n".join((line, *headers, b"", b""))
+
+
+def refusal(heads: Heads, text: bytes) -> int:
+    """Return with which status a head is refused; 0: it is not."""
+    request = heads.understand(text).request
+    return request.status if isinstance(request, Refusal) else 0
+
+
+@pytest.mark.parametrize("number", [b"", b"-"])
+def test_a_request_id_that_is_none_is_not_left_out(number: bytes) -> None:
+    """Nor one that is longer than any, or is no word: whoever writes it may mean something by it."""
+    for text in (number, b"a" * 65, b"a b", b"a;b", b"a\tb", b"\xc3\xa9"):
+        assert without_request_id(head(*PLAIN, ID + text)) is None
+    assert without_request_id(head(*PLAIN)) is None
+    assert without_request_id(head(*PLAIN, b"X-MS-Client-Request-ID: 1")) is None
+    assert without_request_id(head(*PLAIN, ID + b"1").removesuffix(b"\r\n\r\n")) is None
+
+
+@pytest.mark.parametrize("number", [b"1", b"a" * 64, b"5f1b7b4c-0000-4000-8000-0123456789ab"])
+def test_a_request_id_is_left_out_and_nothing_else(number: bytes) -> None:
+    """Each request of an SDK has another one: what remains is the same head for all of them."""
+    assert without_request_id(head(PLAIN[0], ID + number, PLAIN[1])) == head(PLAIN[0], ID, PLAIN[1])
+    assert without_request_id(head(*PLAIN, ID + number)) == head(*PLAIN, ID)
+
+
+def test_lines_that_decide_nothing_are_left_out() -> None:
+    """Those that do stay, byte by byte, in their order and with their case."""
+    deciding = (b"HOST: a", b"Metadata:true ", b"X-Forwarded-For: b", b"Connection: close", b"Upgrade: h2c")
+    noise = (b"User-Agent: sdk", b"Accept: */*", b"X-Metadata: true", b"Metadata-X: false")
+    mixed = [line for pair in zip(deciding, noise, strict=False) for line in pair] + [deciding[-1]]
+    assert deciding_lines(head(*mixed)) == b"\r\n".join((LINE, *deciding))
+    assert deciding_lines(head(*reversed(mixed))) == b"\r\n".join((LINE, *reversed(deciding)))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        head(*PLAIN, line=LINE.replace(b"GET", b"POST")),
+        head(*PLAIN, line=LINE.replace(b"1.1", b"2.0")),
+        head(*PLAIN, b" folded"),
+        head(*PLAIN, b"A : b"),
+        head(*PLAIN, b"A"),
+        head(*PLAIN, b"A: \x00"),
+        head(*PLAIN, b"A: \xe9"),
+        head(*PLAIN) + b"X",
+        head(*PLAIN).replace(b"\r\n", b"\n"),
+        head(*PLAIN, *(b"A: b",) * (63)),
+        head(*PLAIN, b"A: " + b"b" * 2048),
+    ],
+)
+def test_a_head_on_which_parsers_may_differ_is_remembered_by_all_its_bytes_alone(text: bytes) -> None:
+    """Nothing is left out of what is not plain."""
+    assert deciding_lines(text) is None
+
+
+def test_as_many_lines_as_a_head_may_have_are_plain() -> None:
+    """64, and a head of 2 KiB."""
+    assert deciding_lines(head(*PLAIN, *(b"A: b",) * (62))) == head(*PLAIN).removesuffix(b"\r\n\r\n")
+    start = head(*PLAIN, b"A: ").removesuffix(b"\r\n\r\n")
+    longest = start + b"b" * (2048 - len(start) - 4) + b"\r\n\r\n"
+    assert (len(longest), deciding_lines(longest)) == (2048, head(*PLAIN).removesuffix(b"\r\n\r\n"))
+
+
+def test_the_limit_of_headers_is_told() -> None:
+    """431 with the first that is too many, whether or not names are repeated."""
+    heads = Heads(Rules())
+    for fill in ([b"A: b"] * (62), [b"A%d: b" % number for number in range(62)]):
+        assert refusal(heads, head(*PLAIN, *fill)) == 0
+        assert refusal(heads, head(*PLAIN, *fill, b"One: more")) == 431
+
+
+def test_what_means_the_same_is_understood_once() -> None:
+    """The very same meaning comes back, for other request IDs, other harmless headers and both."""
+    heads = Heads(Rules())
+    first = head(*PLAIN, ID + b"1", b"User-Agent: a")
+    assert heads.recall(first) is None
+    meaning = heads.understand(first)
+    assert meaning.request == TokenRequest("r")
+    others = ((ID + b"2", b"User-Agent: a"), (b"User-Agent: b",), (ID + b"3",), ())
+    for text in (first, *(head(*PLAIN, *lines) for lines in others)):
+        assert heads.recall(text) is meaning
+    resource = LINE.replace(b"=r", b"=s")
+    for text in (head(*PLAIN, line=resource), head(PLAIN[0]), head(*PLAIN, b"Connection: close")):
+        assert heads.recall(text) is None
+
+
+def test_a_long_head_is_understood_anew_each_time() -> None:
+    """A flood of them must not hold memory: up to 2 KiB is remembered."""
+    heads = Heads(Rules())
+    start = len(head(*PLAIN, b"A: \xe9"))
+    for length, remembered in ((2048, True), (2049, False)):
+        text = head(*PLAIN, b"A: \xe9" + b"b" * (length - start))
+        assert len(text) == length
+        meaning = heads.understand(text)
+        assert (heads.recall(text) is meaning) == remembered
+
+
+def test_how_an_answer_must_be_sent() -> None:
+    """A connection is kept for HTTP/1.1 alone, an answer to HEAD has no content, and 1.0 knows no interim answers."""
+    heads = Heads(Rules())
+    plain = heads.understand(head(*PLAIN))
+    assert (plain.keep_open, plain.without_content, plain.interim) == (True, False, True)
+    assert not heads.understand(head(*PLAIN, b"Connection: close")).keep_open
+    old = heads.understand(head(*PLAIN, b"Connection: keep-alive", line=LINE.replace(b"1.1", b"1.0")))
+    assert (old.keep_open, old.interim, old.request) == (False, False, TokenRequest("r"))
+    assert heads.understand(head(*PLAIN, line=LINE.replace(b"GET", b"HEAD"))).without_content
+    assert not heads.understand(b"\r\n\r\n").keep_open
+
+
+def test_a_memory_forgets_what_was_not_used_for_longest() -> None:
+    """And holds twice its limit at most."""
+    memory: Memory[int, str] = Memory(3)
+    for number in range(3):
+        memory.remember(number, str(number))
+    assert len(memory) == 3
+    memory.remember(3, "3")
+    assert len(memory) == 4
+    assert memory.recall(0) == "0"  # used: it goes with the younger ones
+    for number in (4, 5):
+        memory.remember(number, str(number))
+    assert [memory.recall(number) for number in (1, 2)] == [None, None]
+    assert [memory.recall(number) for number in (0, 3, 4, 5)] == ["0", "3", "4", "5"]
+    for number in range(100):
+        memory.remember(number, str(number))
+        assert len(memory) <= 6
+    assert memory.recall(99) == "99"
+    assert memory.recall(-1) is None

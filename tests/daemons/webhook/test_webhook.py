@@ -1,0 +1,163 @@
+"""The webhook on a real TLS socket: reviews in, patches out."""
+
+import asyncio
+import base64
+import contextlib
+import json
+import ssl
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx2
+import pytest
+import trustme
+import uvloop
+
+from podidentity.core.injection.rules import Rules, TokenFileDoor
+from podidentity.errors import KubernetesError, UnreachableError
+from podidentity.https.places import Places
+from podidentity.https.server import Server
+from podidentity.serving.metrics import make_registry, render
+from podidentity.webhook.app import BODY_LIMIT_BYTES, MUTATE_PATH, WARN_PATH, App
+from podidentity.webhook.metrics import Metrics
+
+RULES = Rules("tenant", token_file=TokenFileDoor(2580))
+LABELS = {"azure.workload.identity/use": "true"}
+
+
+@dataclass
+class Accounts:
+    """Service accounts that a test scripts."""
+
+    annotations: dict[str, dict[str, str]] = field(default_factory=dict)
+    failure: KubernetesError | None = None
+
+    async def annotations_of(self, namespace: str, name: str) -> Mapping[str, str] | None:
+        """Return an account's annotations."""
+        if self.failure is not None:
+            raise self.failure
+        return self.annotations.get(f"{namespace}/{name}")
+
+
+@dataclass
+class Webhook:
+    """A webhook at work."""
+
+    client: httpx2.AsyncClient
+    accounts: Accounts
+    metrics: Metrics
+
+    async def review(self, content: Mapping[str, Any], kind: str = "Pod", path: str = MUTATE_PATH) -> dict[str, Any]:
+        """Ask about an object of namespace shop; return the response."""
+        request = {"uid": "u", "kind": {"kind": kind}, "namespace": "shop", "object": content}
+        document = {"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": request}
+        answer = await self.client.post(path, params={"timeout": "10s"}, json=document)
+        assert answer.status_code == 200, answer.text
+        response: dict[str, Any] = answer.json()["response"]
+        return response
+
+
+@contextlib.asynccontextmanager
+async def serving() -> AsyncIterator[Webhook]:
+    """Serve a webhook."""
+    accounts, metrics, authority = Accounts(), Metrics(make_registry()), trustme.CA()
+    app = App(RULES, accounts, metrics)
+    server = Server(app.answer, Places(), lambda: None, body_limit_bytes=BODY_LIMIT_BYTES)
+    tls, trusted = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
+    authority.issue_cert("localhost").configure_cert(tls)
+    authority.configure_trust(trusted)
+    async with (
+        server.listen("127.0.0.1", 0, tls) as port,
+        httpx2.AsyncClient(verify=trusted, base_url=f"https://localhost:{port}") as client,
+    ):
+        yield Webhook(client, accounts, metrics)
+
+
+def run(test: Any) -> None:
+    """Run a test's coroutine on the daemons' event loop."""
+    uvloop.run(asyncio.wait_for(test, 60))
+
+
+def pod(**annotations: str) -> dict[str, Any]:
+    """Return a labelled pod."""
+    metadata = {"generateName": "cart-", "labels": LABELS, "annotations": annotations}
+    return {"metadata": metadata, "spec": {"serviceAccountName": "cart", "containers": [{"name": "a"}]}}
+
+
+def test_a_labelled_pod_is_changed() -> None:
+    """By a patch, with a warning where something will not work."""
+
+    async def test() -> None:
+        async with serving() as webhook:
+            webhook.accounts.annotations["shop/cart"] = {}
+            response = await webhook.review(pod())
+            assert response["allowed"]
+            assert [item["path"] for item in json.loads(base64.b64decode(response["patch"]))] == [
+                "/spec/volumes",
+                "/spec/containers",
+            ]
+            assert "client-id" in response["warnings"][0]
+            text = render(webhook.metrics.registry).decode()
+            assert 'azwi_mutation_request_count{namespace="shop"} 1' in text
+            assert 'aadpodidentity_webhook_reviews_count{door="direct",outcome="changed"} 1' in text
+
+    run(test())
+
+
+def test_what_is_refused() -> None:
+    """With a sentence, and 400 for whoever creates the pod."""
+
+    async def test() -> None:
+        async with serving() as webhook:
+            response = await webhook.review(pod())
+            assert not response["allowed"]
+            assert "shop/cart does not exist" in response["status"]["message"]
+            webhook.accounts.annotations["shop/cart"] = {}
+            seconds = pod(**{"azure.workload.identity/service-account-token-expiration": "1h"})
+            response = await webhook.review(seconds)
+            assert (response["allowed"], response["status"]["code"]) == (False, 400)
+
+    run(test())
+
+
+def test_other_kinds_pass() -> None:
+    """Whatever sends them here; misplaced labels get a warning at the second path."""
+
+    async def test() -> None:
+        async with serving() as webhook:
+            assert await webhook.review({"metadata": {}}, "Service") == {"uid": "u", "allowed": True}
+            response = await webhook.review({"metadata": {"labels": LABELS}}, "Job", WARN_PATH)
+            assert response["allowed"]
+            assert "pod template" in response["warnings"][0]
+            assert "warnings" not in await webhook.review({"metadata": {}}, "Job", WARN_PATH)
+
+    run(test())
+
+
+def test_an_api_server_that_fails() -> None:
+    """503: failurePolicy says what becomes of the pod."""
+
+    async def test() -> None:
+        async with serving() as webhook:
+            webhook.accounts.failure = UnreachableError("no answer")
+            with pytest.raises(AssertionError, match="cannot be read now"):
+                await webhook.review(pod())
+
+    run(test())
+
+
+def test_what_is_no_review() -> None:
+    """4xx; a large one is read, a larger one is not."""
+
+    async def test() -> None:
+        async with serving() as webhook:
+            assert (await webhook.client.get(MUTATE_PATH)).status_code == 405
+            assert (await webhook.client.post("/")).status_code == 404
+            assert (await webhook.client.post(MUTATE_PATH, content=b"{}")).status_code == 400
+            webhook.accounts.annotations["shop/cart"] = {}
+            assert (await webhook.review(pod(note="x" * 3_000_000)))["allowed"]
+            too_long = await webhook.client.post(MUTATE_PATH, content=b" " * (BODY_LIMIT_BYTES + 1))
+            assert too_long.status_code == 413
+
+    run(test())

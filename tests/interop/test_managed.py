@@ -1,0 +1,113 @@
+"""Unmodified managed identity in four languages, each at two ages, by both of NMI's doors to the broker.
+
+NMI and the broker are those of tests/daemons, on real sockets of this process; the SDKs are programs that know nothing
+of either. The token's file is where it is in a pod: each program has a mount namespace of its own.
+"""
+
+import asyncio
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvloop
+
+import make
+from daemons.broker.harness import READER
+from daemons.nmi import test_token_file as door
+from interop.clients import HERE
+
+MOUNT = """
+mount -t tmpfs tmpfs /var/opt && mkdir -p /var/opt/azcmagent/tokens || exit 90
+cp "$PROOF" /var/opt/azcmagent/tokens/podidentity.key && exec "$@"
+"""
+SECONDS = 200.0  # the JVM on a machine that is busy with everything else
+
+
+@dataclass(frozen=True, slots=True)
+class Sdk:
+    """An SDK of one age; `client` (in interop.clients) has it."""
+
+    title: str
+    version: str
+    client: str
+    command: Callable[[Path], list[str]]
+
+    @property
+    def is_newest(self) -> bool:
+        """Whether it is of this year: older ones refuse selectors by themselves, or do not look for their echo."""
+        return "-" not in self.client
+
+
+def _python(directory: Path) -> list[str]:
+    return [str(directory / "bin/python"), "-c", (HERE / "managed/managed.py").read_text()]
+
+
+def _javascript(_directory: Path) -> list[str]:
+    return ["node", "--input-type=module", "--eval", (HERE / "managed/managed.mjs").read_text()]
+
+
+def _go(directory: Path) -> list[str]:
+    return [str(directory / "managed")]
+
+
+def _java(directory: Path) -> list[str]:
+    (archive,) = (directory / "build/target").glob("*-1.jar")
+    return ["java", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-cp", f"{archive}:{directory}/libs/*", "Managed"]
+
+
+SDKS = (
+    Sdk("Python azure-identity", "1.27.0", "python", _python),
+    Sdk("Python azure-identity", "1.12.0", "python-2022", _python),
+    Sdk("JavaScript @azure/identity", "4.14.1", "javascript", _javascript),
+    Sdk("JavaScript @azure/identity", "2.1.0", "javascript-2022", _javascript),
+    Sdk("Go azidentity", "1.15.0", "go", _go),
+    Sdk("Go azidentity", "1.3.1", "go-2023", _go),
+    Sdk("Java azure-identity", "1.19.0", "java", _java),
+    Sdk("Java azure-identity", "1.6.1", "java-2022", _java),
+)
+
+
+async def run(sdk: Sdk, directory: Path, proof: Path, environment: Mapping[str, str]) -> dict[str, Any]:
+    """Run a program in a mount namespace of its own, with the proof where a pod has it; what it printed."""
+    words = ("unshare", "--user", "--map-root-user", "--mount", "/bin/sh", "-c", MOUNT, "sh", *sdk.command(directory))
+    variables = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "PROOF": str(proof), **environment}
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(*words, cwd=directory, env=variables, stdout=pipe, stderr=pipe)
+    output, errors = await asyncio.wait_for(process.communicate(), SECONDS)
+    assert process.returncode == 0, errors.decode()[-3000:]
+    answers: dict[str, Any] = json.loads(output)
+    return answers
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("sdk", SDKS, ids=lambda sdk: f"{sdk.title}-{sdk.version}".replace(" ", "-"))
+def test_an_unmodified_program_gets_its_token_by_both_doors(
+    tmp_path: Path, client: Callable[[str], Path], sdk: Sdk
+) -> None:
+    """ManagedIdentityCredential and DefaultAzureCredential with the pod's environment alone."""
+    directory, proof = client(sdk.client), tmp_path / "proof"
+
+    async def test() -> None:
+        async with door.stage(tmp_path) as at:
+            proof.write_text(at.token)
+            address = f"http://127.0.0.1:{at.nmi.token_file_port}"
+            environment = {"IDENTITY_ENDPOINT": f"{address}/token-file/{READER}", "IMDS_ENDPOINT": address}
+            answers = await run(sdk, directory, proof, environment)
+            owners = {name: answer.get("token", "")[: len(READER)] for name, answer in answers.items()}
+            assert owners == {"managed": READER, "default": READER}, answers
+            if sdk.is_newest:
+                answers = await run(sdk, directory, proof, {**environment, "SELECTOR": READER})
+                assert answers["managed"].get("token", "").startswith(READER), answers
+            at.nmi.cluster.assign(at.pod, make.identity(type=3, client_id=READER))
+            if "Go" not in sdk.title:  # it asks 169.254.169.254 whatever the variable says: interop/sdks
+                metadata = {"AZURE_POD_IDENTITY_AUTHORITY_HOST": f"http://127.0.0.1:{at.nmi.port}"}
+                answers = await run(sdk, directory, proof, metadata)
+                owners = {name: answer.get("token", "")[: len(READER)] for name, answer in answers.items()}
+                assert owners == {"managed": READER, "default": READER}, answers
+            assert at.nmi.imds.requests == []
+
+    uvloop.run(test())

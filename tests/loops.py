@@ -1,0 +1,11 @@
+"""The event loop that the daemons run on, for tests of what is close to it: sockets, their limits and their ends."""
+
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture
+def anyio_backend() -> tuple[str, dict[str, Any]]:
+    """Run asynchronous tests on uvloop; a test module that imports this name has all of its own run there."""
+    return "asyncio", {"use_uvloop": True}

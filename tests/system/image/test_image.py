@@ -1,0 +1,219 @@
+"""The images, made twice: by `tools/image.py` into an archive, and by the Dockerfile with Debian's buildah."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from system.lab.running import missing
+from waiting import until
+
+REPOSITORY = Path(__file__).parents[3]
+SOURCES = ("src", "deploy", "tools", "examples", "pyproject.toml", "constraints.txt", "README.md", "LICENSE")
+BASE = "docker.io/library/debian:bookworm-slim"
+PROGRAMS = {
+    *("usr/bin/ip", "usr/bin/python3", "usr/bin/python3.11", "usr/bin/sleep", "usr/bin/tini"),
+    *("usr/sbin/conntrack", "usr/sbin/nft"),
+    *(f"usr/local/bin/{name}" for name in ("broker", "mic", "nmi", "podidentity", "webhook")),
+}
+"""Every program of the images. No shell, no package manager; of iproute2 NMI uses `ip` alone."""
+CERTIFICATES = Path(os.environ.get("SSL_CERT_FILE", "/etc/ssl/certs/ca-certificates.crt"))
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What an image says of a path, but for its time."""
+
+    kind: bytes
+    mode: int
+    owner: tuple[int, int]
+    target: str
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Buildah:
+    """Buildah with a storage of its own; it needs no daemon and no registry."""
+
+    storage: Path
+
+    def run(self, *words: str) -> str:
+        """Run it and return what it prints. Raises `CalledProcessError`."""
+        where = ("--root", str(self.storage / "root"), "--runroot", str(self.storage / "run"))
+        command = ["buildah", *where, "--storage-driver", "vfs", *words]
+        done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    def image(self, target: str) -> str:
+        """Build a target of the Dockerfile and return its name."""
+        settings = self.storage / "pip.conf"
+        settings.write_text("[global]\ncert = /certificates.crt\n")
+        volumes = (f"--volume={settings}:/etc/pip.conf:ro", f"--volume={CERTIFICATES}:/certificates.crt:ro")
+        self.run("build", "--isolation=chroot", "--pull-never", *volumes, f"--target={target}", "--tag", target, ".")
+        return f"localhost/{target}"
+
+
+@pytest.fixture(scope="module")
+def archive() -> Path:
+    """The archive of this checkout; its parts are made again where they are not up to date."""
+    make(REPOSITORY)
+    return REPOSITORY / "build/image.tar"
+
+
+@pytest.fixture(scope="module")
+def buildah(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Buildah]:
+    """Buildah, and in its storage a Debian that mmdebstrap made."""
+    if os.geteuid() != 0:
+        missing("buildah's chroot isolation needs root")
+    if not shutil.which("buildah"):
+        missing("buildah is not installed")
+    storage = tmp_path_factory.mktemp("buildah")
+    tool = Buildah(storage)
+    packages = storage / "debian.tar"
+    debian = ["mmdebstrap", "--quiet", "--variant=minbase", "--skip=output/dev", "bookworm", str(packages)]
+    subprocess.run(debian, check=True, capture_output=True)
+    container = tool.run("from", "scratch")
+    tool.run("add", container, str(packages), "/")
+    tool.run("commit", "--rm", container, BASE)
+    packages.unlink()
+    yield tool
+    shutil.rmtree(storage)
+
+
+def make(checkout: Path) -> None:
+    """Run what `make image` runs."""
+    command = [sys.executable, str(checkout / "tools/image.py"), "--product"]
+    subprocess.run(command, cwd=checkout, check=True, capture_output=True)
+
+
+def entries(archive: Path) -> dict[str, Entry]:
+    """Return all paths of the first image of an archive, upper layers over lower ones."""
+    found: dict[str, Entry] = {}
+    with tarfile.open(archive) as whole:
+        manifest = json.load(whole.extractfile("manifest.json") or pytest.fail("no manifest"))
+        for layer in manifest[0]["Layers"]:
+            with tarfile.open(fileobj=whole.extractfile(layer)) as tar:
+                for info in tar:
+                    stream = tar.extractfile(info) if info.isreg() else None
+                    content = stream.read() if stream else b""
+                    mode = 0o777 if info.issym() else info.mode & 0o7777  # a link's own says nothing
+                    found[info.name] = Entry(info.type, mode, (info.uid, info.gid), info.linkname, content)
+    return found
+
+
+@pytest.mark.timeout(600)
+def test_two_checkouts_make_the_same_bytes(archive: Path, tmp_path: Path) -> None:
+    """Whoever builds a version in another directory has the same archive, bit for bit."""
+    other = tmp_path / "elsewhere"
+    other.mkdir()
+    for name in SOURCES:
+        source = REPOSITORY / name
+        if source.is_dir():
+            shutil.copytree(source, other / name, ignore=shutil.ignore_patterns("__pycache__", "node_modules"))
+        else:
+            shutil.copy(source, other / name)
+    make(other)
+    assert (other / "build/image.tar").read_bytes() == archive.read_bytes()
+
+
+@pytest.mark.timeout(600)
+def test_the_archive_holds_the_product_alone(archive: Path) -> None:
+    """No program but those listed, nothing setuid or setgid, nothing of the lab, and every package with its licence."""
+    paths = entries(archive)
+    programs = {
+        path for path in paths if path.startswith(("usr/bin/", "usr/sbin/", "usr/local/bin/", "usr/local/sbin/"))
+    }
+    assert programs == PROGRAMS
+    assert not [path for path, entry in paths.items() if entry.mode & 0o6000]
+    assert not [path for path, entry in paths.items() if entry.owner != (0, 0)]
+    assert not [path for path in paths if "podidentity/lab" in path or "podidentity_lab" in path or "/cli/lab" in path]
+    packages = {path.rsplit("/", 1)[1] for path in paths if path.startswith("var/lib/dpkg/status.d/")}
+    assert {"libc6", "libssl3", "nftables", "libpython3.11-stdlib"} <= packages
+    assert not packages & {"dpkg", "tar", "perl-base", "debconf", "mawk", "bash", "dash"}
+    assert {path.split("/")[3] for path in paths if path.endswith("/copyright")} <= packages
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.root
+def test_the_dockerfile_makes_the_same_files_and_they_run(archive: Path, buildah: Buildah, tmp_path: Path) -> None:
+    """Debian's own Python builds it; every file is the archive's, and the programs start."""
+    saved = tmp_path / "nmi.tar"
+    image = buildah.image("nmi")
+    buildah.run("push", image, f"docker-archive:{saved}")
+    built, expected = (
+        {path.strip("/"): entry for path, entry in entries(one).items() if path.strip("/")} for one in (saved, archive)
+    )
+    assert built.keys() ^ expected.keys() == set()
+    assert [path for path in built if built[path] != expected[path]] == []
+    container = buildah.run("from", "--pull-never", image)
+
+    def run(*words: str) -> str:
+        return buildah.run("run", "--isolation=chroot", container, "--", *words)
+
+    assert run("podidentity", "--version").startswith("podidentity, version ")
+    assert "podidentity nmi [flags]" in run("nmi", "--help")
+    assert "podidentity mic [flags]" in run("mic", "--help")
+    assert "podidentity broker [flags]" in run("broker", "--help")
+    assert "podidentity webhook [flags]" in run("webhook", "--help")
+    assert run("nft", "--version").startswith("nftables v")
+    assert run("conntrack", "--version").startswith("conntrack v")
+    assert run("ip", "-V").startswith("ip utility")
+    run(
+        "python3",
+        "-c",
+        "import podidentity.cli.nmi, podidentity.cli.mic, podidentity.cli.doctor, podidentity.cli.explain",
+    )
+
+
+@pytest.mark.parametrize("name", ["broker", "webhook"])
+def test_broker_and_webhook_are_nobody(archive: Path, name: str) -> None:
+    """Where its pod says nothing, it still is not root."""
+    with tarfile.open(archive) as whole:
+        manifest = json.load(whole.extractfile("manifest.json") or pytest.fail("no manifest"))
+        (image,) = [image for image in manifest if image["RepoTags"][0].startswith(f"podidentity/{name}:")]
+        config = json.load(whole.extractfile(image["Config"]) or pytest.fail("no configuration"))["config"]
+    assert (config["User"], config["Entrypoint"]) == ("65532:65532", ["tini", "--", name])
+
+
+@pytest.mark.root
+def test_a_daemon_that_is_told_to_stop_before_python_runs_ends(archive: Path, tmp_path: Path) -> None:
+    """As its container's first process it would never hear of it: it would go on, and be killed 30 s later."""
+    if os.geteuid() != 0:
+        missing("another root needs root")
+    extract(archive, tmp_path)
+    with tarfile.open(archive) as whole:
+        manifest = json.load(whole.extractfile("manifest.json") or pytest.fail("no manifest"))
+        config = json.load(whole.extractfile(manifest[1]["Config"]) or pytest.fail("no configuration"))["config"]
+    assert config["Entrypoint"][-1] == "mic"
+    command = ["unshare", "--pid", "--net", "--fork", f"--root={tmp_path}", *config["Entrypoint"]]
+    variables = dict(one.split("=", 1) for one in config["Env"]) | {"MIC_POD_NAMESPACE": "default"}
+    outer = subprocess.Popen(command, env={**variables, "PATH": f"{variables['PATH']}:{os.environ['PATH']}"})
+    first = only_child(outer.pid)
+    only_child(first)  # Python, which cannot have come far
+    os.kill(first, signal.SIGTERM)
+    assert outer.wait(5) in {128 + signal.SIGTERM, -signal.SIGTERM}
+
+
+def only_child(pid: int) -> int:
+    """Wait for a process to have a child."""
+    file = Path(f"/proc/{pid}/task/{pid}/children")
+    until(lambda: file.read_text().split(), f"{pid} has a child", 10)
+    return int(file.read_text().split()[0])
+
+
+def extract(archive: Path, root: Path) -> None:
+    """Unpack an image below `root`."""
+    with tarfile.open(archive) as whole:
+        manifest = json.load(whole.extractfile("manifest.json") or pytest.fail("no manifest"))
+        for layer in manifest[0]["Layers"]:
+            with tarfile.open(fileobj=whole.extractfile(layer)) as tar:
+                tar.extractall(root, filter="fully_trusted")  # noqa: S202  # what this checkout made

@@ -1,0 +1,75 @@
+"""The broker's flags and environment."""
+
+from collections.abc import Mapping
+
+import pytest
+
+from podidentity.broker.settings import Settings
+from podidentity.cli.broker import TABLE, settings_of
+from podidentity.cli.flags import parse
+from podidentity.errors import ConfigurationError, UsageError
+
+TENANT = "11111111-2222-3333-4444-555555555555"
+CLIENT = "aaaaaaaa-bbbb-cccc-dddd-eeeeeeeeeeee"
+ENVIRONMENT = {"AZURE_TENANT_ID": TENANT, "POD_NAMESPACE": "broker"}
+
+
+def settings(*arguments: str, environ: Mapping[str, str] = ENVIRONMENT) -> Settings:
+    """Return the settings of a command line."""
+    return settings_of(parse("podidentity broker", TABLE, arguments), environ)
+
+
+def test_a_pod_needs_nothing_but_its_environment() -> None:
+    """The variables that the manifest sets are all that the broker needs."""
+    result = settings()
+    assert (result.tenant_id, result.namespace, result.name) == (TENANT, "broker", "podidentity-broker")
+    assert result.authority == "https://login.microsoftonline.com"
+    assert result.identities == frozenset()
+    assert not result.unbound_tokens
+
+
+def test_flags_win_over_the_environment() -> None:
+    """IDs are lower-case in the settings, however they were written."""
+    result = settings(
+        f"--tenant-id={CLIENT.upper()}", "--namespace=other", f"--allowed-identities={CLIENT.upper()}, {TENANT}"
+    )
+    assert (result.tenant_id, result.namespace) == (CLIENT, "other")
+    assert result.identities == {CLIENT, TENANT}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environ", "authority"),
+    [
+        (["--cloud=AzureChinaCloud"], {}, "https://login.chinacloudapi.cn"),
+        ([], {"AZURE_ENVIRONMENT": "AzureUSGovernmentCloud"}, "https://login.microsoftonline.us"),
+        ([], {"AZURE_AUTHORITY_HOST": "https://login.example/"}, "https://login.example"),
+    ],
+)
+def test_the_cloud(arguments: list[str], environ: dict[str, str], authority: str) -> None:
+    """By name, or by the address of its Entra ID."""
+    assert settings(*arguments, environ=ENVIRONMENT | environ).authority == authority
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environ"),
+    [
+        ([], {"POD_NAMESPACE": "broker"}),
+        (["--tenant-id=contoso.com"], ENVIRONMENT),
+        ([], {"AZURE_TENANT_ID": TENANT}),
+        (["--allowed-identities=reader"], ENVIRONMENT),
+        (["--port=0"], ENVIRONMENT),
+    ],
+)
+def test_what_is_wrong_is_said(arguments: list[str], environ: dict[str, str]) -> None:
+    """The command refuses before anything has started."""
+    with pytest.raises(UsageError):
+        settings(*arguments, environ=environ)
+
+
+@pytest.mark.parametrize(
+    "environ", [{"AZURE_ENVIRONMENT": "Mars"}, {"AZURE_AUTHORITY_HOST": "http://login.microsoftonline.com"}]
+)
+def test_an_entra_that_cannot_be_trusted_is_refused(environ: dict[str, str]) -> None:
+    """An unknown cloud, or an address without TLS."""
+    with pytest.raises(ConfigurationError):
+        settings(environ=ENVIRONMENT | environ)

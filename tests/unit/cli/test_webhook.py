@@ -1,0 +1,97 @@
+"""The webhook's flags and environment: azure-workload-identity's."""
+
+import base64
+from collections.abc import Mapping
+
+import pytest
+
+from podidentity.cli.flags import parse
+from podidentity.cli.webhook import TABLE, settings_of
+from podidentity.core.injection.rules import TokenFileDoor
+from podidentity.errors import PodIdentityError
+from podidentity.webhook.settings import Settings
+
+ENVIRONMENT = {"AZURE_TENANT_ID": "tenant", "POD_NAMESPACE": "azure-workload-identity-system"}
+PROXY = {
+    "AZURE_KUBERNETES_TOKEN_PROXY": "https://broker.example",
+    "AZURE_KUBERNETES_SNI_NAME": "broker.svc",
+    "AZURE_KUBERNETES_CA_CONFIGMAP_NAME": "broker-ca",
+}
+SUFFIX = ("--custom-token-endpoint-annotation-suffix=own", "--custom-token-endpoint-audience=api://own")
+PEM = "-----BEGIN CERTIFICATE-----\n"
+
+
+def settings(*arguments: str, environ: Mapping[str, str] = ENVIRONMENT) -> Settings:
+    """Return the settings of a command line."""
+    return settings_of(parse("podidentity webhook", TABLE, arguments), environ)
+
+
+def test_what_azure_workload_identitys_manifests_set() -> None:
+    """Its arguments are accepted, its variables count."""
+    result = settings("--log-level=info", "--webhook-cert-dir=/certs", "--metrics-addr=:9")
+    assert result.rules.tenant_id == "tenant"
+    assert result.rules.authority_host == "https://login.microsoftonline.com/"
+    assert (result.probe_port, result.prometheus_port, result.port) == (9440, 9, 9443)
+    assert result.rules.proxy is None
+    assert result.rules.token_file is None
+
+
+def test_the_token_proxy() -> None:
+    """With AKS's audience and suffix, or its own."""
+    proxy = settings(environ=ENVIRONMENT | PROXY).rules.proxy
+    assert proxy is not None
+    assert (proxy.url, proxy.server_name, proxy.trust.config_map) == (
+        "https://broker.example",
+        "broker.svc",
+        "broker-ca",
+    )
+    assert (proxy.audience, proxy.suffix) == ("api://AKSIdentityBinding", "identity-binding")
+    own = settings(*SUFFIX, "--token-file-port=2580", environ=ENVIRONMENT | PROXY)
+    assert own.rules.proxy is not None
+    assert (own.rules.proxy.audience, own.rules.proxy.suffix) == ("api://own", "own")
+    assert own.rules.token_file == TokenFileDoor(2580, "api://own")
+
+
+@pytest.mark.parametrize("text", [PEM, base64.b64encode(PEM.encode()).decode()])
+def test_a_ca_as_text(text: str) -> None:
+    """The value is PEM, or base64 of PEM."""
+    environ = {name: value for name, value in PROXY.items() if "CONFIGMAP" not in name}
+    proxy = settings(environ=ENVIRONMENT | environ | {"AZURE_KUBERNETES_CA_DATA": text}).rules.proxy
+    assert proxy is not None
+    assert proxy.trust.text.strip() == PEM.strip()
+
+
+def test_a_ca_of_trust_bundles() -> None:
+    """ClusterTrustBundles are chosen by their signer and a label selector."""
+    environ = {name: value for name, value in PROXY.items() if "CONFIGMAP" not in name}
+    environ |= {
+        "AZURE_KUBERNETES_CA_CTB_SIGNER_NAME": "s/x",
+        "AZURE_KUBERNETES_CA_CTB_LABEL_SELECTOR": '{"matchLabels":{"a":"b"}}',
+    }
+    proxy = settings(environ=ENVIRONMENT | environ).rules.proxy
+    assert proxy is not None
+    assert (proxy.trust.signer, proxy.trust.labels) == ("s/x", {"matchLabels": {"a": "b"}})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environ"),
+    [
+        ((), {"POD_NAMESPACE": "x"}),
+        ((), {"AZURE_TENANT_ID": "x"}),
+        (SUFFIX[:1], ENVIRONMENT | PROXY),
+        (SUFFIX, ENVIRONMENT),
+        ((SUFFIX[0], "--custom-token-endpoint-audience=api://AzureADTokenExchange"), ENVIRONMENT | PROXY),
+        ((), ENVIRONMENT | PROXY | {"AZURE_KUBERNETES_TOKEN_PROXY": "http://broker"}),
+        ((), ENVIRONMENT | PROXY | {"AZURE_KUBERNETES_TOKEN_PROXY": "https://u@broker"}),
+        ((), ENVIRONMENT | PROXY | {"AZURE_KUBERNETES_CA_DATA": PEM}),
+        ((), ENVIRONMENT | PROXY | {"AZURE_KUBERNETES_CA_CONFIGMAP_NAME": ""}),
+        ((), ENVIRONMENT | PROXY | {"AZURE_KUBERNETES_CA_CONFIGMAP_NAME": "", "AZURE_KUBERNETES_CA_DATA": "?"}),
+        ((), ENVIRONMENT | PROXY | {"AZURE_KUBERNETES_CA_CTB_LABEL_SELECTOR": "["}),
+        (("--health-addr=here",), ENVIRONMENT),
+        (("--tls-min-version=1.1",), ENVIRONMENT),
+    ],
+)
+def test_what_is_wrong_is_said(arguments: tuple[str, ...], environ: dict[str, str]) -> None:
+    """Before anything starts: every SDK would refuse it later, in each pod."""
+    with pytest.raises(PodIdentityError):
+        settings(*arguments, environ=environ)

@@ -1,0 +1,57 @@
+"""What is wrong with a seed is said before a lab starts, with the place and what to do."""
+
+from pathlib import Path
+
+import pytest
+
+from podidentity.errors import ConfigurationError, UsageError
+from podidentity_lab import seed
+from podidentity_lab.settings import LabSettings
+
+ROLE = "Key Vault Secrets User"
+WRONG = {
+    "groups: [": "not YAML: ",
+    "[1]": "Expected `object`, got `array`",
+    "identitys: []": "Object contains unknown field `identitys`",
+    "identities: [{name: a}]": "missing required field `group` - at `$.identities[0]`",
+    "identities: [{name: a, group: g, client_id: x}]": "matching regex",
+    "vaults: [{name: 1, group: g}]": "Expected `str`, got `int` - at `$.vaults[0].name`",
+    "vaults: [{name: a_b, group: g}]": "matching regex",
+    "vaults: [{name: abc, group: g}, {name: abc, group: h}]": "vaults has 'abc' more than once",
+    "roles: [{role: Cook, to: cluster, scope: subscription}]": "the lab has no role 'Cook'; use one of Owner, ",
+    f"roles: [{{role: {ROLE}, to: me, scope: subscription}}]": "roles[0]: to 'me' is nobody; use one of cluster",
+    f"roles: [{{role: {ROLE}, to: cluster, scope: x}}]": "scope 'x' means nothing; use an ARM ID, or one of ",
+}
+
+
+@pytest.mark.parametrize("text", WRONG)
+def test_what_is_wrong_is_named(tmp_path: Path, text: str) -> None:
+    """One sentence, with the file."""
+    file = tmp_path / "seed.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigurationError) as error:
+        seed.read(file)
+    assert str(error.value).startswith(f"--seed {file}: ")
+    assert WRONG[text] in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("name", "reason"), [("nope", "No such file"), ("folder", "Is a directory"), ("b", "no text")])
+def test_a_file_that_is_none_is_named(tmp_path: Path, name: str, reason: str) -> None:
+    """Likewise."""
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "b").write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigurationError, match=reason):
+        seed.read(tmp_path / name)
+
+
+def test_an_empty_seed_is_a_seed(tmp_path: Path) -> None:
+    """Nothing is made."""
+    (tmp_path / "seed.yaml").write_text("")
+    assert seed.read(tmp_path / "seed.yaml") == seed.Seed()
+
+
+def test_a_saved_azure_is_not_seeded_again() -> None:
+    """Half of it would be there already."""
+    with pytest.raises(UsageError, match="leave --seed or --azure out"):
+        LabSettings("lab", azure=Path("a"), seed=Path("s"))

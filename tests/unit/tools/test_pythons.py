@@ -1,0 +1,35 @@
+"""Which Pythons `make check` runs on besides the developer's."""
+
+from pathlib import Path
+
+import pytest
+import pythons
+
+DEBIAN, OTHER, NEW = (3, 11, 2), (3, 11, 7), (3, 14, 1)
+HERE: dict[pythons.Version, Path] = {
+    version: Path("/bin", pythons.version_text(version)) for version in (DEBIAN, OTHER, (3, 12, 1), NEW)
+}
+
+
+@pytest.mark.parametrize(
+    ("own", "chosen"), [(OTHER, {DEBIAN, NEW}), (DEBIAN, {NEW}), (NEW, {DEBIAN}), ((3, 12, 1), {DEBIAN, NEW})]
+)
+def test_it_is_the_images_own_and_the_newest(own: pythons.Version, chosen: set[pythons.Version]) -> None:
+    """Each once, and not the one that runs this."""
+    assert pythons.choose(HERE, own) == ({version: HERE[version] for version in chosen}, [])
+
+
+def test_a_python_that_is_missing_is_named() -> None:
+    """Nobody takes a check for more than it was."""
+    chosen, missing = pythons.choose({(3, 12, 1): Path("/bin/p")}, OTHER)
+    assert list(chosen) == [(3, 12, 1)]
+    assert [sentence.split(":")[0] for sentence in missing] == ["Python 3.11.2", "Python 3.14"]
+    assert "3.12.1 is its newest" in missing[1]
+
+
+def test_this_machine_s_pythons_are_found() -> None:
+    """By what they say of themselves; no virtual environment of this checkout is among them."""
+    found = pythons.installed_pythons()
+    assert found
+    assert all(pythons.OLDEST <= version[:2] <= pythons.NEWEST for version in found)
+    assert not [path for path in found.values() if pythons.ROOT in path.parents]

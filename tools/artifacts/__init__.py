@@ -1,0 +1,1 @@
+"""What a release consists of: packages, images, chart, manifests, bills of materials, notes, checksums."""
