@@ -21,7 +21,7 @@ from podidentity.nmi.answers import Answer, refuse
 from podidentity.nmi.app import App, Pending
 from podidentity.nmi.doors import Doors, Listen, Prepare, open_tcp
 from podidentity.nmi.heads import HEAD_LIMIT_BYTES, HeadMeaning, Heads
-from podidentity.nmi.places import Limits, NodePlaces, Places, TurnShares
+from podidentity.nmi.places import READING_COST, Limits, NodePlaces, Places, TurnShares
 from podidentity.nmi.ports import LOCAL_PEER, Peer
 from podidentity.nmi.tcp_info import is_reset
 
@@ -304,7 +304,7 @@ class Connection(asyncio.Protocol):
             self._searched = max(0, len(self._buffer) - 3)
             if self.half_closed:
                 self._transport.close()
-        elif self._listener.shares.take(self.client):
+        elif self._listener.shares.take(self.client, READING_COST):
             head = bytes(self._buffer[: end + 4])
             del self._buffer[: end + 4]
             self._searched = 0

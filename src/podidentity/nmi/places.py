@@ -9,6 +9,9 @@ from typing import NamedTuple, Protocol
 
 ANSWERS_PER_TURN = 64
 """For one client: more than the connections that an SDK's pool opens, and about a millisecond of the event loop."""
+READING_COST = 4
+"""What an answer takes of a client's share when its head had to be searched and read: it takes that much longer than
+one whose bytes were known."""
 PUT_OFF_PER_TURN = 2
 """Of those, how many that were put off before: only who sends ahead or uses more than its share has any, and whoever
 connects waits for some turns."""
@@ -117,14 +120,14 @@ class TurnShares:
         self._queues: dict[str, deque[Member]] = {}
         self._scheduled = False
 
-    def take(self, client: str) -> bool:
-        """Take one answer of this turn for `client`; return whether there was one left."""
+    def take(self, client: str, cost: int = 1) -> bool:
+        """Take an answer of this turn for `client`; return whether anything of its share was left."""
         count = self._answers.get(client, 0)
         if count >= (ANSWERS_PER_TURN if self._total < _BUSY_TURN else _ANSWERS_OF_A_BUSY_TURN):
             return False
         self._schedule()
-        self._answers[client] = count + 1
-        self._total += 1
+        self._answers[client] = count + cost
+        self._total += cost
         return True
 
     def enqueue(self, member: Member) -> None:

@@ -2,14 +2,15 @@
 
 Off the hot path: one request a connection. The ports are open to every pod, and the kubelet must be answered whatever
 pods do: this host's own connections have a queue and places of their own; every other address has a share, and what is
-over it costs that address its own oldest connection, never a newcomer's. Each daemon gives the pages of each port, and
-may give strangers others.
+over it costs that address its own oldest connection, never a newcomer's. Strangers get one page in a turn of the event
+loop, which has pods' tokens to answer. Each daemon gives the pages of each port, and may give strangers others.
 """
 
 import asyncio
 import contextlib
 import errno
 import socket
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import NamedTuple, cast
 
@@ -23,7 +24,7 @@ _BACKLOG = 1024
 _CONNECTIONS = 64
 _CONNECTIONS_OF_ONE_ADDRESS = 16
 _LARGE_PAGE_BYTES = 4096
-_CACHE_SECONDS = 1.0
+_CACHE_SECONDS = 5.0
 _THIS_HOST = ""
 _REASONS = {200: "OK", 400: "Bad Request", 404: "Not Found", 405: "Method Not Allowed", 503: "Service Unavailable"}
 
@@ -101,6 +102,7 @@ class _Server:
         self._strangers = strangers
         self._connections: dict[str, dict[_Connection, None]] = {}  # of each address, the oldest first
         self._cache: dict[str, tuple[float, Page]] = {}
+        self._queue: deque[_Connection] = deque()  # strangers whose request is complete
 
     def add(self, connection: "_Connection", address: str) -> None:
         """Count a connection, and end another where there are too many: its address's, or that of whoever has most."""
@@ -125,6 +127,18 @@ class _Server:
         for connection in [connection for connections in self._connections.values() for connection in connections]:
             connection.abort()
 
+    def enqueue(self, connection: "_Connection") -> None:
+        """Answer a stranger in a turn of the event loop to come."""
+        self._queue.append(connection)
+        if len(self._queue) == 1:
+            asyncio.get_running_loop().call_soon(self._answer_next)
+
+    def _answer_next(self) -> None:
+        """Answer one stranger; the next one has the next turn."""
+        self._queue.popleft().answer()
+        if self._queue:
+            asyncio.get_running_loop().call_soon(self._answer_next)
+
     def page(self, head: bytes, *, is_local: bool) -> Page:
         """Return the page that a request head asks for."""
         words = head.partition(b"\r\n")[0].split(b" ")
@@ -139,7 +153,7 @@ class _Server:
         return pages[path]() if is_local else self._page_of_a_stranger(path)
 
     def _page_of_a_stranger(self, path: str) -> Page:
-        """Return a page; a large one may be a second old, since every pod may ask for it all the time."""
+        """Return a page; a large one may be seconds old, since every pod may ask for it all the time."""
         now = asyncio.get_running_loop().time()
         created_at, page = self._cache.get(path, (-_CACHE_SECONDS, None))
         if page is None or now - created_at >= _CACHE_SECONDS:
@@ -172,6 +186,15 @@ class _Connection(asyncio.Protocol):
         """Answer once the head is complete, or too long."""
         self._head += data
         if b"\r\n\r\n" in self._head[-len(data) - 3 :] or len(self._head) > _HEAD_LIMIT_BYTES:
+            if self._address == _THIS_HOST:
+                self.answer()
+            else:
+                self._transport.pause_reading()
+                self._server.enqueue(self)
+
+    def answer(self) -> None:
+        """Answer the request, unless the connection has ended meanwhile."""
+        if not self._transport.is_closing():
             head = b"" if len(self._head) > _HEAD_LIMIT_BYTES else bytes(self._head)
             page = self._server.page(head, is_local=self._address == _THIS_HOST)
             self._write(page, without_content=head.startswith(b"HEAD "))

@@ -6,6 +6,7 @@ the head with llhttp before. Facts: learn.microsoft.com/azure/virtual-machines/i
 `pkg/nmi/server`.
 """
 
+import functools
 import json
 import re
 from collections.abc import Mapping
@@ -189,8 +190,12 @@ def token_fields(token: Token, now: float) -> dict[str, str]:
     }
 
 
+@functools.lru_cache(maxsize=256)
 def render_error(status: int, message: str, *, retry_after_seconds: int | None = None, challenge: str = "") -> bytes:
-    """Write the whole response for a refusal, in IMDS's JSON form: SDKs lose plain text."""
+    """Write the whole response for a refusal, in IMDS's JSON form: SDKs lose plain text.
+
+    Remembers the last ones: whoever floods the daemon with bad requests gets the same few.
+    """
     headers = "" if retry_after_seconds is None else f"Retry-After: {retry_after_seconds}\r\n"
     if challenge:
         headers += f"WWW-Authenticate: {challenge}\r\n"
