@@ -177,8 +177,8 @@ def measure(node: Whole, number: int, seconds: float, only: str) -> Round:
     }
     with go_in_its_place(node):
         phases["go, quiet"] = phase(node, seconds, environ=go)
-        beside = hostile(node, namespace, seconds, CONNECTIONS, go)
-        phases["go, connections"] = phase(node, seconds, beside, environ=go)
+        connections = hostile(node, namespace, seconds, CONNECTIONS, go)
+        phases["go, connections"] = phase(node, seconds, connections, environ=go)
     for name, result in phases.items():
         print(f"round {number + 1}, {name}: {result.figures}", file=sys.stderr)
     node.cluster.call(remove, node, namespace)
