@@ -1,10 +1,11 @@
 """Vaults in ARM: creating, changing, deleting, recovering and purging them.
 
-A deleted vault keeps its secrets until it is purged, and its name stays taken for as long.
+A deleted vault keeps what it holds until it is purged, and its name stays taken for as long.
 """
 
 import datetime as dt
 import re
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -112,9 +113,15 @@ def _purge(state: State, name: str) -> None:
         message = f"The vault '{name}' has purge protection: it goes when its retention is over."
         raise answers.arm(403, "Forbidden", message)
     del state.deleted_vaults[name]
-    for key in [key for key in state.secrets if key.startswith(f"{name}/")]:
-        del state.secrets[key]
-        state.deleted_secrets.pop(key, None)
+    stores: tuple[dict[str, Any], ...] = (
+        state.secrets,
+        state.deleted_secrets,
+        state.vault_keys,
+        state.deleted_vault_keys,
+    )
+    for store in stores:
+        for key in [key for key in store if key.startswith(f"{name}/")]:
+            del store[key]
 
 
 def _deleted_document(state: State, name: str) -> Json:

@@ -12,15 +12,42 @@ from podidentity_lab.azure.entra import Entra
 from podidentity_lab.azure.state import Json, Principal, State
 
 AUDIENCE = "https://vault.azure.net"
-_PREFIX = "Microsoft.KeyVault/vaults/secrets"
+_PREFIX = "Microsoft.KeyVault/vaults"
+_LIFE = {"delete": "delete", "recover": "recover/action", "purge": "purge/action"}
+# By permission of an access policy, the data action of a role: learn.microsoft.com/azure/role-based-access-control/
+# permissions/security#microsoftkeyvault.
 _ACTIONS = {
-    "get": f"{_PREFIX}/getSecret/action",
-    "list": f"{_PREFIX}/readMetadata/action",
-    "set": f"{_PREFIX}/setSecret/action",
-    "delete": f"{_PREFIX}/delete",
-    "recover": f"{_PREFIX}/recover/action",
-    "purge": f"{_PREFIX}/purge/action",
+    "secrets": {"get": "getSecret/action", "list": "readMetadata/action", "set": "setSecret/action", **_LIFE},
+    "keys": {
+        "get": "read",
+        "list": "read",
+        "wrapKey": "wrap/action",
+        "unwrapKey": "unwrap/action",
+        **{name: f"{name}/action" for name in ("create", "import", "update", "sign", "verify", "encrypt", "decrypt")},
+        **_LIFE,
+    },
 }
+
+
+def permission_of(kind: str, method: str, parts: list[str], *, is_deleted: bool) -> str:
+    """Return the permission that a request needs, by its name in access policies. Refuses with 405 what none is for.
+
+    `kind` is one of `_ACTIONS`, `parts` the path below it.
+    """
+    if is_deleted and method != "GET":
+        permission = {"DELETE": "purge", "POST": "recover"}.get(method, "")
+    elif method == "GET":
+        permission = "list" if not parts or parts[1:] == ["versions"] else "get"
+    elif method == "POST":
+        verb = parts[-1].lower() if len(parts) > 1 else ""
+        permission = next((name for name in _ACTIONS[kind] if name.lower() == verb), "")
+    elif kind == "secrets":
+        permission = {"PUT": "set", "PATCH": "set", "DELETE": "delete"}.get(method, "")
+    else:
+        permission = {"PUT": "import", "PATCH": "update", "DELETE": "delete"}.get(method, "")
+    if not permission:
+        raise answers.arm(405, "MethodNotAllowed", f"{method} is not for '/{'/'.join([kind, *parts])}'.")
+    return permission
 
 
 class Rights:
@@ -43,30 +70,33 @@ class Rights:
         message = _TOKEN_MESSAGES.get(claims, _UNKNOWN_PRINCIPAL) if isinstance(claims, str) else _UNKNOWN_PRINCIPAL
         raise answers.arm(401, "Unauthorized", message, {"WWW-Authenticate": challenge})
 
-    def require(self, vault: Json, caller: Principal, permission: str, secret: str) -> None:
-        """Refuse with 403 unless `caller` has `permission` on the vault, or by role on the secret."""
-        if vault["properties"]["enableRbacAuthorization"]:
-            self._require_role(vault, caller, permission, secret)
-        else:
-            self._require_policy(vault, caller, permission)
+    def require(self, vault: Json, caller: Principal, right: str, name: str) -> None:
+        """Refuse with 403 unless `caller` has a right on the vault, or by role on the object called `name`.
 
-    def _require_policy(self, vault: Json, caller: Principal, permission: str) -> None:
+        `right` is a kind and a permission: `secrets/get`, `keys/sign`.
+        """
+        kind, permission = right.split("/")
+        if vault["properties"]["enableRbacAuthorization"]:
+            action = f"{_PREFIX}/{kind}/{_ACTIONS[kind][permission]}"
+            self._require_role(vault, caller, action, f"{vault['id']}/{kind}/{name}" if name else vault["id"])
+        else:
+            self._require_policy(vault, caller, kind, permission)
+
+    def _require_policy(self, vault: Json, caller: Principal, kind: str, permission: str) -> None:
         for policy in vault["properties"]["accessPolicies"]:
-            permissions = {name.lower() for name in policy["permissions"].get("secrets") or ()}
+            permissions = {name.lower() for name in policy["permissions"].get(kind) or ()}
             # "all" means all but purge: that one has to be given by name.
-            is_granted = permission in permissions or ("all" in permissions and permission != "purge")
+            is_granted = permission.lower() in permissions or ("all" in permissions and permission != "purge")
             if policy["objectId"] == caller.object_id and is_granted:
                 return
         message = (
-            f"The user, group or application '{self._label(caller)}' does not have secrets {permission} permission on "
+            f"The user, group or application '{self._label(caller)}' does not have {kind} {permission} permission on "
             f"key vault '{vault['name']};location={vault['location']}'. For help resolving this issue, please see "
             "https://go.microsoft.com/fwlink/?linkid=2125287"
         )
         raise answers.arm(403, "Forbidden", message, innererror={"code": "AccessDenied"})
 
-    def _require_role(self, vault: Json, caller: Principal, permission: str, secret: str) -> None:
-        scope = f"{vault['id']}/secrets/{secret}" if secret else vault["id"]
-        action = _ACTIONS[permission]
+    def _require_role(self, vault: Json, caller: Principal, action: str, scope: str) -> None:
         if roles.is_allowed(self._state, caller, action, scope, on_data=True):
             return
         message = (

@@ -21,6 +21,7 @@ class Role:
 
 
 _SECRETS = "microsoft.keyvault/vaults/secrets"
+_KEYS = "microsoft.keyvault/vaults/keys"
 _IDENTITIES = "microsoft.managedidentity/userassignedidentities"
 _AUTHORIZATION = ("microsoft.authorization/*/delete", "microsoft.authorization/*/write")
 
@@ -60,6 +61,23 @@ ROLES = {
         "Key Vault Secrets Officer",
         ("microsoft.keyvault/checknameavailability/read", "microsoft.keyvault/vaults/read"),
         data_actions=("microsoft.keyvault/vaults/secrets/*",),
+    ),
+    "14b46e9e-c2b7-41b4-b07b-48a6ebf60603": Role(
+        "Key Vault Crypto Officer",
+        ("microsoft.keyvault/checknameavailability/read", "microsoft.keyvault/vaults/read"),
+        data_actions=(f"{_KEYS}/*",),
+    ),
+    "12338af0-0e69-4776-bea7-57ae8d297424": Role(
+        "Key Vault Crypto User",
+        data_actions=tuple(
+            f"{_KEYS}/{name}"
+            for name in (
+                "read",
+                *(f"{verb}/action" for verb in ("update", "backup", "encrypt", "decrypt", "wrap", "unwrap")),
+                "sign/action",
+                "verify/action",
+            )
+        ),
     ),
     "00482a5a-887f-4fb3-b363-3b7fe8e74483": Role(
         "Key Vault Administrator", ("microsoft.keyvault/vaults/read",), data_actions=("microsoft.keyvault/vaults/*",)

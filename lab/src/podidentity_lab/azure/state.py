@@ -111,7 +111,7 @@ class Machine(msgspec.Struct, rename={"creation_body": "given"}):
 
 
 class SecretVersion(msgspec.Struct, rename={"created_at": "created"}):
-    """One version of a secret. Times are Unix seconds; 0: no such time."""
+    """One version of a secret. Times are Unix seconds; 0: no such time. `managed`: it is a certificate's."""
 
     version: str
     value: str
@@ -121,9 +121,30 @@ class SecretVersion(msgspec.Struct, rename={"created_at": "created"}):
     enabled: bool = True
     not_before: int = 0
     expires: int = 0
+    managed: bool = False
 
     def __repr__(self) -> str:
         return f"SecretVersion({self.version!r}, ...)"
+
+
+class KeyVersion(msgspec.Struct):
+    """One version of a vault's key. `pem` is the private key, `operations` what it may be used for (`key_ops`).
+
+    Times are Unix seconds; 0: no such time. `managed`: it is a certificate's.
+    """
+
+    version: str
+    pem: str
+    created_at: int
+    operations: list[str]
+    tags: Json = msgspec.field(default_factory=dict)
+    enabled: bool = True
+    not_before: int = 0
+    expires: int = 0
+    managed: bool = False
+
+    def __repr__(self) -> str:
+        return f"KeyVersion({self.version!r}, ...)"
 
 
 class Operation(msgspec.Struct, rename={"is_over": "settled"}):
@@ -152,10 +173,11 @@ class DeletedVault:
 
 @dataclass(slots=True)
 class State:
-    """Resources by lower-case ARM ID, principals by object ID, secrets by `vault/secret` (lower case).
+    """Resources by lower-case ARM ID, principals by object ID, secrets and keys of vaults by `vault/name` (lower case).
 
     `deleted_vaults` are by name, `deleted_secrets` maps `vault/secret` to when it was deleted: its versions stay in
-    `secrets`. `keys` are PEM texts of Entra ID's signing key and of the certificate authority.
+    `secrets`; likewise `deleted_vault_keys`. `keys` are PEM texts of Entra ID's signing key and of the certificate
+    authority.
     """
 
     settings: AzureSettings = field(default_factory=AzureSettings)
@@ -170,6 +192,8 @@ class State:
     deleted_vaults: dict[str, DeletedVault] = field(default_factory=dict)
     deleted_secrets: dict[str, int] = field(default_factory=dict)
     keys: dict[str, str] = field(default_factory=dict, repr=False)
+    vault_keys: dict[str, list[KeyVersion]] = field(default_factory=dict, repr=False)
+    deleted_vault_keys: dict[str, int] = field(default_factory=dict)
 
     def principal_of(self, client_id: str) -> Principal | None:
         """Return the principal with this client ID, in any case, or None."""
