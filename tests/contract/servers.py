@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 from podidentity_lab.kubernetes import Kubernetes
 from serving import served
@@ -21,9 +22,11 @@ class TwoLines:
 
 
 @contextlib.contextmanager
-def embedded(folder: Path, *, controllers: bool = True) -> Iterator[tuple[Path, Kubernetes]]:
+def embedded(
+    folder: Path, *, controllers: bool = True, backup: dict[str, Any] | None = None
+) -> Iterator[tuple[Path, Kubernetes]]:
     """The lab's embedded Kubernetes, with its controllers, behind TLS; its admin's kubeconfig, and itself."""
-    cluster = Kubernetes(TwoLines())
+    cluster = Kubernetes(TwoLines(), backup=backup)
     with served(cluster.app, cluster.tls_context(), cluster.run if controllers else None) as port:
         yield _kubeconfig(folder, cluster, port), cluster
 

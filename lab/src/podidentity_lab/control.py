@@ -33,6 +33,10 @@ class Cluster(Protocol):
         """Let a waiting node join, with these taints. Raises `LabError`."""
         ...
 
+    def save(self) -> Json | None:
+        """Return its objects; None when they cannot be kept."""
+        ...
+
     async def rotate_issuer_key(self, phase: str) -> list[str]:
         """Take a step, `publish`, `sign` or `withdraw`; return the published key IDs. Raises `LabError`."""
         ...
@@ -42,6 +46,8 @@ def application(
     status: Callable[[], Awaitable[Json]], stop: asyncio.Event, cluster: Cluster, azure: ASGIApp
 ) -> ASGIApp:
     """Answer `GET /status`, `POST /stop`, `POST /join?node=NAME&taint=KEY=VALUE:EFFECT` and `POST /issuer?phase=PHASE`.
+
+    `GET /kubernetes/state` has the cluster's objects, or null where they are not kept.
 
     Below /azure are faults, log and state of the lab's Azure.
     """
@@ -66,7 +72,10 @@ def application(
         except LabError as error:
             return JSONResponse({"error": str(error)}, 400)
 
-    routes = [Route("/status", tell_status), Mount("/azure", azure)]
+    async def show_kubernetes(_: Request) -> Response:
+        return JSONResponse(cluster.save())
+
+    routes = [Route("/status", tell_status), Route("/kubernetes/state", show_kubernetes), Mount("/azure", azure)]
     routes += [Route("/stop", take_stop, methods=["POST"]), Route("/join", take_join, methods=["POST"])]
     routes.append(Route("/issuer", take_issuer, methods=["POST"]))
     return Starlette(routes=routes)

@@ -4,6 +4,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from podidentity.errors import LabError
 from podidentity_lab.fabric import FABRIC_ADDRESS
@@ -16,12 +17,23 @@ from podidentity_lab.serving import serve
 
 
 class Embedded:
-    """An `Orchestrator`. `files` holds one directory for each node: what its hostPath volumes lead to."""
+    """An `Orchestrator`. `files` holds one directory for each node: what its hostPath volumes lead to.
 
-    def __init__(self, place: Place, plans: Sequence[NodePlan], files: Path, *, rootless: bool) -> None:
+    `backup` is what `save` returned in an earlier lab. Raises `LabError` when it cannot be read.
+    """
+
+    def __init__(
+        self,
+        place: Place,
+        plans: Sequence[NodePlan],
+        files: Path,
+        *,
+        rootless: bool,
+        backup: dict[str, Any] | None = None,
+    ) -> None:
         self._place = place
         logs = ContainerLogs(place.logs)
-        self._kubernetes = Kubernetes(logs, self)
+        self._kubernetes = Kubernetes(logs, self, backup=backup)
         place.publish_issuer(ISSUER, self._kubernetes.token_keys)
         cluster = Cluster(
             storage=self._kubernetes.storage,
@@ -86,6 +98,10 @@ class Embedded:
     async def rotate_issuer_key(self, phase: str) -> list[str]:
         """Take a step of the rotation of the key of service accounts' tokens. Raises `LabError`."""
         return self._kubernetes.rotate_token_key(phase)
+
+    def save(self) -> dict[str, Any]:
+        """Return the objects that somebody made, as JSON."""
+        return self._kubernetes.save()
 
     def pod_at(self, address: str) -> str | None:
         """Return namespace and name of the pod with this address; None for a host's address, or nobody's."""

@@ -13,7 +13,7 @@ import signal
 import socket
 import sys
 
-from podidentity.errors import PodIdentityError
+from podidentity.errors import LabError, PodIdentityError
 from podidentity_lab import control, dns, fabric, gateway, keeping, kubeconfig, nodes, reaping, seed
 from podidentity_lab.demo.admin import Admin
 from podidentity_lab.directory import Directory
@@ -77,7 +77,7 @@ class _Lab:
         self._directory = Directory(inheritance.directory)
         self._networks = nodes.plan(settings.nodes)
         self._bridge = settings.network == "bridge"
-        self._azure = keeping.open_azure(settings.azure)
+        self._azure, self._backup = keeping.open_state(settings.state)
         self._machines = (
             {} if settings.off_azure else nodes.machines(self._azure, self._networks, settings.virtual_machines)
         )
@@ -179,7 +179,10 @@ class _Lab:
             nodes.write_files(files / plan.network.name, self._azure if self._machines else None, bridge=self._bridge)
         if real:
             return Real(place, plans, program.require(), images.archives())
-        return Embedded(place, plans, files, rootless=inheritance.rootless)
+        try:
+            return Embedded(place, plans, files, rootless=inheritance.rootless, backup=self._backup)
+        except LabError as error:
+            raise LabError(f"--state {inheritance.settings.state}: {error}") from None
 
     def _provider_id(self, node: str) -> str:
         return f"azure://{self._machines[node]}" if node in self._machines else ""

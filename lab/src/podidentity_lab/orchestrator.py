@@ -67,6 +67,10 @@ class Orchestrator(Protocol):
         """Take a step, `publish`, `sign` or `withdraw`; return the published key IDs. Raises `LabError`."""
         ...
 
+    def save(self) -> dict[str, Any] | None:
+        """Return the objects that somebody made, as JSON; None when this Kubernetes cannot keep them."""
+        ...
+
     def pod_at(self, address: str) -> str | None:
         """Return the pod (`namespace/name`) that has an address of its own; None when it is not known."""
         ...

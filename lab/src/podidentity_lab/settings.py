@@ -21,9 +21,9 @@ class LabSettings:
 
     `late` is how many nodes, the last ones, wait until `lab join`; a real cluster's only.
     `virtual_machines` of the `nodes` are VMs of their own, the others share a scale set. `logs` is a directory that
-    outlives the lab; None: they are in the lab's own and go with it. `azure` is a file of `lab save`: the lab's Azure
-    is as it was then. `seed` is a file of what a fresh Azure has besides (see `seed`). `off_azure`: the nodes are no
-    Azure machines; there is no IMDS.
+    outlives the lab; None: they are in the lab's own and go with it. `state` is a file of `lab save`: the lab's
+    Azure, and the objects of an embedded Kubernetes, are as they were then. `seed` is a file of what a fresh Azure
+    has besides (see `seed`). `off_azure`: the nodes are no Azure machines; there is no IMDS.
     """
 
     name: str
@@ -33,7 +33,7 @@ class LabSettings:
     kubernetes: KubernetesKind = "embedded"
     late: int = 0
     logs: Path | None = None
-    azure: Path | None = None
+    state: Path | None = None
     off_azure: bool = False
     seed: Path | None = None
 
@@ -50,8 +50,8 @@ class LabSettings:
             raise UsageError(message)
         if self.off_azure and self.virtual_machines:
             raise UsageError(f"--off-azure: {self.virtual_machines} nodes cannot be VMs of Azure then; leave one out")
-        if self.seed and self.azure:
-            raise UsageError(f"--seed {self.seed}: a saved Azure has its own content; leave --seed or --azure out")
+        if self.seed and self.state:
+            raise UsageError(f"--seed {self.seed}: a saved lab has its own content; leave --seed or --state out")
         if self.late and (self.kubernetes != "real" or not 0 < self.late < self.nodes):
             raise UsageError(f"--late {self.late}: some of the nodes of a real cluster may be late, not all; use fewer")
 
@@ -79,7 +79,7 @@ def parse(text: str) -> Inheritance:
     """Return the value that `Inheritance.render` wrote."""
     values = json.loads(text)
     settings = values.pop("settings")
-    for name in ("logs", "azure", "seed"):
+    for name in ("logs", "state", "seed"):
         settings[name] = Path(settings[name]) if settings[name] else None
     directory, logs = Path(values.pop("directory")), Path(values.pop("logs"))
     return Inheritance(settings=LabSettings(**settings), directory=directory, logs=logs, **values)

@@ -22,6 +22,10 @@ class Cluster:
         """Take no node."""
         raise AssertionError(f"{node} {taints}")
 
+    def save(self) -> dict[str, object]:
+        """Return its objects."""
+        return self.kubernetes.save()
+
     async def rotate_issuer_key(self, phase: str) -> list[str]:
         """Take one step."""
         return self.kubernetes.rotate_token_key(phase)

@@ -53,5 +53,5 @@ def test_an_empty_seed_is_a_seed(tmp_path: Path) -> None:
 
 def test_a_saved_azure_is_not_seeded_again() -> None:
     """Half of it would be there already."""
-    with pytest.raises(UsageError, match="leave --seed or --azure out"):
-        LabSettings("lab", azure=Path("a"), seed=Path("s"))
+    with pytest.raises(UsageError, match="leave --seed or --state out"):
+        LabSettings("lab", state=Path("a"), seed=Path("s"))

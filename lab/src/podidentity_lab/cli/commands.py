@@ -54,7 +54,9 @@ def lab() -> None:
 @click.option("--late", default=0, help="How many nodes wait until `lab join`; with --kubernetes real.")
 @click.option("--logs", type=click.Path(path_type=Path), help="A directory for logs that outlives the lab.")
 @click.option(
-    "--azure", type=click.Path(path_type=Path, resolve_path=True), help="A file of `lab save`: its Azure goes on."
+    "--state",
+    type=click.Path(path_type=Path, resolve_path=True),
+    help="A file of `lab save`: its Azure and its embedded Kubernetes go on.",
 )
 @options.SEED
 @click.option("--off-azure", is_flag=True, help="Nodes are no Azure machines, and there is no IMDS.")
@@ -187,12 +189,14 @@ def down(name: str) -> None:
 @options.OF_THIS_SHELL
 @click.argument("file", type=click.Path(path_type=Path))
 def save(name: str, file: Path) -> None:
-    """Keep a lab's Azure in a file: identities, roles, vaults and every secret. `lab up --azure FILE` goes on with it.
+    """Keep a lab in a file: its Azure and the objects of its embedded Kubernetes, with every secret of both.
 
-    Example: podidentity lab save azure.json
+    `lab up --state FILE` goes on with it. The file is readable by you alone.
+
+    Example: podidentity lab save lab.json
     """
     keeping.save(options.ready(name), file)
-    click.echo(f"the Azure of the lab {name!r} is in {file}; it holds secrets")
+    click.echo(f"the lab {name!r} is in {file}; it holds secrets")
 
 
 @lab.command("manifest")

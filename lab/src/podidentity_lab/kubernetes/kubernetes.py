@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from podidentity_lab.azure.tls import key_usage, load_pem
+from podidentity_lab.kubernetes import saving
 from podidentity_lab.kubernetes.api import Api
 from podidentity_lab.kubernetes.auth import LIFETIME_SECONDS, Authority
 from podidentity_lab.kubernetes.controllers import garbage, jobs, looping, schedules, scheduling, services, workloads
@@ -42,10 +43,14 @@ class PodLogs(Protocol):
 
 
 class Kubernetes:
-    """One cluster's API and controllers."""
+    """One cluster's API and controllers; `backup` is what `save` returned of an earlier one. Raises `LabError`."""
 
     def __init__(
-        self, logs: PodLogs, containers: Containers | None = None, clock: Callable[[], float] = time.time
+        self,
+        logs: PodLogs,
+        containers: Containers | None = None,
+        clock: Callable[[], float] = time.time,
+        backup: dict[str, Any] | None = None,
     ) -> None:
         self._clock = clock
         self.storage = Storage(clock)
@@ -58,7 +63,10 @@ class Kubernetes:
         self._api = Api(self.storage, self._kinds, self._authority, read, clock)
         self._streams = Streams(self.storage, self._kinds, self._authority, containers or NoContainers())
         self.ca_pem, self._server_pem = _certificates()
-        for name in NAMESPACES:
+        if backup is not None:
+            saving.restore(backup, self.storage, self._kinds)
+        names = {namespace["metadata"]["name"] for namespace in self.storage.list("namespaces")}
+        for name in (name for name in NAMESPACES if name not in names):
             namespace = {
                 "apiVersion": "v1",
                 "kind": "Namespace",
@@ -109,6 +117,10 @@ class Kubernetes:
     def rotate_token_key(self, phase: str) -> list[str]:
         """Take a step: `publish`, `sign` or `withdraw`; return the published key IDs. Raises `LabError`."""
         return self._authority.keys.rotate(phase)
+
+    def save(self) -> dict[str, Any]:
+        """Return the objects that somebody made, Secrets with their values included, as `backup` takes them."""
+        return saving.snapshot(self.storage, self._kinds)
 
     async def run(self) -> None:
         """Run the controllers until cancelled."""

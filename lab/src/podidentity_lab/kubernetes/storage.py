@@ -17,6 +17,8 @@ from podidentity_lab.kubernetes.statuses import ApiError, not_found
 HISTORY = 5_000
 Json = dict[str, Any]
 Key = tuple[str, str, str]
+Applied = dict[tuple[str, str], Json]
+"""What each manager applied last, by the object's UID: an object that comes again is another one."""
 ChangeType = Literal["ADDED", "MODIFIED", "DELETED"]
 
 
@@ -42,6 +44,7 @@ class Storage:
         self._history: deque[_Change] = deque(maxlen=HISTORY)
         self._watchers: set[asyncio.Queue[_Change]] = set()
         self.revision = 1
+        self.intents: Applied = {}
 
     def get(self, resource: str, namespace: str | None, name: str) -> Json:
         """Return an object. Raises ApiError 404."""
@@ -66,6 +69,11 @@ class Storage:
             raise ApiError(409, f'{resource} "{metadata["name"]}" already exists', "AlreadyExists")
         metadata |= {"uid": str(uuid.uuid4()), "creationTimestamp": self._now(), "generation": 1}
         return self._store(key, copied, "ADDED")
+
+    def restore(self, resource: str, obj: Json) -> None:
+        """Store an object of an earlier lab as it was, with its UID and the time of its creation."""
+        copied = copy.deepcopy(obj)
+        self._store((resource, copied["metadata"].get("namespace") or "", copied["metadata"]["name"]), copied, "ADDED")
 
     def update(self, resource: str, obj: Json, *, count_all_changes: bool = False) -> Json:
         """Replace an object. Raises ApiError 409 when `resourceVersion` is set and stale.

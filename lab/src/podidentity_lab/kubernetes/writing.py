@@ -25,8 +25,6 @@ class Writing:
     def __init__(self, storage: Storage, kinds: Kinds) -> None:
         self._storage = storage
         self._kinds = kinds
-        self._intents: dict[tuple[str, str], Json] = {}
-        """What each manager applied last: by the object's UID, since an object that comes again is another one."""
 
     async def create(self, request: Request, place: Place) -> Response:
         """Answer a request that creates an object."""
@@ -78,13 +76,13 @@ class Writing:
             current = self._storage.get(place.kind.resource, place.namespace, place.name)
         except ApiError:
             obj = self._create(request, place, copy.deepcopy(intent))
-            self._intents[obj["metadata"]["uid"], manager] = intent
+            self._storage.intents[obj["metadata"]["uid"], manager] = intent
             return JSONResponse(obj, 201)
         key = (current["metadata"]["uid"], manager)
-        previous = self._intents.get(key, {})
+        previous = self._storage.intents.get(key, {})
         obj = patching.merge_intent(current, previous, intent, is_built_in=place.kind.schema is None)
         answer = JSONResponse(self._replace(request, place, obj))
-        self._intents[key] = intent
+        self._storage.intents[key] = intent
         return answer
 
     def _replace(self, request: Request, place: Place, obj: Json) -> Json:

@@ -104,6 +104,9 @@ class Real:
         await self._until("the API", self._client.is_ready)
         return key_ids
 
+    def save(self) -> None:
+        """Return None: objects of a real cluster are not kept with the lab."""
+
     def pod_at(self, address: str) -> str | None:  # noqa: ARG002  # the port's
         """Return None: the log of a real cluster's Azure shows addresses in place of pods' names."""
         return None
