@@ -10,7 +10,7 @@ from podidentity.errors import LabError
 from podidentity_lab.fabric import FABRIC_ADDRESS
 from podidentity_lab.kubelet import Cluster, ContainerLogs, Kubelet, Node
 from podidentity_lab.kubernetes import ISSUER, ApiError, Kubernetes
-from podidentity_lab.linux.namespaces import listener
+from podidentity_lab.linux.namespaces import listener, open_stream
 from podidentity_lab.orchestrator import KUBERNETES_PORT, NodePlan, Place
 from podidentity_lab.services import KUBERNETES_ADDRESS, run_services
 from podidentity_lab.serving import serve
@@ -79,6 +79,20 @@ class Embedded:
         running = next(filter(None, candidates), None)
         pipe = asyncio.subprocess.PIPE
         return None if running is None else await running.start_beside(command, stdin=pipe, stderr=pipe)
+
+    async def connect(self, namespace: str, pod: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Connect to a port of a pod as from inside of it. Raises `OSError`."""
+        candidates = (kubelet.network_of(namespace, pod) for kubelet in self._kubelets)
+        network = next(filter(None, candidates), None)
+        if network is None:
+            raise OSError("no container of it runs")
+        stream = open_stream(network)
+        try:
+            await asyncio.get_running_loop().sock_connect(stream, ("127.0.0.1", port))
+        except BaseException:
+            stream.close()
+            raise
+        return await asyncio.open_connection(sock=stream)
 
     def cluster_ip(self, namespace: str, name: str) -> str | None:
         """Return the address of a Service; None when it has none."""

@@ -45,6 +45,11 @@ class Kubelet:
         candidates = (pod.running.get(container) for pod in self._pods.values() if pod.is_named(namespace, name))
         return next(filter(None, candidates), None)
 
+    def network_of(self, namespace: str, name: str) -> str | None:
+        """Return the network namespace of a pod of this node; None when none of its containers runs."""
+        pods = (pod for pod in self._pods.values() if pod.is_named(namespace, name) and pod.running)
+        return next((pod.network for pod in pods), None)
+
     def _take_up(self, group: asyncio.TaskGroup, change: str, obj: Json) -> None:
         uid, pod = obj["metadata"]["uid"], self._pods.get(obj["metadata"]["uid"])
         if change == "DELETED":

@@ -51,6 +51,11 @@ class Pod:
         """The pod's UID: a pod that is created again under the same name has another one."""
         return str(self._obj["metadata"]["uid"])
 
+    @property
+    def network(self) -> str:
+        """The network namespace of its containers."""
+        return self._node.name if self._host_network else wiring.namespace_name(self.uid)
+
     def is_named(self, namespace: str, name: str) -> bool:
         """Whether the pod has this namespace and name."""
         metadata = self._obj["metadata"]
@@ -128,12 +133,11 @@ class Pod:
 
     async def _place(self) -> Place:
         """Return where the containers will run, waiting for volumes that do not exist yet."""
-        network = self._node.name if self._host_network else wiring.namespace_name(self.uid)
         warn_at = self._node.cluster.clock() + MOUNT_GRACE_SECONDS  # objects are often created in one go with their pod
         while True:
             try:
                 paths = volumes.prepare(self._node, self._obj, self._folder / "volumes")
-                return Place(network, self._folder, paths, self.state.address)
+                return Place(self.network, self._folder, paths, self.state.address)
             except volumes.VolumeError as error:
                 if self._node.cluster.clock() >= warn_at:
                     self.tell("Warning", "FailedMount", str(error))

@@ -1,11 +1,12 @@
-"""`kubectl exec`: a program beside a container, its streams over one WebSocket.
+"""`kubectl exec`, a program beside a container, and `kubectl port-forward`: each over one WebSocket.
 
-Protocol: the first byte of each message is its channel (kubernetes.io/docs/reference/using-api/api-concepts and the
-remote-command subprotocol `v5.channel.k8s.io`, `v4` without the closing of single channels).
+Protocol of exec: the first byte of each message is its channel (kubernetes.io/docs/reference/using-api/api-concepts and
+the remote-command subprotocol `v5.channel.k8s.io`, `v4` without the closing of single channels).
 """
 
 import asyncio
 import contextlib
+import functools
 import json
 import os
 import signal
@@ -13,9 +14,10 @@ from typing import Any, Protocol
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from podidentity_lab.kubernetes import places
+from podidentity_lab.kubernetes import forwarding, places
 from podidentity_lab.kubernetes.auth import Access, Authority
 from podidentity_lab.kubernetes.kinds import Kinds
+from podidentity_lab.kubernetes.places import Place
 from podidentity_lab.kubernetes.statuses import ApiError, beyond_the_lab
 from podidentity_lab.kubernetes.storage import Storage
 
@@ -27,12 +29,16 @@ Json = dict[str, Any]
 
 
 class Containers(Protocol):
-    """What starts programs beside containers: the kubelets."""
+    """What starts programs beside containers, and reaches their ports: the kubelets."""
 
     async def start_beside(
         self, namespace: str, pod: str, container: str, command: list[str]
     ) -> asyncio.subprocess.Process | None:
         """Start a program with three pipes; return None when the container does not run."""
+        ...
+
+    async def connect(self, namespace: str, pod: str, port: int) -> forwarding.Connection:
+        """Connect to a port of a pod as from inside of it. Raises `OSError`."""
         ...
 
 
@@ -41,6 +47,10 @@ class NoContainers:
 
     async def start_beside(self, *_: object) -> None:
         """Return None: no container runs."""
+
+    async def connect(self, *_: object) -> forwarding.Connection:
+        """Raise `OSError`: no pod runs."""
+        raise OSError("no pod runs")
 
 
 class Streams:
@@ -53,8 +63,11 @@ class Streams:
         self._containers = containers
 
     async def serve(self, socket: WebSocket) -> None:
-        """Run one program until it ends or the client has gone."""
+        """Run one program until it ends, or forward ports, or the client has gone."""
         offered = socket.scope["subprotocols"]
+        if forwarding.PROTOCOL in offered:
+            await self._forward(socket)
+            return
         spoken = next((protocol for protocol in PROTOCOLS if protocol in offered), None)
         await socket.accept(subprotocol=spoken)
         try:
@@ -69,14 +82,33 @@ class Streams:
                 os.killpg(process.pid, signal.SIGKILL)
             await process.wait()
 
+    async def _forward(self, socket: WebSocket) -> None:
+        """Forward ports of a pod. A refusal has no text here: kubectl asks again by a POST, which the API refuses."""
+        try:
+            place = self._place(socket, "portforward")
+            self._storage.get("pods", place.namespace, place.name)
+        except ApiError:
+            await socket.close()
+            return
+        await socket.accept(subprotocol=forwarding.PROTOCOL)
+        connect = functools.partial(self._containers.connect, place.namespace or "", place.name)
+        await forwarding.Forwarding(socket, connect).run()
+        with contextlib.suppress(WebSocketDisconnect, RuntimeError):
+            await socket.close()
+
+    def _place(self, socket: WebSocket, subresource: str) -> Place:
+        """Return what a request is about, if it is a pod's `subresource` and the user may use it. Raises ApiError."""
+        place = places.find(self._kinds, socket.url.path.strip("/"))
+        if place.subresource != subresource:
+            raise beyond_the_lab(f"{place.kind.plural}/{place.subresource}")
+        user = self._authority.user(socket.headers.get("authorization", ""))
+        self._authority.require(user, Access("create", "", f"pods/{subresource}", place.namespace or "", place.name))
+        return place
+
     async def _start(self, socket: WebSocket, spoken: str | None) -> asyncio.subprocess.Process:
         if spoken is None:
             raise ApiError(400, f"this server speaks {' and '.join(PROTOCOLS)}")
-        place = places.find(self._kinds, socket.url.path.strip("/"))
-        if place.subresource != "exec":
-            raise beyond_the_lab(f"{place.kind.plural}/{place.subresource}")
-        user = self._authority.user(socket.headers.get("authorization", ""))
-        self._authority.require(user, Access("create", "", "pods/exec", place.namespace or "", place.name))
+        place = self._place(socket, "exec")
         pod = self._storage.get("pods", place.namespace, place.name)
         query = socket.query_params
         if query.get("tty") == "true":

@@ -38,6 +38,10 @@ class Subresources:
     async def serve(self, request: Request, place: Place) -> Response:
         """Answer one request for a part of an object. Raises ApiError."""
         answer = self.answers.get(place.subresource)
+        if place.subresource == "portforward":
+            raise ApiError(
+                501, "the lab's embedded Kubernetes forwards ports over WebSockets; use kubectl 1.31 or newer"
+            )
         if answer is None:
             raise beyond_the_lab(f"{place.kind.plural}/{place.subresource}")
         return await answer(request, place, self._storage.get(place.kind.resource, place.namespace, place.name))
