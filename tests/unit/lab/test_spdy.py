@@ -31,11 +31,11 @@ def test_frames_are_read_however_they_are_cut() -> None:
         chunks = [wire[start : start + size] for start in range(0, len(wire), size)]
         events = [event for chunk in chunks for event in session.receive(chunk)]
         assert events == [
-            spdy.Opened(1, HEADERS),
-            spdy.Received(1, b"hello", last=False),
-            spdy.Pinged(ping),
-            spdy.Received(1, b"", last=True),
-            spdy.Reset(1),
+            spdy.StreamOpening(1, HEADERS),
+            spdy.StreamData(1, b"hello", last=False),
+            spdy.Ping(ping),
+            spdy.StreamData(1, b"", last=True),
+            spdy.StreamReset(1),
         ]
 
 

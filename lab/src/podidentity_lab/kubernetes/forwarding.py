@@ -50,19 +50,21 @@ class Forwarding:
 
     async def _take(self, event: spdy.Event) -> None:
         match event:
-            case spdy.Opened(stream, {"streamtype": "error", "requestid": request}):
+            case spdy.StreamOpening(stream, {"streamtype": "error", "requestid": request}):
                 self._error_streams[request] = stream
                 await self._send(self._session.reply(stream))
-            case spdy.Opened(stream, {"streamtype": "data", "port": port, "requestid": request}) if port.isdecimal():
+            case spdy.StreamOpening(stream, {"streamtype": "data", "port": port, "requestid": request}) if (
+                port.isdecimal()
+            ):
                 await self._send(self._session.reply(stream))
                 await self._open(stream, int(port), self._error_streams.pop(request, 0))
-            case spdy.Opened(stream, _):
+            case spdy.StreamOpening(stream, _):
                 await self._send(spdy.reset(stream, spdy.PROTOCOL_ERROR))
-            case spdy.Received(stream, content, last) if stream in self._writers:
+            case spdy.StreamData(stream, content, last) if stream in self._writers:
                 await _write(self._writers[stream], content, last=last)
-            case spdy.Reset(stream) if stream in self._writers:
+            case spdy.StreamReset(stream) if stream in self._writers:
                 self._writers[stream].close()
-            case spdy.Pinged(answer):
+            case spdy.Ping(answer):
                 await self._send(answer)
 
     async def _open(self, stream: int, port: int, errors: int) -> None:

@@ -48,14 +48,14 @@ class ProtocolError(Exception):
     """What came is not SPDY/3.1; the connection cannot go on."""
 
 
-class Opened(NamedTuple):
+class StreamOpening(NamedTuple):
     """The other side opened a stream."""
 
     stream: int
     headers: dict[str, str]
 
 
-class Received(NamedTuple):
+class StreamData(NamedTuple):
     """Data of a stream; `last`: there will be no more."""
 
     stream: int
@@ -63,19 +63,19 @@ class Received(NamedTuple):
     last: bool
 
 
-class Reset(NamedTuple):
+class StreamReset(NamedTuple):
     """The other side gave a stream up."""
 
     stream: int
 
 
-class Pinged(NamedTuple):
+class Ping(NamedTuple):
     """The other side wants `answer` back."""
 
     answer: bytes
 
 
-Event = Opened | Received | Reset | Pinged
+Event = StreamOpening | StreamData | StreamReset | Ping
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,17 +119,17 @@ class Session:
 
     def _event(self, frame: _Frame) -> Event | None:
         if not frame.first >> 31:
-            return Received(frame.first, frame.body, bool(frame.flags & FIN))
+            return StreamData(frame.first, frame.body, bool(frame.flags & FIN))
         if frame.first >> 16 != _VERSION:
             raise ProtocolError(f"the frame {frame.first:#010x} is not of SPDY/3")
         try:
             match frame.first & 0xFFFF:
                 case 1:  # SYN_STREAM: stream, associated stream, priority and slot
-                    return Opened(struct.unpack_from(">I", frame.body)[0], self._headers(frame.body[10:]))
+                    return StreamOpening(struct.unpack_from(">I", frame.body)[0], self._headers(frame.body[10:]))
                 case 3:
-                    return Reset(struct.unpack_from(">I", frame.body)[0])
+                    return StreamReset(struct.unpack_from(">I", frame.body)[0])
                 case 6:
-                    return Pinged(_control(_PING, frame.body))
+                    return Ping(_control(_PING, frame.body))
                 case _:
                     return None
         except (struct.error, zlib.error) as error:
