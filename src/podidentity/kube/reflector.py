@@ -2,9 +2,11 @@
 
 A watch can die unnoticed (a firewall forgets the connection), so one that has sent nothing for `silence_seconds`, not
 even a bookmark, is ended and resumed from its last version. The objects are listed again only when the server no longer
-knows that version, or refuses it. `confirmed_at` is when the store was last known to follow the cluster.
+knows that version, or refuses it. `confirmed_at` is when the store was last known to follow the cluster, but for what a
+namespace changes faster than the daemon handles (`pace`).
 """
 
+import asyncio
 import logging
 import random
 from collections.abc import Callable
@@ -19,8 +21,9 @@ from podidentity.errors import GoneError, InvalidError, KubernetesError, Malform
 from podidentity.kube.answers import error_of, read_status
 from podidentity.kube.api import ALL_OBJECTS, Api, Selection
 from podidentity.kube.depth import decode_beside
+from podidentity.kube.pace import NamespacePace
 from podidentity.kube.quota import NamespaceQuota
-from podidentity.kube.resources import UNREADABLE, Kind, read_meta
+from podidentity.kube.resources import UNREADABLE, Kind, StoredObject, read_meta
 from podidentity.kube.store import Store
 from podidentity.timing import LoopTurns
 
@@ -66,6 +69,14 @@ class _Event(msgspec.Struct):
 _EVENT = msgspec.json.Decoder(_Event)
 
 
+@dataclass(frozen=True, slots=True)
+class _Unreadable:
+    """An object that cannot be read, and why."""
+
+    key: ObjectKey
+    message: str
+
+
 class Reflector(Generic[T]):
     """Fills one `store` with the objects of one kind of `selection`."""
 
@@ -94,6 +105,7 @@ class Reflector(Generic[T]):
         self._on_first_list = on_first_list
         self._version = ""
         self._quota = NamespaceQuota(kind.namespace_limit, str(kind))
+        self._pace: NamespacePace[StoredObject[T] | _Unreadable] = NamespacePace(str(kind))
 
     @property
     def unconfirmed_seconds(self) -> float:
@@ -102,6 +114,12 @@ class Reflector(Generic[T]):
 
     async def run(self) -> None:
         """List and watch until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._follow_cluster())
+            if self.kind.is_paced:
+                tasks.create_task(self._handle_waiting())
+
+    async def _follow_cluster(self) -> None:
         while True:
             try:
                 if not self._version:
@@ -110,12 +128,22 @@ class Reflector(Generic[T]):
             except KubernetesError as error:
                 await self._recover(error)
 
+    async def _handle_waiting(self) -> None:
+        """Apply the changes that had to wait, each when it is its namespace's turn."""
+        clock = self._api.clock
+        while True:
+            await clock.sleep(await self._pace.next_pause(clock.steady()))
+            while (state := self._pace.pop(clock.steady())) is not None:
+                self._apply(state)
+                await asyncio.sleep(0)
+
     async def _list(self) -> None:
         start = self._api.clock.steady()
         quota = NamespaceQuota(self.kind.namespace_limit, str(self.kind))
         objects = await self._api.list(self.kind, self._selection, known_odd=self.odd, quota=quota)
         self._quota = quota
         self.odd = dict(objects.odd)
+        self._pace.clear()
         self.store.replace(objects.items)
         self._version = objects.version
         self.lists += 1
@@ -174,6 +202,7 @@ class Reflector(Generic[T]):
 
     def _remove(self, raw: msgspec.Raw) -> None:
         key = self._key_of(raw)
+        self._pace.drop(key)
         self.odd.pop(key, None)
         self.store.remove(key)
         self._quota.give_back(key)
@@ -186,24 +215,29 @@ class Reflector(Generic[T]):
         return key
 
     def _add(self, raw: msgspec.Raw) -> None:
+        """Read an object that was added or changed; apply it now, or in its namespace's turn."""
+        state: StoredObject[T] | _Unreadable
         try:
-            item = self.kind.read(raw)
+            state = self.kind.read(raw)
         except MalformedObjectError as error:
-            key = self._key_of(raw)
-            if not self._quota.take(key):
-                return
-            previous = self.odd.get(key)
+            state = _Unreadable(self._key_of(raw), str(error))
+        if not self._quota.take(state.key):
+            return
+        if not self.kind.is_paced or self._pace.take(state.key, state, self._api.clock.steady()):
+            self._apply(state)
+
+    def _apply(self, state: "StoredObject[T] | _Unreadable") -> None:
+        key = state.key
+        if isinstance(state, _Unreadable):
             # Once for each message: a tenant may write the same mistake as often as the API server accepts it.
-            _log.log(
-                logging.DEBUG if previous == str(error) else logging.WARNING, "watch %s: ignored: %s", self.kind, error
-            )
-            self.odd[key] = str(error)
+            level = logging.DEBUG if self.odd.get(key) == state.message else logging.WARNING
+            _log.log(level, "watch %s: ignored: %s", self.kind, state.message)
+            self.odd[key] = state.message
             # The previous object is no longer true and the present one is unknown: acting on either would be a guess.
             self.store.remove(key)
         else:
-            if self._quota.take(item.key):
-                self.odd.pop(item.key, None)
-                self.store.upsert(item)
+            self.odd.pop(key, None)
+            self.store.upsert(state)
 
     async def _recover(self, error: KubernetesError) -> None:
         """Pause; list again afterwards if the server may not know the version that we watch from."""

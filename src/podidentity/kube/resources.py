@@ -69,6 +69,8 @@ class Kind(Generic[T]):
     namespaced: bool = True
     namespace_limit: int = 0
     """How many objects of one namespace a watch keeps; 0: all."""
+    is_paced: bool = False
+    """Whether a watch bounds the changes of a namespace: tenants write these objects, podidentity does not."""
 
     def __str__(self) -> str:
         return f"{self.plural}.{self.group}" if self.group else self.plural
@@ -337,18 +339,11 @@ class CustomResourceDefinition:
     name: str
 
 
-PODS = Kind("", "v1", "pods", "Pod", _narrow(_Pod, _pod))
-SELECTED_PODS = Kind("", "v1", "pods", "Pod", _narrow(_Pod, _selected_pod))
+PODS = Kind("", "v1", "pods", "Pod", _narrow(_Pod, _pod), is_paced=True)
+SELECTED_PODS = Kind("", "v1", "pods", "Pod", _narrow(_Pod, _selected_pod), is_paced=True)
 """The same pods with no labels but the one that bindings select by."""
 NODES = Kind("", "v1", "nodes", "Node", _narrow(_Node, _node), namespaced=False)
-NAMESPACES = Kind(
-    "",
-    "v1",
-    "namespaces",
-    "Namespace",
-    _narrow(_Labelled, _namespace),
-    namespaced=False,
-)
+NAMESPACES = Kind(*("", "v1", "namespaces", "Namespace"), _narrow(_Labelled, _namespace), namespaced=False)
 SERVICE_ACCOUNTS = Kind("", "v1", "serviceaccounts", "ServiceAccount", _narrow(_Labelled, _service_account))
 MACHINE_STATES = Kind("coordination.k8s.io", "v1", "leases", "Lease", _narrow(_Labelled, _machine_state))
 """The Leases with which MIC tells NMI what is on a machine (`core.model.machine_state`)."""
@@ -364,10 +359,12 @@ CRDS = Kind(
 IDENTITIES = Kind(
     *(crd.GROUP, crd.VERSION, "azureidentities", "AzureIdentity", _custom(crd.parse_identity)),
     namespace_limit=NAMESPACE_OBJECTS,
+    is_paced=True,
 )
 BINDINGS = Kind(
     *(crd.GROUP, crd.VERSION, "azureidentitybindings", "AzureIdentityBinding", _custom(crd.parse_binding)),
     namespace_limit=NAMESPACE_OBJECTS,
+    is_paced=True,
 )
 ASSIGNED_IDENTITIES = Kind(
     crd.GROUP, crd.VERSION, "azureassignedidentities", "AzureAssignedIdentity", _custom(crd.parse_assigned)
@@ -375,6 +372,7 @@ ASSIGNED_IDENTITIES = Kind(
 EXCEPTIONS = Kind(
     *(crd.GROUP, crd.VERSION, "azurepodidentityexceptions", "AzurePodIdentityException", _custom(crd.parse_exception)),
     namespace_limit=NAMESPACE_OBJECTS,
+    is_paced=True,
 )
 
 # Read, changed and written back as whole objects.
