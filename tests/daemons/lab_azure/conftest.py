@@ -7,6 +7,7 @@ from typing import Any
 import httpx2
 import pytest
 
+from daemons.lab_azure.management import SCOPE, Management
 from podidentity_lab.azure import Azure, AzureSettings
 from serving import served as served_at
 
@@ -66,3 +67,12 @@ def sign_in(azure: Azure, send: Send) -> Callable[..., str]:
         return str(answer.json()["access_token"])
 
     return sign_in
+
+
+@pytest.fixture
+def manage(azure: Azure, send: Send, sign_in: Callable[..., str]) -> Management:
+    """ARM as the owner, with a resource group and a scale set."""
+    azure.add_scale_set("ss", 2)
+    made = Management(azure, send, sign_in(SCOPE))
+    assert made("PUT", made.group, {"location": "eastus"}).status_code == 201
+    return made

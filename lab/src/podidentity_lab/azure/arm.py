@@ -1,8 +1,8 @@
-"""ARM: checks who asks and hands each request to the module for it; subscriptions and resource groups are here.
+"""ARM: checks who asks and hands each request to the module for it.
 
 IDs compare without case and doubled slashes count once, as in Azure; any api-version is accepted. Every request needs a
 token for ARM and a role for its action. Roles are in `arm_roles`, machines in `arm_machines`, vaults and identities in
-`arm_resources`.
+`arm_resources`, resource groups in `arm_groups`, the subscription and its resource providers in `arm_subscriptions`.
 """
 
 import re
@@ -11,14 +11,24 @@ from collections.abc import Callable
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from podidentity_lab.azure import answers, arm_machines, arm_resources, arm_roles, federation, roles, throttling
+from podidentity_lab.azure import (
+    answers,
+    arm_groups,
+    arm_machines,
+    arm_resources,
+    arm_roles,
+    arm_subscriptions,
+    federation,
+    providers,
+    roles,
+    throttling,
+)
 from podidentity_lab.azure.entra import Entra
 from podidentity_lab.azure.faults import Faults
 from podidentity_lab.azure.state import Json, Principal, State
 
 HOST = "management.azure.com"
 AUDIENCES = ("https://management.azure.com", "https://management.core.windows.net")
-_GROUPS = "Microsoft.Resources/subscriptions/resourceGroups"
 _AUTHORIZATION = "/providers/microsoft.authorization/"
 _FEDERATION = f"userassignedidentities/{federation.KIND}".lower()
 
@@ -37,18 +47,16 @@ class Arm:
 
     async def serve(self, request: Request) -> Response:
         """Answer one request."""
-        path = re.sub("/+", "/", request.url.path).rstrip("/")
+        path = _canonical_path(request.url.path)
         if path.lower() == "/metadata/endpoints":
             return JSONResponse(_endpoints())
         caller = self._entra.caller(request, *AUDIENCES)
         request.state.client_id = caller.client_id
         if self._faults.arm_statuses:
             raise answers.asked_for(self._faults.arm_statuses.pop(0), self._faults.headers())
-        if path.lower() == "/subscriptions":
-            has_role = roles.sees_subscription(self._state, caller)
-            return JSONResponse({"value": [self._subscription()] if has_role else [], "count": {"type": "Total"}})
-        if path.lower() == "/tenants":
-            return JSONResponse({"value": [self._tenant()]})
+        response = arm_subscriptions.serve_tenant(path, caller, self._state)
+        if response is not None:
+            return response
         return await self._route(request, caller, path)
 
     async def _route(self, request: Request, caller: Principal, path: str) -> Response:
@@ -60,34 +68,29 @@ class Arm:
             raise answers.arm(404, "SubscriptionNotFound", f"The subscription '{name}' could not be found.")
         if "operations" in parts[-2:]:
             return arm_machines.operation(self._state, parts[-1], self._clock())
-        if len(parts) == 3:
-            return JSONResponse(self._subscription())
+        if len(parts) == 3 or parts[3] == "locations" or (parts[3] == "providers" and _is_registration(parts)):
+            return arm_subscriptions.serve(request, caller, path, self._state)
         if parts[3] == "resources":
-            resources = arm_resources.find_resources(self._state, request.query_params.get("$filter", ""), caller)
-            return JSONResponse({"value": resources})
+            return arm_resources.serve_all(request, caller, path, self._state)
         if parts[3] == "resourcegroups":
             return await self._below_groups(request, caller, path)
-        if parts[3] == "providers" and len(parts) >= 6:
+        if parts[3] == "providers":
             return await self._provider(request, caller, path)
         raise _no_such_path(path)
 
     async def _below_groups(self, request: Request, caller: Principal, path: str) -> Response:
         parts = path.split("/")
         if len(parts) == 4:
-            roles.require(self._state, caller, f"{_GROUPS}/read", path)
-            return JSONResponse({"value": list(self._state.groups.values())})
+            return arm_groups.serve_all(request, caller, path, self._state)
         if len(parts) == 5:
-            return await self._group(request, caller, path)
-        if "/".join(parts[:5]).lower() not in self._state.groups:
-            raise answers.arm(404, "ResourceGroupNotFound", f"Resource group '{parts[4]}' could not be found.")
+            return await arm_groups.serve(request, caller, path, self._state, self._clock())
+        arm_groups.require(self._state, path)
         if len(parts) == 6 and parts[5].lower() == "resources":
-            resources = arm_resources.find_resources(self._state, request.query_params.get("$filter", ""), caller)
-            inside = "/".join(parts[:5]).lower() + "/"
-            return JSONResponse(
-                {"value": [resource for resource in resources if resource["id"].lower().startswith(inside)]}
-            )
+            return arm_resources.serve_all(request, caller, path, self._state)
         if len(parts) < 8 or parts[5].lower() != "providers":
             raise _no_such_path(path)
+        if request.method not in {"GET", "DELETE"}:
+            providers.require_registration(self._state, parts[6])
         if f"{parts[6]}/{parts[7]}".lower() in arm_machines.KINDS:
             context = arm_machines.Context(self._state, self._faults, self._buckets, self._clock)
             return await arm_machines.serve(request, caller, path, context)
@@ -96,10 +99,8 @@ class Arm:
         return await arm_resources.serve(request, caller, path, self._state, self._clock())
 
     async def _provider(self, request: Request, caller: Principal, path: str) -> Response:
-        """Answer for what belongs to the subscription: providers, all machines of a kind, deleted vaults."""
+        """Answer for what belongs to the subscription: all machines of a kind, all identities, deleted vaults."""
         parts = path.lower().split("/")
-        if len(parts) == 5:
-            return JSONResponse({"namespace": path.split("/")[4], "registrationState": "Registered"})
         kind = f"{parts[4]}/{parts[5]}"
         if kind in arm_machines.KINDS and len(parts) == 6:
             roles.require(self._state, caller, f"{arm_machines.KINDS[kind]}/read", path)
@@ -107,57 +108,16 @@ class Arm:
             return JSONResponse({"value": [arm_machines.document(self._state, machine) for machine in machines]})
         return await arm_resources.serve_subscription(request, caller, path, self._state)
 
-    async def _group(self, request: Request, caller: Principal, path: str) -> Response:
-        key, name = path.lower(), path.split("/")[4]
-        action = {"GET": "read", "HEAD": "read", "DELETE": "delete"}.get(request.method, "write")
-        roles.require(self._state, caller, f"{_GROUPS}/{action}", path)
-        if request.method == "PUT":
-            new = key not in self._state.groups
-            body = await request.json()
-            self._state.groups[key] = group(path, body.get("location", ""), body.get("tags"))
-            return JSONResponse(self._state.groups[key], 201 if new else 200)
-        if key not in self._state.groups:
-            raise answers.arm(404, "ResourceGroupNotFound", f"Resource group '{name}' could not be found.")
-        if request.method == "HEAD":
-            return Response(status_code=204)
-        if request.method == "DELETE":
-            arm_resources.forget_group(self._state, key, self._clock())
-            return Response(status_code=200)
-        return JSONResponse(self._state.groups[key])
 
-    def _subscription(self) -> Json:
-        subscription_id = self._settings.subscription_id
-        names = {
-            "id": f"/subscriptions/{subscription_id}",
-            "subscriptionId": subscription_id,
-            "tenantId": self._settings.tenant_id,
-        }
-        policies = {"locationPlacementId": "Public_2014-09-01", "quotaId": "PayAsYouGo_2014-09-01"}
-        return {
-            **names,
-            "displayName": "Lab",
-            "state": "Enabled",
-            "authorizationSource": "RoleBased",
-            "subscriptionPolicies": {**policies, "spendingLimit": "Off"},
-            "managedByTenants": [],
-        }
-
-    def _tenant(self) -> Json:
-        tenant_id = self._settings.tenant_id
-        return {"id": f"/tenants/{tenant_id}", "tenantId": tenant_id, "displayName": "lab", "tenantCategory": "Home"}
+def _is_registration(parts: list[str]) -> bool:
+    """Whether lower-case segments behind `/subscriptions/ID` are about resource providers themselves."""
+    return len(parts) <= 5 or parts[5:] in (["register"], ["unregister"])
 
 
-def group(path: str, location: str, tags: Json | None = None) -> Json:
-    """Return a new resource group as ARM shows it."""
-    return {
-        "id": path,
-        "name": path.rsplit("/", 1)[1],
-        "type": "Microsoft.Resources/resourceGroups",
-        "location": location,
-        "tags": tags or {},
-        "managedBy": None,
-        "properties": {"provisioningState": "Succeeded"},
-    }
+def _canonical_path(path: str) -> str:
+    """Return a path without doubled slashes, with `resourceGroups` as Azure writes it in IDs, however it was sent."""
+    single = re.sub("/+", "/", path).rstrip("/")
+    return re.sub("^(/subscriptions/[^/]+)/resourcegroups(?=/|$)", r"\1/resourceGroups", single, flags=re.IGNORECASE)
 
 
 def _no_such_path(path: str) -> answers.Refusal:

@@ -5,8 +5,7 @@ import re
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from podidentity_lab.azure import answers, arm_vaults, roles
-from podidentity_lab.azure.arm_roles import comparison_value
+from podidentity_lab.azure import answers, arm_vaults, filters, roles
 from podidentity_lab.azure.state import Json, Principal, State, new_id
 
 VAULT_TYPE = arm_vaults.TYPE
@@ -47,24 +46,46 @@ async def serve_subscription(request: Request, caller: Principal, path: str, sta
     raise answers.arm(404, "InvalidResourceType", f"The lab's ARM does not know the type '{kind}'.")
 
 
-def find_resources(state: State, condition: str, caller: Principal) -> list[Json]:
-    """Return the resources that match a $filter (`resourceType eq`, `name eq`) and that the caller may read.
+def serve_all(request: Request, caller: Principal, path: str, state: State) -> Response:
+    """Answer for all resources below `path` without its `/resources` that the caller may read.
 
-    Each has its ID, name, type and location only.
+    `$filter` (`filters`) and `$top` narrow the list. Each has its ID, name, type, location and tags only.
     """
-    kind, name = comparison_value(condition, "resourceType").lower(), comparison_value(condition, "name").lower()
+    if request.method != "GET":
+        raise answers.arm(405, "MethodNotAllowed", f"{request.method} is not for '{path}'; lists take GET.")
+    inside = path.rsplit("/", 1)[0].lower() + "/"
+    tests = filters.parse(request.query_params.get("$filter", ""))
+    values = [
+        resource
+        for resource in all_resources(state)
+        if resource["id"].lower().startswith(inside)
+        and filters.matches(tests, resource)
+        and roles.is_allowed(state, caller, f"{resource['type']}/read", resource["id"])
+    ]
+    return JSONResponse({"value": values[: limit(request)]})
+
+
+def all_resources(state: State) -> list[Json]:
+    """Return every resource of a group as lists show it, sorted by ID."""
     resources: list[Json] = [*state.vaults.values(), *state.identities.values()]
     resources += [
-        {"id": machine.id, "name": machine.id.rsplit("/", 1)[1], "type": machine.kind, "location": machine.location}
+        {
+            "id": machine.id,
+            "name": machine.id.rsplit("/", 1)[1],
+            "type": machine.kind,
+            "location": machine.location,
+            "tags": machine.creation_body.get("tags") or {},
+        }
         for machine in state.machines.values()
     ]
-    return [
-        {key: item[key] for key in ("id", "name", "type", "location")}
-        for item in resources
-        if kind in {"", item["type"].lower()}
-        and name in {"", item["name"].lower()}
-        and roles.is_allowed(state, caller, f"{item['type']}/read", item["id"])
-    ]
+    entries = [{key: item[key] for key in ("id", "name", "type", "location", "tags")} for item in resources]
+    return sorted(entries, key=lambda entry: str(entry["id"]).lower())
+
+
+def limit(request: Request) -> int | None:
+    """Return how many entries a list may have (`$top`), None for all."""
+    text = request.query_params.get("$top", "")
+    return int(text) if text else None
 
 
 def forget_group(state: State, key: str, now: float) -> None:

@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from podidentity_lab.azure import admin, answers, arm, changes, entra, graph, keyvault, saving
+from podidentity_lab.azure import admin, answers, arm, arm_groups, changes, entra, graph, keyvault, saving
 from podidentity_lab.azure.faults import Faults
 from podidentity_lab.azure.imds import Imds
 from podidentity_lab.azure.issuers import Issuers
@@ -131,7 +131,7 @@ class Azure:
 
     def _create_foundations(self) -> None:
         """Create the node resource group, the owner of the subscription, and the cluster's own principal."""
-        self.state.groups[self._node_group.lower()] = arm.group(self._node_group, self.settings.location)
+        self.state.groups[self._node_group.lower()] = arm_groups.group(self._node_group, self.settings.location)
         subscription = f"/subscriptions/{self.settings.subscription_id}"
         for principal, role, scope in (
             (self.settings.owner, "Owner", subscription),

@@ -177,7 +177,8 @@ class State:
 
     `deleted_vaults` are by name, `deleted_secrets` maps `vault/secret` to when it was deleted: its versions stay in
     `secrets`; likewise `deleted_vault_keys`. `keys` are PEM texts of Entra ID's signing key and of the certificate
-    authority.
+    authority. `registrations` are the registration states of resource providers, by namespace, where they are not those
+    that a lab begins with.
     """
 
     settings: AzureSettings = field(default_factory=AzureSettings)
@@ -194,6 +195,7 @@ class State:
     keys: dict[str, str] = field(default_factory=dict, repr=False)
     vault_keys: dict[str, list[KeyVersion]] = field(default_factory=dict, repr=False)
     deleted_vault_keys: dict[str, int] = field(default_factory=dict)
+    registrations: dict[str, str] = field(default_factory=dict)
 
     def principal_of(self, client_id: str) -> Principal | None:
         """Return the principal with this client ID, in any case, or None."""

@@ -1,0 +1,52 @@
+"""`$filter` of ARM's lists: what it compares, how, and what it refuses."""
+
+import pytest
+
+from podidentity_lab.azure import answers, filters
+
+RESOURCE = {
+    "id": "/subscriptions/s/resourceGroups/shop/providers/Microsoft.KeyVault/vaults/it's",
+    "name": "it's",
+    "type": "Microsoft.KeyVault/vaults",
+    "location": "westeurope",
+    "tags": {"env": "Prod", "team": "web and mail"},
+}
+
+
+@pytest.mark.parametrize(
+    ("condition", "fits"),
+    [
+        ("", True),
+        ("name eq 'IT''S'", True),
+        ("name ne 'it''s'", False),
+        ("resourceType eq 'microsoft.keyvault/vaults' and location eq 'westeurope'", True),
+        ("resourceType eq 'microsoft.keyvault/vaults' and location eq 'eastus'", False),
+        ("resourceGroup eq 'SHOP'", True),
+        ("substringof('t''', name)", True),
+        ("startswith(tagName, 'te')", True),
+        ("startswith(name, 's')", False),
+        ("tagName eq 'ENV' and tagValue eq 'Prod'", True),
+        ("tagname eq 'env' and tagvalue eq 'prod'", False),
+        ("tagName eq 'env' and tagValue eq 'web and mail'", False),
+        ("tagValue eq 'web and mail'", True),
+        ("(name eq 'it''s')", True),
+    ],
+)
+def test_a_filter_is_a_conjunction_of_comparisons(condition: str, *, fits: bool) -> None:
+    """Names compare without case, values of tags with; a value belongs to the tag that the filter names."""
+    assert filters.matches(filters.parse(condition), RESOURCE) is fits
+
+
+def test_a_resource_without_tags_and_group_fits_no_comparison_of_them() -> None:
+    """A resource group has an ID that is shorter than a resource's."""
+    assert not filters.matches(filters.parse("tagName eq 'env'"), {"id": "/subscriptions/s", "tags": None})
+    assert not filters.matches(filters.parse("resourceGroup eq 'shop'"), {"id": "/subscriptions/s"})
+
+
+@pytest.mark.parametrize("condition", ["plan/name eq 'x'", "name gt 'a'", "name eq 'a' or name eq 'b'", "plan eq 'x'"])
+def test_what_the_lab_does_not_know_is_refused(condition: str) -> None:
+    """A filter that was ignored would list what nobody wanted."""
+    with pytest.raises(answers.Refusal) as refusal:
+        filters.parse(condition)
+    assert refusal.value.response.status_code == 400
+    assert b"InvalidFilterInQueryString" in bytes(refusal.value.response.body)
