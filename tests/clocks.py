@@ -15,6 +15,8 @@ class JumpingClock:
 
     def __init__(self, *, hasty: bool = True, wall: float = 1_800_000_000.0) -> None:
         self.hasty = hasty
+        self.hasty_below = float("inf")
+        """Sleeps of this many seconds or more wait for `jump` all the same."""
         self.slept: list[float] = []
         """How long each sleep was to last, in seconds."""
         self._steady = START_SECONDS
@@ -38,7 +40,7 @@ class JumpingClock:
     async def sleep(self, seconds: float) -> None:
         """Wait for the time to come, or bring it."""
         self.slept.append(seconds)
-        if self.hasty or seconds <= 0:
+        if (self.hasty and seconds < self.hasty_below) or seconds <= 0:
             self.jump(max(seconds, 0.0))
             await asyncio.sleep(0)
             return

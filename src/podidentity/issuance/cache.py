@@ -285,7 +285,9 @@ class TokenCache:
         previous = self._tokens.get(key)
         remaining = outcome.steady_end - steady
         if previous is not None and previous.texts == outcome.texts:
-            outcome.refresh_at = steady + max(remaining / 2, SAME_TOKEN_PAUSE_SECONDS)
+            # A broker has the same token for hours, and says each time whether the pod still may have it.
+            pause = 0.0 if isinstance(key[0], BrokerIdentity) else SAME_TOKEN_PAUSE_SECONDS
+            outcome.refresh_at = steady + max(remaining / 2, pause)
         else:
             outcome.refresh_at = steady + refresh_after(remaining, self._spread())
         self._failures.pop(key, None)

@@ -8,23 +8,32 @@ from podidentity.nmi.access import Access
 from podidentity.nmi.listener import Listener
 from podidentity.nmi.pod_lookup import PodLookup
 from podidentity.nmi.waiting import Waiting
+from podidentity.nmi.warming import Warming
 
 
 class ClusterChanges:
     """Passes on what the watches tell."""
 
     def __init__(
-        self, waiting: Waiting, pod_lookup: PodLookup, access: Access, cache: Cache, listener: Listener
+        self,
+        waiting: Waiting,
+        pod_lookup: PodLookup,
+        access: Access,
+        cache: Cache,
+        warming: Warming,
+        listener: Listener,
     ) -> None:
         self._waiting = waiting
         self._finding = pod_lookup
         self._access = access
         self._cache = cache
+        self._warming = warming
         self._listener = listener
 
     def pod_changed(self, pod: ObjectKey) -> None:
-        """Wake the requests that wait for something about `pod`."""
+        """Wake the requests that wait for something about `pod`; fetch its tokens while it starts."""
         self._waiting.wake(pod)
+        self._warming.pod_changed(pod)
 
     def pod_at(self, address: str) -> None:
         """Wake the requests that wait for a pod to be known at `address`."""

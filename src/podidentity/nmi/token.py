@@ -47,15 +47,24 @@ class FetchedToken(NamedTuple):
 
 
 class TokenFlow:
-    """Answers token requests."""
+    """Answers token requests. `note_fetched` hears of each token that the cache did not have."""
 
     def __init__(
-        self, pod_lookup: PodLookup, access: Access, waiting: Waiting, cache: Cache, clock: Clock, settings: Settings
+        self,
+        pod_lookup: PodLookup,
+        access: Access,
+        waiting: Waiting,
+        cache: Cache,
+        clock: Clock,
+        settings: Settings,
+        *,
+        note_fetched: Callable[[Permission, TokenRequest], None],
     ) -> None:
         self._pod_lookup = pod_lookup
         self._access = access
         self._waiting = waiting
         self._cache = cache
+        self._note_fetched = note_fetched
         self._clock = clock
         self._settings = settings
 
@@ -133,13 +142,13 @@ class TokenFlow:
     async def _fetch(self, permission: Permission, request: TokenRequest) -> FetchedToken | Answer | None:
         """Return the token; None when IMDS does not know the identity and the pod may wait until it does."""
         try:
-            return FetchedToken(
-                permission, await self._cache.get_or_fetch(permission.source, request.resource, permission.pod.uid)
-            )
+            entry = await self._cache.get_or_fetch(permission.source, request.resource, permission.pod.uid)
         except PodIdentityError as error:
             if _is_unknown_identity(error) and self._access.note_missing(permission, self._clock.steady()):
                 return None
             return _failure(permission, error)
+        self._note_fetched(permission, request)
+        return FetchedToken(permission, entry)
 
     async def _wait_for_pod(self, missing: UnknownPeer, start: float) -> Answer | None:
         """Wait for the watch to report a pod at the address; return an Answer when the time is up."""

@@ -47,6 +47,7 @@ from podidentity.nmi.settings import Settings
 from podidentity.nmi.token import TokenFlow
 from podidentity.nmi.token_file import TokenFileDoor
 from podidentity.nmi.waiting import Waiting
+from podidentity.nmi.warming import Warming
 from podidentity.serving.logs import Lines
 from podidentity.timing import SYSTEM_CLOCK, Clock
 
@@ -171,7 +172,9 @@ def assemble_token_path(
     credentials.subscribe(cache.forget_secret)
     access = Access(cluster, settings)
     pod_lookup, waiting = PodLookup(cluster, clock), Waiting()
-    flow = TokenFlow(pod_lookup, access, waiting, cache, clock, settings)
+    enabled = settings.token_cache and bool(settings.broker)
+    warming = Warming(cluster, access, cache, clock, tasks.create_task, enabled=enabled)
+    flow = TokenFlow(pod_lookup, access, waiting, cache, clock, settings, note_fetched=warming.note_fetched)
     owner_of = functools.partial(peers.owner_of, settings.port)
     host_tokens = HostTokens(
         flow, cluster, owner_of, clock, enabled=settings.host_token, loopback=settings.host_token_loopback
@@ -184,7 +187,8 @@ def assemble_token_path(
     listener = Listener(app, heads, functools.partial(_create_task, tasks), listen_by_client)
     metrics.connections.set_function(lambda: len(listener.connections))
     metrics.waiting.set_function(lambda: len(waiting))
-    return TokenPath(listener, ClusterChanges(waiting, pod_lookup, access, cache, listener), pod_lookup)
+    changes = ClusterChanges(waiting, pod_lookup, access, cache, warming, listener)
+    return TokenPath(listener, changes, pod_lookup)
 
 
 def _sources(imds: Tokens, broker: Tokens, credentials: Credentials, clock: Clock, metrics: Metrics) -> Tokens:
