@@ -40,11 +40,18 @@ def run(words: Sequence[str]) -> int:
         print(error.format_message(), file=sys.stderr)
         return error.exit_code
     except click.ClickException as error:
-        print(f"error: {error.format_message()}", file=sys.stderr)
+        print(f"error: {_sentence(error)}", file=sys.stderr)
         return error.exit_code
     except click.Abort:  # what click makes of Ctrl-C
         raise KeyboardInterrupt from None
     return result if isinstance(result, int) else 0
+
+
+def _sentence(error: click.ClickException) -> str:
+    """Return what click says of a wrong word as one line, in the form of all errors: what is wrong; what to do."""
+    text = " ".join(error.format_message().split()).rstrip(".")
+    context = getattr(error, "ctx", None)
+    return f"{text[:1].lower()}{text[1:]}; see `{context.command_path if context else _program()} --help`"
 
 
 def _program() -> str:

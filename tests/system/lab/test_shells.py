@@ -184,7 +184,7 @@ def test_a_fault_that_there_is_not_is_a_sentence(run: Run, word: str, message: s
 @pytest.mark.parametrize(
     ("words", "status", "message"),
     [
-        (("run",), 2, "Missing argument 'COMMAND...'"),
+        (("run",), 2, "missing argument 'COMMAND...'"),
         (("run", "--", ""), 2, "the command is empty"),
         (("run", "--identity", "nobody", "--", "true"), 1, f"identity 'nobody': there are {IDENTITY}; make it with"),
         (("run", "--identity", IDENTITY, "--", "/nope"), 2, "/nope: No such file or directory"),
