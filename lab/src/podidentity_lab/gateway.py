@@ -1,6 +1,7 @@
 """The way into the lab from the host's own shell: an HTTP proxy, CONNECT and plain, on one loopback socket.
 
 It resolves by the lab's names only and connects only to the lab's networks: nothing that goes in comes out elsewhere.
+It serves the lab's user and root alone (`callers`).
 Small and our own: what PyPI has either is a framework (proxy.py) or resolves by the host's rules.
 """
 
@@ -8,6 +9,7 @@ import asyncio
 import contextlib
 import ipaddress
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -77,12 +79,16 @@ def resolve(names: Names, host: str) -> str:
     return host
 
 
-async def serve(listener: socket.socket, names: Names) -> None:
+IsWelcome = Callable[[tuple[str, int], tuple[str, int]], bool]
+"""Whether a connection may be served, by its ends: the client's, then ours."""
+
+
+async def serve(listener: socket.socket, names: Names, is_welcome: IsWelcome = lambda _client, _server: True) -> None:
     """Serve the proxy on `listener` until cancelled."""
 
     async def serve_connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            await _serve_connection(names, reader, writer)
+            await _serve_connection(names, is_welcome, reader, writer)
         except (ConnectionError, TimeoutError, asyncio.IncompleteReadError):
             pass  # the client went away
         finally:
@@ -93,14 +99,13 @@ async def serve(listener: socket.socket, names: Names) -> None:
         await server.serve_forever()
 
 
-async def _serve_connection(names: Names, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _serve_connection(
+    names: Names, is_welcome: IsWelcome, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> None:
+    # Asked before the head is here: a client that has ended its side after its request is nobody's any more.
+    welcome = is_welcome(writer.get_extra_info("peername"), writer.get_extra_info("sockname"))
     try:
-        try:
-            async with asyncio.timeout(HEAD_SECONDS):
-                head = await reader.readuntil(b"\r\n\r\n")
-        except asyncio.LimitOverrunError:
-            raise Refusal("431 Request Header Fields Too Large", "the request's head is too long") from None
-        request = parse(head)
+        request = await _read_request(reader, welcome=welcome)
         server_reader, server_writer = await _connect(names, request)
     except Refusal as refusal:
         writer.write(_render(refusal))
@@ -114,6 +119,18 @@ async def _serve_connection(names: Names, reader: asyncio.StreamReader, writer: 
         await _exchange((reader, writer), (server_reader, server_writer), until_first_end=not request.tunnel)
     finally:
         server_writer.close()
+
+
+async def _read_request(reader: asyncio.StreamReader, *, welcome: bool) -> Request:
+    """Return the request of whoever is welcome. Raises `Refusal`."""
+    try:
+        async with asyncio.timeout(HEAD_SECONDS):
+            head = await reader.readuntil(b"\r\n\r\n")
+    except asyncio.LimitOverrunError:
+        raise Refusal("431 Request Header Fields Too Large", "the request's head is too long") from None
+    if not welcome:
+        raise Refusal("403 Forbidden", "this lab is another user's; start one of your own: podidentity lab up")
+    return parse(head)
 
 
 async def _connect(names: Names, request: Request) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

@@ -15,6 +15,7 @@ import sys
 
 from podidentity.errors import LabError, PodIdentityError
 from podidentity_lab import control, dns, fabric, gateway, keeping, kubeconfig, nodes, reaping, seed
+from podidentity_lab.callers import Callers
 from podidentity_lab.demo.admin import Admin
 from podidentity_lab.directory import Directory
 from podidentity_lab.embedded import Embedded
@@ -122,7 +123,11 @@ class _Lab:
                 metadata = listener(METADATA_ADDRESS, 80, interface=network.uplink)
                 group.create_task(serve(self._azure.imds(self._machines[network.name]), [metadata]))
         group.create_task(dns.serve(names, FABRIC_ADDRESS))
-        group.create_task(gateway.serve(socket.socket(fileno=self._inheritance.gateway_listener), names))
+        gateway_listener = socket.socket(fileno=self._inheritance.gateway_listener)
+        callers = Callers(
+            self._inheritance.owner, socket.socket(fileno=self._inheritance.diagnosis), self._inheritance.table
+        )
+        group.create_task(gateway.serve(gateway_listener, names, callers.is_welcome))
         identities = socket.socket(fileno=self._inheritance.identity_listener)
         group.create_task(serve(self._azure.local, [identities]))
         control_socket = control.listener(self._directory.control)

@@ -66,6 +66,9 @@ class Inheritance:
     kubernetes_listener: int
     gateway_listener: int
     identity_listener: int
+    owner: int
+    diagnosis: int
+    table: int
     lifeline: int
     report: int
     rootless: bool

@@ -22,6 +22,7 @@ from typing import Any, BinaryIO
 
 from podidentity.errors import HostError, LabError
 from podidentity_lab import images, seed
+from podidentity_lab.callers import Callers
 from podidentity_lab.directory import Directory, claimed
 from podidentity_lab.real import program, requirements
 from podidentity_lab.settings import Inheritance, LabSettings
@@ -146,6 +147,7 @@ class _Inner:
 
 def _start(stack: contextlib.ExitStack, start: _Start) -> _Inner:
     kubernetes, gateway, identities = (stack.enter_context(_loopback_listener()) for _ in range(3))
+    callers = stack.enter_context(contextlib.closing(Callers.of_this_host()))
     lifeline_read, lifeline_write = os.pipe()
     report_read, report_write = os.pipe()
     inheritance = Inheritance(
@@ -155,13 +157,16 @@ def _start(stack: contextlib.ExitStack, start: _Start) -> _Inner:
         kubernetes_listener=kubernetes.fileno(),
         gateway_listener=gateway.fileno(),
         identity_listener=identities.fileno(),
+        owner=callers.owner,
+        diagnosis=callers.diagnosis.fileno(),
+        table=callers.table,
         lifeline=lifeline_read,
         report=report_write,
         rootless=start.rootless,
     )
     # The lock goes along: a directory is alive while any process of the lab is.
     listeners = (kubernetes.fileno(), gateway.fileno(), identities.fileno())
-    passed = (*listeners, lifeline_read, report_write, start.lock)
+    passed = (*listeners, *callers.descriptors(), lifeline_read, report_write, start.lock)
     with (start.logs / "lab.log").open("ab") as log:
         process = subprocess.Popen(
             [

@@ -6,6 +6,7 @@ program has closed as root's.
 """
 
 import asyncio
+import contextlib
 import os
 import socket
 import struct
@@ -45,12 +46,27 @@ async def owner_uid(client: End, server: End, table: Path = _TABLE) -> int | Non
         return await asyncio.to_thread(read, client, server, table)
 
 
-def ask(client: End, server: End) -> int | None:
-    """Ask the kernel for the one socket. Raises OSError where it does not answer such questions."""
+def open_diagnosis() -> socket.socket:
+    """Return a socket for `ask`: the kernel answers for the network and user namespaces that it was opened in."""
+    diagnosis = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG)
+    diagnosis.settimeout(_ANSWER_SECONDS)
+    return diagnosis
+
+
+def ask(client: End, server: End, diagnosis: socket.socket | None = None) -> int | None:
+    """Ask the kernel for the one socket, by `diagnosis` or a socket of our own.
+
+    Raises OSError where it does not answer such questions.
+    """
+    with contextlib.nullcontext(diagnosis) if diagnosis else open_diagnosis() as asking:
+        return _ask(asking, client, server)
+
+
+def _ask(asking: socket.socket, client: End, server: End) -> int | None:
     try:
-        state, ends, uid = _look_up(client, server)
-    except FileNotFoundError:  # no such socket, or nobody who would look: NMI's own end is there for certain
-        _look_up(server, client)
+        state, ends, uid = _look_up(asking, client, server)
+    except FileNotFoundError:  # no such socket, or nobody who would look: our own end is there for certain
+        _look_up(asking, server, client)
         return None
     # Without such a connection the kernel gives the socket that listens at the client's end, if one does.
     return uid if state == _ESTABLISHED and ends == _render_raw(client, server) else None
@@ -58,26 +74,28 @@ def ask(client: End, server: End) -> int | None:
 
 def read(client: End, server: End, table: Path = _TABLE) -> int | None:
     """Find the socket in the table of all; None when it is not there, or the table cannot be read."""
-    ends = (_render(client), _render(server))
     try:
-        lines = table.read_text().splitlines()[1:]
+        return find(table.read_text(), client, server)
     except OSError:
         return None
-    for line in lines:
+
+
+def find(table: str, client: End, server: End) -> int | None:
+    """Find the socket in the text of such a table; None when it is not there."""
+    ends = (_render(client), _render(server))
+    for line in table.splitlines()[1:]:
         columns = line.split()
         if (columns[_LOCAL], columns[_REMOTE]) == ends:
             return int(columns[_UID]) if int(columns[_STATE], 16) == _ESTABLISHED else None
     return None
 
 
-def _look_up(local: End, remote: End) -> tuple[int, bytes, int]:
+def _look_up(asking: socket.socket, local: End, remote: End) -> tuple[int, bytes, int]:
     """Return the state, the ends and the owner of the socket at `local`. Raises OSError, FileNotFoundError for none."""
     ends = _render_raw(local, remote)
     body = _REQUEST_BODY.pack(socket.AF_INET, socket.IPPROTO_TCP, 0, _ANY_STATE) + ends + _ANY_INTERFACE + _ANY_COOKIE
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG) as asking:
-        asking.settimeout(_ANSWER_SECONDS)
-        asking.send(_HEADER.pack(_HEADER.size + len(body), _SOCK_DIAG_BY_FAMILY, _REQUEST, 1, 0) + body)
-        answer = asking.recv(_READ_BYTES)
+    asking.send(_HEADER.pack(_HEADER.size + len(body), _SOCK_DIAG_BY_FAMILY, _REQUEST, 1, 0) + body)
+    answer = asking.recv(_READ_BYTES)
     if _HEADER.unpack_from(answer)[1] == _ERROR:
         number = -_NUMBER.unpack_from(answer, _HEADER.size)[0]
         raise OSError(number, os.strerror(number))

@@ -94,6 +94,16 @@ async def test_refusals(headers: tuple[str, ...], target: str, status: int) -> N
         assert nmi.imds.requests == []
 
 
+@pytest.mark.parametrize(
+    ("target", "status"), [("/metadata/instance", 403), ("/metadata/", 404), ("/", 404), ("/host/token/abc", 404)]
+)
+async def test_a_host_pod_that_asks_the_port_on_loopback_is_answered(target: str, status: int) -> None:
+    """Upstream's end-to-end suite asks there: blocked metadata is 403 and an unknown path 404, not a closed port."""
+    settings = Settings("n1", block_instance_metadata=True)
+    async with answering_root(settings) as nmi:
+        assert (await ask(nmi, "Metadata: true", target=target)).status == status
+
+
 async def test_it_can_be_switched_off() -> None:
     """With --host-token-endpoint=false nobody gets a token there."""
     async with answering_root(replace(LOOPBACK, host_token=False)) as nmi:

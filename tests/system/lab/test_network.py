@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from podidentity_lab import dns, gateway, services
 from podidentity_lab.demo.admin import Admin
 from podidentity_lab.fabric import AZURE_ADDRESS
-from system.lab.running import Json, Lab, lab, pod
+from system.lab.running import NOBODY, Json, Lab, lab, pod
 from waiting import until
 
 
@@ -101,6 +101,19 @@ def test_azure_has_its_real_names(up: Lab) -> None:
     said = up.run_pod(pod("azure", script)).split()
     assert len(said) == 4
     assert "000" not in said
+
+
+@pytest.mark.root
+def test_other_users_of_the_machine_do_not_come_in(up: Lab) -> None:
+    """The gateway is a port of the machine's loopback; it serves the lab's user and root, and tells others why not."""
+    url = "http://management.azure.com/"
+    assert up.curl(url)[0] != 403
+    proxy = next(up.variables[name] for name in ("HTTP_PROXY", "http_proxy") if name in up.variables)
+    become = ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--")
+    command = [*become, "curl", "-sS", "-m", "20", "-w", "%{http_code}", "--proxy", proxy, url]
+    told = subprocess.run(command, env={"PATH": os.environ["PATH"]}, capture_output=True, text=True, check=True).stdout
+    assert told.endswith("403")
+    assert "this lab is another user's" in told
 
 
 @pytest.mark.root

@@ -1,8 +1,10 @@
 """Whose process a loopback connection is, as the kernel tells it."""
 
+import contextlib
 import os
 import socket
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from podidentity.linux import peer_owner
 from podidentity.linux.original_destination import original_destination
 from podidentity.linux.peer_owner import End, owner_uid
+from podidentity_lab.callers import Callers
 
 Way = Callable[[End, End], int | None]
 
@@ -83,3 +86,17 @@ def test_a_connection_that_was_not_redirected_says_so(server: socket.socket) -> 
     """Dialled directly: its own address, or nothing; never IMDS's."""
     with socket.create_connection(server.getsockname()), server.accept()[0] as accepted:
         assert original_destination(accepted) in {None, server.getsockname()}
+
+
+def test_who_is_welcome_in_a_lab(server: socket.socket) -> None:
+    """A lab serves its own user and root, whether the kernel tells of one connection or only of all in its table."""
+    silent = peer_owner.open_diagnosis()
+    silent.close()
+    with contextlib.closing(Callers.of_this_host()) as callers:
+        for way in (callers, replace(callers, diagnosis=silent)):
+            with socket.create_connection(server.getsockname()) as client, server.accept()[0]:
+                assert way.is_welcome(client.getsockname(), server.getsockname())
+                assert replace(way, owner=-1).is_welcome(client.getsockname(), server.getsockname()) == (
+                    os.getuid() == 0
+                )
+            assert not way.is_welcome(("127.0.0.1", 1), server.getsockname())
