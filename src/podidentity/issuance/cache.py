@@ -27,6 +27,7 @@ LONG_LIFE_SECONDS = 2 * 3600  # SDKs refresh tokens that live longer at half the
 REFRESH_AHEAD_SECONDS = 15 * 60  # SDKs ask again in the last 5 minutes: they must find a fresh one by then
 JITTER_SECONDS = 5 * 60
 SAME_TOKEN_PAUSE_SECONDS = 60
+BROKER_PAUSE_SECONDS = 5  # the same for one of the broker: half of a life that nears its end is no pause
 FAILURE_SECONDS = 3.0
 SHORTEST_PAUSE_SECONDS = 1.0
 LONGEST_FAILURE_SECONDS = 600.0  # when Retry-After asks for it; a failure is news of a moment
@@ -286,7 +287,7 @@ class TokenCache:
         remaining = outcome.steady_end - steady
         if previous is not None and previous.texts == outcome.texts:
             # A broker has the same token for hours, and says each time whether the pod still may have it.
-            pause = 0.0 if isinstance(key[0], BrokerIdentity) else SAME_TOKEN_PAUSE_SECONDS
+            pause = BROKER_PAUSE_SECONDS if isinstance(key[0], BrokerIdentity) else SAME_TOKEN_PAUSE_SECONDS
             outcome.refresh_at = steady + max(remaining / 2, pause)
         else:
             outcome.refresh_at = steady + refresh_after(remaining, self._spread())
