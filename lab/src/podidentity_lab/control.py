@@ -8,7 +8,7 @@ import http.client
 import json
 import os
 import socket
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -37,6 +37,10 @@ class Cluster(Protocol):
         """Return its objects; None when they cannot be kept."""
         ...
 
+    async def load_images(self, digests: Mapping[str, str]) -> None:
+        """Give every node images: digests of manifests in the lab's store, by full name. Raises `LabError`."""
+        ...
+
     async def rotate_issuer_key(self, phase: str) -> list[str]:
         """Take a step, `publish`, `sign` or `withdraw`; return the published key IDs. Raises `LabError`."""
         ...
@@ -47,7 +51,8 @@ def application(
 ) -> ASGIApp:
     """Answer `GET /status`, `POST /stop`, `POST /join?node=NAME&taint=KEY=VALUE:EFFECT` and `POST /issuer?phase=PHASE`.
 
-    `GET /kubernetes/state` has the cluster's objects, or null where they are not kept.
+    `GET /kubernetes/state` has the cluster's objects, or null where they are not kept. `POST /images` takes an object
+    of digests by the names of images.
 
     Below /azure are faults, log and state of the lab's Azure.
     """
@@ -75,9 +80,16 @@ def application(
     async def show_kubernetes(_: Request) -> Response:
         return JSONResponse(cluster.save())
 
+    async def take_images(request: Request) -> Response:
+        try:
+            await cluster.load_images(await request.json())
+        except LabError as error:
+            return JSONResponse({"error": str(error)}, 400)
+        return JSONResponse({})
+
     routes = [Route("/status", tell_status), Route("/kubernetes/state", show_kubernetes), Mount("/azure", azure)]
     routes += [Route("/stop", take_stop, methods=["POST"]), Route("/join", take_join, methods=["POST"])]
-    routes.append(Route("/issuer", take_issuer, methods=["POST"]))
+    routes += [Route("/issuer", take_issuer, methods=["POST"]), Route("/images", take_images, methods=["POST"])]
     return Starlette(routes=routes)
 
 

@@ -66,6 +66,11 @@ class Directory:
         return self.path / "nodes"
 
     @property
+    def images(self) -> Path:
+        """Images of the user's own: what `oci.store` keeps."""
+        return self.path / "images"
+
+    @property
     def control(self) -> Path:
         """The socket on which the lab tells its status and is stopped."""
         return self.path / "control.sock"

@@ -11,6 +11,7 @@ from podidentity_lab.fabric import FABRIC_ADDRESS
 from podidentity_lab.kubelet import Cluster, ContainerLogs, Kubelet, Node
 from podidentity_lab.kubernetes import ISSUER, ApiError, Kubernetes
 from podidentity_lab.linux.namespaces import listener, open_stream
+from podidentity_lab.oci.library import Library
 from podidentity_lab.orchestrator import KUBERNETES_PORT, NodePlan, Place
 from podidentity_lab.services import KUBERNETES_ADDRESS, run_services
 from podidentity_lab.serving import serve
@@ -27,17 +28,20 @@ class Embedded:
         place: Place,
         plans: Sequence[NodePlan],
         files: Path,
+        library: Library,
         *,
         rootless: bool,
         backup: dict[str, Any] | None = None,
     ) -> None:
         self._place = place
+        self._library = library
         logs = ContainerLogs(place.logs)
         self._kubernetes = Kubernetes(logs, self, backup=backup)
         place.publish_issuer(ISSUER, self._kubernetes.token_keys)
         cluster = Cluster(
             storage=self._kubernetes.storage,
             token=self._kubernetes.service_account_token,
+            library=library,
             cluster_ca=self._kubernetes.ca_pem.decode(),
             azure_ca=place.azure_ca,
             logs=place.logs,
@@ -116,6 +120,10 @@ class Embedded:
     def save(self) -> dict[str, Any]:
         """Return the objects that somebody made, as JSON."""
         return self._kubernetes.save()
+
+    async def load_images(self, digests: Mapping[str, str]) -> None:
+        """Let names of images lead to manifests in the lab's store. Raises `LabError`."""
+        await self._library.load(digests)
 
     def pod_at(self, address: str) -> str | None:
         """Return namespace and name of the pod with this address; None for a host's address, or nobody's."""

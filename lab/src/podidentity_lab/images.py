@@ -1,7 +1,8 @@
 """Which program an image name means: one of this repository, or a directory of the user's.
 
-The lab has no registry and unpacks no image. `PODIDENTITY_LAB_IMAGES` names more: `NAME=DIRECTORY`, with commas
-between. Such a container sees its directory, read-only and where it is, and starts the program `run` in it, if any.
+These are programs of this machine, not unpacked images: `oci` has those of `lab load` and of the lab's registry.
+`PODIDENTITY_LAB_IMAGES` names more: `NAME=DIRECTORY`, with commas between. Such a container sees its directory,
+read-only and where it is, and starts the program `run` in it, if any.
 
 For any other image, the pod's event is the sentence of `unknown`.
 """
@@ -13,18 +14,28 @@ from pathlib import Path
 
 from podidentity.errors import ConfigurationError
 from podidentity_lab.data import KEYVAULT_APP
+from podidentity_lab.oci.library import UnpackedImage
 from podidentity_lab.sandbox.root import CERTIFICATES
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_TRUST = dict.fromkeys(("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NODE_EXTRA_CA_CERTS"), CERTIFICATES)
 
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """An image's entry point and environment; the container also sees `directory`."""
+    """An image's program and environment; the container also sees `directory`.
+
+    `arguments` follow the entry point where the pod gives neither. `root` is an unpacked image, which takes the place
+    of this machine's programs; `user` is as the image says it: `NAME` or `UID`, perhaps with `:GROUP`.
+    """
 
     entry_point: tuple[str, ...] = ()
     environment: dict[str, str] = field(default_factory=dict)
     directory: Path | None = None
+    arguments: tuple[str, ...] = ()
+    root: Path | None = None
+    user: str = ""
+    working_directory: str = "/"
 
 
 COMMANDS = {
@@ -65,7 +76,10 @@ def unknown(name: str) -> str:
     if "keyvault-aad-pod-identity" in name:
         return f"the sample application is not installed at {KEYVAULT_APP}: use the lab from a checkout of podidentity"
     names = ", ".join(f"{name}:*" for name in sorted({*COMMANDS, *_user_images()}))
-    return f"the lab has no registry; it knows {names}; name more with PODIDENTITY_LAB_IMAGES"
+    return (
+        f"the lab reaches no registry but its own; it knows {names}; bring another image with `podidentity lab load`, "
+        "or name a directory in PODIDENTITY_LAB_IMAGES"
+    )
 
 
 def check(*, is_real: bool) -> None:
@@ -101,13 +115,23 @@ def _environment() -> dict[str, str]:
         "HOME": "/root",
         "PYTHONUNBUFFERED": "1",
         "PYTHONDONTWRITEBYTECODE": "1",  # the programs are shown read-only
-        "SSL_CERT_FILE": CERTIFICATES,
-        "REQUESTS_CA_BUNDLE": CERTIFICATES,
-        "CURL_CA_BUNDLE": CERTIFICATES,
-        "NODE_EXTRA_CA_CERTS": CERTIFICATES,
+        **_TRUST,
     }
     python_path = _python_path()
     return {**environment, "PYTHONPATH": python_path} if python_path else environment
+
+
+def unpacked(image: UnpackedImage) -> Image:
+    """Return what to run of an unpacked image, which also trusts the lab's Azure, as on a node of a real cluster."""
+    program = image.config
+    return Image(
+        entry_point=program.entry_point,
+        environment={"PATH": _PATH, **_TRUST, **program.environment},
+        arguments=program.arguments,
+        root=image.root,
+        user=program.user,
+        working_directory=program.working_directory,
+    )
 
 
 def _python_path(*paths: str) -> str:

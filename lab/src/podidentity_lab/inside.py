@@ -22,6 +22,8 @@ from podidentity_lab.embedded import Embedded
 from podidentity_lab.fabric import AZURE_ADDRESS, AZURE_NAMESPACE, FABRIC_ADDRESS, METADATA_ADDRESS
 from podidentity_lab.linux import mounts
 from podidentity_lab.linux.namespaces import listener, open_listener
+from podidentity_lab.oci.library import Library
+from podidentity_lab.oci.store import Store
 from podidentity_lab.orchestrator import NodePlan, Orchestrator, Place
 from podidentity_lab.real import images, program
 from podidentity_lab.real.cluster import STATE, Real
@@ -82,6 +84,7 @@ class _Lab:
         self._machines = (
             {} if settings.off_azure else nodes.machines(self._azure, self._networks, settings.virtual_machines)
         )
+        self._store = Store(self._directory.images)
         self._kubernetes = self._orchestrator()
         self._azure.log.asker_of = self._asker_of
         self._stop = asyncio.Event()
@@ -185,7 +188,8 @@ class _Lab:
         if real:
             return Real(place, plans, program.require(), images.archives())
         try:
-            return Embedded(place, plans, files, rootless=inheritance.rootless, backup=self._backup)
+            library = Library(self._store)
+            return Embedded(place, plans, files, library, rootless=inheritance.rootless, backup=self._backup)
         except LabError as error:
             raise LabError(f"--state {inheritance.settings.state}: {error}") from None
 

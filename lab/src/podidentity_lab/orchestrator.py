@@ -71,6 +71,10 @@ class Orchestrator(Protocol):
         """Return the objects that somebody made, as JSON; None when this Kubernetes cannot keep them."""
         ...
 
+    async def load_images(self, digests: Mapping[str, str]) -> None:
+        """Give every node images: digests of manifests in the lab's store, by full name. Raises `LabError`."""
+        ...
+
     def pod_at(self, address: str) -> str | None:
         """Return the pod (`namespace/name`) that has an address of its own; None when it is not known."""
         ...

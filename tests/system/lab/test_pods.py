@@ -124,7 +124,7 @@ def test_an_unknown_image_is_explained(up: Lab) -> None:
     up.create(pod("unknown", "true", image="nginx:1.27"))
     until(lambda: "ImagePullBackOff" in str(up.container("unknown")), "the refusal")
     told = next(one for one in up.events("unknown") if one.startswith("Failed: "))
-    assert 'Failed to pull image "nginx:1.27": the lab has no registry; it knows' in told
+    assert 'Failed to pull image "nginx:1.27": the lab reaches no registry but its own; it knows' in told
     assert "podidentity/lab-tools:*" in told
 
 

@@ -11,6 +11,8 @@ from podidentity_lab.fabric import NodeNetwork
 from podidentity_lab.kubelet import Cluster, Node, volumes
 from podidentity_lab.kubelet.object_files import ObjectFiles
 from podidentity_lab.kubernetes import Kubernetes
+from podidentity_lab.oci.library import Library
+from podidentity_lab.oci.store import Store
 
 Json = dict[str, Any]
 PROJECTED = {"projected": {"defaultMode": 0o600, "sources": [{"configMap": {"name": "ca"}}]}}
@@ -29,9 +31,8 @@ def write(kubernetes: Kubernetes, data: dict[str, str]) -> None:
 def test_files_follow_their_object(tmp_path: Path, volume: Json) -> None:
     """A changed value is in the file, a new key has one, a key that is gone has none; the mode stays."""
     kubernetes = Kubernetes(TwoLines())
-    cluster = Cluster(
-        kubernetes.storage, kubernetes.service_account_token, "", "", tmp_path, bridge=False, rootless=True
-    )
+    token, library = kubernetes.service_account_token, Library(Store(tmp_path))
+    cluster = Cluster(kubernetes.storage, token, library, "", "", tmp_path, bridge=False, rootless=True)
     node = Node(NodeNetwork("node-0", 0), "", tmp_path, cluster)
     pod = {"metadata": {"name": "p", "namespace": "default"}, "spec": {"volumes": [{"name": "v", **volume}]}}
     write(kubernetes, {"ca.crt": "one", "other": "x"})
@@ -54,9 +55,8 @@ def test_files_follow_their_object(tmp_path: Path, volume: Json) -> None:
 def test_a_pod_without_such_volumes_is_not_looked_after(tmp_path: Path) -> None:
     """Most pods have none."""
     kubernetes = Kubernetes(TwoLines())
-    cluster = Cluster(
-        kubernetes.storage, kubernetes.service_account_token, "", "", tmp_path, bridge=False, rootless=True
-    )
+    token, library = kubernetes.service_account_token, Library(Store(tmp_path))
+    cluster = Cluster(kubernetes.storage, token, library, "", "", tmp_path, bridge=False, rootless=True)
     node = Node(NodeNetwork("node-0", 0), "", tmp_path, cluster)
     pod = {"metadata": {"name": "p", "namespace": "default"}, "spec": {"volumes": [{"name": "v", "emptyDir": {}}]}}
     assert not ObjectFiles(node, pod, volumes.prepare(node, pod, tmp_path / "volumes"))

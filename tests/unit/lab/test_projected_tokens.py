@@ -11,6 +11,8 @@ from podidentity_lab.fabric import NodeNetwork
 from podidentity_lab.kubelet import Cluster, Node, volumes
 from podidentity_lab.kubelet.tokens import ProjectedTokens
 from podidentity_lab.kubernetes import Kubernetes
+from podidentity_lab.oci.library import Library
+from podidentity_lab.oci.store import Store
 
 Json = dict[str, Any]
 AUDIENCE = "api://AzureADTokenExchange"
@@ -38,9 +40,8 @@ def pod_of(kubernetes: Kubernetes, seconds: int) -> Json:
 
 def node_of(kubernetes: Kubernetes, clock: Clock, folder: Path) -> Node:
     """Return a node of the embedded Kubernetes, on the test's clock."""
-    cluster = Cluster(
-        kubernetes.storage, kubernetes.service_account_token, "", "", folder, bridge=False, rootless=True, clock=clock
-    )
+    token, library = kubernetes.service_account_token, Library(Store(folder))
+    cluster = Cluster(kubernetes.storage, token, library, "", "", folder, bridge=False, rootless=True, clock=clock)
     return Node(NodeNetwork("node-0", 0), "", folder, cluster)
 
 

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from podidentity.errors import LabError
-from podidentity_lab import control, directory, keeping, manifest, up
+from podidentity_lab import control, directory, keeping, loading, manifest, up
 from podidentity_lab import down as ending
 from podidentity_lab.cli import fault, identity, log, options, shell
 from podidentity_lab.data import FILES
@@ -147,6 +147,21 @@ def join(name: str, node: str, taints: tuple[str, ...]) -> None:
     if "error" in answer:
         raise LabError(answer["error"])
     click.echo(f"{node} joins")
+
+
+@lab.command(short_help="Load images of an archive, for pods to run.")
+@options.OF_THIS_SHELL
+@click.argument("archive", metavar="IMAGE.tar", type=click.Path(exists=True, path_type=Path))
+@click.option("--image", default="", metavar="NAME:TAG", help="Its name, where the archive has none or another.")
+def load(name: str, archive: Path, image: str) -> None:
+    """Load the images of an archive into a lab: pods that name them run them.
+
+    The archive is one of `docker save`, `podman save` or `buildah push oci-archive:`, or an OCI layout.
+
+    Example: podidentity lab load my-app.tar
+    """
+    for full_name in loading.load(options.ready(name), archive, image):
+        click.echo(f"loaded {full_name}")
 
 
 @lab.group()

@@ -42,8 +42,12 @@ def environment(storage: Storage, pod: Json, container: Json, image: Image) -> d
 
 
 def command(container: Json, image: Image, variables: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the command line: `command` replaces the entry point, `args` follow. Raises `ContainerConfigError`."""
-    words = [*(container.get("command") or image.entry_point), *(container.get("args") or ())]
+    """Return the command line: `command` replaces entry point and arguments, `args` the arguments alone.
+
+    Raises `ContainerConfigError`.
+    """
+    arguments = container.get("args") or (() if container.get("command") else image.arguments)
+    words = [*(container.get("command") or image.entry_point), *arguments]
     if not words:
         message = f"container {container['name']}: image {container['image']} has no program of its own; give a command"
         raise ContainerConfigError(message)

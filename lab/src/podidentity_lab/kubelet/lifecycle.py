@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from podidentity_lab import images
-from podidentity_lab.kubelet import containers, environment, rights, volumes
+from podidentity_lab.kubelet import containers, environment, pulling, rights, users, volumes
 from podidentity_lab.kubelet.containers import ContainerProcess, StartError
 from podidentity_lab.kubelet.environment import ContainerConfigError
 from podidentity_lab.kubelet.logs import ContainerLogs
@@ -20,6 +20,7 @@ from podidentity_lab.kubelet.statuses import ContainerState, Running, Terminated
 from podidentity_lab.sandbox.root import Program, plan
 
 RETRY_SECONDS = 1.0
+PULL_LIMIT_SECONDS = 4.0  # between looks for an image that is missing: whoever loads it is waiting
 BACK_OFF_SECONDS = (0.0, 2.0, 4.0, 8.0, 16.0, 30.0)  # a kubelet begins at 10 and ends at 300: too long to watch
 BACK_OFF_RESET_SECONDS = 120.0
 
@@ -154,17 +155,18 @@ class Lifecycle:
         return running
 
     async def _image(self) -> images.Image:
-        """Return the program behind the image's name; for an unknown one wait until the pod ends."""
-        name = self._state.spec["image"]
-        image = images.find(name)
-        if image is not None:
-            return image
-        message = f'Failed to pull image "{name}": {images.unknown(name)}'
-        self._fail("ErrImagePull", "Failed", message)
-        await asyncio.sleep(RETRY_SECONDS)
-        self._set_state(Waiting("ImagePullBackOff", message))
-        await asyncio.Event().wait()
-        raise AssertionError  # never set
+        """Return the program behind the image's name; wait for one that is not there yet."""
+        pause = RETRY_SECONDS
+        while True:
+            try:
+                return await pulling.find(self._node, self._state.spec)
+            except pulling.PullError as error:
+                self._fail(error.reason, "Failed", str(error))
+                await asyncio.sleep(pause)
+                if error.reason == "ErrImagePull":
+                    self._set_state(Waiting("ImagePullBackOff", str(error)))
+                pause = min(pause * 2, PULL_LIMIT_SECONDS)
+                await asyncio.sleep(pause)
 
     def _fail(self, waiting: str, reason: str, message: str) -> None:
         now = Waiting(waiting, message)
@@ -180,14 +182,19 @@ class Lifecycle:
         """Return what `launch` starts. Raises `ContainerConfigError` and `VolumeError`."""
         spec, pod = self._state.spec, self._pod
         variables = environment.environment(self._node.cluster.storage, pod, spec, image)
-        program = Program(environment.command(spec, image, variables), variables, spec.get("workingDir") or "/")
+        user = users.user_of(image, rights.security_context(pod, spec))
+        if image.root is not None:
+            variables.setdefault("HOME", user.home)
+        command = environment.command(spec, image, variables)
+        program = Program(command, variables, spec.get("workingDir") or image.working_directory)
         binds = volumes.binds(spec, self._place.volumes, volumes.writable(pod))
         if image.directory is not None:
             binds = ((str(image.directory), str(image.directory), True), *binds)
         network = rights.private_files(self._node, pod, self._place.address)
         read_only = bool((spec.get("securityContext") or {}).get("readOnlyRootFilesystem"))
-        container_rights = rights.rights(pod, spec, rootless=self._node.cluster.rootless)
-        return plan(self._folder / "root", program, container_rights, network, binds, read_only=read_only)
+        container_rights = rights.rights(pod, spec, user, rootless=self._node.cluster.rootless)
+        root = self._folder / "root"
+        return plan(root, program, container_rights, network, binds, read_only=read_only, image=image.root)
 
     async def _probe(self, running: ContainerProcess) -> None:
         spec = self._state.spec

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from podidentity.timing import render_rfc3339
 from podidentity_lab.fabric import NodeNetwork
 from podidentity_lab.kubernetes import ApiError
+from podidentity_lab.oci.library import Library
 
 Json = dict[str, Any]
 
@@ -46,12 +47,13 @@ class Storage(Protocol):
 class Cluster:
     """What all nodes share.
 
-    `token` returns a new token of a service account: namespace, account, pod (name, uid), audience (empty: the API's),
-    lifetime in seconds.
+    `library` has the images of `lab load` and of the lab's registry. `token` returns a new token of a service account:
+    namespace, account, pod (name, uid), audience (empty: the API's), lifetime in seconds.
     """
 
     storage: Storage
     token: Callable[[str, str, Mapping[str, str], str, int], str]
+    library: Library
     cluster_ca: str
     azure_ca: str
     logs: Path
@@ -85,6 +87,8 @@ class Node:
     files: Path
     cluster: Cluster
     addresses: Addresses = field(init=False)
+    pulled_images: dict[str, str] = field(init=False, default_factory=dict)
+    """The digests of images that the node has pulled from the lab's registry, by name."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "addresses", Addresses(self.network.pods))

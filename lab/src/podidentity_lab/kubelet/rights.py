@@ -5,6 +5,7 @@ from podidentity_lab.fabric import FABRIC_ADDRESS
 from podidentity_lab.kubelet.environment import ContainerConfigError
 from podidentity_lab.kubelet.node import Json, Node
 from podidentity_lab.linux.mounts import CAPABILITIES
+from podidentity_lab.oci.config import User
 from podidentity_lab.sandbox.root import Network, Rights
 
 DEFAULT_CAPABILITIES = frozenset(
@@ -16,19 +17,24 @@ DEFAULT_CAPABILITIES = frozenset(
 """What containerd gives a container that asks for nothing."""
 
 
-def rights(pod: Json, container: Json, *, rootless: bool) -> Rights:
+def security_context(pod: Json, container: Json) -> Json:
+    """Return the fields of both `securityContext`s; the container's win."""
+    return {**(pod["spec"].get("securityContext") or {}), **(container.get("securityContext") or {})}
+
+
+def rights(pod: Json, container: Json, image_user: User, *, rootless: bool) -> Rights:
     """Return the rights that `securityContext` of pod and container give. Raises `ContainerConfigError`.
 
-    The container's wins. A rootless lab has only one user: a container that wants to be another one is uid 0 without
-    capabilities.
+    The container's wins. `image_user` is who runs it where neither says: the image's, or the one that `runAsUser` is in
+    the image. A rootless lab has only one user: a container that wants to be another one is uid 0 without capabilities.
     """
-    context = {**(pod["spec"].get("securityContext") or {}), **(container.get("securityContext") or {})}
-    user = int(context.get("runAsUser") or 0)
+    context = security_context(pod, container)
+    user = int(context["runAsUser"]) if context.get("runAsUser") is not None else image_user.uid
     if context.get("runAsNonRoot") and user == 0:
         message = "container has runAsNonRoot and image will run as root: set runAsUser"
         raise ContainerConfigError(f"container {container['name']}: {message}")
-    group = int(context.get("runAsGroup") or 0)
-    groups = tuple(context.get("supplementalGroups") or ())
+    group = int(context["runAsGroup"]) if context.get("runAsGroup") is not None else image_user.gid
+    groups = (*image_user.groups, *(context.get("supplementalGroups") or ()))
     if "fsGroup" in context:
         groups = (*groups, int(context["fsGroup"]))
     other = user != 0 and rootless

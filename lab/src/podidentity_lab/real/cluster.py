@@ -107,6 +107,10 @@ class Real:
     def save(self) -> None:
         """Return None: objects of a real cluster are not kept with the lab."""
 
+    async def load_images(self, digests: Mapping[str, str]) -> None:
+        """Raise `LabError`: not yet."""
+        raise LabError(f"{', '.join(digests)}: a real cluster does not take images yet; use the embedded Kubernetes")
+
     def pod_at(self, address: str) -> str | None:  # noqa: ARG002  # the port's
         """Return None: the log of a real cluster's Azure shows addresses in place of pods' names."""
         return None

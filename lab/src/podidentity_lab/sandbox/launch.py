@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from podidentity_lab.linux import mounts
+from podidentity_lab.sandbox.paths import inside
 
 CANNOT_START_STATUS = 128  # what container runtimes report when there never was a process
 
@@ -43,23 +44,57 @@ def build(plan: dict[str, Any]) -> None:
     """Build the container's root and make it this process's root. Raises `OSError`."""
     root = plan["root"]
     mounts.mount("root", root, "tmpfs", _PROTECTED, "mode=755,size=256m")
+    if plan["image"]:
+        _lay_over(plan["image"], root)
     for path, mode in plan["directories"].items():
-        Path(root + path).mkdir(parents=True, exist_ok=True)
-        Path(root + path).chmod(mode)
+        _directory(inside(root, path), mode)
     for path, target in plan["links"].items():
         Path(root + path).symlink_to(target)
     for path, text in plan["files"].items():
-        Path(root + path).parent.mkdir(parents=True, exist_ok=True)
-        Path(root + path).write_text(text)
+        file = Path(inside(root, path))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
     _kernel_mounts(root, privileged=plan["privileged"])
     for source, target, read_only in plan["binds"]:
-        _bind(source, root + target, read_only=read_only)
+        _bind(source, inside(root, target), read_only=read_only)
+    if plan["image"]:  # container runtimes make the working directory, too
+        _directory(inside(root, plan["working_directory"]), 0o755)
     if plan["read_only"]:
         mounts.mount("none", root, flags=mounts.REMOUNT | mounts.BIND | mounts.READ_ONLY | _PROTECTED)
     if plan["hostname"]:
         mounts.set_hostname(plan["hostname"])
     mounts.change_root(root)
     os.chdir(plan["working_directory"])
+
+
+def _lay_over(image: str, root: str) -> None:
+    """Mount the unpacked `image` at `root`, whose own directories take what is written: the image stays as it is."""
+    upper, work = f"{root}/upper", f"{root}/work"
+    for path in (upper, work):
+        Path(path).mkdir()
+    Path(upper).chmod(Path(image).stat().st_mode & 0o7777)
+    lower = os.open(image, os.O_PATH | os.O_DIRECTORY)  # a path may have the commas and colons of mount options
+    options = f"lowerdir=/proc/self/fd/{lower},upperdir={upper},workdir={work}"
+    if not _is_root_of_all():
+        options += ",userxattr"
+    try:
+        mounts.mount("image", root, "overlay", mounts.NODEV, options)
+    except OSError as error:
+        message = f"this machine cannot lay a container's files over its image (overlayfs: {error.strerror})"
+        raise OSError(error.errno, message) from None
+    finally:
+        os.close(lower)
+
+
+def _is_root_of_all() -> bool:
+    """Whether this user namespace has all users: only then may overlayfs write attributes that are the kernel's."""
+    return Path("/proc/self/uid_map").read_text().split()[2] == "4294967295"
+
+
+def _directory(path: str, mode: int) -> None:
+    if not Path(path).is_dir():
+        Path(path).mkdir(parents=True)
+        Path(path).chmod(mode)
 
 
 def _kernel_mounts(root: str, *, privileged: bool) -> None:

@@ -1,7 +1,8 @@
 """What a container's root holds: this machine's programs, read-only, and an /etc of its own. `launch` builds it.
 
-No image is unpacked: /usr and the Python that runs the lab are shown as they are. Nothing else of the machine is there:
-no home directory, no /etc, no certificates but the lab's.
+/usr and the Python that runs the lab are shown as they are. Nothing else of the machine is there: no home directory, no
+/etc, no certificates but the lab's. An unpacked image has all of its own instead, and what the container writes is laid
+over it.
 """
 
 import os
@@ -27,6 +28,8 @@ _DIRECTORIES = {
     **dict.fromkeys(("/home", "/mnt", "/root"), 0o755),
     **dict.fromkeys(("/tmp", "/var/tmp"), 0o1777),  # noqa: S108  # the container's own
 }
+_IMAGE_DIRECTORIES = {**dict.fromkeys(("/proc", "/sys", "/dev", "/etc"), 0o755), "/tmp": 0o1777}  # noqa: S108
+"""What every container has, whatever is in its image."""
 _FILES = {
     "/etc/passwd": "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n",
     "/etc/group": "root:x:0:\nnogroup:x:65534:\n",
@@ -72,10 +75,20 @@ class Program:
 
 
 def plan(  # what `launch` reads
-    root: Path, program: Program, rights: Rights, network: Network, volumes: Sequence[Bind], *, read_only: bool
+    root: Path,
+    program: Program,
+    rights: Rights,
+    network: Network,
+    volumes: Sequence[Bind],
+    *,
+    read_only: bool,
+    image: Path | None = None,
 ) -> dict[str, object]:
-    """Return a container's root and program as values that JSON can express, for `launch`."""
-    links, binds = _system()
+    """Return a container's root and program as values that JSON can express, for `launch`.
+
+    `image` is an unpacked image that the root is to begin with, in the place of this machine's programs.
+    """
+    links, binds = _system() if image is None else ({}, [])
     etc = {
         "/etc/hosts": network.hosts,
         "/etc/hostname": f"{network.hostname}\n",
@@ -84,9 +97,10 @@ def plan(  # what `launch` reads
     }
     return {
         "root": str(root),
-        "directories": _DIRECTORIES,
-        "links": {**links, "/var/run": "../run", "/etc/mtab": "/proc/self/mounts"},
-        "files": {**_FILES, **etc},
+        "image": None if image is None else str(image),
+        "directories": _DIRECTORIES if image is None else _IMAGE_DIRECTORIES,
+        "links": {**links, "/var/run": "../run", "/etc/mtab": "/proc/self/mounts"} if image is None else {},
+        "files": {**_FILES, **etc} if image is None else etc,
         # Parents first: volumes may be in volumes, and this Python may be below a volume's place, such as /tmp.
         "binds": sorted([*binds, *volumes], key=lambda bind: bind[1].rstrip("/").count("/")),
         "read_only": read_only,
