@@ -81,7 +81,7 @@ def permission(choice: object) -> Permission:
 
 
 def test_an_assigned_identity_permits_its_own_source() -> None:
-    """The permission has everything that the answer and its audit line need."""
+    """The permission names the source, the identity and all else that the answer and its audit line need."""
     assigned_identity = make.assigned()
     choice = permission(access_to(Grants(assigned_identity)).choice(POD, REQUEST, 0.0))
     assert (choice.pod, choice.identity) == (POD, assigned_identity.identity)
@@ -90,7 +90,7 @@ def test_an_assigned_identity_permits_its_own_source() -> None:
 
 
 def test_what_was_not_confirmed_for_too_long_permits_nothing() -> None:
-    """At the limit it still does, also when the choice was made before."""
+    """Once the watches are unconfirmed for longer than the limit, even a choice made earlier permits nothing."""
     access = access_to(Grants(make.assigned()))
     assert permission(access.choice(POD, REQUEST, float(WATCH_TRUSTED_SECONDS)))
     refusal = access.choice(POD, REQUEST, WATCH_TRUSTED_SECONDS + 0.5)
@@ -122,7 +122,7 @@ def test_a_choice_is_reused_until_anything_changes() -> None:
 
 
 def test_an_older_revision_is_another_one_too() -> None:
-    """A choice stands for one revision and not for all up to it."""
+    """A choice counts for exactly the revision of the stores that it was made for, not for an older one either."""
     grants = Grants(make.assigned())
     grants.revision = 5
     access = access_to(grants)
@@ -132,7 +132,7 @@ def test_an_older_revision_is_another_one_too() -> None:
 
 
 def test_a_pod_that_changed_is_decided_anew() -> None:
-    """The same UID with another label: the choice for the object from before does not count."""
+    """A pod with the same UID but another label is another object, for which the old choice does not count."""
     access = access_to(Grants(make.assigned()))
     permission(access.choice(POD, REQUEST, 0.0))
     bare = replace(POD, labels={})
@@ -141,7 +141,7 @@ def test_a_pod_that_changed_is_decided_anew() -> None:
 
 
 def test_choices_of_one_pod_are_bounded_and_cost_no_other_pod_its_own() -> None:
-    """With the 65th request the first 64 are decided anew."""
+    """A pod has room for 64 remembered choices; its 65th different request empties that room, and no other pod's."""
     neighbour = make.pod("neighbour")
     grants = Grants(make.assigned(), make.assigned(neighbour))
     access = access_to(grants)
@@ -156,7 +156,7 @@ def test_choices_of_one_pod_are_bounded_and_cost_no_other_pod_its_own() -> None:
 
 
 def test_a_pod_waits_for_its_first_identity_and_not_for_one_that_was_taken_away() -> None:
-    """What it had is remembered by its UID, and forgotten with it; other identities are waited for."""
+    """The identities that a pod has had are remembered by its UID and refused at once; any other is waited for."""
     grants = Grants()
     access = access_to(grants)
     assert isinstance(access.choice(POD, REQUEST, 0.0), NotReady)
@@ -173,7 +173,7 @@ def test_a_pod_waits_for_its_first_identity_and_not_for_one_that_was_taken_away(
 
 
 def test_a_pod_that_is_gone_is_forgotten_and_no_other() -> None:
-    """Its choices too: they hold its object, and nothing asks for them any more."""
+    """The choices of a deleted pod are forgotten with it: they keep the pod's object in memory for nobody."""
     neighbour = make.pod("neighbour")
     access = access_to(Grants(make.assigned(), make.assigned(neighbour)))
     first, kept = access.choice(POD, REQUEST, 0.0), access.choice(neighbour, REQUEST, 0.0)
@@ -195,7 +195,7 @@ def test_edits_of_an_identity_are_not_remembered_for_ever() -> None:
 
 
 def test_as_many_identities_as_a_pod_may_have_are_remembered_at_once() -> None:
-    """64: the next one begins anew."""
+    """NMI remembers 64 identities that a pod has had; with the next one the memory starts again."""
     access = access_to(Grants())
     for number in range(64):
         access.note_identity(POD.uid, make.identity(client_id=f"client-{number}"))
@@ -207,7 +207,7 @@ def test_as_many_identities_as_a_pod_may_have_are_remembered_at_once() -> None:
 
 
 def test_excepted_pods_and_mic_are_answered_as_imds_would() -> None:
-    """By whatever they ask for; each rule alone suffices, and only in its own namespace."""
+    """Such a pod gets any identity it names. One exception that matches is enough, in its own namespace only."""
     grants = Grants(make.assigned())
     grants.exceptions = (EXCEPTION, replace(EXCEPTION, key=ObjectKey("other", "exempt")))
     access = access_to(grants)
@@ -231,7 +231,7 @@ def principal(namespace: str) -> AzureIdentity:
 
 
 def test_a_secret_that_may_not_be_read_permits_nothing_and_is_no_identity_that_the_pod_had() -> None:
-    """Not even a token that is cached already; `--secret-namespaces` and clouds of one's own are settings."""
+    """A cached token is not given either. `--secret-namespaces` and the known clouds decide what may be read."""
     foreign = principal("foreign")
     grants = Grants(make.assigned(azure=foreign))
     access = access_to(grants)
@@ -247,7 +247,7 @@ def test_a_secret_that_may_not_be_read_permits_nothing_and_is_no_identity_that_t
 
 
 def test_in_managed_mode_bindings_count_alone() -> None:
-    """Assigned identities do not; a pod without a binding is refused at once, with upstream's status."""
+    """Assigned identities count for nothing; a pod without a binding is refused at once with upstream's status."""
     grants = Grants(make.assigned())
     access = access_to(grants, managed_mode=True, force_namespaced=True)
     assert status_of(access.choice(POD, REQUEST, 0.0)) == 404
@@ -268,7 +268,7 @@ def test_namespaced_nmi_gives_nothing_of_another_namespace() -> None:
 
 
 def test_what_imds_does_not_know_is_not_there_for_some_seconds_where_nmi_decides() -> None:
-    """Then it is believed again; where MIC has said that it is there, IMDS has the last word."""
+    """NMI asks IMDS again after these seconds. Where NMI goes by MIC's objects, IMDS has the last word at once."""
     grants = Grants(make.assigned())
     access = access_to(grants)
     choice = permission(access.choice(POD, REQUEST, 0.0))
@@ -293,7 +293,7 @@ def test_of_an_identity_that_mic_has_named_for_long_imds_has_the_last_word() -> 
 
 
 def test_it_is_asked_again_when_the_first_of_those_seconds_are_over() -> None:
-    """Or as soon as the identity is said to be there: then its source is asked, and nothing is missing any more."""
+    """A missing identity is asked for when its seconds are over, or once MIC reports it on the machine."""
     grants = Grants(make.assigned())
     grants.decides = True
     access = access_to(grants)

@@ -214,7 +214,7 @@ async def test_bridges_are_closed_until_it_is_known_who_is_there(
 
 
 async def test_the_table_is_loaded_when_it_changes_or_somebody_changed_it(host: Host) -> None:
-    """And left alone otherwise: loading it takes a moment in which packets wait."""
+    """Otherwise the table is not loaded again, because packets wait while the kernel loads it."""
     for _ in range(3):
         await host.proven_after(1)
     assert len(host.tables) == 1
@@ -241,7 +241,7 @@ async def test_what_is_gone_takes_its_connections_along(host: Host) -> None:
 
 
 async def test_a_pod_with_a_route_of_its_own_comes_in_by_that_alone(host: Host) -> None:
-    """It needs no port; one with two ways in is told of none, and is proven by neither."""
+    """A route proves a pod without a bridge port; a pod whose addresses have different routes is not bound to one."""
     assert host.anti_spoof.proven_pods == 0
     routed = replace(make.pod("routed"), ips=("10.1.0.5", "fd00::5"))
     torn = replace(make.pod("torn"), ips=("10.1.0.6", "10.1.0.7"))
@@ -254,7 +254,7 @@ async def test_a_pod_with_a_route_of_its_own_comes_in_by_that_alone(host: Host) 
 async def test_what_cannot_be_looked_at_is_told_and_proves_nobody_new(
     host: Host, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Of all pods at once, with the reason, and once in the log."""
+    """While the kernel's links cannot be read, no further pod is proven; one warning, logged once, gives the reason."""
     host.trouble = HostError("netlink: not permitted")
     for _ in range(2):
         assert await host.proven_after(0) == 0
@@ -267,7 +267,7 @@ async def test_what_cannot_be_looked_at_is_told_and_proves_nobody_new(
 
 
 async def test_off_takes_a_predecessors_table_away_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever switches it off is told how many pods that concerns."""
+    """With --anti-spoof=off a predecessor's table is removed, and a warning names the flag."""
     host = Host(monkeypatch, enabled=False)
     host.pods = (WEB, replace(make.pod("routed"), ips=("10.1.0.5",)))
     await host.anti_spoof.keep()

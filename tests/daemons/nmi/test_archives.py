@@ -85,7 +85,7 @@ def with_most_rounds(pair: Pair, directory: Path) -> bytes:
 def test_each_count_of_rounds_is_checked_before_anything_is_opened(
     pair: Pair, tmp_path: Path, flags: tuple[str, ...]
 ) -> None:
-    """Of the MAC, and of the locks of certificate and key: with any password."""
+    """The counts of the MAC, the certificate's and the key's encryption are limited, whatever the password is."""
     archive = export(pair, tmp_path, *flags, "-iter", "70000")
     pattern = b"\x02\x03\x01\x11\x70"
     assert archive.count(pattern) == len([*pkcs12.rounds_of(archive)]) > 0
@@ -170,7 +170,7 @@ def prime(group: str) -> int:
 
 
 def test_another_kind_of_key_is_a_sentence(pair: Pair) -> None:
-    """Entra ID takes RSA keys, and an archive without its certificate is none."""
+    """An archive with an elliptic key and no certificate, and one that is too large, are refused in a sentence."""
     key = ec.generate_private_key(ec.SECP256R1())
     archive = library.serialize_key_and_certificates(b"sp", key, None, None, serialization.NoEncryption())
     with pytest.raises(ConfigurationError, match="lacks a certificate or its private key"):

@@ -53,7 +53,7 @@ def add(nmi: Serving, broker: brokers.Broker, account: str = "cart") -> Pod:
 
 
 def test_a_granted_pod_gets_its_token(tmp_path: Path) -> None:
-    """By the metadata address, which every SDK asks; nobody asked IMDS."""
+    """The pod asks the metadata address as with any SDK, and NMI asks the broker, not IMDS."""
 
     async def test() -> None:
         async with both(tmp_path) as (nmi, broker):
@@ -84,7 +84,7 @@ def test_a_pod_without_a_grant_is_told_at_once(tmp_path: Path) -> None:
 
 
 def test_a_grant_that_is_withdrawn_ends_within_thirty_seconds(tmp_path: Path) -> None:
-    """NMI keeps the broker's tokens for seconds alone."""
+    """NMI keeps a token of the broker for seconds only, so the broker soon decides again."""
 
     async def test() -> None:
         async with both(tmp_path) as (nmi, broker):
@@ -118,7 +118,7 @@ def test_two_pods_of_one_identity_are_judged_each_by_itself(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("file", ["token", "ca.crt"])
 def test_files_that_are_missing_are_named(file: str, tmp_path: Path) -> None:
-    """503 until they are there; then it goes on by itself."""
+    """NMI answers 503 with the missing file's name, and works without a restart once the file exists."""
 
     async def test() -> None:
         async with both(tmp_path) as (nmi, broker):
@@ -137,7 +137,7 @@ def test_files_that_are_missing_are_named(file: str, tmp_path: Path) -> None:
 
 
 def test_a_broker_that_is_away(tmp_path: Path) -> None:
-    """503, and its address is told."""
+    """NMI answers 503 when it cannot reach the broker by TLS, here because the CA file is empty."""
 
     async def test() -> None:
         async with both(tmp_path) as (nmi, broker):

@@ -26,6 +26,7 @@ from waiting import settle
 READER, WRITER = ManagedIdentity("reader"), ManagedIdentity("writer")
 RESOURCE = "https://vault.azure.net"
 HOUR, DAY = 3600, 86400
+FLIGHTS_PER_ASKER = 64  # as THREAT_MODEL.md says
 
 
 @dataclass
@@ -84,7 +85,7 @@ async def fresh_cache(*, spread: float = 0.0, life_seconds: int = DAY, firsts: i
 
 @pytest.mark.parametrize(("spread", "share"), [(0.0, 0.5), (1.0, 0.4)])
 async def test_a_long_token_is_refreshed_at_half_its_life(spread: float, share: float) -> None:
-    """Over two hours: SDKs refresh it then; up to a tenth earlier, so that nodes do not ask in step."""
+    """SDKs refresh a token of more than two hours at half its life. The cache is up to a tenth earlier, at random."""
     async with fresh_cache(spread=spread) as caching:
         assert await caching.text() == "no 1"
         caching.clock.jump(DAY * share - 10)
@@ -111,7 +112,7 @@ async def test_a_short_token_is_refreshed_with_a_quarter_of_an_hour_left(spread:
 
 @given(st.floats(1, 10 * DAY), st.floats(0, 1))
 def test_a_refresh_is_never_late_nor_at_once(remaining: float, spread: float) -> None:
-    """Some of the life is over, and at least fifteen minutes or half of it are left."""
+    """When a token is refreshed, at least 15 minutes or half of its life are left, and some of its life has passed."""
     delay = refresh_after(remaining, spread)
     assert 0.4 * remaining <= delay + 1e-6 or delay >= remaining - 1200 - 1e-6
     assert remaining - delay >= min(900, remaining / 2) - 1e-6
@@ -134,8 +135,36 @@ async def test_the_same_token_back_halves_the_wait() -> None:
         assert asked_with_left == pytest.approx([900, 450, 225, 112, 52], abs=3)
 
 
+async def test_another_token_is_kept_as_long_as_the_first() -> None:
+    """Only the same token again is asked for after half its time; a new one lasts until 15 minutes before its end."""
+    async with fresh_cache(life_seconds=HOUR) as caching:
+        await caching.text()
+        caching.clock.jump(HOUR - 5 - 899)
+        assert [await caching.text(), await caching.text()] == ["no 1", "no 2"]
+        caching.clock.jump(HOUR - 5 - 901)
+        assert [await caching.text(), await caching.text()] == ["no 2", "no 2"]
+        caching.clock.jump(2)
+        assert [await caching.text(), await caching.text()] == ["no 2", "no 3"]
+
+
+async def test_the_same_token_is_asked_for_once_a_minute() -> None:
+    """With less than two minutes left, half the remainder would be too soon: a minute passes between two calls."""
+    async with fresh_cache(life_seconds=200) as caching:
+        caching.source.script.append(caching.source.token(1))
+        await caching.text()
+        caching.source.script.append(caching.source.token(1))
+        caching.clock.jump(98)
+        await caching.text()
+        caching.clock.jump(59.5)
+        await caching.text()
+        assert len(caching.source.calls) == 2
+        caching.clock.jump(1)
+        await caching.text()
+        assert len(caching.source.calls) == 3
+
+
 async def test_the_machines_own_identity_is_asked_for_again_soon() -> None:
-    """Who names no identity gets whatever the machine has now: a token of what it had is not kept for a day."""
+    """A request without an identity means the machine's present one, so its token is kept for five seconds only."""
     async with fresh_cache() as caching:
         machine = ManagedIdentity()
         assert [await caching.text(machine), await caching.text(machine)] == ["no 1", "no 1"]
@@ -146,7 +175,7 @@ async def test_the_machines_own_identity_is_asked_for_again_soon() -> None:
 
 
 async def test_a_valid_token_is_served_while_the_source_fails() -> None:
-    """Until its very end; the source is asked again every few seconds, not on every request."""
+    """A cached token is served until it expires, while the failing source is asked every few seconds only."""
     async with fresh_cache(life_seconds=HOUR) as caching:
         await caching.text()
         caching.clock.jump(HOUR - 905)
@@ -163,7 +192,7 @@ async def test_a_valid_token_is_served_while_the_source_fails() -> None:
 
 @pytest.mark.parametrize(("retry_after", "seconds"), [(None, 3), (0.5, 3), (1.0, 1), (40.0, 40), (1e9, 600)])
 async def test_a_failure_is_kept_briefly(retry_after: float | None, seconds: int) -> None:
-    """Three seconds, or as long as Retry-After says; then the source is asked again."""
+    """A failure is repeated for three seconds, or for as long as Retry-After says, before the source is asked again."""
     async with fresh_cache() as caching:
         caching.source.script.append(AzureError("throttled", status=429, retry_after_seconds=retry_after))
         for _ in range(10):
@@ -178,7 +207,7 @@ async def test_a_failure_is_kept_briefly(retry_after: float | None, seconds: int
 
 
 async def test_a_failure_is_nobody_elses() -> None:
-    """Another resource of the same identity, and another identity, are asked for as ever."""
+    """A failure counts for one identity and one resource: requests for any other are sent to the source as usual."""
     async with fresh_cache() as caching:
         caching.source.script.append(AzureError("refused", status=400))
         with pytest.raises(AzureError, match="refused"):
@@ -228,7 +257,7 @@ async def test_memory_is_bounded_and_what_is_used_stays(monkeypatch: pytest.Monk
 
 
 async def test_what_was_forgotten_in_the_air_is_not_kept() -> None:
-    """A binding goes while the call is under way: whoever waits is answered, the token is not remembered."""
+    """If a token is dropped while its call is under way, the waiting request is answered but the token is not kept."""
     async with fresh_cache() as caching:
         caching.source.gate = asyncio.Event()
         asking = asyncio.create_task(caching.text())
@@ -241,7 +270,7 @@ async def test_what_was_forgotten_in_the_air_is_not_kept() -> None:
 
 
 async def test_what_is_forgotten_is_asked_for_anew_and_nothing_else_is() -> None:
-    """Tokens and failures of one source, for each resource: whatever it rests on has changed."""
+    """`forget` drops all tokens and failures of one source, whatever the resource, and those of no other source."""
     async with fresh_cache() as caching:
         assert [await caching.text(source, name) for source in (READER, WRITER) for name in "ab"] == [
             "no 1",
@@ -261,7 +290,7 @@ async def test_what_is_forgotten_is_asked_for_anew_and_nothing_else_is() -> None
 
 
 async def test_with_a_secret_everything_that_was_made_with_it_goes() -> None:
-    """Of whatever client; what rests on another Secret, or on none, stays."""
+    """`forget_secret` drops every token made with one Secret; those of other Secrets and of IMDS stay."""
     leaked, good = SecretReference("default", "leaked"), SecretReference("default", "good")
     base = ServicePrincipal("t", "c", "https://login.microsoftonline.com", leaked, certificate=False)
     sources = (base, base._replace(client_id="d"), base._replace(secret=good), READER)
@@ -273,7 +302,7 @@ async def test_with_a_secret_everything_that_was_made_with_it_goes() -> None:
 
 
 async def test_in_its_last_five_seconds_a_token_is_no_use() -> None:
-    """It would expire on its way: by either clock, and not a second earlier."""
+    """In its last five seconds, by the wall clock or the steady one, a token could expire on its way to the client."""
     for pass_time in (JumpingClock.jump, JumpingClock.set_wall):
         async with fresh_cache(life_seconds=100) as caching:
             assert await caching.text() == "no 1"
@@ -289,7 +318,7 @@ async def test_in_its_last_five_seconds_a_token_is_no_use() -> None:
 
 
 async def test_a_brokers_token_is_kept_for_seconds() -> None:
-    """What is withdrawn at the broker ends within half a minute, however long the token is good."""
+    """A broker's token is kept for 20 s however long it is valid, so that a withdrawn grant ends within 30 s."""
     async with fresh_cache() as caching:
         source = BrokerIdentity("c", "default", "web", "uid")
         assert await caching.text(source) == "no 1"
@@ -311,7 +340,7 @@ async def test_an_answers_time_counts_down() -> None:
 
 
 async def test_who_is_refused_a_place_is_told_when_to_come_again() -> None:
-    """A second later there may be room."""
+    """A request that finds no room for its call is refused with a Retry-After of one second."""
     async with fresh_cache(firsts=1) as caching:
         caching.source.gate = asyncio.Event()
         tasks = [asyncio.create_task(caching.text(resource=str(number))) for number in range(100)]
@@ -324,7 +353,7 @@ async def test_who_is_refused_a_place_is_told_when_to_come_again() -> None:
 
 
 async def test_a_client_that_hangs_up_does_not_end_the_call_for_others() -> None:
-    """A shared call belongs to nobody: it goes on for whoever still waits."""
+    """Requests share a call to the source; when one client hangs up, the call goes on for the others."""
     async with fresh_cache() as caching:
         caching.source.gate = asyncio.Event()
         first, second = asyncio.create_task(caching.text()), asyncio.create_task(caching.text())
@@ -337,7 +366,7 @@ async def test_a_client_that_hangs_up_does_not_end_the_call_for_others() -> None
 
 
 async def test_a_bug_in_a_source_ends_nothing_but_its_own_call() -> None:
-    """Whoever waits is told, and is answered 500; the daemon's task group goes on, and so does the next call."""
+    """A bug in a call fails the requests that wait for it; the daemon's task group and later calls go on."""
 
     class Broken:
         broken = True
@@ -359,12 +388,10 @@ async def test_a_bug_in_a_source_ends_nothing_but_its_own_call() -> None:
 
 
 async def test_calls_in_the_air_are_bounded() -> None:
-    """They go on without their clients: a pod that asks for ever new resources and hangs up must not pile them up."""
+    """Calls outlive the clients that began them, so a pod that asks and hangs up is refused after 64 of them."""
     async with fresh_cache() as caching:
         caching.source.gate = asyncio.Event()
-        asking = [
-            asyncio.create_task(caching.text(resource=f"r{number}")) for number in range(cache.FLIGHTS_PER_ASKER + 10)
-        ]
+        asking = [asyncio.create_task(caching.text(resource=f"r{number}")) for number in range(FLIGHTS_PER_ASKER + 10)]
         await settle()
         for task in asking:
             task.cancel()
@@ -375,7 +402,7 @@ async def test_calls_in_the_air_are_bounded() -> None:
         await settle()
         caching.source.gate.set()
         assert (await other).startswith("no ")
-        assert len(caching.source.calls) == cache.FLIGHTS_PER_ASKER + 1
+        assert len(caching.source.calls) == FLIGHTS_PER_ASKER + 1
         assert await caching.text(resource="one more")
 
 
@@ -387,7 +414,7 @@ async def test_no_pods_together_take_the_room_of_all() -> None:
             asyncio.create_task(
                 caching.cached.get_or_fetch(ManagedIdentity(f"greedy-{pod}"), f"r{number}", f"uid-{pod}")
             )
-            for number in range(cache.FLIGHTS_PER_ASKER)
+            for number in range(FLIGHTS_PER_ASKER)
             for pod in range(40)
         ]
         await settle()
@@ -403,15 +430,15 @@ async def test_no_pods_together_take_the_room_of_all() -> None:
 
 
 async def test_a_pod_with_many_identities_has_one_share() -> None:
-    """An excepted pod may name any identity: that does not multiply its room."""
+    """A pod that may name any identity has room for 64 calls in all, not for 64 of each identity."""
     async with fresh_cache() as caching:
         caching.source.gate = asyncio.Event()
         asking = [
             asyncio.create_task(caching.cached.get_or_fetch(ManagedIdentity(client_id=f"c{number}"), RESOURCE, "uid"))
-            for number in range(cache.FLIGHTS_PER_ASKER + 10)
+            for number in range(FLIGHTS_PER_ASKER + 10)
         ]
         await settle()
-        assert len(caching.source.calls) == cache.FLIGHTS_PER_ASKER
+        assert len(caching.source.calls) == FLIGHTS_PER_ASKER
         caching.source.gate.set()
         outcomes = await asyncio.gather(*asking, return_exceptions=True)
         assert sum(isinstance(outcome, AzureError) for outcome in outcomes) == 10
@@ -432,7 +459,7 @@ async def test_a_pod_begins_two_calls_a_second_at_most() -> None:
 
 
 def test_who_would_wait_too_long_is_refused_and_forgotten() -> None:
-    """A start that comes when no client is there any more is none; what is remembered of pods has an end."""
+    """A call that could begin only after the longest wait is refused at once; the memory of who waits has a bound."""
     clock = JumpingClock()
     pace = Pace(clock, starts=2, longest_seconds=3)
     assert [pace.delay("greedy") for _ in range(10)] == [0, 0, 1, 1, 2, 2, 3, 3, None, None]
@@ -447,7 +474,7 @@ def test_who_would_wait_too_long_is_refused_and_forgotten() -> None:
 
 
 async def test_a_pod_that_waits_for_its_start_takes_what_another_fetched() -> None:
-    """Nobody else's first token waits because somebody asked for the same one in a queue of its own making."""
+    """While one pod waits to begin a call, another may fetch the same token at once, and the first pod gets it too."""
     async with fresh_cache(firsts=cache.FIRSTS_PER_ASKER) as caching:
         greedy = [
             asyncio.create_task(caching.cached.get_or_fetch(READER, f"r{number}", "greedy")) for number in range(5)
@@ -460,7 +487,7 @@ async def test_a_pod_that_waits_for_its_start_takes_what_another_fetched() -> No
 
 
 async def test_a_failure_that_is_told_often_does_not_grow() -> None:
-    """The same error is raised for each who asks; what hung on it from the last time must not stay."""
+    """A remembered error is raised many times, and must not collect a traceback or context each time."""
     async with fresh_cache() as caching:
         caching.source.script.append(AzureError("refused", status=400))
         lengths = []
@@ -488,7 +515,7 @@ class Slow:
 
 
 async def test_a_pod_that_asks_for_everything_does_not_hold_up_others() -> None:
-    """Turns go round by identity: the hundredth resource of one waits, the first of another does not."""
+    """Identities take turns: one identity's hundredth resource waits, another identity's first does not."""
     slow, clock = Slow(), JumpingClock()
     limited = LimitedTokens(slow, clock, per_second=20, at_once=5)
     async with asyncio.timeout(60), asyncio.TaskGroup() as tasks:
@@ -519,7 +546,7 @@ def proven(number: int, namespace: str) -> Source:
 
 @pytest.mark.parametrize("make_source", [principal, proven])
 async def test_of_one_namespace_only_some_are_under_way(make_source: Callable[[int, str], Source]) -> None:
-    """Opening what its Secrets hold may take seconds each, and so may the broker: places are left for the others."""
+    """A namespace's slow calls use a part of the places only, so other namespaces' calls begin at once."""
     slow, clock = Slow(), JumpingClock()
     limited = LimitedTokens(slow, clock, per_second=1000, at_once=8, per_asker=2)
     sources = [
@@ -538,7 +565,7 @@ async def test_of_one_namespace_only_some_are_under_way(make_source: Callable[[i
 
 
 async def test_after_a_429_nobody_asks_before_its_time() -> None:
-    """IMDS counts the calls of the whole machine, whoever they were for."""
+    """After a 429 with Retry-After no identity's call is sent early, since IMDS counts those of the whole machine."""
     clock = JumpingClock()
     source = Counting(clock)
     source.script.append(AzureError("slow down", status=429, retry_after_seconds=9))
@@ -565,7 +592,7 @@ async def test_after_a_429_nobody_asks_before_its_time() -> None:
     ],
 )
 async def test_what_is_tried_again_and_how_long(error: AzureError, calls: range, seconds: tuple[int, int]) -> None:
-    """410 for as long as IMDS may be updated; 429 and 5xx a few times, at the pace they ask for; refusals never."""
+    """410 is tried again for 70 s, 429 and 5xx a few times after their Retry-After, and a refusal never."""
     clock = JumpingClock()
     source = Counting(clock)
     source.script.extend([error] * 1000)

@@ -193,7 +193,7 @@ async def test_auxiliary_tenants_make_an_array(entra: StandInEntra) -> None:
 async def test_the_nodes_programs_get_the_primary_tenants_token(
     entra: StandInEntra, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An answer of /host/token has room for one token only."""
+    """/host/token answers with one token, so an identity with auxiliary tenants gives the primary tenant's."""
     monkeypatch.setattr("podidentity.nmi.adapters.peers.owner_of", AsyncMock(return_value=0))
 
     async with signing_in(entra, host_token_loopback=True) as nmi:
@@ -269,7 +269,7 @@ async def test_a_foreign_secret_is_refused_before_the_cache(entra: StandInEntra)
 
 
 async def test_secret_namespaces_allow_it(entra: StandInEntra) -> None:
-    """--secret-namespaces names where Secrets may lie besides."""
+    """With --secret-namespaces an identity may use a Secret of the namespaces listed there, too."""
     async with signing_in(entra, secret_namespaces=frozenset({"default"})) as nmi:
         nmi.cluster.add(pod(), replace(principal(entra), key=make.identity("sharer", "team-b").key))
         assert (await nmi.ask()).status == 200
@@ -288,7 +288,7 @@ async def test_secret_namespaces_allow_it(entra: StandInEntra) -> None:
     ids=["5xx", "429", "5xx-for-good", "no-token", "no-json", "400"],
 )
 async def test_entras_failures(entra: StandInEntra, replies: list[Reply], status: int, posts: int) -> None:
-    """What may pass is tried again, with Retry-After; what will not is told at once."""
+    """Failures that may pass are tried again, honouring Retry-After; refusals are reported at once."""
     async with signing_in(entra) as nmi:
         nmi.cluster.add(pod(), principal(entra))
         entra.script.extend(replies)
@@ -332,7 +332,7 @@ async def test_a_secret_that_goes_takes_its_tokens_along(
 
 
 async def test_many_first_requests_are_one_call(entra: StandInEntra) -> None:
-    """Single flight holds for Entra too, and the Secret is read once."""
+    """Many first requests for one service principal cost one call to Entra ID and one read of the Secret."""
     async with signing_in(entra) as nmi:
         nmi.cluster.add(pod(), principal(entra))
         answers = await asyncio.gather(*(nmi.ask() for _ in range(50)))
@@ -341,7 +341,7 @@ async def test_many_first_requests_are_one_call(entra: StandInEntra) -> None:
 
 
 async def test_calls_that_hang_hold_up_nothing_else(entra: StandInEntra, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The event loop's threads also run nft: Entra ID's calls have threads of their own."""
+    """Calls to Entra ID that hang block no other work that needs a thread, such as running nft."""
     go_on = threading.Event()
     was_asked = threading.Event()
 

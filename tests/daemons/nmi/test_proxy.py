@@ -51,7 +51,7 @@ async def test_one_pod_cannot_hold_all_places() -> None:
 
 
 async def test_many_pods_leave_room_for_the_next() -> None:
-    """Twenty pods ask for all they can get: who comes then is not refused."""
+    """Twenty pods take as many places as they are given, and a pod that asks after them still gets one."""
     async with passing_on() as (passing, imds, _):
         imds.gate = asyncio.Event()
         greedy = [
@@ -69,7 +69,7 @@ async def test_many_pods_leave_room_for_the_next() -> None:
 
 
 async def test_a_hang_up_frees_its_place() -> None:
-    """What waits for its turn, and what is under way, end with their client."""
+    """When a client hangs up, its request ends and frees its place, whether it waits or is under way."""
     async with passing_on() as (passing, imds, _clock):
         for _ in range(3):
             imds.gate = asyncio.Event()
@@ -83,7 +83,7 @@ async def test_a_hang_up_frees_its_place() -> None:
 
 
 async def test_imds_is_not_asked_faster_than_its_rate() -> None:
-    """The node's own programs ask it too."""
+    """NMI passes on 20 requests a second at most, because the node's own programs ask IMDS too."""
     async with passing_on() as (passing, imds, clock):
         start = clock.steady()
         for number in range(41):
@@ -93,7 +93,7 @@ async def test_imds_is_not_asked_faster_than_its_rate() -> None:
 
 
 async def test_an_endless_answer_is_not_read_to_its_end() -> None:
-    """More than a megabyte is no document of IMDS."""
+    """NMI stops reading an answer after a megabyte, since no document of IMDS is that long."""
 
     async def act() -> None:
         async with serving() as nmi:

@@ -64,14 +64,14 @@ async def test_it_goes_only_after_the_self_test(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("taints", [None, [], [OTHER]])
 async def test_a_node_without_it_is_left_alone(tmp_path: Path, taints: list[dict[str, str]] | None) -> None:
-    """Nothing is written."""
+    """Where the node lacks the taint, NMI writes nothing to it."""
     async with removing(tmp_path, taints) as (server, task, _):
         await asyncio.wait_for(task, 10)
         assert patches(server) == []
 
 
 async def test_somebody_elses_write_is_read_again(tmp_path: Path) -> None:
-    """A conflict: once more, from what is there now."""
+    """After a 409 the node is read again, and the taint removed from what is there now."""
     async with removing(tmp_path, [STARTUP_TAINT]) as (server, task, _):
 
         def is_patch(request: Request) -> bool:
@@ -84,7 +84,7 @@ async def test_somebody_elses_write_is_read_again(tmp_path: Path) -> None:
 
 
 async def test_a_missing_right_is_named_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Upstream's role: one warning, and the taint goes when the right is there."""
+    """With upstream's role, which lacks the right, NMI warns once, and removes the taint once it has the right."""
     async with removing(tmp_path, [STARTUP_TAINT]) as (server, task, clock):
         for _ in range(3):
             server.answer_next(Reply.refusal(403, "nodes is forbidden"), to=lambda request: request.path == PATH)

@@ -95,7 +95,7 @@ async def test_a_pod_proves_itself_with_its_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("version", ["2020-06-01", "2019-11-01", "2019-08-15"])
 async def test_any_version_is_taken(version: str, tmp_path: Path) -> None:
-    """Java asks with 2019-11-01 up to 1.13."""
+    """The door takes any api-version: Java's SDK up to 1.13 sends 2019-11-01."""
     async with stage(tmp_path) as at:
         assert (await at.ask(f"{PATH}?api-version={version}&resource=https://vault.azure.net")).status == 200
 
@@ -151,7 +151,7 @@ async def test_a_token_of_another_pod_is_refused(tmp_path: Path) -> None:
 
 
 async def test_a_pod_on_the_nodes_own_network(tmp_path: Path) -> None:
-    """It has the node's address, which says nothing of it; its own token does."""
+    """A pod on the node's network shares the node's address, so its own token alone says which pod it is."""
     async with stage(tmp_path, host_network=True) as at:
         answer = await at.ask()
         assert answer.status == 200
@@ -178,7 +178,7 @@ def direct_door(clock: JumpingClock, cluster: FakeCluster, *, own: bool) -> Toke
     ("own", "ips", "status"), [(False, ("10.0.0.7",), 403), (True, ("10.0.0.7",), 401), (False, (), 401)]
 )
 async def test_where_a_pod_may_ask_from(*, own: bool, ips: tuple[str, ...], status: int) -> None:
-    """From an address of its own, or of its node, which may hide its own; anywhere while nobody knows its address."""
+    """A pod may ask from its own or its node's address, and from any while its own is not known."""
     clock = JumpingClock()
     cluster, broker = FakeCluster(clock), brokers.Cluster(clock)
     cluster.add(node_pod("web", ips=ips))
@@ -188,7 +188,7 @@ async def test_where_a_pod_may_ask_from(*, own: bool, ips: tuple[str, ...], stat
 
 
 async def test_a_stale_watch_refuses(tmp_path: Path) -> None:
-    """What is not known to be true is not relied on."""
+    """While the watch of pods is unconfirmed for too long, no proof is accepted."""
     async with stage(tmp_path) as at:
         at.nmi.cluster.silent_since = at.nmi.clock.steady()
         at.nmi.clock.jump(121)
@@ -196,7 +196,7 @@ async def test_a_stale_watch_refuses(tmp_path: Path) -> None:
 
 
 async def test_a_proof_may_be_ahead_of_the_watch(tmp_path: Path) -> None:
-    """A pod that asks before NMI has heard of it waits."""
+    """A pod that asks before NMI's watch shows it waits for the watch instead of being refused."""
     async with stage(tmp_path) as at:
         door = at.nmi.listener.app._token_file  # the stage's settings wait for nobody
         door._wait_seconds = 25.0
@@ -302,7 +302,7 @@ def hostile_requests(token: str) -> list[tuple[bytes, set[int]]]:
 
 
 async def test_no_hostile_request_gets_a_token(tmp_path: Path) -> None:
-    """Nor does the broker hear of it; the metadata address's hostile requests get none here either."""
+    """No hostile request of either door's list gets a token here or reaches the broker."""
     async with stage(tmp_path) as at:
         rows = hostile_requests(at.token)
         rows += [(row.head, {400, 401, 404, 405, 408, 413, 414, 431, 0}) for row in hostile()]
@@ -325,14 +325,14 @@ async def status_of(nmi: Serving, head: bytes) -> int:
 
 
 async def test_neither_door_opens_the_other(tmp_path: Path) -> None:
-    """The metadata address knows no proof, and the token-file door no metadata."""
+    """The metadata address takes no proof, and the token-file door answers no metadata request."""
     async with stage(tmp_path) as at:
         assert (await at.nmi.ask(PATH + QUERY, "Metadata: true", f"Authorization: Basic {at.token}")).status == 404
         assert (await at.ask("/metadata/instance?api-version=2021-02-01")).status == 404
 
 
 def test_no_head_of_this_door_is_remembered() -> None:
-    """A proof would stay in memory with it."""
+    """NMI remembers no head of this door, because a head contains the pod's proof."""
     heads, head = (
         Heads(Rules(), TOKEN_FILE),
         request(PATH + QUERY, "Host: x", "Metadata: true", "Authorization: Basic a.b.c"),
@@ -355,7 +355,7 @@ async def test_places_here_take_none_of_the_metadata_addresss(tmp_path: Path) ->
 
 
 async def test_each_request_is_a_line_of_the_log(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """Of NMI's with the door, and of the broker's with the service account; no token stands in either."""
+    """NMI logs the door and the broker the service account of each request; neither logs a token."""
     async with stage(tmp_path) as at:
         await at.ask()
         await at.ask(f"/token-file/{WRITER}{QUERY}")
@@ -367,14 +367,14 @@ async def test_each_request_is_a_line_of_the_log(tmp_path: Path, capfd: pytest.C
 
 
 async def test_a_broker_that_fails(tmp_path: Path) -> None:
-    """503 when it does not answer or its CA is not there; its own refusals keep their status."""
+    """A refusal of Entra ID, which the broker passes on, reaches the pod with its status."""
     async with stage(tmp_path) as at:
         at.broker.entra.script.append(brokers.Reply(400, {"error": "invalid_scope", "error_description": "AADSTS1"}))
         assert (await at.ask()).status == 400
 
 
 async def test_a_broker_whose_ca_is_not_there_yet(tmp_path: Path) -> None:
-    """503 with the file's name; then it goes on by itself."""
+    """NMI answers 503 with the missing CA file's name, and works without a restart once it exists."""
     async with stage(tmp_path) as at:
         content = (tmp_path / "ca.crt").read_bytes()
         (tmp_path / "ca.crt").unlink()

@@ -56,7 +56,7 @@ async def test_an_identity_that_comes_before_the_wait_has_begun_is_not_missed() 
 
 
 async def test_the_answer_has_the_seven_fields_as_texts() -> None:
-    """Go's SDK needs texts, Python's needs expires_in, Node's needs expires_on."""
+    """All fields are strings, which Go's SDK needs; Python's SDK reads expires_in and Node's expires_on."""
     async with serving() as nmi:
         nmi.cluster.add(pod(), make.identity())
         answer = await nmi.ask()
@@ -110,7 +110,7 @@ async def test_one_call_to_imds_serves_a_thousand_first_requests() -> None:
 
 
 async def test_a_token_is_refreshed_ahead_and_served_meanwhile() -> None:
-    """At half its life a long token is fetched anew; the old one is served until the new one is here."""
+    """A long token is refreshed at half its life, and the old one is served until the new one has arrived."""
     async with serving() as nmi:
         nmi.cluster.add(pod(), make.identity())
         first = (await nmi.ask()).token
@@ -210,7 +210,7 @@ async def test_retry_after_of_imds_is_obeyed() -> None:
 
 @pytest.mark.parametrize("value", ["nan", "inf", "1e999", "-1", "\u00b2", "1_0", "soon"])
 async def test_a_retry_after_that_is_no_number_is_none(value: str) -> None:
-    """Not a number is neither over nor under any limit: with "nan" the failure would be told for ever."""
+    """A Retry-After of "nan" counts as none: it compares false with every limit, so the failure would never end."""
     async with serving() as nmi:
         nmi.cluster.add(pod(), make.identity())
         nmi.imds.script.append(Reply(400, json.dumps(NOT_FOUND).encode(), f"Retry-After: {value}\r\n"))
@@ -415,7 +415,7 @@ async def test_an_address_that_a_kubelet_reports_at_its_second_try_is_waited_for
 
 
 async def test_an_address_of_no_pod_is_refused_after_25_seconds() -> None:
-    """Not a moment before, and then with 404: nobody who has the address by mistake waits for ever."""
+    """A request from an address of no pod waits 25 s for the watch to show one, and is then refused with 404."""
     async with serving(Settings("n1")) as nmi:
         asking = await asks_in_time_of_a_test(nmi)
         await pass_time(nmi, 24.9)
@@ -428,13 +428,13 @@ async def test_an_address_of_no_pod_is_refused_after_25_seconds() -> None:
 
 
 async def test_nobody_waits_long_for_an_address_of_no_pod() -> None:
-    """404 when the time is up."""
+    """A request from an address of no pod is refused with 404 once the wait is over."""
     async with serving(Settings("n1", wait_known_seconds=0.05)) as nmi:
         assert (await nmi.ask()).status == 404
 
 
 async def test_two_pods_at_one_address_get_nothing() -> None:
-    """When it cannot be told who asks, nobody is answered."""
+    """While two pods have the same address it is not known which of them asks, so neither is answered."""
     async with serving() as nmi:
         nmi.cluster.add(pod("one"), make.identity())
         nmi.cluster.add(pod("two"), make.identity())
@@ -472,7 +472,7 @@ async def test_a_silent_watch_is_not_trusted() -> None:
 
 
 async def test_nothing_is_answered_before_the_first_list() -> None:
-    """503 with Retry-After: SDKs come back."""
+    """Before the first lists are complete NMI answers 503 with Retry-After, so that SDKs try again."""
     async with serving() as nmi:
         nmi.cluster.add(pod(), make.identity())
         nmi.cluster.synced = False

@@ -129,7 +129,7 @@ def test_tokens_are_kept_fresh_while_an_image_is_pulled(tmp_path: Path) -> None:
 
 
 def test_warming_ends_when_the_program_has_had_its_time(tmp_path: Path) -> None:
-    """From then on the pod's own requests keep its token."""
+    """NMI stops fetching ahead some time after the container's start: the pod's own requests keep its token fresh."""
 
     async def test() -> None:
         async with experienced(tmp_path) as (nmi, broker):
@@ -165,7 +165,7 @@ def test_warming_ends_with_its_pod(tmp_path: Path) -> None:
 
 
 def test_a_pod_that_never_starts_is_warmed_for_a_limited_time(tmp_path: Path) -> None:
-    """However often the kubelet reports that its image cannot be pulled."""
+    """A pod whose image cannot be pulled is warmed for a limited time, however often its status changes."""
 
     async def test() -> None:
         async with experienced(tmp_path) as (nmi, broker):
@@ -194,7 +194,7 @@ def test_only_pods_that_are_about_to_start_are_warmed(tmp_path: Path) -> None:
 
 
 def test_identities_of_machines_are_not_warmed(tmp_path: Path) -> None:
-    """IMDS answers few requests a second, and at once."""
+    """Tokens of managed identities are not fetched ahead: IMDS answers at once, and only few requests a second."""
 
     async def test() -> None:
         async with experienced(tmp_path) as (nmi, _broker):
@@ -239,7 +239,7 @@ def test_a_binding_and_a_grant_may_come_later_than_the_pod(tmp_path: Path) -> No
 
 
 def test_a_bug_in_warming_ends_it_alone(tmp_path: Path) -> None:
-    """NMI goes on to answer."""
+    """A bug in warming ends warming only; NMI goes on answering requests."""
 
     async def test() -> None:
         async with experienced(tmp_path) as (nmi, broker):
