@@ -48,7 +48,7 @@ def post(body: bytes, *headers: str) -> bytes:
     ],
 )
 def test_what_is_no_request_gets_no_token(request_bytes: bytes) -> None:
-    """A 4xx or an end of the connection; the broker goes on."""
+    """A malformed request gets a 4xx or the end of its connection, and the broker goes on serving."""
 
     async def test() -> None:
         async with serving() as broker:
@@ -107,7 +107,7 @@ def test_a_connection_without_a_request_ends(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_body_that_does_not_come_is_408(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The connection ends with that answer."""
+    """When a body does not arrive in time, the answer is 408 and the connection ends."""
     monkeypatch.setattr("podidentity.https.server.BODY_SECONDS", 0.2)
 
     async def test() -> None:
@@ -201,7 +201,7 @@ def test_long_bodies_have_a_share() -> None:
 
 
 def test_another_name_fails_verification() -> None:
-    """Whatever name a client sends: there is one service, with one certificate."""
+    """The broker has one certificate, whatever name a client sends, so verifying any other name fails."""
 
     async def test() -> None:
         async with serving() as broker:
@@ -214,7 +214,7 @@ def test_another_name_fails_verification() -> None:
 
 
 def test_draining_ends_connections_with_their_answers() -> None:
-    """Clients then connect to another replica."""
+    """While the broker drains, each connection ends with its answer, so that clients connect to another replica."""
 
     async def test() -> None:
         async with serving() as broker:

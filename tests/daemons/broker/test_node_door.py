@@ -78,7 +78,7 @@ def test_nobody_but_nmi_asks_in_a_pods_name() -> None:
 
 
 def test_a_token_that_names_no_node() -> None:
-    """As before Kubernetes 1.32: the node is that of NMI's own pod."""
+    """Where a token names no node, as before Kubernetes 1.32, the broker takes the node of NMI's own pod."""
 
     async def test() -> None:
         async with with_nmi() as broker:

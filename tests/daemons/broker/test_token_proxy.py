@@ -72,7 +72,7 @@ def test_one_call_for_a_hundred_pods() -> None:
 
 
 def test_without_a_grant_there_is_no_call_to_entra() -> None:
-    """403 says which service account lacks what."""
+    """Without a grant the answer is 403, which names the service account and what it lacks; Entra ID is not called."""
 
     async def test() -> None:
         async with serving() as broker:
@@ -100,7 +100,7 @@ def test_a_grant_to_a_group_of_service_accounts() -> None:
 
 
 def test_a_grant_that_is_withdrawn_ends_within_thirty_seconds() -> None:
-    """For a token that is in the cache too."""
+    """A withdrawn grant ends within thirty seconds, for tokens in the broker's cache as well."""
 
     async def test() -> None:
         async with serving() as broker:
@@ -115,7 +115,7 @@ def test_a_grant_that_is_withdrawn_ends_within_thirty_seconds() -> None:
 
 
 def test_a_token_of_a_pod_that_was_deleted_ends_within_a_minute() -> None:
-    """The API server does not accept it any more."""
+    """Within a minute of a pod's deletion its token is refused, since the API server no longer accepts it."""
 
     async def test() -> None:
         async with serving() as broker:
@@ -257,7 +257,7 @@ def test_discovery() -> None:
     ],
 )
 def test_what_entra_answers_is_passed_on(reply: Reply, status: int, pause: str | None) -> None:
-    """Status and Retry-After; a token that is in the cache is still given."""
+    """Entra ID's status and Retry-After are passed on, while a token in the cache is still given."""
 
     async def test() -> None:
         async with serving() as broker:
@@ -275,7 +275,7 @@ def test_what_entra_answers_is_passed_on(reply: Reply, status: int, pause: str |
 
 
 def test_an_identity_that_is_throttled_holds_up_no_other() -> None:
-    """Its pause is its own, and lasts for all its resources."""
+    """A throttled identity's pause holds for all its resources, and for no other identity."""
 
     async def test() -> None:
         async with serving() as broker:
@@ -292,7 +292,7 @@ def test_an_identity_that_is_throttled_holds_up_no_other() -> None:
 
 
 def test_a_credential_that_was_just_created_is_waited_for() -> None:
-    """Nobody is told of an error, and it is noted once."""
+    """A credential that Entra ID does not know yet is tried again: callers see no error, and the log has it once."""
 
     async def test() -> None:
         async with serving() as broker:
@@ -306,7 +306,7 @@ def test_a_credential_that_was_just_created_is_waited_for() -> None:
 
 
 def test_a_credential_that_is_missing_is_waited_for_once() -> None:
-    """Then callers are told at once, with what it must name."""
+    """After one wait for a missing credential, callers are refused at once with what the credential must name."""
 
     async def test() -> None:
         async with serving() as broker:
@@ -365,7 +365,7 @@ def test_an_api_server_that_fails_is_503() -> None:
 
 
 def test_bad_tokens_have_a_share_of_the_reviews() -> None:
-    """Who sends many that the cluster must be asked about is refused for a moment."""
+    """An address that sends many tokens which the cluster refuses is itself refused for a moment."""
 
     async def test() -> None:
         async with serving() as broker:
@@ -378,7 +378,7 @@ def test_bad_tokens_have_a_share_of_the_reviews() -> None:
 
 
 def test_identities_that_a_service_account_may_not_use_have_a_share_of_the_reviews() -> None:
-    """Who asks for many is refused for a moment; other service accounts are not."""
+    """A service account that asks for many identities it may not use is refused for a moment; others are not."""
 
     async def test() -> None:
         async with serving() as broker:
@@ -423,7 +423,7 @@ class SilentCluster(Cluster):
 
 @pytest.mark.parametrize("client_id", [READER, WRITER], ids=["bad-token", "no-grant"])
 def test_who_hangs_up_has_cost_a_review(client_id: str) -> None:
-    """A client that does not wait for the refusal spares itself nothing."""
+    """A client that hangs up before its refusal has used up its share of the reviews all the same."""
 
     async def test() -> None:
         async with serving(cluster_type=SilentCluster) as broker:
@@ -482,7 +482,7 @@ def test_challenges_of_a_namespace_have_a_pace() -> None:
 
 
 def test_tokens_that_expire_are_fetched_anew() -> None:
-    """Ahead of their end, while the old one is given."""
+    """A token is fetched anew before it expires, and the old one is given meanwhile."""
 
     async def test() -> None:
         async with serving() as broker:
@@ -499,7 +499,7 @@ def test_tokens_that_expire_are_fetched_anew() -> None:
 
 
 def test_each_token_is_in_the_audit_log(capfd: pytest.CaptureFixture[str]) -> None:
-    """With who, where, which identity and Entra ID's trace, and without any token."""
+    """Each token has an audit line with pod, node, identity and Entra ID's trace ID, and without the token."""
 
     async def test() -> str:
         async with serving(log_format="json") as broker:

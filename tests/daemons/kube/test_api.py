@@ -149,7 +149,7 @@ async def test_garbage_in_place_of_a_list_is_an_error(api: Api, server: Scripted
 
 
 async def test_nobody_listens(clock: JumpingClock, tmp_path: Any) -> None:
-    """A refused connection is one sentence that names the request and the server."""
+    """When nobody listens, the error is one sentence that names the request and the server."""
     from podidentity.kube.connection import find_cluster, open_client  # noqa: PLC0415 - only this test needs its own
 
     async with ScriptedServer.listening() as closed:
@@ -223,7 +223,7 @@ async def test_the_form_of_a_patch_follows_from_its_value(api: Api, server: Scri
 
 
 async def test_only_the_object_that_was_meant_is_deleted(api: Api, server: ScriptedServer) -> None:
-    """A re-created object of the same name survives the deletion of its predecessor."""
+    """A deletion names the object's UID, so a re-created object of the same name survives it."""
     server.put(PATH, pod("web"))
     with pytest.raises(errors.ConflictError):
         await api.delete(PODS, POD, uid="uid-of-the-old-one")
@@ -291,7 +291,7 @@ async def test_pages_of_large_objects_are_short(api: Api, server: ScriptedServer
 async def test_an_object_that_is_longer_than_any_is_an_error(
     api: Api, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is not asked for without end."""
+    """An answer that stays too long even for a single object is an error, and is not asked for again and again."""
     monkeypatch.setattr(api_module, "ANSWER_LIMIT_BYTES", 1000)
     server.put(PATH, pod("web", annotations={"x": "x" * 1000}))
     with pytest.raises(errors.InvalidError, match="an object is longer than 1000 bytes"):

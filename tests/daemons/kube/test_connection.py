@@ -21,7 +21,7 @@ def _write(path: Path, server: str) -> str:
 
 
 def test_the_flag_wins_over_the_environment(tmp_path: Path) -> None:
-    """A path given on the command line is meant."""
+    """A kubeconfig given by the flag is used even where KUBECONFIG names another."""
     flag, variable = _write(tmp_path / "flag", "http://flag:1"), _write(tmp_path / "env", "http://env:1")
     assert find_cluster(flag, {"KUBECONFIG": variable}).server == "http://flag:1"
     assert find_cluster("", {"KUBECONFIG": variable}).server == "http://env:1"

@@ -30,7 +30,7 @@ def depth_of(value: Any) -> int:
 
 @given(VALUES)
 def test_what_is_shallow_stays_byte_for_byte(value: Any) -> None:
-    """Brackets and quotes in texts are no structure."""
+    """A text that is not too deep is returned unchanged; brackets and quotes within strings do not count as depth."""
     text = json.dumps(value).encode()
     assert cut_depth(text) == text
     assert not was_cut(text)
@@ -58,7 +58,7 @@ def cut(value: Any, levels: int) -> Any:
 
 
 def test_a_cut_text_is_known_as_one() -> None:
-    """So that nobody writes it back."""
+    """A text that was cut is recognised as such, because nobody may write a cut object back."""
     text = b"[" * (LEVELS + 1) + b"]" * (LEVELS + 1)
     assert was_cut(cut_depth(text))
     assert not was_cut(text)

@@ -153,7 +153,7 @@ async def test_upstreams_leader_is_respected_until_its_record_expires(
 
 
 async def test_a_released_lock_is_taken_at_once(api: Api, server: ScriptedServer, clock: JumpingClock) -> None:
-    """A leader that stops in order costs its successor one retry, not a whole term."""
+    """A leader that stops in order gives the locks up, so its successor leads after one retry and not a whole term."""
     async with standing(api, "mic-0") as first:
         await eventually(lambda: first.busy, "the first term")
         async with standing(api, "mic-1") as second:
@@ -228,7 +228,7 @@ async def test_a_lock_taken_by_another_ends_the_term(api: Api, server: ScriptedS
 
 
 async def test_a_lease_of_another_is_waited_for(api: Api, server: ScriptedServer, clock: JumpingClock) -> None:
-    """Both locks or none: a predecessor that still holds the Lease may still be writing."""
+    """A candidate leads with both locks only: a predecessor that still holds the Lease may still be writing."""
     spec = {"holderIdentity": "mic-9", "leaseDurationSeconds": 15, "renewTime": "2023-11-14T22:30:00.000000Z"}
     server.put(LEASE, {"metadata": {"namespace": "default", "name": "aad-pod-identity-mic"}, "spec": spec})
     async with standing(api, "mic-0") as mic:

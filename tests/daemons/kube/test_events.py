@@ -74,7 +74,7 @@ async def test_what_comes_while_it_waits_is_written_once(recorder: Recorder, ser
 
 
 async def test_an_expired_event_is_written_anew(recorder: Recorder, server: ScriptedServer) -> None:
-    """The API server forgets events after an hour: the next one starts from one."""
+    """The API server deletes events after an hour; the same event after that is created anew with a count of one."""
     recorder.record(BINDING, "Normal", "r", "m")
     await eventually(lambda: _events(server), "the event")
     server.objects.clear()
@@ -123,7 +123,7 @@ async def test_a_namespace_that_is_being_deleted_hides_no_missing_right(
 
 
 async def test_a_full_queue_drops_and_never_blocks(api: Api) -> None:
-    """With the API server gone, statements cost bounded memory and no time."""
+    """While the API server is away, events beyond the queue's size are dropped, and nobody waits to report one."""
     recorder = Recorder(api)
     for number in range(QUEUE_LENGTH + 5):
         recorder.record(Subject.of_kind(BINDINGS, ObjectKey("team", f"b{number}")), "Normal", "r", "m")

@@ -122,7 +122,7 @@ async def test_reflectors_follow_the_lab(api: Api, lab: tuple[Kubernetes, int]) 
 
 
 async def test_a_direct_look_by_address(api: Api, lab: tuple[Kubernetes, int]) -> None:
-    """NMI's one look on a miss finds the pod that the watch has not told yet."""
+    """NMI's direct request by address finds a pod that its watch has not shown yet."""
     lab[0].storage.create("pods", _pod())
     response = await api.list(PODS, Selection(fields="status.podIP=10.244.1.2"))
     assert [item.key for item in response.values] == [WEB]
@@ -130,7 +130,7 @@ async def test_a_direct_look_by_address(api: Api, lab: tuple[Kubernetes, int]) -
 
 
 async def test_errors_of_the_lab_are_typed(api: Api, lab: tuple[Kubernetes, int], tmp_path: Path) -> None:
-    """404, 409 and 401 of another server than our script's mean the same."""
+    """404, 409 and 401 of the lab's API server raise the same errors as those of the scripted server."""
     with pytest.raises(errors.NotFoundError, match='"nobody" not found'):
         await api.get(PODS, ObjectKey("default", "nobody"))
     with pytest.raises(errors.NotFoundError, match="CustomResourceDefinition"):
@@ -146,7 +146,7 @@ async def test_errors_of_the_lab_are_typed(api: Api, lab: tuple[Kubernetes, int]
 
 
 async def test_a_server_with_another_ca_is_not_trusted(lab: tuple[Kubernetes, int], tmp_path: Path) -> None:
-    """Tokens go to nobody but the cluster."""
+    """A server with a certificate of another CA is not sent the token."""
     path = tmp_path / "kubeconfig"
     path.write_text(json.dumps(_kubeconfig(Kubernetes(_NoLogs()).ca_pem, lab[1], "t")))
     async with open_client(find_cluster(str(path))) as http:

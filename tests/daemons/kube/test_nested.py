@@ -107,7 +107,7 @@ async def open_watch(server: ScriptedServer, number: int = 1) -> Watch:
 async def test_as_deep_as_the_api_server_stores_is_read(
     kind: Kind[Any], path: str, make_deep: Any, levels: int, api: Api, server: ScriptedServer
 ) -> None:
-    """By list, by watch and by name: what we read of it is shallow."""
+    """An object nested as deeply as the API server stores is read by list, by watch and by name."""
     server.put(f"{path}/deep", make_deep(levels))
     server.put(f"{path}/neighbour", make_deep(1, "neighbour"))
     async with following(api, kind) as reflector:

@@ -172,7 +172,7 @@ async def test_a_server_that_always_says_410_is_not_flooded(
 async def test_a_server_that_hangs_up_at_once_is_not_asked_in_a_loop(
     api: Api, server: ScriptedServer, clock: JumpingClock
 ) -> None:
-    """A broken proxy answers 200 and closes: that must cost pauses, not a processor."""
+    """A proxy that answers a watch with 200 and closes it is asked again after pauses, not in a busy loop."""
     for _ in range(4):
         server.on_next_watch(Watch.end)
     async with following(api):
@@ -208,7 +208,7 @@ GARBAGE = [
 
 @pytest.mark.parametrize("garbage", GARBAGE)
 async def test_garbage_in_the_stream_leads_to_a_fresh_list(garbage: bytes, api: Api, server: ScriptedServer) -> None:
-    """When events cannot be told apart, one may be lost: only a list makes it good."""
+    """After bytes that are no event, an event may have been lost, so the objects are listed again."""
     async with following(api) as reflector:
         watch = await _watch(server)
         _put_pod(server, "missed")
@@ -242,7 +242,7 @@ async def test_of_a_namespace_a_bounded_number_is_kept(
 
 
 def test_what_tenants_write_has_such_a_bound() -> None:
-    """Every NMI keeps all identities, bindings and exceptions."""
+    """Identities, bindings and exceptions, which every NMI keeps, are limited to 10,000 of a namespace."""
     assert {kind.namespace_limit for kind in (IDENTITIES, BINDINGS, EXCEPTIONS)} == {10_000}
 
 

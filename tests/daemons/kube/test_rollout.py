@@ -48,7 +48,7 @@ async def test_after_its_time_it_says_how_far_it_came(api: Api, server: Scripted
 
 
 async def test_one_that_is_not_there_is_an_error(api: Api) -> None:
-    """There is nothing to wait for."""
+    """A DaemonSet that does not exist is an error at once, because there is nothing to wait for."""
     with pytest.raises(errors.NotFoundError, match="nmi-uninstall"):
         await wait_until_everywhere(api, KEY, 60, lambda _: None)
 

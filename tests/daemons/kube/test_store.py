@@ -57,7 +57,7 @@ def test_indexes_and_subscribers_never_drift_from_the_values(steps: list[tuple[o
 
 
 def test_the_same_writing_again_is_no_change() -> None:
-    """A re-list mostly repeats what is known: subscribers must not work for it."""
+    """A list mostly repeats known objects: subscribers are not told of an object whose version is unchanged."""
     store = Store[tuple[str, ...]]()
     changes: list[object] = []
     store.upsert(_stored_object("a", 1, ["x"]))
@@ -84,7 +84,7 @@ def test_an_address_belongs_to_live_pods_with_a_network_of_their_own() -> None:
 
 
 def test_an_empty_selector_is_not_indexed() -> None:
-    """It must never be found by pods without a label."""
+    """A binding with an empty selector is not indexed, so that pods without the label never find it."""
     binding = AzureIdentityBinding(ObjectKey("team", "b"), "id", "sel")
     empty = AzureIdentityBinding(ObjectKey("team", "b"), "id", "")
     assert (selector_of(binding), selector_in_namespace(binding)) == (("sel",), (("team", "sel"),))

@@ -61,7 +61,7 @@ async def client(far: Far, connections: int = 64) -> AsyncIterator[httpx2.AsyncC
 
 
 async def test_a_connection_is_kept() -> None:
-    """Requests that follow each other share one; each gets its own answer."""
+    """Requests that follow each other share one connection, and each gets its own answer."""
     far = Far(OK, b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
     async with client(far) as http:
         assert [(await http.get(path)).status_code for path in ("/a", "/b", "/c")] == [200, 404, 200]
@@ -80,7 +80,7 @@ async def test_a_connection_is_kept() -> None:
     ],
 )
 async def test_a_connection_that_ends_or_says_more_is_not_used_again(answer: bytes) -> None:
-    """What came after the answer is nobody's: the next request must not read it."""
+    """Bytes after the answer belong to no request, so the connection is not used for the next one."""
     far = Far(answer)
     async with client(far) as http:
         assert (await http.get("/first")).text == "ok"
@@ -89,7 +89,7 @@ async def test_a_connection_that_ends_or_says_more_is_not_used_again(answer: byt
 
 
 async def test_a_connection_that_spoke_unasked_is_not_used_again() -> None:
-    """An answer sent ahead would be taken for the next request's."""
+    """Bytes that arrive before a request would be taken for its answer, so that connection is not used again."""
     far = Far(OK)
     async with client(far) as http:
         await http.get("/first")
@@ -100,7 +100,7 @@ async def test_a_connection_that_spoke_unasked_is_not_used_again() -> None:
 
 
 async def test_an_answer_that_nobody_waits_for_is_never_anothers() -> None:
-    """A request that is cut off takes its connection with it."""
+    """A cancelled request closes its connection, so that its answer is never read as another request's."""
     far = Far(None)
     async with client(far) as http:
         call = asyncio.create_task(http.get("/slow"))
@@ -112,7 +112,7 @@ async def test_an_answer_that_nobody_waits_for_is_never_anothers() -> None:
 
 
 async def test_a_body_left_unread_is_never_anothers() -> None:
-    """Closing an answer in its middle takes the connection with it."""
+    """Closing an answer before its end closes the connection, so that its rest is never read as another's answer."""
     far = Far(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nhalf")
     async with client(far) as http:
         async with http.stream("GET", "/half"):
@@ -122,7 +122,7 @@ async def test_a_body_left_unread_is_never_anothers() -> None:
 
 
 async def test_a_connection_that_was_closed_meanwhile_costs_nothing() -> None:
-    """The server closes idle connections as it likes."""
+    """When the server has closed an idle connection, the next request uses a new one and does not fail."""
     far = Far()
     async with client(far) as http:
         await http.get("/first")
@@ -133,7 +133,7 @@ async def test_a_connection_that_was_closed_meanwhile_costs_nothing() -> None:
 
 
 async def test_an_old_connection_is_not_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A load balancer forgets idle connections without a word."""
+    """A connection that was idle for long is not used again: load balancers drop such connections silently."""
     monkeypatch.setattr(transport, "IDLE_SECONDS", 0.0)
     far = Far()
     async with client(far) as http:
@@ -166,7 +166,7 @@ async def test_what_is_no_answer_is_an_error(answer: bytes) -> None:
 
 
 async def test_interim_answers_are_passed_over() -> None:
-    """A proxy may say 102 or 103 first."""
+    """Interim answers (102, 103), which a proxy may send first, are skipped."""
     far = Far(b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n" + OK)
     async with client(far) as http:
         answer = await http.get("/")
@@ -174,7 +174,7 @@ async def test_interim_answers_are_passed_over() -> None:
 
 
 async def test_waiting_has_an_end() -> None:
-    """For a connection of one's own, and for an answer."""
+    """A request fails after a limited time, whether it waits for a free connection or for its answer."""
     far = Far(None)
     async with client(far, connections=1) as http:
         call = asyncio.create_task(http.get("/"))
@@ -190,7 +190,7 @@ async def test_waiting_has_an_end() -> None:
 
 
 async def test_a_server_that_is_not_there_is_an_error() -> None:
-    """Nobody listens."""
+    """A connection that the server refuses raises ConnectError."""
     far = Far()
     async with client(far) as http:
         pass
@@ -201,7 +201,7 @@ async def test_a_server_that_is_not_there_is_an_error() -> None:
 
 
 async def test_a_long_body_waits_for_its_reader() -> None:
-    """What nobody reads is not kept without limit, and all of it arrives."""
+    """A limited part of a body that is read slowly is buffered, and in the end all of it arrives."""
     size = transport.BUFFER_BYTES * 12
     far = Far(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + b"x" * size)
     async with client(far) as http, http.stream("GET", "/") as answer:
@@ -225,7 +225,7 @@ async def test_another_server_never_sees_a_token() -> None:
 
 
 async def test_no_header_breaks_out_of_its_line() -> None:
-    """A token with a line break in it would write a request of its own."""
+    """A header with a line break in it is refused: the rest of it would be read as another header or request."""
     far = Far()
     async with client(far) as http:
         for value in (b"a\r\nX: y", b"a\nb", b"a\0b"):
@@ -255,7 +255,7 @@ async def test_a_certificate_of_another_authority_is_refused() -> None:
 async def test_a_proxy_of_the_environment_is_gone_through(
     server: ScriptedServer, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """Somebody's laptop reaches the cluster through one: httpx2 does that."""
+    """A proxy named by the environment is used, as a laptop may need it to reach the cluster."""
     path = server.write_kubeconfig(tmp_path_factory.mktemp("kube"))
     monkeypatch.setenv("ALL_PROXY", f"http://127.0.0.1:{server.port}")
     async with open_client(find_cluster(str(path))) as http:

@@ -26,7 +26,7 @@ from waiting import settle
 READER, WRITER = ManagedIdentity("reader"), ManagedIdentity("writer")
 RESOURCE = "https://vault.azure.net"
 HOUR, DAY = 3600, 86400
-FLIGHTS_PER_ASKER = 64  # as THREAT_MODEL.md says
+CALLS_OF_A_POD = 64  # as THREAT_MODEL.md says
 
 
 @dataclass
@@ -391,7 +391,7 @@ async def test_calls_in_the_air_are_bounded() -> None:
     """Calls outlive the clients that began them, so a pod that asks and hangs up is refused after 64 of them."""
     async with fresh_cache() as caching:
         caching.source.gate = asyncio.Event()
-        asking = [asyncio.create_task(caching.text(resource=f"r{number}")) for number in range(FLIGHTS_PER_ASKER + 10)]
+        asking = [asyncio.create_task(caching.text(resource=f"r{number}")) for number in range(CALLS_OF_A_POD + 10)]
         await settle()
         for task in asking:
             task.cancel()
@@ -402,7 +402,7 @@ async def test_calls_in_the_air_are_bounded() -> None:
         await settle()
         caching.source.gate.set()
         assert (await other).startswith("no ")
-        assert len(caching.source.calls) == FLIGHTS_PER_ASKER + 1
+        assert len(caching.source.calls) == CALLS_OF_A_POD + 1
         assert await caching.text(resource="one more")
 
 
@@ -414,7 +414,7 @@ async def test_no_pods_together_take_the_room_of_all() -> None:
             asyncio.create_task(
                 caching.cached.get_or_fetch(ManagedIdentity(f"greedy-{pod}"), f"r{number}", f"uid-{pod}")
             )
-            for number in range(FLIGHTS_PER_ASKER)
+            for number in range(CALLS_OF_A_POD)
             for pod in range(40)
         ]
         await settle()
@@ -435,10 +435,10 @@ async def test_a_pod_with_many_identities_has_one_share() -> None:
         caching.source.gate = asyncio.Event()
         asking = [
             asyncio.create_task(caching.cached.get_or_fetch(ManagedIdentity(client_id=f"c{number}"), RESOURCE, "uid"))
-            for number in range(FLIGHTS_PER_ASKER + 10)
+            for number in range(CALLS_OF_A_POD + 10)
         ]
         await settle()
-        assert len(caching.source.calls) == FLIGHTS_PER_ASKER
+        assert len(caching.source.calls) == CALLS_OF_A_POD
         caching.source.gate.set()
         outcomes = await asyncio.gather(*asking, return_exceptions=True)
         assert sum(isinstance(outcome, AzureError) for outcome in outcomes) == 10
