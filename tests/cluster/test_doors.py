@@ -270,13 +270,13 @@ def test_a_compromised_node_gets_its_own_pods_identities_and_nothing_else(doors:
 
 
 def test_nobody_but_nmi_asks_in_a_pods_name(doors: Doors) -> None:
-    """A pod's own token is good for itself alone."""
+    """A pod's token proves that pod only: nobody but NMI may ask in another pod's name."""
     status, document = ask_as_nmi(doors, doors.get("near", "/proof"), "near", RESTRICTED)
     assert (status, "only NMI may" in document["error_description"]) == (403, True)
 
 
 def test_nmi_may_make_no_tokens_and_read_no_secrets(doors: Doors) -> None:
-    """As the API server sees it."""
+    """The API server says that NMI's account may neither create tokens nor read Secrets."""
     user = f"--as=system:serviceaccount:{SYSTEM}:{NMI}"
     for words in (("create", "serviceaccounts", "--subresource=token"), ("get", "secrets"), ("list", "secrets")):
         for namespace in (SYSTEM, RESTRICTED, "kube-system"):

@@ -33,7 +33,7 @@ def identity(cluster: Cluster) -> Iterator[Identity]:
 
 
 def test_a_pod_gets_the_identity_of_its_own_namespace(cluster: Cluster, identity: Identity) -> None:
-    """And the lock is where every MIC of every installation looks."""
+    """A pod gets the identity of its own namespace; MIC's lock is where MICs of all installations look."""
     cluster.create(pod("own", ONCE, binding=identity.name), namespace=TEAM)
     assert json.loads(cluster.finished("own", TEAM)) == ["200", identity.client_id]
     assert cluster.get("lease", upstreams.LOCK, "-n", "default")["spec"]["holderIdentity"].startswith("mic-")

@@ -90,6 +90,6 @@ def test_nothing_else_of_any_node_does(cluster: Cluster, node: str, change: Json
 
 
 def test_everybody_elses_writes_go_on(cluster: Cluster) -> None:
-    """Kubelets and administrators are no concern of the policy."""
+    """The policy concerns NMI's account only: kubelets and administrators still write nodes."""
     cluster.kubectl("label", "node", OWN, "example.com/x=y", "--overwrite")
     cluster.kubectl("label", "node", OWN, "example.com/x-")

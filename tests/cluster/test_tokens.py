@@ -44,7 +44,7 @@ def test_every_pod_gets_its_own_on_every_node(installed: Cluster, reader: Identi
 
 
 def test_a_pod_without_the_label_gets_nothing(installed: Cluster) -> None:
-    """Not the node's token, and not a neighbour's."""
+    """A pod without the label gets neither the node's token nor a neighbour's."""
     installed.create(pod("unlabelled", ONCE, node="node-0"))
     assert json.loads(installed.result("unlabelled")) == ["400", ""]
 

@@ -205,7 +205,7 @@ def test_what_is_refused_says_why(place: Place, item: Json, sentences: list[str]
 
 
 def test_the_pods_own_expiration_wins(place: Place) -> None:
-    """Over that of its service account, whose tenant wins over the webhook's."""
+    """A pod's annotation wins over its service account's, and the account's tenant over the webhook's."""
     own = {f"{KEY}/service-account-token-expiration": "3700", f"{KEY}/tenant-id": "other-tenant"}
     words = [f"{key}={value}" for key, value in own.items()]
     place.cluster.kubectl("annotate", "serviceaccount", PLAIN, "-n", TEAM, *words)
@@ -241,7 +241,7 @@ def test_kubectl_shows_what_will_not_work(place: Place) -> None:
 
 
 def test_other_pods_are_never_sent_to_it(place: Place) -> None:
-    """Not one of them, however many are created; they are not changed."""
+    """Pods without the label are never sent to the webhook, however many are created, and are not changed."""
     before = place.reviews()
     counts = create_at_once(place.server, unlabelled(), 200)
     assert counts == {"not injected": 200}

@@ -60,7 +60,7 @@ def test_bindings_made_and_removed_without_mic_count(installed: Cluster, standin
 
 
 def test_each_machine_has_one_object(installed: Cluster, standing: Identity) -> None:
-    """It names what is there, in a Lease that nobody holds."""
+    """Each machine has one Lease, held by nobody, that names the identities on the machine."""
     leases = _told_of_machines(installed)
     assert len(leases) in {1, len(NODES)}
     for lease in leases:

@@ -155,13 +155,13 @@ def test_to_end_no_lab_is_to_have_none(files: Path) -> None:
 
 @pytest.mark.parametrize("images", ["app", "app=", "={files}", "app={files}/binary"])
 def test_an_image_without_a_directory_is_named(files: Path, images: str) -> None:
-    """Not at the first pod that wants it: before the lab starts, and with how to write it."""
+    """An image without a directory is refused before the lab starts, with a sentence that says how to write it."""
     told = podidentity(files, "lab", "up", PODIDENTITY_LAB_IMAGES=images.format(files=files))
     assert_one_sentence(told, 2, "PODIDENTITY_LAB_IMAGES: app=" if "app" in images else "=/", "write NAME=DIRECTORY")
 
 
 def test_a_real_cluster_does_not_pass_over_images_that_it_cannot_run(files: Path) -> None:
-    """It has containerd, which knows no directories: better no lab than one without them."""
+    """A real cluster cannot run images from directories, so the lab refuses to start instead of ignoring them."""
     words = ("lab", "up", "--kubernetes", "real")
     told = podidentity(files, *words, PODIDENTITY_LAB_IMAGES=f"app={files}/folder")
     assert_one_sentence(

@@ -67,7 +67,7 @@ def test_what_cannot_be_run_is_explained(up: Lab, words: tuple[str, ...], told: 
 
 
 def test_nothing_stays_behind(up: Lab) -> None:
-    """When kubectl goes, its program goes."""
+    """When kubectl is killed, the program that it runs in the container ends."""
     client = subprocess.Popen(
         [KUBECTL, "exec", "sleeper", "--", "sleep", "987"], env=up.variables, stdout=subprocess.DEVNULL
     )

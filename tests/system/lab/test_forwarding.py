@@ -81,7 +81,7 @@ def test_a_port_on_which_nobody_listens_is_explained(up: Lab) -> None:
 
 
 def test_who_has_no_right_is_told(up: Lab) -> None:
-    """The refusal is the API's."""
+    """A user without the right is refused by the API server, and kubectl shows its message."""
     token = up.kubectl("create", "token", "default").strip()
     config = [KUBECTL, "--kubeconfig", "/dev/null", "--server", server(up), "--insecure-skip-tls-verify"]
     done = subprocess.run(

@@ -125,7 +125,7 @@ def test_an_image_runs_as_itself_and_as_its_pod_says(up: Lab, layers: Sequence[b
 
 
 def test_an_image_that_is_not_there_is_waited_for(up: Lab, layers: Sequence[bytes], tmp_path: Path) -> None:
-    """The pod's status says what to do; once the image is loaded, the same pod runs."""
+    """A missing image stands in the pod's status with what to do; once it is loaded, the same pod runs."""
     up.create(pod("early", image="localhost/late:1", imagePullPolicy="Never"))
     until(lambda: "waiting" in up.container("early")["state"], "the pod's reason to wait")
     waiting = up.container("early")["state"]["waiting"]

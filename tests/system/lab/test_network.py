@@ -228,7 +228,7 @@ def test_names(name: str, address: str | None) -> None:
 
 
 def test_a_name_without_the_asked_type_is_empty_and_not_missing() -> None:
-    """A resolver that hears NXDOMAIN for AAAA would give up on A as well."""
+    """A name without an AAAA record is answered without one, since NXDOMAIN would stop resolvers from asking for A."""
     reply = DNSRecord.parse(dns.answer(NAMES, DNSRecord.question("x.vault.azure.net", "AAAA").pack()) or b"")
     assert (reply.header.rcode, reply.rr) == (0, [])
     missing = DNSRecord.parse(dns.answer(NAMES, DNSRecord.question("example.com").pack()) or b"")
@@ -249,7 +249,7 @@ def test_no_query_breaks_the_dns(query: bytes) -> None:
 
 @given(st.binary(max_size=300))
 def test_no_head_breaks_the_gateway(head: bytes) -> None:
-    """Any bytes are a request or a refusal."""
+    """Whatever bytes a client sends, the gateway parses a request or refuses it, and raises nothing else."""
     try:
         asked = gateway.parse(head)
     except gateway.Refusal:

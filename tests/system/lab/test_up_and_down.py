@@ -235,7 +235,7 @@ def test_logs_can_outlive_the_lab(home: Path, tmp_path: Path) -> None:
 
 
 def test_a_directory_below_run_works(home: Path) -> None:
-    """XDG_RUNTIME_DIR is below /run, of which the lab has one of its own."""
+    """A lab works in a directory below /run (XDG_RUNTIME_DIR), although the lab mounts a /run of its own."""
     parent = next((path for path in map(Path, ("/run", "/run/lock", "/run/shm")) if os.access(path, os.W_OK)), None)
     if parent is None:
         missing("this user may write nowhere below /run")

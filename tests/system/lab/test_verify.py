@@ -94,7 +94,7 @@ def test_a_cluster_where_pods_reach_imds_themselves(one: Lab) -> None:
 
 
 def test_nothing_is_created_where_nothing_is_installed(one: Lab) -> None:
-    """And without --yes, nothing at all is done."""
+    """`verify` creates nothing where podidentity is not installed, and does nothing at all without --yes."""
     status, findings = verify(one)
     assert status == 1
     assert findings["installation"]["what"] == "no pod of NMI is ready"

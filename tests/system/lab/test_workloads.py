@@ -26,7 +26,7 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 
 
 def test_a_job_ends(up: Lab) -> None:
-    """Once its pod has done its work; `kubectl logs` finds the pod by the job."""
+    """A job completes once its pod has succeeded, and `kubectl logs job/...` finds that pod."""
     up.kubectl("create", "job", "work", IMAGE, "--", "echo", "done")
     up.kubectl("wait", "--for=condition=Complete", "job/work", f"--timeout={WAIT_SECONDS}s")
     assert up.kubectl("logs", "job/work") == "done\n"
@@ -35,7 +35,7 @@ def test_a_job_ends(up: Lab) -> None:
 
 
 def test_a_job_that_fails_too_often_has_failed(up: Lab) -> None:
-    """Its pods stay, for whoever looks why."""
+    """A job fails after its backoff limit, and its pods stay so that their logs can be read."""
     job = {
         "apiVersion": "batch/v1",
         "kind": "Job",
@@ -106,7 +106,7 @@ def test_files_are_copied_in_and_out(up: Lab, tmp_path: Path) -> None:
 
 
 def test_a_container_that_cannot_start_is_no_success(up: Lab) -> None:
-    """`kubectl rollout status` goes on waiting."""
+    """While a container cannot start, `kubectl rollout status` does not report success."""
     deployment = _deployment("bad", 1)
     deployment["spec"]["template"]["spec"]["containers"][0]["command"] = ["/not/there"]
     up.create(deployment)

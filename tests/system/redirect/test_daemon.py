@@ -51,7 +51,7 @@ def test_each_pod_gets_its_own_token(node: Node) -> None:
 
 
 def test_a_pod_without_the_label_gets_nothing_at_once(routed: Node) -> None:
-    """No label, no token: IMDS's own 400, so that SDKs go on with their chain."""
+    """A pod without the label gets IMDS's own 400, so that SDKs try the next credential of their chain."""
     routed.add_pod(0, "plain", selector="")
     routed.start()
     assert routed.ask(0) == (400, {"error": "invalid_request", "error_description": "Identity not found"})
@@ -113,7 +113,7 @@ def _cookies(node: Node) -> int:
 
 
 def test_a_direct_connection_is_refused(node: Node) -> None:
-    """Whoever dials the node's port itself speaks for no pod."""
+    """A pod that connects to NMI's own port, not to the metadata address, is cut off and counted."""
     node.add_pod(0, "one")
     node.assign("one", make.identity("one"))
     node.start()

@@ -134,7 +134,7 @@ def test_the_unit_before_kubelet_loads_the_same_guard(host: Namespace) -> None:
 
 
 def test_a_listener_that_is_gone_is_found(host: Namespace) -> None:
-    """Rules that lead nowhere are not called a redirect."""
+    """When NMI's listener is gone, NMI is not ready, although the rules of the redirect still stand."""
 
     async def troubles(redirect: Redirect) -> tuple[str, ...]:
         await install(redirect)
@@ -172,7 +172,7 @@ def test_signs_of_an_ebpf_datapath_make_it_not_ready(host: Namespace, made: str,
 
 @pytest.mark.usefixtures("nmi")
 def test_the_uplinks_own_filters_are_no_sign(host: Namespace) -> None:
-    """What filters packets from outside says nothing about pods."""
+    """Filters on the uplink concern packets from outside, and do not count as signs of an eBPF datapath."""
     host.run(FILTER.format("eth0"))
 
     async def troubles(redirect: Redirect) -> tuple[str, ...]:
@@ -306,7 +306,7 @@ def test_pods_on_the_uplinks_own_bridge_are_kept_from_imds(*, guarded: bool) -> 
 
 @pytest.mark.usefixtures("nmi")
 def test_old_tables_of_iptables_are_not_loaded_by_looking(host: Namespace) -> None:
-    """A host that never used iptables-legacy must not get its tables from us."""
+    """Looking for upstream's chain does not load iptables-legacy's tables on a host that does not use them."""
     within(host, install)
     assert host.run("cat /proc/thread-self/net/ip_tables_names") == ""
 
@@ -320,7 +320,7 @@ def test_old_tables_of_iptables_are_not_loaded_by_looking(host: Namespace) -> No
     ],
 )
 def test_a_set_that_somebody_changed_is_seen(host: Namespace, damage: str) -> None:
-    """What is compared is not the rules alone."""
+    """NMI compares the elements of its sets as well as its rules, and notices a set that somebody changed."""
     table = nftables.Table(
         "bridge",
         "podidentity_ports",

@@ -72,7 +72,7 @@ def test_another_address_is_answered_beside_one_that_floods(node: Node) -> None:
 
 
 def test_pods_are_told_little(node: Node) -> None:
-    """Nothing of pods, namespaces or resources; the node's own programs are told everything."""
+    """Pages for pods have no names of pods, namespaces or resources; pages for programs of the node have them."""
     assert node.ask(0)[0] == 200
     own = node.network.node.call(lambda: fetch("/metrics", 9090))[1]
     assert 'namespace="default",operation_type' in own
@@ -85,7 +85,7 @@ def test_pods_are_told_little(node: Node) -> None:
 
 
 def test_metrics_may_be_for_all(tmp_path: Path) -> None:
-    """--metrics-details=all: whoever asks is told namespaces and resources."""
+    """With --metrics-details=all every client's metrics have namespaces and resources."""
     with Network("routed") as network, Node(network, tmp_path) as node:
         node.add_pod(0, "one")
         node.assign("one", make.identity("one"))
@@ -125,7 +125,7 @@ def test_a_full_queue_of_strangers_is_not_the_kubelets(address: str) -> None:
 
 
 def test_a_port_that_somebody_has_is_refused() -> None:
-    """Sharing the port is for the two sockets of one daemon, not for two daemons."""
+    """The two sockets of one daemon share the port; a port that another daemon holds is refused."""
     with Network("routed") as network:
         sockets = network.node.call(lambda: listen_apart(socket.AF_INET, "0.0.0.0", 8085, 4))
         with pytest.raises(OSError, match="in use"):

@@ -38,7 +38,7 @@ def nmi(network: Network) -> Iterator[Server]:
 
 
 def test_without_interception_the_counter_counts(network: Network) -> None:
-    """The control: were nothing in the way, these tests would see it."""
+    """A control: without interception pods reach IMDS, and the counter that the other tests read shows it."""
     network.leaked()
     assert fetch(network.pods[0]) == "imds"
     assert network.leaked() > 0

@@ -68,7 +68,7 @@ def can(path: str, program: str) -> bool:
 
 @pytest.mark.parametrize("flag", ["--help", "--version", "--uninstall", "--redirect=none"])
 def test_what_starts_no_daemon_closes_nothing(network: Network, flag: str) -> None:
-    """Reading the help on a node changes nothing there, not even beside a mistake."""
+    """A flag that only prints, such as --help, changes nothing on the node, not even beside a wrong flag."""
     run_in(network.node, os.environ["PATH"], flag, "--no-such-flag")
     assert fetch(network.pods[0]) == "imds"
 

@@ -93,7 +93,7 @@ def test_an_answer_under_way_is_not_delivered_to_the_next_pod(node: Node) -> Non
 
 
 def test_a_deleted_pods_connection_is_reset(node: Node) -> None:
-    """Also while its interface is still there."""
+    """A deleted pod's connection is reset even while its network interface still exists."""
     start(node, "deleted")
     with node.connect(0) as connection:
         assert exchange(connection)[0] == 200
@@ -115,7 +115,7 @@ def test_a_recreated_pod_of_the_same_name_does_not_inherit(node: Node) -> None:
 
 
 def test_two_pods_that_claim_one_address_get_nothing(node: Node) -> None:
-    """Nobody can be sure which of them asks."""
+    """While two pods claim one address it is not known which of them asks, so neither gets a token."""
     start(node, "first")
     node.add_pod(0, "second")
     until(lambda: outcome(node) == "503", "both are known")

@@ -47,7 +47,7 @@ def replaced(network: Network, *tables: str) -> None:
 
 
 def test_without_interception_everything_counts(network: Network) -> None:
-    """The control: were nothing in the way, every row below would see it."""
+    """A control: without interception, the counter that every row below reads counts what reaches IMDS."""
     network.leaked()
     with hammering(network.pods) as seen:
         until(lambda: seen["imds"] > 20, "clients are answered")

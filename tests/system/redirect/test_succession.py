@@ -119,7 +119,7 @@ def test_a_predecessor_serves_again_when_its_successor_dies(routed: Node) -> Non
 
 
 def test_a_successor_that_stops_gives_the_duty_back(routed: Node) -> None:
-    """An update that is undone: nothing is closed off as long as somebody stands by."""
+    """When an update is undone, the predecessor serves again, and no new connection is held back."""
     routed.start()
     with asking(routed.network.pods[0]) as clients:
         previous = succeed(routed)
@@ -133,7 +133,7 @@ def test_a_successor_that_stops_gives_the_duty_back(routed: Node) -> None:
 
 
 def test_the_last_one_closes_off(routed: Node) -> None:
-    """Without a successor new connections are held back, as ever."""
+    """When an NMI stops without a successor, new connections are held back."""
     routed.start()
     terminate(succeed(routed))
     assert routed.terminate() == 0
@@ -143,7 +143,7 @@ def test_the_last_one_closes_off(routed: Node) -> None:
 
 
 def test_the_socket_for_host_tokens_is_there_all_the_time(routed: Node) -> None:
-    """Programs of the node ask on the same path throughout."""
+    """During a handover the socket for /host/token stays at its path and is answered all the time."""
     path = routed.directory / "sockets" / "host-token.sock"
     flag = f"--host-token-socket={path}"
     (routed.directory / "sockets").mkdir(mode=0o755)

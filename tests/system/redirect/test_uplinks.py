@@ -72,7 +72,7 @@ def test_a_macvlan_with_the_uplinks_hardware_address_does_not_either(network: Ne
 
 @pytest.mark.parametrize("tags", [(0x8100,), (0x88A8,), (0x8100, 0x8100), (0x88A8, 0x8100)])
 def test_a_priority_tag_opens_no_way(network: Network, on_uplink: Namespace, tags: tuple[int, ...]) -> None:
-    """A receiver takes such tags off, and netfilter does not look behind them by itself."""
+    """A packet with a priority tag does not reach IMDS: netfilter does not look behind such tags by itself."""
     hardware = on_uplink.call(lambda: _hardware(on_uplink, "net1"))
     network.azure.run(
         "nft add table ip tagged; nft add chain ip tagged coming '{ type filter hook prerouting priority -300; }'"
