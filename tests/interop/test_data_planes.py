@@ -13,26 +13,28 @@ from interop.test_az import VERSION, WAYS, Az, signed_in
 from interop.test_management import cluster_secret
 
 HERE = Path(__file__).parent
-GROUP, VAULT = "planes", "planesvault"
+GROUP, VAULT, ACCOUNT = "planes", "planesvault", "planesstore"
 Find = Callable[[str], Path]
 pytestmark = pytest.mark.timeout(900)
 
 
 @pytest.fixture(scope="module")
 def variables(stage: Stage) -> dict[str, str]:
-    """A vault for roles and the environment of the programs: the owner makes objects, the cluster only uses keys."""
+    """A vault, an account and the environment of the programs: the owner makes objects, the cluster only uses them."""
     admin, own = stage.admin, stage.lab.variables
     admin.create_group(GROUP, "westeurope")
     vault = str(admin.create_role_vault(GROUP, VAULT, "westeurope")["id"])
     admin.assign_role("Key Vault Crypto Officer", admin.owner_principal(), vault)
     admin.assign_role("Key Vault Crypto User", admin.cluster_principal(), vault)
+    account = str(admin.create_account(GROUP, ACCOUNT, "westeurope")["id"])
+    admin.assign_role("Storage Blob Data Contributor", admin.owner_principal(), account)
+    admin.assign_role("Storage Blob Data Reader", admin.cluster_principal(), account)
     return {
-        "AZURE_SUBSCRIPTION_ID": own["LAB_SUBSCRIPTION_ID"],
         "AZURE_TENANT_ID": own["LAB_TENANT_ID"],
         "AZURE_CLIENT_ID": own["LAB_OWNER_CLIENT_ID"],
         "AZURE_CLIENT_SECRET": own["LAB_OWNER_CLIENT_SECRET"],
         "AZURE_KEYVAULT_NAME": VAULT,
-        "GROUP": GROUP,
+        "STORAGE_ACCOUNT": ACCOUNT,
         "USER_CLIENT_ID": own["LAB_CLUSTER_CLIENT_ID"],
         "USER_CLIENT_SECRET": cluster_secret(stage),
     }
@@ -86,3 +88,57 @@ def test_azure_cli_makes_and_uses_keys(az: Az, record: Record, variables: dict[s
     text = az.json(f"az keyvault key encrypt {use} --value hello")["result"]
     assert az.json(f"az keyvault key decrypt {use} --value '{text}'")["result"] == "hello"
     az.json(f"az keyvault key delete {vault} -n typed")
+
+
+def test_the_blob_client_puts_and_reads_blobs(
+    stage: Stage, client: Find, record: Record, variables: dict[str, str]
+) -> None:
+    """In one piece and in blocks, at once and by ranges; pages, folders, conditions; errors have types and codes."""
+    seen = run(stage, client, "blobs.py", variables)
+    version = seen["versions"]["azure-storage-blob"]
+    record(
+        "Python azure-storage-blob", version, "puts, reads, lists and deletes blobs, also block by block; reads by role"
+    )
+    assert seen["containers"] == ["box"]
+    assert (seen["read"], seen["same"]) == ("text", [True, True, True])
+    assert seen["properties"] == [4, "text/plain", {"kind": "small"}]
+    assert seen["exists"] == [True, False]
+    assert seen["names"] == ["empty", "large", "texts/a b"]
+    assert sorted(seen["folders"]) == ["empty", "large", "texts/"]
+    assert seen["blocks"] == 8
+    assert seen["refusals"] == [
+        "ResourceExistsError 409 BlobAlreadyExists",
+        "ResourceModifiedError 412 ConditionNotMet",
+        "HttpResponseError 403 AuthorizationPermissionMismatch",
+        "HttpResponseError 403 KeyBasedAuthenticationNotPermitted",
+        "ResourceNotFoundError 404 BlobNotFound",
+    ]
+    assert (seen["left"], seen["gone"]) == (["empty", "texts/a b"], False)
+
+
+def test_azure_cli_puts_and_reads_blobs(az: Az, record: Record, tmp_path: Path) -> None:
+    """Account, role, container, upload, list, download, delete, with --auth-mode login; a key is not to be had."""
+    record(
+        "azure-cli, on the host", VERSION, "storage account, container and blob create, upload, list, download, delete"
+    )
+    group, name = "clistore", "clistore1"
+    az.type(f"az group create -n {group} -l westeurope")
+    account = az.json(f"az storage account create -g {group} -n {name} -l westeurope --sku Standard_LRS")
+    assert az.json(f"az storage account show -g {group} -n {name}")["primaryEndpoints"]["blob"] == (
+        f"https://{name}.blob.core.windows.net/"
+    )
+    role = "--role 'Storage Blob Data Contributor' --assignee {owner}".format(**az.ids)
+    az.json(f"az role assignment create {role} --scope {account['id']}")
+    access = f"--account-name {name} --auth-mode login"
+    assert az.json(f"az storage container create -n box {access}")["created"] is True
+    content = tmp_path / "content"
+    content.write_bytes(bytes(range(256)))
+    az.json(f"az storage blob upload -c box -n a/b -f {content} --no-progress {access}")
+    assert [item["name"] for item in az.json(f"az storage blob list -c box {access}")] == ["a/b"]
+    az.json(f"az storage blob download -c box -n a/b -f {tmp_path}/copy --no-progress {access}")
+    assert (tmp_path / "copy").read_bytes() == content.read_bytes()
+    az.json(f"az storage blob delete -c box -n a/b {access}")
+    assert az.json(f"az storage blob exists -c box -n a/b {access}")["exists"] is False
+    refusal = az(f"az storage account keys list -g {group} -n {name}")
+    assert "KeyBasedAuthenticationNotPermitted" in refusal.err
+    az.type(f"az storage account delete -g {group} -n {name} --yes\naz group delete -n {group} --yes")

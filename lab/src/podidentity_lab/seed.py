@@ -4,7 +4,7 @@
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 import yaml
@@ -18,6 +18,8 @@ SUBSCRIPTION, CLUSTER = "subscription", "cluster"
 
 _Guid = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
 _VaultName = Annotated[str, msgspec.Meta(pattern="^[a-zA-Z][a-zA-Z0-9-]{1,22}[a-zA-Z0-9]$")]
+_AccountName = Annotated[str, msgspec.Meta(pattern="^[a-z0-9]{3,24}$")]
+_ContainerName = Annotated[str, msgspec.Meta(pattern="^(?!.*--)[a-z0-9][a-z0-9-]{1,61}[a-z0-9]$")]
 
 
 class Credential(msgspec.Struct, forbid_unknown_fields=True):
@@ -37,11 +39,20 @@ class Identity(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Vault(msgspec.Struct, forbid_unknown_fields=True):
-    """A vault that lets in by role, with the values of its secrets by name."""
+    """A vault that lets in by role, with the values of its secrets, and the kinds of its keys, by name."""
 
     name: _VaultName
     group: str
     secrets: dict[str, str] = {}
+    keys: dict[str, Literal["RSA-2048", "RSA-3072", "RSA-4096", "P-256", "P-384", "P-521"]] = {}
+
+
+class Account(msgspec.Struct, forbid_unknown_fields=True):
+    """A storage account with the names of its containers of blobs."""
+
+    name: _AccountName
+    group: str
+    containers: list[_ContainerName] = []
 
 
 class Application(msgspec.Struct, forbid_unknown_fields=True):
@@ -54,7 +65,7 @@ class Application(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Grant(msgspec.Struct, forbid_unknown_fields=True):
-    """A role: `to` an identity or application of the seed, `scope` a vault, identity or group of it, or an ARM ID."""
+    """A role: `to` an identity or application of the seed, `scope` something of it, or an ARM ID."""
 
     role: str
     to: str
@@ -68,6 +79,7 @@ class Seed(msgspec.Struct, forbid_unknown_fields=True):
     groups: list[str] = []
     identities: list[Identity] = []
     vaults: list[Vault] = []
+    accounts: list[Account] = []
     applications: list[Application] = []
     roles: list[Grant] = []
 
@@ -91,13 +103,14 @@ def read(path: Path) -> Seed:
 
 
 def _check(path: Path, seed: Seed) -> None:
-    identities, vaults, applications = (
+    identities, vaults, accounts, applications = (
         [identity.name for identity in seed.identities],
         [vault.name for vault in seed.vaults],
+        [account.name for account in seed.accounts],
         [application.name for application in seed.applications],
     )
     principals = {CLUSTER, *identities, *applications}
-    scopes = {SUBSCRIPTION, *_groups(seed), *identities, *vaults}
+    scopes = {SUBSCRIPTION, *_groups(seed), *identities, *vaults, *accounts}
     for number, grant in enumerate(seed.roles):
         start = f"--seed {path}: roles[{number}]:"
         if grant.role not in ROLES:
@@ -109,7 +122,8 @@ def _check(path: Path, seed: Seed) -> None:
             raise ConfigurationError(
                 f"{start} scope {grant.scope!r} means nothing; use an ARM ID, or one of {alternatives}"
             )
-    for field, names in (("identities", identities), ("vaults", vaults), ("applications", applications)):
+    names_by_field = {"identities": identities, "vaults": vaults, "accounts": accounts, "applications": applications}
+    for field, names in names_by_field.items():
         for name in names:
             if names.count(name) > 1:
                 raise ConfigurationError(f"--seed {path}: {field} has {name!r} more than once; give each its own name")
@@ -117,8 +131,8 @@ def _check(path: Path, seed: Seed) -> None:
 
 def _groups(seed: Seed) -> list[str]:
     """All groups that the seed names, each once."""
-    of_resources = [*(identity.group for identity in seed.identities), *(vault.group for vault in seed.vaults)]
-    return list(dict.fromkeys([*seed.groups, *of_resources]))
+    resources: list[Identity | Vault | Account] = [*seed.identities, *seed.vaults, *seed.accounts]
+    return list(dict.fromkeys([*seed.groups, *(resource.group for resource in resources)]))
 
 
 def apply(seed: Seed, admin: Admin, state: State) -> None:
@@ -141,6 +155,12 @@ def apply(seed: Seed, admin: Admin, state: State) -> None:
         admin.assign_role("Key Vault Administrator", admin.owner_principal(), scopes[vault.name])
         for name, value in vault.secrets.items():
             admin.set_secret(vault.name, name, value)
+        for name, kind in vault.keys.items():
+            admin.create_key(vault.name, name, kind)
+    for account in seed.accounts:
+        scopes[account.name] = str(admin.create_account(account.group, account.name, seed.location)["id"])
+        for name in account.containers:
+            admin.create_container(account.group, account.name, name)
     for grant in seed.roles:
         admin.assign_role(grant.role, principals[grant.to], scopes.get(grant.scope, grant.scope))
 

@@ -22,7 +22,8 @@ identities:
     group: app
     client_id: {CLIENT_ID}
     federated: [{{issuer: https://issuer.example, subject: somebody}}]
-vaults: [{{name: seeded, group: app, secrets: {{greeting: world}}}}]
+vaults: [{{name: seeded, group: app, secrets: {{greeting: world}}, keys: {{signing: P-384}}}}]
+accounts: [{{name: seededstore, group: app, containers: [box]}}]
 applications:
   - name: ci
     client_id: {CLIENT_ID.replace("1", "2")}
@@ -30,6 +31,7 @@ applications:
     federated: [{{issuer: https://x.example, subject: s}}]
 roles:
   - {{role: Key Vault Secrets User, to: {IDENTITY}, scope: seeded}}
+  - {{role: Key Vault Crypto User, to: {IDENTITY}, scope: seeded}}
   - {{role: Managed Identity Operator, to: cluster, scope: {IDENTITY}}}
   - {{role: Reader, to: ci, scope: subscription}}
 """
@@ -127,6 +129,8 @@ def test_a_seed_is_there_from_the_start(up: Lab, run: Run) -> None:
     token = json.loads(ask(run)[1])["access_token"]
     secret = curl(up, "https://seeded.vault.azure.net/secrets/greeting?api-version=7.4", token)
     assert secret["value"] == "world"
+    key = curl(up, "https://seeded.vault.azure.net/keys/signing?api-version=7.4", token)["key"]
+    assert (key["kty"], key["crv"]) == ("EC", "P-384")
     variables = up.variables
     url = f"https://login.microsoftonline.com/{variables['LAB_TENANT_ID']}/oauth2/v2.0/token"
     form = f"grant_type=client_credentials&client_id={CLIENT_ID.replace('1', '2')}&client_secret=fixed"
@@ -135,6 +139,11 @@ def test_a_seed_is_there_from_the_start(up: Lab, run: Run) -> None:
     groups = curl(up, f"{root}?api-version=2024-11-01", answer["access_token"])["value"]
     assert {group["name"] for group in groups} >= {"empty", "app"}
     identity = f"{root}/app/providers/Microsoft.ManagedIdentity/userAssignedIdentities/{IDENTITY}"
+    account = f"{root}/app/providers/Microsoft.Storage/storageAccounts/seededstore"
+    containers = curl(up, f"{account}/blobServices/default/containers?api-version=2024-01-01", answer["access_token"])[
+        "value"
+    ]
+    assert [container["name"] for container in containers] == ["box"]
     credentials = curl(up, f"{identity}/federatedIdentityCredentials?api-version=2024-11-30", answer["access_token"])[
         "value"
     ]

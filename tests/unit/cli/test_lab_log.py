@@ -51,6 +51,10 @@ IDENTITY = "/subscriptions/s/resourceGroups/g/providers/Microsoft.ManagedIdentit
             "00:00:00.500  node-0 → Key Vault kv: GET /secrets/x, as reader: 200",
         ),
         (
+            {"service": "blob", "host": "store.blob.core.windows.net", "what": "/box/a", "resource": ""},
+            "00:00:00.500  node-0 → Blob storage store: GET /box/a, as reader: 200",
+        ),
+        (
             {"service": "", "host": "x.azure.com", "what": "/", "resource": "", "who": "", "status": 404},
             "00:00:00.500  node-0 → an unknown host x.azure.com: GET /: 404",
         ),

@@ -1,4 +1,4 @@
-"""The lab's Azure: the parts of IMDS, Entra ID, ARM, Graph and Key Vault that these clients use.
+"""The lab's Azure: the parts of IMDS, Entra ID, ARM, Graph, Key Vault and Blob storage that these clients use.
 
 It enforces what Azure enforces: credentials, audiences, role assignments, access policies, and which identities a
 machine may speak for. It shares no code with the clients it serves.

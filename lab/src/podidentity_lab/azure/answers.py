@@ -2,7 +2,9 @@
 
 from typing import Any
 
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
+
+from podidentity_lab.azure import blob_xml
 
 Headers = dict[str, str]
 
@@ -10,7 +12,7 @@ Headers = dict[str, str]
 class Refusal(Exception):  # noqa: N818  # it is an answer, not a fault of ours
     """Raised anywhere in a service; the gateway sends `response`."""
 
-    def __init__(self, response: JSONResponse) -> None:
+    def __init__(self, response: Response) -> None:
         super().__init__(response.status_code)
         self.response = response
 
@@ -35,6 +37,18 @@ def asked_for(status: int, headers: Headers) -> Refusal:
     """Return a refusal that a user asked the lab for (`Faults`)."""
     code = "TooManyRequests" if status == 429 else "InternalServerError"
     return arm(status, code, "The lab was told to answer this.", headers)
+
+
+def storage(status: int, code: str, message: str, headers: Headers | None = None) -> Refusal:
+    """Return a refusal in Blob storage's form: XML, its code in a header too, since HEAD and 304 have no body."""
+    body = blob_xml.error(code, message) if status != 304 else b""
+    return Refusal(Response(body, status, {"x-ms-error-code": code, **(headers or {})}, "application/xml"))
+
+
+def storage_asked_for(status: int, headers: Headers) -> Refusal:
+    """Return a refusal that a user asked the lab for, in Blob storage's form."""
+    code = "ServerBusy" if status in {429, 503} else "InternalError"
+    return storage(status, code, "The lab was told to answer this.", headers)
 
 
 def entra_asked_for(status: int, headers: Headers) -> Refusal:

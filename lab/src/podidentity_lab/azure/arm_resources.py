@@ -1,27 +1,30 @@
-"""User-assigned identities in ARM, vaults (`arm_vaults`), and lists of resources of every kind."""
+"""User-assigned identities in ARM, vaults, storage accounts (`arm_vaults`, `arm_storage`), and lists of every kind."""
 
 import re
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from podidentity_lab.azure import answers, arm_vaults, filters, roles
+from podidentity_lab.azure import answers, arm_storage, arm_vaults, filters, roles
 from podidentity_lab.azure.state import Json, Principal, State, new_id
 
 VAULT_TYPE = arm_vaults.TYPE
+ACCOUNT_TYPE = arm_storage.TYPE
 IDENTITY_TYPE = "Microsoft.ManagedIdentity/userAssignedIdentities"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{2,127}")
 
 
 async def serve(request: Request, caller: Principal, path: str, state: State, now: float) -> Response:
-    """Answer one request for a vault or an identity, or for all of a resource group."""
+    """Answer one request for a vault, an identity or a storage account, or for all of one kind in a resource group."""
     parts = path.split("/")
     kind = f"{parts[6]}/{parts[7]}".lower()
-    types = {VAULT_TYPE.lower(): VAULT_TYPE, IDENTITY_TYPE.lower(): IDENTITY_TYPE}
+    types = {name.lower(): name for name in (VAULT_TYPE, IDENTITY_TYPE, ACCOUNT_TYPE)}
     if kind not in types:
         message = f"The resource type '{parts[7]}' could not be found in the namespace '{parts[6]}' in the lab."
         raise answers.arm(404, "InvalidResourceType", message)
-    store = state.vaults if kind == VAULT_TYPE.lower() else state.identities
+    if kind == ACCOUNT_TYPE.lower() and len(parts) > 8:
+        return await arm_storage.serve(request, caller, path, state, now)
+    store = _stores(state)[kind]
     action = {"GET": "read", "DELETE": "delete"}.get(request.method, "write")
     roles.require(state, caller, f"{types[kind]}/{action}", path)
     if len(parts) == 8:
@@ -33,14 +36,14 @@ async def serve(request: Request, caller: Principal, path: str, state: State, no
 
 
 async def serve_subscription(request: Request, caller: Principal, path: str, state: State) -> Response:
-    """Answer for all vaults or identities of the subscription, and for deleted vaults."""
+    """Answer for all vaults, identities or accounts of the subscription, deleted vaults, and free names."""
     parts = path.split("/")
     kind = f"{parts[4]}/{parts[5]}".lower()
     roles.require(state, caller, f"{parts[4]}/{parts[5]}/read", path)
-    if kind == VAULT_TYPE.lower():
-        return JSONResponse({"value": list(state.vaults.values())})
-    if kind == IDENTITY_TYPE.lower():
-        return JSONResponse({"value": list(state.identities.values())})
+    if kind in _stores(state):
+        return JSONResponse({"value": list(_stores(state)[kind].values())})
+    if kind == "microsoft.storage/checknameavailability":
+        return await arm_storage.serve_name(request, state)
     if parts[4].lower() == "microsoft.keyvault":
         return await arm_vaults.serve_deleted(request, parts, state)
     raise answers.arm(404, "InvalidResourceType", f"The lab's ARM does not know the type '{kind}'.")
@@ -67,7 +70,7 @@ def serve_all(request: Request, caller: Principal, path: str, state: State) -> R
 
 def all_resources(state: State) -> list[Json]:
     """Return every resource of a group as lists show it, sorted by ID."""
-    resources: list[Json] = [*state.vaults.values(), *state.identities.values()]
+    resources: list[Json] = [resource for store in _stores(state).values() for resource in store.values()]
     resources += [
         {
             "id": machine.id,
@@ -96,10 +99,21 @@ def forget_group(state: State, key: str, now: float) -> None:
         arm_vaults.delete(state, name, now)
     for name in [name for name in state.identities if name.startswith(inside)]:
         _forget_identity(state, name)
+    for name in [name for name in state.accounts if name.startswith(inside)]:
+        arm_storage.delete(state, name)
     for name in [name for name in state.machines if name.startswith(inside)]:
         del state.machines[name]
     for name in [name for name in state.roles if name.startswith(inside)]:
         del state.roles[name]
+
+
+def _stores(state: State) -> dict[str, dict[str, Json]]:
+    """Return the resources of each kind, by its lower-case type."""
+    return {
+        VAULT_TYPE.lower(): state.vaults,
+        IDENTITY_TYPE.lower(): state.identities,
+        ACCOUNT_TYPE.lower(): state.accounts,
+    }
 
 
 async def _identity(request: Request, path: str, state: State) -> Response:

@@ -8,7 +8,18 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from podidentity_lab.azure import admin, answers, arm, arm_groups, changes, entra, graph, keyvault, saving
+from podidentity_lab.azure import (
+    admin,
+    answers,
+    arm,
+    arm_groups,
+    blob_storage,
+    changes,
+    entra,
+    graph,
+    keyvault,
+    saving,
+)
 from podidentity_lab.azure.faults import Faults
 from podidentity_lab.azure.imds import Imds
 from podidentity_lab.azure.issuers import Issuers
@@ -52,6 +63,7 @@ class Azure:
         }
         self._local = LocalIdentities(self.state, self._entra, self.faults, clock)
         self._vaults = keyvault.KeyVault(self.state, self._entra, self.faults, clock)
+        self._blobs = blob_storage.BlobStorage(self.state, self._entra, self.faults, clock)
         if state is None:
             self._create_foundations()
 
@@ -97,7 +109,7 @@ class Azure:
     def serves(self, name: str) -> bool:
         """Whether a DNS name is one of Azure's."""
         plain = name.rstrip(".").lower()
-        return plain in self._services or plain.endswith(keyvault.SUFFIX)
+        return plain in self._services or plain.endswith((keyvault.SUFFIX, blob_storage.SUFFIX))
 
     def publish_issuer(self, issuer: str, keys: Callable[[], Json]) -> None:
         """Let federated credentials name an issuer in this process, a cluster's; `keys` returns its key set."""
@@ -158,6 +170,8 @@ class Azure:
             return self._services[name]
         if name.endswith(keyvault.SUFFIX):
             return "keyvault", self._vaults.serve
+        if name.endswith(blob_storage.SUFFIX):
+            return "blob", self._blobs.serve
         raise answers.arm(404, "HostNotFound", f"The lab's Azure has no host '{host}'.")
 
     def _application(self, route: Callable[[str], tuple[str, Service]]) -> ASGIApp:

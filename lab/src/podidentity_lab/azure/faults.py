@@ -35,6 +35,7 @@ class Faults:
     arm_statuses: list[Status] = field(default_factory=list)
     entra_statuses: list[Status] = field(default_factory=list)
     keyvault_statuses: list[Status] = field(default_factory=list)
+    blob_statuses: list[Status] = field(default_factory=list)
     operation_errors: list[str] = field(default_factory=list)
     retry_after_seconds: Annotated[int, Meta(ge=0)] | None = None
     throttle: bool = False

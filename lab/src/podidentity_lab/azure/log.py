@@ -14,6 +14,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
+from podidentity_lab.azure import blob_xml
 from podidentity_lab.azure.state import State
 
 ENTRIES_LIMIT = 10_000
@@ -26,7 +27,7 @@ _SELECTORS = ("client_id", "object_id", "msi_res_id", "mi_res_id")
 class Entry:
     """One request and its answer.
 
-    `service` is imds, entra, arm, graph or keyvault, "" for a host that Azure does not have. `asker` is the pod
+    `service` is imds, entra, arm, graph, keyvault or blob, "" for a host that Azure does not have. `asker` is the pod
     (`namespace/name`), node or host that the request came from, `host` the host name that it went to. `target` is the
     path and the identity that a query names. `client_id` is that of the identity that asked, or whose token was asked
     for, `identity` its name; both are empty when that is not known. `resource` is what a token is for, `reason` the
@@ -114,6 +115,8 @@ def _reason_of(response: Response) -> str:
     """Return the service's own words for a refusal, in any of the services' forms; "" for a success."""
     if response.status_code < 400:
         return ""
+    if code := response.headers.get("x-ms-error-code"):
+        return f"{code}: {blob_xml.message_of(bytes(response.body))}"
     try:
         body = json.loads(bytes(response.body))
     except ValueError:

@@ -45,6 +45,10 @@ TYPES = {
         ResourceType("resourceGroups", ("2024-11-01", "2022-09-01", "2021-04-01"), is_global=True),
         ResourceType("subscriptions", ("2022-12-01", "2021-01-01", "2019-06-01"), is_global=True),
     ),
+    "Microsoft.Storage": (
+        ResourceType("storageAccounts", ("2025-01-01", "2024-01-01", "2023-05-01")),
+        ResourceType("storageAccounts/blobServices", ("2025-01-01", "2024-01-01", "2023-05-01")),
+    ),
 }
 """The types that the lab has, by namespace."""
 
@@ -62,7 +66,7 @@ EMPTY = tuple(
     EventGrid EventHub GuestConfiguration HDInsight HealthcareApis IoTCentral Kubernetes KubernetesConfiguration Kusto
     Logic MachineLearningServices Maintenance ManagedServices Management Maps MarketplaceOrdering Media MixedReality
     Monitor Network NotificationHubs OperationalInsights OperationsManagement PolicyInsights PowerBIDedicated
-    RecoveryServices Relay Search Security SecurityInsights ServiceBus ServiceFabric SignalRService Sql Storage
+    RecoveryServices Relay Search Security SecurityInsights ServiceBus ServiceFabric SignalRService Sql
     StreamAnalytics TimeSeriesInsights Web
     """.split()  # noqa: SIM905  # words are read as words
 )

@@ -22,6 +22,8 @@ class Role:
 
 _SECRETS = "microsoft.keyvault/vaults/secrets"
 _KEYS = "microsoft.keyvault/vaults/keys"
+_CONTAINERS = "microsoft.storage/storageaccounts/blobservices/containers"
+_BLOBS = f"{_CONTAINERS}/blobs"
 _IDENTITIES = "microsoft.managedidentity/userassignedidentities"
 _AUTHORIZATION = ("microsoft.authorization/*/delete", "microsoft.authorization/*/write")
 
@@ -78,6 +80,17 @@ ROLES = {
                 "verify/action",
             )
         ),
+    ),
+    "b7e6dc6d-f1e8-4753-8033-0f276bb0955b": Role(
+        "Storage Blob Data Owner", (f"{_CONTAINERS}/*",), data_actions=(f"{_BLOBS}/*",)
+    ),
+    "ba92f5b4-2d11-453d-a403-e96b0029c9fe": Role(
+        "Storage Blob Data Contributor",
+        tuple(f"{_CONTAINERS}/{verb}" for verb in ("delete", "read", "write")),
+        data_actions=tuple(f"{_BLOBS}/{verb}" for verb in ("delete", "read", "write", "move/action", "add/action")),
+    ),
+    "2a2b9908-6ea1-4ae2-8e65-a410df84e7d1": Role(
+        "Storage Blob Data Reader", (f"{_CONTAINERS}/read",), data_actions=(f"{_BLOBS}/read",)
     ),
     "00482a5a-887f-4fb3-b363-3b7fe8e74483": Role(
         "Key Vault Administrator", ("microsoft.keyvault/vaults/read",), data_actions=("microsoft.keyvault/vaults/*",)

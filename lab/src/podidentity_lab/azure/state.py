@@ -147,6 +147,37 @@ class KeyVersion(msgspec.Struct):
         return f"KeyVersion({self.version!r}, ...)"
 
 
+class Blob(msgspec.Struct):
+    """A block blob. `headers` are those of HTTP that a read shows; `blocks` has its blocks' sizes by ID, in order.
+
+    A blob that was put in one piece has no blocks. Times are Unix seconds.
+    """
+
+    content: bytes
+    etag: str
+    modified_at: int
+    created_at: int
+    headers: dict[str, str]
+    metadata: dict[str, str]
+    blocks: dict[str, int]
+
+    def __repr__(self) -> str:
+        return f"Blob({self.etag!r}, ...)"
+
+
+class Container(msgspec.Struct):
+    """A container of blobs by name. `uncommitted` has the blocks that no list named yet, by blob and ID."""
+
+    etag: str
+    modified_at: int
+    metadata: dict[str, str]
+    blobs: dict[str, Blob] = msgspec.field(default_factory=dict)
+    uncommitted: dict[str, dict[str, bytes]] = msgspec.field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"Container({self.etag!r}, ...)"
+
+
 class Operation(msgspec.Struct, rename={"is_over": "settled"}):
     """A long-running change of a machine: it takes effect, or fails with `error`, at `ends_at` (Unix seconds).
 
@@ -176,9 +207,9 @@ class State:
     """Resources by lower-case ARM ID, principals by object ID, secrets and keys of vaults by `vault/name` (lower case).
 
     `deleted_vaults` are by name, `deleted_secrets` maps `vault/secret` to when it was deleted: its versions stay in
-    `secrets`; likewise `deleted_vault_keys`. `keys` are PEM texts of Entra ID's signing key and of the certificate
-    authority. `registrations` are the registration states of resource providers, by namespace, where they are not those
-    that a lab begins with.
+    `secrets`; likewise `deleted_vault_keys`. `containers` are by `account/container`. `keys` are
+    PEM texts of Entra ID's signing key and of the certificate authority. `registrations` are the
+    registration states of resource providers, by namespace, where they are not those that a lab begins with.
     """
 
     settings: AzureSettings = field(default_factory=AzureSettings)
@@ -196,6 +227,8 @@ class State:
     vault_keys: dict[str, list[KeyVersion]] = field(default_factory=dict, repr=False)
     deleted_vault_keys: dict[str, int] = field(default_factory=dict)
     registrations: dict[str, str] = field(default_factory=dict)
+    accounts: dict[str, Json] = field(default_factory=dict)
+    containers: dict[str, Container] = field(default_factory=dict, repr=False)
 
     def principal_of(self, client_id: str) -> Principal | None:
         """Return the principal with this client ID, in any case, or None."""

@@ -237,7 +237,7 @@ def show_manifest() -> None:
 def show_log(*, name: str, follow: bool, output: str) -> None:
     """Show who asked Azure for what, with which identity, and what the answer was.
 
-    IMDS, Entra ID, ARM, Graph and Key Vault; the last 10,000 requests.
+    IMDS, Entra ID, ARM, Graph, Key Vault and Blob storage; the last 10,000 requests.
 
     Example: podidentity lab log --follow
     """

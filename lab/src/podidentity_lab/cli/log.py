@@ -20,6 +20,7 @@ _SERVICES = {
     "arm": "ARM",
     "graph": "Graph",
     "keyvault": "Key Vault",
+    "blob": "Blob storage",
     "": "an unknown host",
 }
 
@@ -54,7 +55,7 @@ def render_json(entry: Entry) -> str:
 
 def _service_of(entry: Entry) -> str:
     service = _SERVICES[entry["service"]]
-    if entry["service"] == "keyvault":
+    if entry["service"] in {"keyvault", "blob"}:
         return f"{service} {entry['host'].partition('.')[0]}"
     return service if entry["service"] else f"{service} {entry['host']}"
 

@@ -83,6 +83,27 @@ class Admin:
         url = f"https://{vault}.vault.azure.net/secrets/{name}?api-version=7.4"
         return self._send("PUT", url, "https://vault.azure.net/.default", {"value": value})
 
+    def create_key(self, vault: str, name: str, kind: str) -> Json:
+        """`az keyvault key create`; `kind` is RSA and a size, `RSA-2048`, or an EC curve, `P-256`."""
+        url = f"https://{vault}.vault.azure.net/keys/{name}/create?api-version=7.4"
+        family, _, size = kind.partition("-")
+        body = {"kty": "RSA", "key_size": int(size)} if family == "RSA" else {"kty": "EC", "crv": kind}
+        return self._send("POST", url, "https://vault.azure.net/.default", body)
+
+    def create_account(self, group: str, name: str, location: str) -> Json:
+        """`az storage account create`."""
+        body = {"location": location, "kind": "StorageV2", "sku": {"name": "Standard_LRS"}}
+        return self._arm("PUT", self.account(group, name), "2024-01-01", body)
+
+    def create_container(self, group: str, account: str, name: str) -> Json:
+        """`az storage container create`, through ARM: that takes no role on data."""
+        path = f"{self.account(group, account)}/blobServices/default/containers/{name}"
+        return self._arm("PUT", path, "2024-01-01", {"properties": {}})
+
+    def account(self, group: str, name: str) -> str:
+        """Return the ARM ID of a storage account."""
+        return f"{self.group(group)}/providers/Microsoft.Storage/storageAccounts/{name}"
+
     def create_identity(self, group: str, name: str, location: str) -> Json:
         """`az identity create`."""
         return self._arm("PUT", self.identity(group, name), "2025-05-31-preview", {"location": location})
