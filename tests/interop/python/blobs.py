@@ -49,6 +49,12 @@ def main() -> None:
     print(json.dumps(seen))
 
 
+def name_of(error: HttpResponseError) -> str:
+    """Return an error's type, status and code; codes that the SDK knows are members of an enumeration."""
+    code = getattr(error, "error_code", None)
+    return f"{type(error).__name__} {error.status_code} {getattr(code, 'value', code)}"
+
+
 def refusals(container: ContainerClient) -> list[str]:
     """Return what the SDK raises: over a blob, over a changed one, as a reader, with a key, and for a missing blob."""
     user = ClientSecretCredential(
@@ -68,11 +74,11 @@ def refusals(container: ContainerClient) -> list[str]:
         try:
             client.upload_blob(name, b"x", **options)
         except HttpResponseError as error:
-            errors.append(f"{type(error).__name__} {error.status_code} {getattr(error, 'error_code', None)}")
+            errors.append(name_of(error))
     try:
         container.download_blob("missing")
     except HttpResponseError as error:
-        errors.append(f"{type(error).__name__} {error.status_code} {getattr(error, 'error_code', None)}")
+        errors.append(name_of(error))
     return errors
 
 
