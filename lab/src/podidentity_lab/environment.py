@@ -30,6 +30,7 @@ _FACTS = (
     "cluster_client_secret",
     "logs",
     "name",
+    "registry",
 )
 UNSET = ("SSL_CERT_DIR",)
 """What must not be set: it would add the machine's own certificates to the lab's."""

@@ -22,7 +22,8 @@ from podidentity_lab.embedded import Embedded
 from podidentity_lab.fabric import AZURE_ADDRESS, AZURE_NAMESPACE, FABRIC_ADDRESS, METADATA_ADDRESS
 from podidentity_lab.linux import mounts
 from podidentity_lab.linux.namespaces import listener, open_listener
-from podidentity_lab.oci.library import Library
+from podidentity_lab.oci import registry
+from podidentity_lab.oci.library import REGISTRY_NAMES, Library
 from podidentity_lab.oci.store import Store
 from podidentity_lab.orchestrator import NodePlan, Orchestrator, Place
 from podidentity_lab.real import images, program
@@ -133,6 +134,10 @@ class _Lab:
         group.create_task(gateway.serve(gateway_listener, names, callers.is_welcome))
         identities = socket.socket(fileno=self._inheritance.identity_listener)
         group.create_task(serve(self._azure.local, [identities]))
+        registries = socket.socket(fileno=self._inheritance.registry_listener)
+        group.create_task(
+            serve(registry.application(self._store, REGISTRY_NAMES, callers.is_welcome, writable=True), [registries])
+        )
         control_socket = control.listener(self._directory.control)
         door = control.application(self._status, self._stop, self._kubernetes, self._azure.admin)
         group.create_task(serve(door, [control_socket]))
@@ -188,7 +193,7 @@ class _Lab:
         if real:
             return Real(place, plans, program.require(), images.archives())
         try:
-            library = Library(self._store)
+            library = Library(self._store, _port(inheritance.registry_listener))
             return Embedded(place, plans, files, library, rootless=inheritance.rootless, backup=self._backup)
         except LabError as error:
             raise LabError(f"--state {inheritance.settings.state}: {error}") from None
@@ -237,6 +242,7 @@ class _Lab:
             "kubernetes_port": kubernetes_port,
             "gateway_port": _port(self._inheritance.gateway_listener),
             "identity_port": _port(self._inheritance.identity_listener),
+            "registry": f"localhost:{_port(self._inheritance.registry_listener)}",
             "tenant_id": settings.tenant_id,
             "subscription_id": settings.subscription_id,
             "location": settings.location,

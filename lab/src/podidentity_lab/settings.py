@@ -66,6 +66,7 @@ class Inheritance:
     kubernetes_listener: int
     gateway_listener: int
     identity_listener: int
+    registry_listener: int
     owner: int
     diagnosis: int
     table: int

@@ -146,7 +146,7 @@ class _Inner:
 
 
 def _start(stack: contextlib.ExitStack, start: _Start) -> _Inner:
-    kubernetes, gateway, identities = (stack.enter_context(_loopback_listener()) for _ in range(3))
+    kubernetes, gateway, identities, registry = (stack.enter_context(_loopback_listener()) for _ in range(4))
     callers = stack.enter_context(contextlib.closing(Callers.of_this_host()))
     lifeline_read, lifeline_write = os.pipe()
     report_read, report_write = os.pipe()
@@ -157,6 +157,7 @@ def _start(stack: contextlib.ExitStack, start: _Start) -> _Inner:
         kubernetes_listener=kubernetes.fileno(),
         gateway_listener=gateway.fileno(),
         identity_listener=identities.fileno(),
+        registry_listener=registry.fileno(),
         owner=callers.owner,
         diagnosis=callers.diagnosis.fileno(),
         table=callers.table,
@@ -165,7 +166,7 @@ def _start(stack: contextlib.ExitStack, start: _Start) -> _Inner:
         rootless=start.rootless,
     )
     # The lock goes along: a directory is alive while any process of the lab is.
-    listeners = (kubernetes.fileno(), gateway.fileno(), identities.fileno())
+    listeners = (kubernetes.fileno(), gateway.fileno(), identities.fileno(), registry.fileno())
     passed = (*listeners, *callers.descriptors(), lifeline_read, report_write, start.lock)
     with (start.logs / "lab.log").open("ab") as log:
         process = subprocess.Popen(

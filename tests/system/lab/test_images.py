@@ -187,3 +187,32 @@ def test_a_lab_without_root_runs_images_too(layers: Sequence[bytes]) -> None:
             done = load(one, make.write(Path(folder) / "app.tar", files))
             assert done.returncode == 0, done.stderr
             assert one.run_pod(pod("app", image="app:1")) == "hello0\n"
+
+
+def test_buildah_pushes_and_pods_run_what_was_pushed(up: Lab, layers: Sequence[bytes], tmp_path: Path) -> None:
+    """By the name of the lab's registry; the same tag again is what `Always` runs, and what `IfNotPresent` does not."""
+    if os.geteuid() != 0:
+        missing("buildah without a user namespace needs root")
+    if not shutil.which("buildah"):
+        missing("buildah is not installed")
+    name = f"{up.variables['LAB_REGISTRY']}/team/app:1"
+    for number, layer in enumerate(layers):
+        (tmp_path / f"{number}.tar").write_bytes(layer)
+    container = buildah(tmp_path, "from", "scratch")
+    for number in range(len(layers)):
+        buildah(tmp_path, "add", container, str(tmp_path / f"{number}.tar"), "/")
+    for text in ("first", "second"):
+        buildah(tmp_path, "config", "--cmd", json.dumps(["sh", "-c", f"echo {text}"]), container)
+        buildah(tmp_path, "commit", container, "app")
+        buildah(tmp_path, "push", "--tls-verify=false", "app", f"docker://{name}")
+        assert up.run_pod(pod(f"{text}-present", image=name)) == "first\n"
+        assert up.run_pod(pod(f"{text}-always", image=name, imagePullPolicy="Always")) == f"{text}\n"
+    buildah(tmp_path, "pull", "--tls-verify=false", f"docker://{name}")
+
+
+def buildah(folder: Path, *words: str) -> str:
+    """Run buildah with a storage below `folder` and return what it prints."""
+    where = ("--root", str(folder / "root"), "--runroot", str(folder / "run"), "--storage-driver", "vfs")
+    done = subprocess.run(["buildah", *where, *words], capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()

@@ -24,7 +24,9 @@ def test_the_picture_is_of_todays_demo() -> None:
 def test_every_variable_of_a_lab_is_documented(tmp_path: Path) -> None:
     """A shell's user finds in docs/lab.md what each is for."""
     names = "gateway_port tenant_id subscription_id location node_resource_group owner_client_id owner_client_secret"
-    facts = ", ".join(f'"{name}": 1' for name in f"{names} cluster_client_id cluster_client_secret logs name".split())
+    facts = ", ".join(
+        f'"{name}": 1' for name in f"{names} cluster_client_id cluster_client_secret logs name registry".split()
+    )
     (tmp_path / "lab.json").write_text(f"{{{facts}}}")
     documented = (ROOT / "docs/lab.md").read_text()
     made = {name for name in variables(Directory(tmp_path)) if name.isupper()}

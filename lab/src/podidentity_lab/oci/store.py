@@ -48,6 +48,12 @@ class BlobFile:
         self.sha256.update(chunk)
         self.file.write(chunk)
 
+    def discard(self) -> None:
+        """Close the file, and remove it unless it was kept."""
+        with suppress(OSError):  # a full disk
+            self.file.close()
+        self.path.unlink(missing_ok=True)
+
     @property
     def digest(self) -> str:
         """The digest of what has been written so far."""
@@ -60,17 +66,19 @@ class Store:
     def __init__(self, path: Path) -> None:
         self._path = path
 
+    def begin(self) -> BlobFile:
+        """Begin a blob, for `keep` to take; `discard` must follow either way."""
+        descriptor, name = tempfile.mkstemp(prefix=".partial-", dir=self._folder("blobs"))
+        return BlobFile(os.fdopen(descriptor, "wb"), Path(name))
+
     @contextmanager
     def writing(self) -> Iterator[BlobFile]:
         """Yield a blob to write; unless `keep` takes it, it goes with the body."""
-        blobs = self._folder("blobs")
-        descriptor, name = tempfile.mkstemp(prefix=".partial-", dir=blobs)
-        with os.fdopen(descriptor, "wb") as file:
-            try:
-                yield BlobFile(file, Path(name))
-            finally:
-                with suppress(FileNotFoundError):
-                    Path(name).unlink()
+        blob = self.begin()
+        try:
+            yield blob
+        finally:
+            blob.discard()
 
     def keep(self, blob: BlobFile, digest: str = "") -> str:
         """Keep a blob under its digest and return that. Raises `ImageError` when it is not `digest`."""

@@ -1,0 +1,153 @@
+"""The lab's registry: the requests of the OCI distribution specification, and what it refuses."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from starlette.testclient import TestClient
+
+from podidentity_lab.oci import store as stores
+from podidentity_lab.oci import uploads
+from podidentity_lab.oci.library import REGISTRY_NAMES
+from podidentity_lab.oci.registry import application
+from podidentity_lab.oci.store import Store
+from unit.lab import oci_archives as make
+
+LAYER = make.tar({"file": "content"})
+CONFIG = make.configuration([LAYER])
+MANIFEST = json.dumps(
+    {"schemaVersion": 2, "config": make.descriptor(CONFIG), "layers": [make.descriptor(LAYER)]}
+).encode()
+NOTHING = make.digest(b"")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """Where the registry keeps images."""
+    return Store(tmp_path)
+
+
+@pytest.fixture
+def http(store: Store) -> Iterator[TestClient]:
+    """A client of the registry."""
+    with TestClient(application(store, REGISTRY_NAMES, writable=True), base_url="http://localhost:5000") as client:
+        yield client
+
+
+def push(http: TestClient, content: bytes) -> None:
+    """Push a blob in one request."""
+    done = http.post("/v2/team/app/blobs/uploads/", params={"digest": make.digest(content)}, content=content)
+    assert done.status_code == 201
+
+
+def code(response: object) -> tuple[int, str]:
+    """Return a refusal's status and code."""
+    answer = response.json()["errors"][0]  # type: ignore[attr-defined]
+    assert answer["message"]
+    return response.status_code, answer["code"]  # type: ignore[attr-defined]
+
+
+def test_an_image_is_pushed_and_pulled(http: TestClient) -> None:
+    """A layer in chunks, a configuration in one request, the manifest under a tag; pulled by tag and by digest."""
+    assert http.get("/v2/").headers["Docker-Distribution-API-Version"] == "registry/2.0"
+    assert http.head(f"/v2/team/app/blobs/{make.digest(LAYER)}").status_code == 404
+    location = http.post("/v2/team/app/blobs/uploads/").headers["Location"]
+    half = len(LAYER) // 2
+    chunk = http.patch(location, content=LAYER[:half], headers={"Content-Range": f"0-{half - 1}"})
+    assert (chunk.status_code, chunk.headers["Range"]) == (202, f"0-{half - 1}")
+    assert http.get(location).headers["Range"] == f"0-{half - 1}"
+    chunk = http.patch(location, content=LAYER[half:], headers={"Content-Range": f"{half}-{len(LAYER) - 1}"})
+    last = http.put(location, params={"digest": make.digest(LAYER)})
+    assert (last.status_code, last.headers["Docker-Content-Digest"]) == (201, make.digest(LAYER))
+    push(http, CONFIG)
+    for tag in ("1", "2"):
+        assert http.put(f"/v2/team/app/manifests/{tag}", content=MANIFEST).status_code == 201
+    for reference in ("1", make.digest(MANIFEST)):
+        pulled = http.get(f"/v2/team/app/manifests/{reference}")
+        assert (pulled.content, pulled.headers["Docker-Content-Digest"]) == (MANIFEST, make.digest(MANIFEST))
+        assert pulled.headers["Content-Type"] == "application/vnd.oci.image.manifest.v1+json"
+        assert http.head(f"/v2/team/app/manifests/{reference}").headers["Content-Length"] == str(len(MANIFEST))
+    assert http.get(f"/v2/team/app/blobs/{make.digest(LAYER)}").content == LAYER
+    assert http.get("/v2/team/app/tags/list").json() == {"name": "team/app", "tags": ["1", "2"]}
+    page = http.get("/v2/team/app/tags/list", params={"n": "1"})
+    assert (page.json()["tags"], page.headers["Link"]) == (["1"], '</v2/team/app/tags/list?n=1&last=1>; rel="next"')
+
+
+def test_a_blob_that_is_here_is_mounted(http: TestClient) -> None:
+    """From any repository: a client need not send it again. One that is not here is uploaded as usual."""
+    push(http, LAYER)
+    query = {"mount": make.digest(LAYER), "from": "team/app"}
+    assert http.post("/v2/other/blobs/uploads/", params=query).status_code == 201
+    assert http.post("/v2/other/blobs/uploads/", params={**query, "mount": NOTHING}).status_code == 202
+
+
+def test_what_is_not_what_its_digest_says_is_refused(http: TestClient, store: Store) -> None:
+    """A blob or a manifest; and nothing of it stays."""
+    location = http.post("/v2/app/blobs/uploads/").headers["Location"]
+    assert code(http.put(location, params={"digest": NOTHING}, content=LAYER)) == (400, "DIGEST_INVALID")
+    assert code(http.put(location, params={"digest": NOTHING})) == (404, "BLOB_UPLOAD_UNKNOWN")
+    push(http, LAYER)
+    push(http, CONFIG)
+    assert code(http.put(f"/v2/app/manifests/{NOTHING}", content=MANIFEST)) == (400, "DIGEST_INVALID")
+    assert not store.blob(NOTHING).exists()
+
+
+def test_a_manifest_without_its_blobs_is_refused(http: TestClient) -> None:
+    """A pull could not end well; nor could that of what is no manifest."""
+    assert code(http.put("/v2/app/manifests/1", content=MANIFEST)) == (400, "MANIFEST_BLOB_UNKNOWN")
+    for content in (b"{", b"[]"):
+        assert code(http.put("/v2/app/manifests/1", content=content)) == (400, "MANIFEST_INVALID")
+    assert code(http.put("/v2/app/manifests/-", content=b"{}")) == (400, "MANIFEST_INVALID")
+    assert code(http.get("/v2/app/manifests/1")) == (404, "MANIFEST_UNKNOWN")
+    assert code(http.get("/v2/app/tags/list")) == (404, "NAME_UNKNOWN")
+
+
+def test_a_chunk_out_of_order_is_refused(http: TestClient) -> None:
+    """It says where to go on; the upload stays, until it is given up."""
+    location = http.post("/v2/app/blobs/uploads/").headers["Location"]
+    assert code(http.patch(location, content=b"x", headers={"Content-Range": "5-5"})) == (416, "BLOB_UPLOAD_INVALID")
+    assert http.delete(location).status_code == 204
+    assert code(http.get(location)) == (404, "BLOB_UPLOAD_UNKNOWN")
+
+
+def test_sizes_and_numbers_are_bounded(http: TestClient, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Of a blob, of a manifest, and of uploads that nobody ends; what was refused leaves no file."""
+    monkeypatch.setattr(stores, "BLOB_LIMIT_BYTES", 10)
+    location = http.post("/v2/app/blobs/uploads/").headers["Location"]
+    assert code(http.patch(location, content=b"x" * 11)) == (413, "SIZE_INVALID")
+    assert not list((tmp_path / "blobs").iterdir())
+    assert code(http.put("/v2/app/manifests/1", content=b" " * ((4 << 20) + 1))) == (413, "SIZE_INVALID")
+    monkeypatch.setattr(uploads, "UPLOAD_LIMIT", 2)
+    locations = [http.post("/v2/app/blobs/uploads/").headers["Location"] for _ in range(3)]
+    assert [http.get(location).status_code for location in locations] == [404, 204, 204]
+    assert len(list((tmp_path / "blobs").iterdir())) == 2
+
+
+def test_a_web_page_pushes_nothing(http: TestClient) -> None:
+    """A browser says where a request comes from; a name that somebody lets lead to loopback is no name of ours."""
+    response = http.post("/v2/app/blobs/uploads/", headers={"Origin": "http://evil.example"})
+    assert code(response) == (403, "DENIED")
+    assert http.get("/v2/", headers={"Host": "evil.example"}).status_code == 400
+
+
+def test_another_user_is_refused(store: Store) -> None:
+    """Whoever the kernel names as another user, as at the lab's gateway."""
+    door = application(store, REGISTRY_NAMES, lambda client, server: client == server, writable=True)
+    with TestClient(door, base_url="http://localhost") as client:
+        assert code(client.get("/v2/")) == (403, "DENIED")
+        assert code(client.put("/v2/app/manifests/1", content=b"{}")) == (403, "DENIED")
+
+
+def test_no_name_is_a_path(http: TestClient, tmp_path: Path) -> None:
+    """Neither a repository's nor a digest's nor a tag's."""
+    assert code(http.put("/v2/a/%2e%2e/b/manifests/1", content=b"{}"))[1] == "NAME_INVALID"
+    assert http.get("/v2/app/blobs/..%2f..%2fetc").status_code == 404
+    assert not (tmp_path / "pushed").exists()
+
+
+def test_to_pull_only(store: Store) -> None:
+    """What nodes reach of it takes nothing."""
+    with TestClient(application(store, REGISTRY_NAMES, writable=False), base_url="http://localhost") as client:
+        assert client.post("/v2/app/blobs/uploads/").status_code in {404, 405}
+        assert client.put("/v2/app/manifests/1", content=b"{}").status_code == 405
