@@ -152,7 +152,7 @@ class _Registry:
         """Begin an upload; end it as well when the digest comes along; do nothing for a blob that is here."""
         mount, digest = request.query_params.get("mount", ""), request.query_params.get("digest", "")
         if DIGEST.fullmatch(mount) and self._store.blob(mount).is_file():
-            return self._taken(request, "blobs", mount)
+            return self._acceptance(request, "blobs", mount)
         identifier = self._uploads.begin()
         if digest:
             return await self._finish(request, identifier, digest)
@@ -203,7 +203,7 @@ class _Registry:
         digest = self._store.write_blob(content, reference if is_digest else "")
         if not is_digest:
             self._store.name("pushed", f"{name}:{reference}", digest)
-        return self._taken(request, "manifests", digest)
+        return self._acceptance(request, "manifests", digest)
 
     async def _small_body(self, request: Request) -> bytes:
         content = bytearray()
@@ -258,7 +258,7 @@ class _Registry:
             self._uploads.cancel(identifier)
             raise _Answer(400, "DIGEST_INVALID", f"{digest!r} is no SHA-256 digest")
         await self._write(request, identifier, blob)
-        return self._taken(request, "blobs", self._uploads.finish(identifier, digest))
+        return self._acceptance(request, "blobs", self._uploads.finish(identifier, digest))
 
     def _progress(self, request: Request, identifier: str, status: int) -> Response:
         blob = self._uploads.find(identifier)
@@ -267,6 +267,6 @@ class _Registry:
         headers = {"Location": location, "Range": f"0-{max(size - 1, 0)}", "Docker-Upload-UUID": identifier}
         return Response(status_code=status, headers={**_VERSION, **headers})
 
-    def _taken(self, request: Request, kind: str, digest: str) -> Response:
+    def _acceptance(self, request: Request, kind: str, digest: str) -> Response:
         location = f"/v2/{request.path_params['name']}/{kind}/{digest}"
         return Response(status_code=201, headers={**_VERSION, "Location": location, "Docker-Content-Digest": digest})
