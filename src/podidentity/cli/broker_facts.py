@@ -125,6 +125,7 @@ def _broker(key: ObjectKey, deployment: Json) -> Broker | None:
         options.text("audience"),
         frozenset(_list(options.text("allowed-identities").lower())),
         tuple(_list(options.text("bundle-namespaces"))),
+        frozenset(_list(options.text("nmi-service-accounts"))),
     )
 
 

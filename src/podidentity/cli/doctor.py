@@ -10,13 +10,13 @@ from typing import Any, TypeVar
 import click
 
 from podidentity.azure.sign_in import is_signed_in
-from podidentity.cli import broker_facts, report
+from podidentity.cli import broker_facts, door_facts, report
 from podidentity.cli.azure_access import gather_trusts
 from podidentity.cli.cluster_options import ClusterOptions, cluster_options, home
 from podidentity.cli.daemon_settings import read_settings
 from podidentity.core.model.crd import GROUP
 from podidentity.core.model.identities import ObjectKey
-from podidentity.core.report import brokers, diagnosing
+from podidentity.core.report import brokers, diagnosing, doors
 from podidentity.core.report.diagnosing import Daemon, Facts, Right
 from podidentity.core.report.findings import Finding
 from podidentity.errors import KubernetesError, NotFoundError
@@ -60,10 +60,12 @@ async def _diagnose(cluster: ClusterOptions, *, asks_azure: bool) -> tuple[Findi
         api, attempts = Api(http), _Attempts()
         facts = await gather(api, access.server)
         of_brokers = await broker_facts.gather(api, attempts.attempt)
+        of_doors = await door_facts.gather(api, attempts.attempt, facts.nmi, of_brokers.brokers)
     if asks_azure and of_brokers.grants:
         of_brokers = replace(of_brokers, trusts=await gather_trusts(sorted(of_brokers.grants)))
     facts = _of_namespace(facts, cluster.namespace) if cluster.namespace else facts
-    return brokers.diagnose_all(facts, replace(of_brokers, unavailable=tuple(attempts.failures)))
+    of_brokers = replace(of_brokers, unavailable=tuple(attempts.failures))
+    return (*brokers.diagnose_all(facts, of_brokers), *doors.diagnose(of_doors))
 
 
 def _of_namespace(facts: Facts, namespace: str) -> Facts:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import yaml
 
 from contract.servers import embedded
 from daemons.cli.published import ISSUER, NAME, NAMESPACE, Site, grant, install_broker, site
@@ -19,6 +20,7 @@ from podidentity_lab.kubernetes import Kubernetes
 if TYPE_CHECKING:
     from daemons.cli.conftest import Cluster, Run
 
+WEBHOOK = Path(__file__).parents[3] / "deploy/webhook/webhook.yaml"
 READER = "aaaaaaaa-bbbb-cccc-dddd-eeeeeeeeeeee"
 Findings = dict[str, list[dict[str, Any]]]
 
@@ -255,3 +257,25 @@ def test_an_identity_that_azure_does_not_know(
     verdicts = {one["verdict"]: one for one in findings["credential"]}
     assert "neither an identity in the subscriptions that you see" in verdicts["unknown"]["what"]
     assert f"az ad app federated-credential create --id {tenant.application_client_id}" in verdicts["problem"]["todo"]
+
+
+def test_nmi_the_webhook_and_the_broker_must_agree_on_the_doors(
+    bare: "Cluster", published: Site, podidentity: "Run", capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As their command lines have it: another port, another audience, an account that the broker does not know."""
+    assert published.documents
+    install_broker(bare, "--nmi-service-accounts=elsewhere/nmi")
+    webhook = next(item for item in yaml.safe_load_all(WEBHOOK.read_text()) if item["kind"] == "Deployment")
+    (container,) = webhook["spec"]["template"]["spec"]["containers"]
+    container["args"] += ["--token-file-port=2580", "--custom-token-endpoint-audience=api://Mine"]
+    bare.storage.create("deployments.apps", webhook)
+    bare.node("n1")
+    daemon = {"name": "nmi", "image": "podidentity/nmi:2", "args": ["--broker=https://b", "--token-file-port=2590"]}
+    bare.pod("nmi-1", "n1", labels={"component": "nmi"}, containers=[daemon])
+    status, findings = diagnose(podidentity, capsys)
+    assert status == 1
+    port, audience = findings["token-file door"]
+    assert port["what"].endswith("port 2580 of their node, and NMI serves the door on port 2590")
+    assert audience["what"].endswith("tokens of the audience api://Mine, and no broker takes it")
+    (word,) = findings["nmi through the broker"]
+    assert "--nmi-service-accounts=default/" in word["todo"]

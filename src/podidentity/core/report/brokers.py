@@ -30,6 +30,7 @@ class Broker:
     """One Deployment. `name` is that of its service, `audience` that of its own token for Entra ID; "" without one.
 
     `identities` are the client IDs that it gives tokens of; empty: all. `pod_audience` is that of pods' tokens.
+    `node_daemons` are the service accounts of NMI, as namespace/name, whose word it takes.
     """
 
     key: ObjectKey
@@ -41,6 +42,7 @@ class Broker:
     pod_audience: str = AUDIENCE
     identities: frozenset[str] = frozenset()
     bundle_namespaces: tuple[str, ...] = ()
+    node_daemons: frozenset[str] = frozenset()
 
     @property
     def subject(self) -> str:
