@@ -15,7 +15,7 @@ def test_every_field_of_a_document_may_be_missing() -> None:
 
 
 def test_identities_and_their_client_ids_are_read() -> None:
-    """And what is no identity is left alone."""
+    """Identities and client IDs are read from ARM's document; an entry whose key is no ARM ID is skipped."""
     given = {READER.text.upper(): {"clientId": "ABC"}, "/odd": {}}
     state = read_state({"identity": {"type": "SystemAssigned, UserAssigned", "userAssignedIdentities": given}})
     assert state.identities == {READER}
@@ -24,7 +24,7 @@ def test_identities_and_their_client_ids_are_read() -> None:
 
 
 def test_a_scale_set_under_deletion_is_gone() -> None:
-    """It gets no PATCH."""
+    """A scale set under deletion counts as gone, so that it gets no PATCH."""
     assert read_state({"properties": {"provisioningState": "Deleting"}}).is_gone
 
 

@@ -82,7 +82,7 @@ def test_a_managed_identity_asks_imds(own: str, selector: dict[str, str]) -> Non
 
 
 def test_a_hundred_who_ask_at_once_cost_one_call() -> None:
-    """Each target's worker asks."""
+    """A hundred workers that need a token at once share one call to Entra ID."""
 
     async def test(credential: ArmCredential, _issuer: Issuer) -> None:
         assert set(await asyncio.gather(*(credential.token() for _ in range(100)))) == {"token-1"}

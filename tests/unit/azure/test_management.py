@@ -81,7 +81,7 @@ def test_a_patch_is_over_when_its_operation_is() -> None:
 
 
 def test_a_patch_without_an_operation_is_over_at_once() -> None:
-    """As is one whose answer has no body."""
+    """A PATCH whose answer names no operation, or has no body, is over at once."""
     assert Arm(answer()).patch() == ArmState()
     assert Arm(answer(204, json=None)).patch() == ArmState()
 
@@ -149,7 +149,7 @@ def test_a_token_that_arm_does_not_take_is_replaced_once() -> None:
 
 
 def test_what_does_not_exist_is_gone() -> None:
-    """And what cannot be read is an error."""
+    """A target that ARM does not find is gone; an answer that is no JSON object is an error."""
     assert Arm(answer(404)).get().is_gone
     with pytest.raises(AzureError, match="without a JSON object"):
         Arm(answer(text="<html>", json=None)).get()
@@ -245,7 +245,7 @@ def test_a_document_of_another_shape_is_an_error_and_no_guess(body: bytes) -> No
 
 @pytest.mark.parametrize("error", ['"broken"', '["a"]', "1", "{}", '{"code": 7, "message": {"a": 1}}'])
 def test_an_error_of_another_shape_is_an_error(error: str) -> None:
-    """Of a request, and of an operation."""
+    """An error document of an unexpected shape, of a request or of an operation, is an error all the same."""
     body = f'{{"status": "Failed", "error": {error}}}'.encode()
     for status in (200, 400):
         looks = [answer(status, json=None, content=body, headers={"Retry-After": "0"}) for _ in range(11)]

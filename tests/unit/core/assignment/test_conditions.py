@@ -36,7 +36,7 @@ def shown(snapshot: Snapshot, kind: str, policy: Policy | None = None) -> tuple[
 
 
 def test_while_azure_is_at_work_both_say_so() -> None:
-    """With the target, and with how many pods wait."""
+    """While Azure is at work, both conditions name the target and say how many pods wait."""
     assert shown(SINGLE_POD, "Assigned") == ("False", "Assigning", "not yet on scale set ss")
     assert shown(SINGLE_POD, "Applied") == ("False", "Assigning", "pods that it selects wait for the identity")
 
@@ -64,7 +64,7 @@ def test_a_code_that_is_no_reason_is_replaced() -> None:
 
 
 def test_what_nobody_uses_says_so() -> None:
-    """A label that was mistyped shows here first."""
+    """An identity or binding that no pod uses says so: a mistyped label shows here first."""
     idle = replace(SINGLE_POD, pods=())
     assert shown(idle, "Assigned") == ("False", "NotInUse", "no pod uses it")
     assert shown(idle, "Applied") == ("False", "NoPods", "no pod with a node has the label aadpodidbinding=reader")
@@ -86,7 +86,7 @@ def test_what_nobody_uses_says_so() -> None:
     ],
 )
 def test_a_binding_without_effect_says_why(snapshot: Snapshot, policy: dict[str, object], reason: str) -> None:
-    """Whether or not a pod is there."""
+    """A binding without effect says why, whether or not a pod has its label."""
     status, result, message = shown(snapshot, "Applied", make.policy(**policy))
     assert (status, result) == ("False", reason)
     assert message

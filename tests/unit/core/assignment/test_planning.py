@@ -79,7 +79,7 @@ def test_an_identity_already_on_the_target_is_assigned_in_one_write() -> None:
 
 
 def test_a_created_object_becomes_assigned_when_azure_has_the_identity() -> None:
-    """The only thing left is its state."""
+    """Once Azure has the identity, the plan changes a created object's state to Assigned and nothing else."""
     fresh_object = written(SINGLE_POD, plan(SINGLE_POD).writes)
     (write,) = plan(replace(fresh_object, targets={make.target(): make.state("reader")})).writes
     assert isinstance(write, Mark)
@@ -110,7 +110,7 @@ def test_what_azure_lost_does_not_take_assigned_away() -> None:
 
 
 def test_a_pod_that_is_gone_loses_its_object() -> None:
-    """And its identity leaves the scale set when MIC had put it there."""
+    """The object of a pod that is gone is deleted, and its identity leaves the scale set if MIC had assigned it."""
     gone = replace(
         SINGLE_POD,
         pods=(),
@@ -136,7 +136,7 @@ def test_a_pod_on_another_node_has_its_object_replaced() -> None:
 
 
 def test_a_changed_binding_replaces_the_object_and_keeps_its_state() -> None:
-    """The identity is where it was."""
+    """A changed binding replaces the object but keeps its state, since the identity is on the machine already."""
     current = replace(make.assigned(), binding=make.binding(name="older"))
     (write,) = plan(replace(SINGLE_POD, assigned_identities=(current,))).writes
     assert isinstance(write, Replace)
@@ -238,7 +238,7 @@ def test_a_stranded_pod_has_no_longer_what_is_being_deleted() -> None:
 
 @pytest.mark.parametrize("pod", [make.pod(selector=""), make.pod(selector="other"), make.pod(node="")])
 def test_a_pod_without_label_match_or_node_takes_no_part(pod: Pod) -> None:
-    """Nothing is written for it."""
+    """A pod without the label, a matching binding or a node gets nothing written for it."""
     assert plan(replace(SINGLE_POD, pods=(pod,))).writes == ()
 
 
@@ -259,7 +259,7 @@ def test_a_binding_without_its_identity_says_so() -> None:
 
 
 def test_a_malformed_resource_id_says_so() -> None:
-    """Nothing is assigned for it."""
+    """An identity with a malformed resource ID is not assigned, and the reason is given."""
     snapshot = make.snapshot([make.pod()], [make.identity(resource_id="nonsense")], [make.binding()])
     assert 'resourceID "nonsense" is malformed' in reasons(snapshot)
     assert plan(snapshot).writes == ()
@@ -484,7 +484,7 @@ def test_a_plan_cut_anywhere_and_planned_again_converges(
 @given(snapshots())
 @FEWER
 def test_the_order_of_input_does_not_matter(snapshot: Snapshot) -> None:
-    """Lists come in any order from the API."""
+    """The plan is the same in whatever order the API server lists the objects."""
     shuffled = replace(
         snapshot,
         pods=tuple(reversed(snapshot.pods)),

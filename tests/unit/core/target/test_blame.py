@@ -79,7 +79,7 @@ def test_without_a_name_the_code_decides(status: int, code: str, expected: Blame
 
 
 def test_a_removal_alone_has_no_bad_addition() -> None:
-    """There is nobody to set aside."""
+    """A PATCH that only removes identities has no bad addition to set aside when it is refused."""
     assert blame(ArmRefusal(400, "FailedIdentityOperation", "no"), TargetChange((), (A,)), ()) is Blame.TARGET
 
 

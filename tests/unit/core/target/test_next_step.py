@@ -78,7 +78,7 @@ def test_nothing_happens_while_nothing_changes() -> None:
 
 
 def test_a_target_of_which_nothing_is_wanted_is_never_asked() -> None:
-    """It may be forgotten."""
+    """A target of which nothing is wanted is never read, and may be forgotten."""
     world = run()
     assert next_step.next_step(world.state, 0) == Wait(target_state.INFINITY)
     assert target_state.is_idle(world.state)
@@ -170,7 +170,7 @@ def test_an_error_that_passes_is_retried_soon_and_then_later() -> None:
 
 
 def test_a_record_that_cannot_be_written_holds_the_patch() -> None:
-    """What is not recorded is not put."""
+    """While the record cannot be written, no PATCH is sent: MIC assigns only what it has recorded."""
     world = run(wants=["a"])
     world.step()
     world.until(1000.049)
@@ -332,7 +332,7 @@ def test_an_unnamed_culprit_among_150_is_found_by_halving(culprit: int) -> None:
 
 
 def test_a_single_unnamed_culprit_is_set_aside_without_halving() -> None:
-    """There is nobody else."""
+    """When a PATCH has a single addition, that one is to blame without any halving."""
     world = run(Azure(bad=ids("b"), names=False), wants=["b"])
     world.until(1001.0)
     assert len(world.patches) == 1
@@ -417,7 +417,7 @@ def test_an_identity_of_mics_that_was_deleted_in_azure_is_taken_off() -> None:
 
 
 def test_a_deleted_identity_that_nobody_wants_any_more_is_not_put_back() -> None:
-    """It leaves for good."""
+    """An identity that was deleted in Azure and that no pod wants any more is taken off for good."""
     world = run(Azure(carried("dead"), dead=ids("dead")), wants=["dead", "a"], assigned_by_mic=["dead"])
     world.until(1005.0)
     world.want("a")
@@ -662,5 +662,5 @@ def test_what_is_being_taken_off_is_not_relied_on(*, refused: bool) -> None:
 
 
 def test_before_the_first_answer_nothing_is_relied_on() -> None:
-    """Nobody knows what is there."""
+    """Before ARM's first answer MIC relies on nothing, since it does not know what is on the target."""
     assert target_state.usable_state(run(wants=["a"]).state) is None

@@ -71,7 +71,7 @@ def test_nothing_assigned_yet_means_waiting_for_creation() -> None:
 
 
 def test_a_created_object_means_waiting_for_azure() -> None:
-    """The PATCH is still under way."""
+    """A created object means that the PATCH is under way, so the pod waits for Azure."""
     waiting = choose(replace(READER, state=AssignedState.CREATED))
     assert isinstance(waiting, NotReady)
     assert waiting.until == AssignedState.ASSIGNED
@@ -137,7 +137,7 @@ def test_a_statement_that_no_longer_holds_does_not_count(stale: AzureAssignedIde
 
 
 def test_managed_mode_takes_the_first_binding_or_the_named_identity() -> None:
-    """There is no MIC to wait for."""
+    """Managed mode takes the first binding or the named identity; there is no MIC to wait for."""
     pod = make.pod()
     bound = [Match(pod, item.binding, item.identity) for item in (READER, WRITER)]
     assert choosing.choose_bound(pod, TokenRequest("r"), bound) == IdentityChoice(READER.identity, READER.binding)
@@ -181,7 +181,7 @@ def test_in_namespaced_mode_another_namespace_never_counts(parts: tuple[str, ...
 
 @pytest.mark.parametrize("other", ["/", "/x"], ids=["sorted-before", "sorted-after"])
 def test_an_identity_answers_for_its_own_resource_id_alone(other: str) -> None:
-    """Whichever way the other one sorts."""
+    """A request for another resource ID is not answered with this identity, whichever of the two sorts first."""
     assert isinstance(choose(READER, resource_id=other), NotReady)
 
 
@@ -205,6 +205,6 @@ def test_equal_names_that_two_watches_brought_are_equal() -> None:
 
 
 def test_an_identity_that_was_taken_off_counts_for_nothing() -> None:
-    """MIC will write it anew: the pod waits for that, not for Azure."""
+    """An identity that was taken off counts for nothing: the pod waits until MIC writes a new object."""
     gone = replace(READER, state=AssignedState.UNASSIGNED)
     assert choose(gone) == NotReady(AssignedState.CREATED, "no assigned identity for pod default/web")

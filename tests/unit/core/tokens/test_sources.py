@@ -50,7 +50,7 @@ def test_without_an_endpoint_the_public_cloud_is_asked() -> None:
     "fields", [{"tenant_id": "a/../b"}, {"tenant_id": "a" * 254}, {"auxiliary_tenant_ids": ("t2", "?x")}]
 )
 def test_a_tenant_is_an_id_or_a_domain(fields: dict[str, object]) -> None:
-    """It becomes part of a path."""
+    """A tenant must be an ID or a domain, because it becomes part of a URL's path."""
     refusal = sources.source_of(replace(PRINCIPAL, **fields))  # type: ignore[arg-type]  # any field
     assert isinstance(refusal, Refusal)
     assert "neither an ID nor a domain" in refusal.message
@@ -97,14 +97,14 @@ def test_what_a_service_principal_lacks_is_named(identity: AzureIdentity, missin
 
 
 def test_an_unknown_type_is_refused() -> None:
-    """Any number can be stored."""
+    """An unknown type is refused: the API server stores any number there."""
     refusal = sources.source_of(make.identity(type=7))
     assert isinstance(refusal, Refusal)
     assert "type 7" in refusal.message
 
 
 def test_an_excepted_pod_is_answered_with_what_it_asks_for() -> None:
-    """As if podidentity were not there."""
+    """An excepted pod gets what it asks for, as it would from IMDS without podidentity."""
     asked = TokenRequest("r", resource_id="x")
     assert sources.own_source(asked) == ManagedIdentity(resource_id="x")
 

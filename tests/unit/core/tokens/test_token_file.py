@@ -47,7 +47,7 @@ def test_a_selector_is_kept_as_it_came() -> None:
     "query", [f"client_id={OTHER}", "client_id=x", "object_id=1", "msi_res_id=/s", "mi_res_id=/s", "resource=s", "a"]
 )
 def test_a_selector_that_says_something_else(query: str) -> None:
-    """Also one that cannot be compared."""
+    """A selector that names another identity than the path, or that cannot be compared with it, is refused."""
     assert status(f"{TARGET}&{query}") == 400
 
 
@@ -88,7 +88,7 @@ def test_the_metadata_header_is_needed() -> None:
     "value", ["a.b.c", "Bearer a.b.c", "Basic", "Basic a.b", "Basic a.b.c.d", "Basic  a.b.c", "Basic a.b.c="]
 )
 def test_a_proof_that_is_none(value: str) -> None:
-    """401: the answer names the file."""
+    """A proof that is no token is answered with 401, which names the file to send."""
     assert status(TARGET, (b"authorization", value.encode())) == 401
 
 
