@@ -1,0 +1,71 @@
+"""What the webhook injects for the token-file door leads to NMI's own: the same path, file and audience."""
+
+import re
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+import uvloop
+
+from daemons.broker.harness import READER
+from daemons.nmi.test_token_file import QUERY, Stage, stage
+from podidentity.core.exchange.callers import AUDIENCE
+from podidentity.core.injection import mutation, rules, wishes
+from podidentity.core.injection.rules import Rules, TokenFileDoor
+from podidentity.core.injection.wishes import Wish
+
+NODE_ADDRESS, PORT = "192.168.77.10", 2580
+
+
+def admitted(*, host_network: bool) -> dict[str, Any]:
+    """Return the spec of a labelled pod as the webhook leaves it: one that had workload identity's proxy."""
+    settings = Rules("tenant", token_file=TokenFileDoor(PORT))
+    wish = wishes.read_wish({rules.SIDECAR: "true"}, {rules.CLIENT_ID: READER}, "cart", settings)
+    assert isinstance(wish, Wish)
+    spec = {"hostNetwork": host_network, "containers": [{"name": "main", "image": "app"}]}
+    operations = mutation.patch({"metadata": {"name": "web"}, "spec": spec}, wish, settings)
+    return spec | {operation["path"].removeprefix("/spec/"): operation["value"] for operation in operations}
+
+
+def environment(container: dict[str, Any]) -> dict[str, str]:
+    """Return a container's variables as a kubelet sets them: it knows the node's address, and expands `$(NAME)`."""
+    values: dict[str, str] = {}
+    for item in container["env"]:
+        text = NODE_ADDRESS if "valueFrom" in item else item["value"]
+        values[item["name"]] = re.sub(r"\$\((\w+)\)", lambda match: values[match[1]], text)
+    return values
+
+
+async def first_answer(place: Stage, path: str) -> Any:
+    """Ask as an SDK does at first, without a proof."""
+    client = await place.nmi.connect_to_token_file_door()
+    try:
+        return await client.ask(path + QUERY, "Metadata: true")
+    finally:
+        client.hang_up()
+
+
+@pytest.mark.parametrize("host_network", [False, True], ids=["own network", "node's network"])
+def test_an_sdk_follows_what_the_webhook_injects_to_its_token(tmp_path: Path, *, host_network: bool) -> None:
+    """The endpoint is NMI's, the file that NMI asks for is the mounted one, and the broker takes its token."""
+    spec = admitted(host_network=host_network)
+    (container,), (volume,) = spec["containers"], spec["volumes"]
+    (mount,), (source,) = container["volumeMounts"], volume["projected"]["sources"]
+    variables = environment(container)
+    endpoint = urlsplit(variables["IDENTITY_ENDPOINT"])
+    assert endpoint.netloc == f"{NODE_ADDRESS}:{PORT}"
+    assert "IMDS_ENDPOINT" in variables
+    assert not {"IDENTITY_HEADER", "MSI_ENDPOINT", "AZURE_CLIENT_ID"} & variables.keys()
+    assert source["serviceAccountToken"]["audience"] == AUDIENCE
+
+    async def test() -> None:
+        async with stage(tmp_path, host_network=host_network) as place:
+            answer = await first_answer(place, endpoint.path)
+            file = f"{mount['mountPath']}/{source['serviceAccountToken']['path']}"
+            assert (answer.status, answer.headers["www-authenticate"]) == (401, f"Basic realm={file}")
+            answer = await place.ask(endpoint.path + QUERY)
+            assert answer.status == 200, answer.json
+            assert answer.token.startswith(READER)
+
+    uvloop.run(test())
