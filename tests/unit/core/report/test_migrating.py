@@ -1,12 +1,16 @@
 """From both predecessors' objects to another way's manifests."""
 
+import json
+import shlex
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 import make
-from podidentity.core.injection.rules import CLIENT_ID
+from podidentity.core.injection import wishes
+from podidentity.core.injection.rules import CLIENT_ID, USE_LABEL, Door, Rules, TokenFileDoor
+from podidentity.core.injection.wishes import Wish
 from podidentity.core.model.identities import IdentityType, ObjectKey
 from podidentity.core.model.snapshot import Owner, Pod
 from podidentity.core.report import migrating
@@ -76,6 +80,19 @@ def test_to_the_token_file() -> None:
     assert all("podidentity.io/door" in todo for todo in todos(migration, "template"))
     (todo,) = todos(migration, "nmi")
     assert "--token-file-port" in todo
+
+
+def test_the_webhook_takes_a_migrated_pod_to_the_door() -> None:
+    """By the template as its patch has it, and the service account as its manifest has it."""
+    migration = migrating.plan(facts(accounts={}), Way.TOKEN_FILE)
+    (todo,) = todos(migration, "template")
+    template = json.loads(shlex.split(todo)[-1])["spec"]["template"]["metadata"]
+    assert template["labels"] == {USE_LABEL: "true"}
+    (account,) = (item["metadata"] for item in migration.manifests if item["kind"] == "ServiceAccount")
+    settings = Rules("tenant", token_file=TokenFileDoor(2580))
+    wish = wishes.read_wish(template["annotations"], account["annotations"], account["name"], settings)
+    assert isinstance(wish, Wish)
+    assert (wish.door, wish.client_id) == (Door.TOKEN_FILE, "client-of-reader")
 
 
 def test_to_entra_itself() -> None:
