@@ -191,7 +191,8 @@ class _Lab:
         for plan in plans:
             nodes.write_files(files / plan.network.name, self._azure if self._machines else None, bridge=self._bridge)
         if real:
-            return Real(place, plans, program.require(), images.archives())
+            registry_port = _port(inheritance.registry_listener)
+            return Real(place, plans, program.require(), images.archives(), self._store, registry_port)
         try:
             library = Library(self._store, _port(inheritance.registry_listener))
             return Embedded(place, plans, files, library, rootless=inheritance.rootless, backup=self._backup)

@@ -11,6 +11,7 @@ import zstandard
 from podidentity_lab.oci import archive, config, layers, names, sources
 from podidentity_lab.oci.archive import ArchivedImage
 from podidentity_lab.oci.errors import ImageError
+from podidentity_lab.oci.exporting import export
 from podidentity_lab.oci.library import Library
 from podidentity_lab.oci.store import Store
 from podidentity_lab.sandbox.paths import inside
@@ -54,6 +55,17 @@ async def test_every_form_of_archive_gives_the_same_root(tmp_path: Path) -> None
         image = await library.image(digests[NAME])
         assert (image.root / "app/run").read_text() == "two"
         assert (image.root / "etc/hosts").exists()
+
+
+def test_what_is_exported_is_the_same_image(tmp_path: Path) -> None:
+    """For containerd of a real cluster's nodes: the same manifest under the same full names."""
+    store, copy = Store(tmp_path / "store"), Store(tmp_path / "copy")
+    files = make.docker_files(LAYERS, [NAME, "other:2"])
+    digests = archive.image_names(read(make.write(tmp_path / "a.tar", files), store), "")
+    export(store, digests, tmp_path / "export.tar")
+    assert archive.image_names(read(tmp_path / "export.tar", copy), "") == digests
+    with pytest.raises(ImageError, match="it is missing"):
+        export(copy, {"gone:1": make.digest(b"")}, tmp_path / "none.tar")
 
 
 def test_a_compressed_archive_and_shared_layers_are_read(tmp_path: Path) -> None:

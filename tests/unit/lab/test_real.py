@@ -3,6 +3,7 @@
 import json
 import os
 import tarfile
+import tomllib
 from pathlib import Path
 
 from podidentity_lab.real import archive, machine, program
@@ -60,3 +61,13 @@ def test_all_parts_of_kubernetes_are_of_one_release() -> None:
     minor = program.version().removeprefix("v1.")
     lines = (program.SOURCE / "go.mod").read_text().split("replace (")[1].splitlines()
     assert {line.split()[-1] for line in lines if "=>" in line} == {f"v0.{minor}"}
+
+
+def test_a_node_pulls_names_of_the_labs_registry_from_the_lab() -> None:
+    """Its own loopback is another one; containerd takes the address from a file for each name, to pull only."""
+    hosts = machine.registry_hosts(41000)
+    assert set(hosts) == {"localhost:41000", "127.0.0.1:41000"}
+    for text in hosts.values():
+        content = tomllib.loads(text)
+        assert content["server"] == "http://192.168.50.1:5000"
+        assert content["host"] == {content["server"]: {"capabilities": ["pull", "resolve"]}}

@@ -14,14 +14,18 @@ import httpx2
 
 from podidentity.errors import LabError
 from podidentity_lab.fabric import FABRIC_ADDRESS, LOAD_BALANCER_NETWORK, SERVICE_NETWORK
-from podidentity_lab.linux.namespaces import ip_batch
+from podidentity_lab.linux.namespaces import ip_batch, listener
+from podidentity_lab.oci import registry
+from podidentity_lab.oci.exporting import export
+from podidentity_lab.oci.store import Store
 from podidentity_lab.orchestrator import KUBERNETES_PORT, NodePlan, Place
 from podidentity_lab.real import archive, pki, plane, relay
 from podidentity_lab.real.client import Client, Json
-from podidentity_lab.real.machine import PAUSE_IMAGE, ClusterSettings, Machine
+from podidentity_lab.real.machine import PAUSE_IMAGE, REGISTRY_PORT, ClusterSettings, Machine
 from podidentity_lab.real.processes import Restart, keep
 from podidentity_lab.real.program import Program
 from podidentity_lab.real.services import Services
+from podidentity_lab.serving import serve
 
 STATE = Path("/run/podidentity")
 """In memory, in the lab's own mount namespace."""
@@ -33,9 +37,23 @@ _log = logging.getLogger("podidentity_lab")
 
 
 class Real:
-    """An `Orchestrator`. `images` are the archives that every node has."""
+    """An `Orchestrator`. `images` are the archives that every node has, `store` has the user's own.
 
-    def __init__(self, place: Place, plans: Sequence[NodePlan], program: Program, images: Sequence[Path]) -> None:
+    `registry_port` is that of the lab's registry on the host's loopback, whose names pods use.
+    """
+
+    def __init__(
+        self,
+        place: Place,
+        plans: Sequence[NodePlan],
+        program: Program,
+        images: Sequence[Path],
+        store: Store,
+        registry_port: int,
+    ) -> None:
+        self._store = store
+        self._own_images: dict[str, str] = {}
+        self._image_machines: list[Machine] = []
         self._place = place
         self._program = program
         self._images = images
@@ -49,6 +67,7 @@ class Real:
             azure_ca=place.azure_ca,
             bridge=place.bridge,
             cgroup=place.cgroup,
+            registry_port=registry_port,
         )
         self._first = plans[0].network
         self._machines = [Machine(plan, settings) for plan in plans]
@@ -72,6 +91,8 @@ class Real:
         async with asyncio.TaskGroup() as group:
             for name, command in plane.commands(self._program, self._keys, STATE, self._place.logs):
                 group.create_task(keep(name, command, self._log(name), self._restarts.get(name)))
+            images = registry.application(self._store, (FABRIC_ADDRESS,), writable=False)
+            group.create_task(serve(images, [listener(FABRIC_ADDRESS, REGISTRY_PORT)]))
             group.create_task(relay.serve(self._place.listener, FABRIC_ADDRESS, KUBERNETES_PORT))
             await self._lead_services_to_a_node()
             pause = await asyncio.to_thread(self._write_pause)
@@ -108,8 +129,17 @@ class Real:
         """Return None: objects of a real cluster are not kept with the lab."""
 
     async def load_images(self, digests: Mapping[str, str]) -> None:
-        """Raise `LabError`: not yet."""
-        raise LabError(f"{', '.join(digests)}: a real cluster does not take images yet; use the embedded Kubernetes")
+        """Import images of the store into containerd of every node, and of those that join later. Raises `LabError`."""
+        self._own_images |= digests
+        await self._import_images(self._image_machines, digests)
+
+    async def _import_images(self, machines: Sequence[Machine], digests: Mapping[str, str]) -> None:
+        if not digests:
+            return
+        with self._store.writing() as blob:  # beside the blobs: the lab's other directories are in memory
+            await asyncio.to_thread(export, self._store, digests, blob.path)
+            for machine in machines:
+                await machine.import_images([blob.path])
 
     def pod_at(self, address: str) -> str | None:  # noqa: ARG002  # the port's
         """Return None: the log of a real cluster's Azure shows addresses in place of pods' names."""
@@ -137,6 +167,8 @@ class Real:
         await machine.prepare()
         group.create_task(keep("containerd", machine.containerd(), self._log("containerd", machine)))
         await machine.import_images([pause, *self._images])
+        self._image_machines.append(machine)
+        await self._import_images([machine], dict(self._own_images))
         await self._until("the API", self._client.is_ready)
         group.create_task(keep("kubelet", machine.kubelet(taints), self._log("kubelet", machine)))
         group.create_task(keep("kube-proxy", machine.kube_proxy(), self._log("kube-proxy", machine)))

@@ -17,6 +17,7 @@ from podidentity.linux.commands import run
 from podidentity_lab import cgroups
 from podidentity_lab.fabric import BRIDGE, FABRIC_ADDRESS, POD_NETWORK
 from podidentity_lab.linux.namespaces import NAMESPACES_DIRECTORY
+from podidentity_lab.oci.library import REGISTRY_NAMES
 from podidentity_lab.orchestrator import NodePlan
 from podidentity_lab.real import kubeconfig, pki
 from podidentity_lab.real.pki import Pki
@@ -26,6 +27,8 @@ from podidentity_lab.real.program import Program
 PLUGINS = Path("/usr/lib/cni")
 """Where Debian's containernetworking-plugins are."""
 CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
+REGISTRY_PORT = 5000
+"""Of the lab's registry, to pull from, on the fabric's address."""
 PAUSE_IMAGE = "localhost/podidentity/pause:1"
 
 _CERTIFICATE_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NODE_EXTRA_CA_CERTS")
@@ -37,7 +40,10 @@ _START_SECONDS = 120.0  # one second when nothing else runs
 
 @dataclass(frozen=True, slots=True)
 class ClusterSettings:
-    """What all nodes share. `state` is a directory in memory that they write; `cgroup` the parent of their groups."""
+    """What all nodes share. `state` is a directory in memory that they write; `cgroup` the parent of their groups.
+
+    `registry_port` is in the names of images of the lab's registry: `localhost:PORT/app:tag`.
+    """
 
     program: Program
     keys: Pki
@@ -46,6 +52,7 @@ class ClusterSettings:
     azure_ca: str
     bridge: bool
     cgroup: str
+    registry_port: int
 
 
 class Machine:
@@ -77,6 +84,10 @@ class Machine:
             file.parent.mkdir(exist_ok=True)
             file.write_text(json.dumps(content, indent=1))  # JSON is YAML
         (self.root / "containerd.toml").write_text(self._containerd())
+        for host, text in registry_hosts(self._settings.registry_port).items():
+            file = self.root / "registries" / host / "hosts.toml"
+            file.parent.mkdir(parents=True)
+            file.write_text(text)
         (self.root / "resolv.conf").write_text(f"nameserver {FABRIC_ADDRESS}\n")
 
     def containerd(self) -> Sequence[str]:
@@ -224,6 +235,8 @@ disabled_plugins = [{", ".join(f'"io.containerd.snapshotter.v1.{name}"' for name
 [plugins."io.containerd.grpc.v1.cri"]
   sandbox_image = "{PAUSE_IMAGE}"
   restrict_oom_score_adj = true
+  [plugins."io.containerd.grpc.v1.cri".registry]
+    config_path = "{root}/registries"
   [plugins."io.containerd.grpc.v1.cri".cni]
     bin_dir = "{PLUGINS}"
     conf_dir = "{root}/cni"
@@ -231,6 +244,16 @@ disabled_plugins = [{", ".join(f'"io.containerd.snapshotter.v1.{name}"' for name
     runtime_type = "io.containerd.runc.v2"
     base_runtime_spec = "{root}/base-spec.json"
 """
+
+
+def registry_hosts(port: int) -> dict[str, str]:
+    """Return containerd's file for each name of the lab's registry: a node's own loopback is not the host's.
+
+    The form is that of github.com/containerd/containerd/blob/main/docs/hosts.md.
+    """
+    url = f"http://{FABRIC_ADDRESS}:{REGISTRY_PORT}"
+    text = f'server = "{url}"\n[host."{url}"]\n  capabilities = ["pull", "resolve"]\n'
+    return {f"{name}:{port}": text for name in REGISTRY_NAMES}
 
 
 def trusting(spec: dict[str, Any], bundle: Path) -> dict[str, Any]:
