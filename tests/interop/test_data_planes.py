@@ -25,6 +25,8 @@ def variables(stage: Stage) -> dict[str, str]:
     admin.create_group(GROUP, "westeurope")
     vault = str(admin.create_role_vault(GROUP, VAULT, "westeurope")["id"])
     admin.assign_role("Key Vault Crypto Officer", admin.owner_principal(), vault)
+    admin.assign_role("Key Vault Certificates Officer", admin.owner_principal(), vault)
+    admin.assign_role("Key Vault Secrets User", admin.owner_principal(), vault)
     admin.assign_role("Key Vault Crypto User", admin.cluster_principal(), vault)
     account = str(admin.create_account(GROUP, ACCOUNT, "westeurope")["id"])
     admin.assign_role("Storage Blob Data Contributor", admin.owner_principal(), account)
@@ -88,6 +90,30 @@ def test_azure_cli_makes_and_uses_keys(az: Az, record: Record, variables: dict[s
     text = az.json(f"az keyvault key encrypt {use} --value hello")["result"]
     assert az.json(f"az keyvault key decrypt {use} --value '{text}'")["result"] == "hello"
     az.json(f"az keyvault key delete {vault} -n typed")
+
+
+def test_the_certificate_client_makes_and_imports_certificates(
+    stage: Stage, client: Find, record: Record, variables: dict[str, str]
+) -> None:
+    """Self-signed, as PFX and as PEM; imported again with a password and as text; its secret has the key."""
+    seen = run(stage, client, "certificates.py", variables)
+    version = seen["versions"]["azure-keyvault-certificates"]
+    record("Python azure-keyvault-certificates", version, "creates, reads, imports, deletes and recovers certificates")
+    assert (seen["subject"], seen["own"], seen["same"]) == ("CN=sdk.example", True, True)
+    assert seen["names"] == ["copy", "pem", "pfx", "sdk"]
+    assert (seen["operation"], seen["life"]) == ("completed", ["sdk", "sdk"])
+    assert seen["missing"] == "ResourceNotFoundError CertificateNotFound"
+
+
+def test_azure_cli_makes_and_shows_certificates(az: Az, record: Record, variables: dict[str, str]) -> None:
+    """By az's own default policy, which is Self; a certificate is shown with its policy."""
+    record("azure-cli, on the host", VERSION, "keyvault certificate create with the default policy, show, list")
+    vault = f"--vault-name {variables['AZURE_KEYVAULT_NAME']}"
+    creation = f'az keyvault certificate create {vault} -n cli -p "$(az keyvault certificate get-default-policy)"'
+    assert az.json(creation)["status"] == "completed"
+    shown = az.json(f"az keyvault certificate show {vault} -n cli")
+    assert shown["policy"]["x509CertificateProperties"]["subject"] == "CN=CLIGetDefaultPolicy"
+    assert "cli" in [item["name"] for item in az.json(f"az keyvault certificate list {vault}")]
 
 
 def test_the_blob_client_puts_and_reads_blobs(

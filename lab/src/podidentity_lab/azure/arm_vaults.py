@@ -118,6 +118,8 @@ def _purge(state: State, name: str) -> None:
         state.deleted_secrets,
         state.vault_keys,
         state.deleted_vault_keys,
+        state.certificates,
+        state.deleted_certificates,
     )
     for store in stores:
         for key in [key for key in store if key.startswith(f"{name}/")]:

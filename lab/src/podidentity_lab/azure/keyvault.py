@@ -12,6 +12,7 @@ from starlette.responses import Response
 from podidentity_lab.azure import answers, keyvault_rights
 from podidentity_lab.azure.entra import Entra
 from podidentity_lab.azure.faults import Faults
+from podidentity_lab.azure.keyvault_certificates import Certificates
 from podidentity_lab.azure.keyvault_keys import Keys
 from podidentity_lab.azure.keyvault_objects import Objects, Shelf
 from podidentity_lab.azure.keyvault_secrets import Secrets
@@ -27,9 +28,13 @@ class KeyVault:
         self._state = state
         self._faults = faults
         self._rights = keyvault_rights.Rights(state, entra)
+        secrets = Shelf("secret", state.secrets, state.deleted_secrets)
+        keys = Shelf("key", state.vault_keys, state.deleted_vault_keys)
+        certificates = Shelf("certificate", state.certificates, state.deleted_certificates)
         self._kinds: dict[str, Objects[Any]] = {
-            "secrets": Secrets(Shelf("secret", state.secrets, state.deleted_secrets), clock),
-            "keys": Keys(Shelf("key", state.vault_keys, state.deleted_vault_keys), clock),
+            "secrets": Secrets(secrets, clock),
+            "keys": Keys(keys, clock),
+            "certificates": Certificates(certificates, clock, keys, secrets),
         }
 
     async def serve(self, request: Request) -> Response:

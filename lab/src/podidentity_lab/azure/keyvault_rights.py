@@ -26,6 +26,12 @@ _ACTIONS = {
         **{name: f"{name}/action" for name in ("create", "import", "update", "sign", "verify", "encrypt", "decrypt")},
         **_LIFE,
     },
+    "certificates": {
+        "get": "read",
+        "list": "read",
+        **{name: f"{name}/action" for name in ("create", "import", "update")},
+        **_LIFE,
+    },
 }
 
 

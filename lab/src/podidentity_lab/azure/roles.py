@@ -81,6 +81,11 @@ ROLES = {
             )
         ),
     ),
+    "a4417e6f-fecd-4de8-b567-7b0420556985": Role(
+        "Key Vault Certificates Officer",
+        ("microsoft.keyvault/checknameavailability/read", "microsoft.keyvault/vaults/read"),
+        data_actions=("microsoft.keyvault/vaults/certificates/*",),
+    ),
     "b7e6dc6d-f1e8-4753-8033-0f276bb0955b": Role(
         "Storage Blob Data Owner", (f"{_CONTAINERS}/*",), data_actions=(f"{_BLOBS}/*",)
     ),

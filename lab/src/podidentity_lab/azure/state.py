@@ -147,6 +147,23 @@ class KeyVersion(msgspec.Struct):
         return f"KeyVersion({self.version!r}, ...)"
 
 
+class CertificateVersion(msgspec.Struct):
+    """One version of a certificate, in PEM, with the policy that it was created by. Times are Unix seconds.
+
+    Its key and its secret have the same name and version. `managed` is always set.
+    """
+
+    version: str
+    pem: str
+    created_at: int
+    policy: Json
+    tags: Json = msgspec.field(default_factory=dict)
+    enabled: bool = True
+    not_before: int = 0
+    expires: int = 0
+    managed: bool = True
+
+
 class Blob(msgspec.Struct):
     """A block blob. `headers` are those of HTTP that a read shows; `blocks` has its blocks' sizes by ID, in order.
 
@@ -204,11 +221,11 @@ class DeletedVault:
 
 @dataclass(slots=True)
 class State:
-    """Resources by lower-case ARM ID, principals by object ID, secrets and keys of vaults by `vault/name` (lower case).
+    """Resources by lower-case ARM ID, principals by object ID, what vaults hold by `vault/name` (lower case).
 
     `deleted_vaults` are by name, `deleted_secrets` maps `vault/secret` to when it was deleted: its versions stay in
-    `secrets`; likewise `deleted_vault_keys`. `containers` are by `account/container`. `keys` are
-    PEM texts of Entra ID's signing key and of the certificate authority. `registrations` are the
+    `secrets`; likewise `deleted_vault_keys` and `deleted_certificates`. `containers` are by `account/container`. `keys`
+    are PEM texts of Entra ID's signing key and of the certificate authority. `registrations` are the
     registration states of resource providers, by namespace, where they are not those that a lab begins with.
     """
 
@@ -227,6 +244,8 @@ class State:
     vault_keys: dict[str, list[KeyVersion]] = field(default_factory=dict, repr=False)
     deleted_vault_keys: dict[str, int] = field(default_factory=dict)
     registrations: dict[str, str] = field(default_factory=dict)
+    certificates: dict[str, list[CertificateVersion]] = field(default_factory=dict)
+    deleted_certificates: dict[str, int] = field(default_factory=dict)
     accounts: dict[str, Json] = field(default_factory=dict)
     containers: dict[str, Container] = field(default_factory=dict, repr=False)
 
