@@ -113,7 +113,7 @@ check: install $(HELM) $(ACTIONLINT) build ## format, lint, types, layers, gener
 	$(BIN)/python tools/pythons.py tests/unit tests/daemons
 
 test: install $(HELM) $(GO) $(RELEASE) debian ## all tests, in three lanes side by side
-	@tools/debian-packages mmdebstrap:mmdebstrap buildah:buildah
+	@tools/debian-packages mmdebstrap:mmdebstrap buildah:buildah chromium-headless-shell:chromium-headless-shell
 	@rm -f build/interop.json
 	$(BIN)/python tools/suite.py
 	@$(BIN)/python tools/interop_page.py --check

@@ -1,0 +1,54 @@
+"""Serves the page of a lab until the lab ends or somebody ends the page."""
+
+import asyncio
+import contextlib
+import logging
+import socket
+from collections.abc import Callable
+
+from podidentity.errors import HostError
+from podidentity_lab.directory import Directory
+from podidentity_lab.page.app import application
+from podidentity_lab.page.door import Address
+from podidentity_lab.page.feed import Feed
+from podidentity_lab.page.sources import Sources
+from podidentity_lab.serving import serve
+
+LOOPBACK = "127.0.0.1"
+FIRST_LOOK_SECONDS = 10.0
+
+
+def run(lab: Directory, port: int, show: Callable[[str], None]) -> None:
+    """Serve on loopback, on any free port if `port` is 0; call `show` with the URL once it answers.
+
+    Returns when the lab is gone. Raises `HostError` for a port that is taken.
+    """
+    try:
+        listening_socket = socket.create_server((LOOPBACK, port))
+    except OSError as error:
+        raise HostError(f"--port {port}: it cannot be used: {error.strerror}; give another one") from None
+    with listening_socket:
+        listening_socket.setblocking(False)
+        asyncio.run(_serve(lab, listening_socket, show))
+
+
+async def _serve(lab: Directory, listening_socket: socket.socket, show: Callable[[str], None]) -> None:
+    address = Address(listening_socket.getsockname()[1])
+    feed = Feed()
+    sources = Sources(lab, feed)
+    reading = asyncio.create_task(sources.run())
+    serving = asyncio.create_task(serve(application(lab.name, feed, sources.set_faults, address), [listening_socket]))
+    try:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FIRST_LOOK_SECONDS):
+                await feed.first_look.wait()
+        show(address.url)
+        await asyncio.wait({reading, serving}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        await feed.close()
+        logging.getLogger("uvicorn").setLevel(logging.CRITICAL)  # an answer that is cut now is no error
+        for task in (reading, serving):
+            task.cancel()
+        await asyncio.gather(reading, serving, return_exceptions=True)
+    if not reading.cancelled():
+        reading.result()

@@ -1,0 +1,202 @@
+"""`podidentity lab open` with a lab and a browser."""
+
+import contextlib
+import http.client
+import json
+import re
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from podidentity_lab import control
+from podidentity_lab.directory import Directory
+from system.lab.running import Lab, lab, pod
+from system.page.browser import Browser, browser
+from waiting import until
+
+pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
+HOSTILE = "<img src=x onerror=document.title=1>"
+ASKING = (
+    "curl -sS -H Metadata:true -G 'http://169.254.169.254/metadata/identity/oauth2/token?api-version=2018-02-01' "
+    f"--data-urlencode 'resource={HOSTILE}'"
+)
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """A lab of one node; nobody installed podidentity in it."""
+    home = tmp_path_factory.mktemp("labs")
+    home.chmod(0o700)
+    with lab(home, "shown", "--nodes", "1") as one:
+        yield one
+
+
+@contextlib.contextmanager
+def page(up: Lab) -> Iterator[str]:
+    """The URL of a lab's page; Ctrl-C ends it, with status 0."""
+    command = ["setpriv", "--pdeathsig=KILL", "--", *up.user.command("open", "--name", up.name, "--no-browser")]
+    process = subprocess.Popen(command, env=up.environment(), stdout=subprocess.PIPE, text=True)
+    with process:
+        try:
+            assert process.stdout is not None
+            url = process.stdout.readline().strip()
+            assert re.fullmatch(r"http://127\.0\.0\.1:\d+/\?token=[\w-]{43}", url), process.poll()
+            yield url
+            process.send_signal(signal.SIGINT)
+            assert process.wait(60) == 0
+        finally:
+            process.kill()
+
+
+@pytest.fixture(scope="module")
+def url(up: Lab) -> Iterator[str]:
+    """The page of the lab."""
+    with page(up) as address:
+        yield address
+
+
+@pytest.fixture
+def shown(url: str, tmp_path: Path) -> Iterator[Browser]:
+    """A browser that has the page, and had nothing to complain of at the end."""
+    with browser(tmp_path) as window:
+        window.open(url)
+        until(
+            lambda: window.value("document.getElementById('connection').textContent") == "Live", "the page to be live"
+        )
+        yield window
+        assert window.problems() == []
+
+
+def faults(up: Lab) -> dict[str, Any]:
+    """Return what `lab fault` would show."""
+    current: dict[str, Any] = control.ask(Directory(up.directory), "GET", "/azure/faults")
+    return current
+
+
+def text(window: Browser, element: str) -> str:
+    """Return what an element says."""
+    return str(window.value(f"document.getElementById({json.dumps(element)}).textContent"))
+
+
+def test_a_request_of_a_pod_appears_and_its_pod_is_text(up: Lab, shown: Browser) -> None:
+    """The page shows what happens after it was loaded, nothing of it is run, and the secret is not in the address."""
+    up.create(pod("asker", ASKING))
+    until(lambda: "default/asker" in text(shown, "trails"), "the pod's request on the page")
+    until(lambda: "default/asker" in text(shown, "group-pods"), "the pod on the page")
+    assert HOSTILE in text(shown, "trails")
+    assert shown.value("document.querySelectorAll('img').length") == 0
+    assert shown.value("document.title").startswith("Lab shown")
+    assert "token" not in shown.value("location.href")
+
+
+def test_the_keyboard_turns_a_switch(up: Lab, shown: Browser) -> None:
+    """Tab reaches it, the focus is seen, Space turns it on, Enter off; the focus stays."""
+    for _ in range(60):
+        shown.press("Tab")
+        if shown.value("document.activeElement.id") == "switch-imds-fails":
+            break
+    assert shown.value("document.activeElement.id") == "switch-imds-fails"
+    assert shown.value("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+    for key, value in ((" ", 1.0), ("Enter", 0.0)):
+        shown.press(key)
+        until(lambda value=value: faults(up)["imds_fails"] == value, f"the fault to be {value}")  # type: ignore[misc]
+        pressed = "true" if value else "false"
+        until(
+            lambda pressed=pressed: shown.value("document.activeElement.getAttribute('aria-pressed')") == pressed,  # type: ignore[misc]
+            "the switch to say so",
+        )
+    assert shown.value("document.activeElement.id") == "switch-imds-fails"
+
+
+def test_what_the_command_sets_the_page_shows(up: Lab, shown: Browser) -> None:
+    """And `Clear all` clears it."""
+    assert up.run("fault", "set", "--name", up.name, "entra_seconds=5.0", "imds_seconds=0.1").returncode == 0
+    until(lambda: "imds_seconds=0.1" in text(shown, "other-faults"), "the fault on the page")
+    assert shown.value("document.getElementById('switch-entra-slow').getAttribute('aria-pressed')") == "true"
+    shown.value("document.querySelector('form[action=\"/faults/clear\"] button').click()")
+    until(lambda: faults(up)["entra_seconds"] == 0.0, "the faults to be cleared")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_fits_a_telephone_and_can_be_read(shown: Browser, scheme: str) -> None:
+    """No scrolling to the side at 360 pixels; text has the contrast of WCAG's AA (4.5) on its ground."""
+    shown.resize(360, 740, scheme)
+    assert shown.value("document.documentElement.scrollWidth") <= 360
+    assert shown.value(CONTRASTS) == []
+
+
+def test_a_thousand_requests_a_second(up: Lab, shown: Browser) -> None:
+    """The page counts all, shows the last ones, and a switch works meanwhile."""
+    port = Directory(up.directory).facts()["identity_port"]  # type: ignore[index]
+    requests = 4_000
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port)) as connection:
+        for number in range(requests):
+            connection.request("GET", "/msi/token", headers={"Metadata": "true"})
+            connection.getresponse().read()
+            if number == requests // 2:
+                shown.value("document.getElementById('switch-arm-slow').click()")
+    until(lambda: int(text(shown, "figures").split()[0]) >= requests, "the page to count all requests")
+    assert shown.value("document.getElementById('trails').childElementCount") <= 200
+    assert faults(up)["patch_seconds"] == 30.0
+
+
+def test_whom_it_lets_in(url: str) -> None:
+    """Without the secret, and for another host, nobody; with it, under a strict policy; the log as lines of JSON."""
+    base, _, secret = url.partition("/?token=")
+    with httpx2.Client(base_url=base, trust_env=False) as client:
+        for path in ("/", "/?token=wrong", f"/events?token={secret}", "/log.jsonl", "/static/page.js"):
+            assert client.get(path).status_code == 403
+        foreign = {"Host": "lab.example"}
+        assert client.get(f"/?token={secret}", headers=foreign).status_code == 403
+        answer = client.get(f"/?token={secret}")
+        assert answer.status_code == 200
+        assert "HttpOnly; SameSite=Strict" in answer.headers["set-cookie"]
+        assert answer.headers["content-security-policy"].startswith("default-src 'none'; script-src 'self'")
+        assert client.get("/", headers=foreign).status_code == 403
+        assert client.post("/faults/imds-fails", headers={"Origin": "http://127.0.0.1:1"}).status_code == 403
+        assert client.post("/faults/none", headers={"Origin": base}).status_code == 404
+        lines = client.get("/log.jsonl").text.splitlines()
+    assert all("station" in json.loads(line) for line in lines)
+
+
+def test_without_a_lab_it_says_what_to_do(tmp_path: Path) -> None:
+    """As every command of a lab."""
+    home = tmp_path / "none"
+    home.mkdir(mode=0o700)
+    finished = Lab(home, "none").run("open", "--name", "none")
+    assert (finished.returncode, finished.stdout) == (1, "")
+    expected = "error: lab 'none': no lab is up; start it with `podidentity lab up --name none`\n"
+    assert finished.stderr == expected
+
+
+CONTRASTS = """
+(() => {
+  const channels = (colour) => colour.match(/[\\d.]+/g).map(Number);
+  const light = (colour) => {
+    const [r, g, b] = channels(colour).slice(0, 3).map((value) => {
+      const share = value / 255;
+      return share <= 0.04045 ? share / 12.92 : ((share + 0.055) / 1.055) ** 2.4;
+    });
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const ground = (element) => {
+    for (let node = element; node; node = node.parentElement) {
+      const colour = getComputedStyle(node).backgroundColor;
+      if (channels(colour)[3] !== 0) return colour;
+    }
+    return "rgb(255, 255, 255)";
+  };
+  const texts = [...document.querySelectorAll("body *")].filter((element) =>
+    [...element.childNodes].some((node) => node.nodeType === Node.TEXT_NODE && node.data.trim()));
+  const poor = texts.filter((element) => {
+    const lights = [light(getComputedStyle(element).color), light(ground(element))].sort((a, b) => b - a);
+    return (lights[0] + 0.05) / (lights[1] + 0.05) < 4.5;
+  });
+  return poor.map((element) => element.outerHTML.slice(0, 80));
+})()
+"""

@@ -1,0 +1,126 @@
+"""The trail of a request: what is put together, and what is not."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+
+import pytest
+
+from podidentity_lab.page.events import BROKER, Event, of_audit_line
+from podidentity_lab.page.trails import KEYS_LIMIT, TRAILS_LIMIT, Trail, Trails
+from unit.lab.page.entries import CLIENT, OTHER_CLIENT, azure, nmi
+
+
+def stations(events: Sequence[Event]) -> list[list[str]]:
+    """Return the stations of each trail that events make."""
+    trails = Trails()
+    for event in events:
+        trails.add(event)
+    return [[step.station for step in trail.steps] for trail in trails.last(TRAILS_LIMIT)]
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (0, 2, 1), (1, 0, 2), (2, 0, 1)])
+def test_a_token_is_one_trail_in_whatever_order_the_logs_are_read(order: Sequence[int]) -> None:
+    """Pod, NMI, IMDS, Key Vault: each log is read by itself."""
+    events = (nmi(0.5, ms=100), azure(0.45, "imds", "node-1"), azure(0.6, "keyvault", "default/batch"))
+    assert stations([events[index] for index in order]) == [["nmi", "imds", "keyvault"]]
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        azure(0.45, "imds", "node-0"),
+        azure(0.45, "imds", "node-1", OTHER_CLIENT),
+        azure(0.45, "imds", "node-1", resource="https://management.azure.com/"),
+        azure(9.0, "imds", "node-1"),
+        azure(0.6, "keyvault", "default/other"),
+        azure(0.6, "keyvault", "default/batch", OTHER_CLIENT),
+        azure(30.0, "keyvault", "default/batch"),
+    ],
+    ids=["node", "identity", "resource", "time", "pod", "identity that uses it", "time of the use"],
+)
+def test_what_differs_in_one_thing_is_a_trail_of_its_own(event: Event) -> None:
+    """Nothing is put together on a guess."""
+    assert len(stations([nmi(0.5), event])) == 2
+
+
+def test_a_token_of_the_cache_has_no_call_to_imds() -> None:
+    """Somebody else's call at the same moment is not this request's."""
+    assert stations([nmi(0.5, cached="true"), azure(0.45, "imds", "node-1")]) == [["nmi"], ["imds"]]
+
+
+def test_the_second_use_of_a_token_is_a_request_of_its_own() -> None:
+    """SDKs use a token for a day."""
+    uses = [azure(moment, "keyvault", "default/batch") for moment in (0.6, 0.7)]
+    assert stations([nmi(0.5), *uses]) == [["nmi", "keyvault"], ["keyvault"]]
+
+
+def test_a_refusal_of_the_last_station_is_the_trails() -> None:
+    """What IMDS refused at first and NMI got in the end is no refusal."""
+    trails = Trails()
+    first = azure(0.42, "imds", "node-1", "", status=400, why="Identity not found")
+    trail = trails.add(nmi(0.5))
+    assert trails.add(dataclasses.replace(first, client_id="", identity="writer")) is trail
+    assert trails.add(azure(0.45, "imds", "node-1")) is trail
+    assert not _reason(trail)
+    trails.add(azure(0.6, "keyvault", "default/batch", status=403, why="Forbidden: no"))
+    assert _reason(trail) == "Forbidden: no"
+
+
+def _reason(trail: Trail) -> str:
+    return trail.refusal.reason if trail.refusal else ""
+
+
+def test_nmis_refusal_is_the_trails() -> None:
+    """Its own sentence, as `explain` has it."""
+    trail = Trails().add(nmi(0.5, status=404, why="no binding selects it"))
+    assert _reason(trail) == "no binding selects it"
+
+
+def test_through_the_broker() -> None:
+    """The pod's NMI, the broker, Entra ID, and the use."""
+    fields = {
+        "ts": "2026-11-29T01:09:46.480Z",
+        "logger": "audit",
+        "door": "token-file",
+        "peer": "10.0.0.1",
+        "status": 200,
+        "namespace": "default",
+        "pod": "batch",
+        "client_id": CLIENT,
+        "resource": "https://vault.azure.net",
+        "cached": "false",
+        "ms": 50.0,
+    }
+    broker = of_audit_line(json.dumps(fields), BROKER, "podidentity/broker-1")
+    assert broker is not None
+    entra = azure(0.47, "entra", "podidentity/broker-1")
+    use = azure(0.6, "keyvault", "default/batch")
+    for order in ((entra, broker, nmi(0.5), use), (nmi(0.5), broker, entra, use)):
+        assert stations(order) == [["nmi", "broker", "entra", "keyvault"]]
+
+
+def test_memory_is_bounded() -> None:
+    """However many pods ask."""
+    trails = Trails()
+    for number in range(KEYS_LIMIT + 10):
+        trails.add(nmi(0.5, pod=f"pod-{number}", node=f"node-{number}"))
+    assert len(trails.last(KEYS_LIMIT)) == TRAILS_LIMIT
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "2026-11-29T01:09:45.508Z INFO nmi.duty: answering status=200",
+        "2026-11-29T01:09:45.508Z INFO audit: msg=token pod=a",
+        "yesterday INFO audit: status=200",
+        '2026-11-29T01:09:45.508Z INFO audit: status="2\\x"',
+        "{}",
+        "{",
+        '["audit"]',
+    ],
+)
+def test_a_line_about_no_token_is_no_event(line: str) -> None:
+    """Pods write what they want, and so do later versions."""
+    assert of_audit_line(line, "nmi", "node-0") is None
