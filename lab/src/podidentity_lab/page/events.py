@@ -13,7 +13,7 @@ from typing import Any
 NMI, BROKER, IMDS, ENTRA = "nmi", "broker", "imds", "entra"
 RESOURCES = ("keyvault", "arm", "graph")
 """Services that take tokens."""
-REFUSED = 400
+FIRST_REFUSAL = 400
 TEXT_LIMIT = 2_000
 """Characters of a text that a pod may have chosen: a browser gets no more of it."""
 
@@ -53,7 +53,7 @@ class Event:
     @property
     def is_refused(self) -> bool:
         """Whether the answer is a refusal or a failure."""
-        return self.status >= REFUSED
+        return self.status >= FIRST_REFUSAL
 
     def as_json(self) -> dict[str, Any]:
         """Return the event as a line of the download."""

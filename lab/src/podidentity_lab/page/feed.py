@@ -49,7 +49,7 @@ class Reader:
     queue: deque[tuple[str, Batch | None]] = field(default_factory=deque)
     news: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def put(self, message: str, batch: Batch | None = None) -> None:
+    def enqueue(self, message: str, batch: Batch | None = None) -> None:
         """Queue a message; when the queue is full, batches in it become one that only counts."""
         if len(self.queue) >= QUEUE_LIMIT:
             self._summarize()
@@ -111,19 +111,19 @@ class Feed:
         batch = Batch(_rows(latest) if self._readers else (), len(new_trails), refusals, missed)
         message = batch.message() if self._readers else ""
         for reader in self._readers:
-            reader.put(message, batch)
+            reader.enqueue(message, batch)
 
     def show_groups(self, groups: Sequence[Group]) -> None:
         """Send those groups of the overview that changed."""
         changes = [group for group in groups if group not in self.groups]
         self.groups = groups
-        self._put("groups", rendering.groups(changes) if changes else {})
+        self._send("groups", rendering.groups(changes) if changes else {})
 
     def show_faults(self, faults: Mapping[str, Any]) -> None:
         """Send the switches, if any changed."""
         is_change, self.faults = faults != self.faults, dict(faults)
         self.first_look.set()
-        self._put("faults", rendering.switches(faults) if is_change else {})
+        self._send("faults", rendering.switches(faults) if is_change else {})
 
     def render(self, lab: str) -> str:
         """Return the page as of now."""
@@ -132,9 +132,9 @@ class Feed:
     async def read(self) -> AsyncIterator[str]:
         """Yield messages for one browser for as long as it reads."""
         reader = Reader()
-        reader.put(Batch(_rows(self.trails.last(ROWS_LIMIT))).message(), Batch())
-        reader.put(_message("groups", rendering.groups(self.groups)))
-        reader.put(_message("faults", rendering.switches(self.faults)))
+        reader.enqueue(Batch(_rows(self.trails.last(ROWS_LIMIT))).message(), Batch())
+        reader.enqueue(_message("groups", rendering.groups(self.groups)))
+        reader.enqueue(_message("faults", rendering.switches(self.faults)))
         self._readers.add(reader)
         try:
             while not self._is_closed:
@@ -162,10 +162,10 @@ class Feed:
         """Whether no more browsers can be served."""
         return len(self._readers) >= READERS_LIMIT
 
-    def _put(self, name: str, content: Mapping[str, Any]) -> None:
+    def _send(self, name: str, content: Mapping[str, Any]) -> None:
         if content:
             for reader in self._readers:
-                reader.put(_message(name, content))
+                reader.enqueue(_message(name, content))
 
 
 def _rows(trails: Sequence[Trail]) -> list[tuple[str, str]]:

@@ -96,8 +96,8 @@ def groups(parts: Sequence[Group]) -> dict[str, str]:
 
 def switches(current: Mapping[str, Any]) -> dict[str, Any]:
     """Return which switches are on, and a sentence about faults that have no switch."""
-    others = ", ".join(f"{name}={value}" for name, value in faults.unnamed(current).items())
+    listing = ", ".join(f"{name}={value}" for name, value in faults.unnamed(current).items())
     return {
         "on": {switch.name: switch.is_on(current) for switch in faults.SWITCHES},
-        "others": f"Set besides: {others}" if others else "",
+        "others": f"Set besides: {listing}" if listing else "",
     }

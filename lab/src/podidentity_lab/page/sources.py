@@ -54,8 +54,10 @@ class Sources:
             tasks = [asyncio.create_task(task) for task in (self._follow_log(), self._refresh())]
             try:
                 while self._lab.is_alive():
-                    ended, _ = await asyncio.wait(tasks, timeout=RETRY_SECONDS, return_when=asyncio.FIRST_COMPLETED)
-                    for task in ended:  # only by a bug
+                    finished_tasks, _ = await asyncio.wait(
+                        tasks, timeout=RETRY_SECONDS, return_when=asyncio.FIRST_COMPLETED
+                    )
+                    for task in finished_tasks:  # only by a bug
                         task.result()
             finally:
                 for task in (*tasks, *self._followers.values()):

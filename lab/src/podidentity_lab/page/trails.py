@@ -106,8 +106,8 @@ def fits(trail: Trail, event: Event) -> bool:
         return _is_use(event, event.client_id, trail.head)  # the use was read first
     if event.station == NMI:
         broker = trail.step(BROKER)  # what is behind it is the broker's
-        behind = [broker] if broker else [step for step in trail.steps if step.station not in RESOURCES]
-        return trail.step(NMI) is None and all(_is_behind(event, step) for step in behind)
+        inner_steps = [broker] if broker else [step for step in trail.steps if step.station not in RESOURCES]
+        return trail.step(NMI) is None and all(_is_behind(event, step) for step in inner_steps)
     if event.station == BROKER:
         nmi, entra = trail.step(NMI), trail.step(ENTRA)
         has_room = trail.step(BROKER) is None and (nmi or entra) is not None
