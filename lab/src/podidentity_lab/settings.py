@@ -14,10 +14,16 @@ KubernetesKind = Literal["embedded", "real"]
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?")
 
+_LISTEN = re.compile(r"(127\.0\.0\.1|0\.0\.0\.0):[1-9]\d{0,4}")
+"""Other addresses would not be reached by what `lab env` prints, which names 127.0.0.1."""
+
 
 @dataclass(frozen=True, slots=True)
 class LabSettings:
     """A lab as the user asks for it.
+
+    `listen` is the address and port of the Kubernetes API, with the proxy on the next port and the endpoint of managed
+    identities on the one after it; empty: on 127.0.0.1, on ports that the kernel chooses.
 
     `late` is how many nodes, the last ones, wait until `lab join`; a real cluster's only.
     `virtual_machines` of the `nodes` are VMs of their own, the others share a scale set. `logs` is a directory that
@@ -36,6 +42,7 @@ class LabSettings:
     state: Path | None = None
     off_azure: bool = False
     seed: Path | None = None
+    listen: str = ""
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
@@ -50,10 +57,18 @@ class LabSettings:
             raise UsageError(message)
         if self.off_azure and self.virtual_machines:
             raise UsageError(f"--off-azure: {self.virtual_machines} nodes cannot be VMs of Azure then; leave one out")
+        if self.listen and not _LISTEN.fullmatch(self.listen):
+            message = f"--listen {self.listen}: a lab listens on 127.0.0.1:PORT or 0.0.0.0:PORT; use one of them"
+            raise UsageError(message)
         if self.seed and self.state:
             raise UsageError(f"--seed {self.seed}: a saved lab has its own content; leave --seed or --state out")
         if self.late and (self.kubernetes != "real" or not 0 < self.late < self.nodes):
             raise UsageError(f"--late {self.late}: some of the nodes of a real cluster may be late, not all; use fewer")
+
+    def addresses(self) -> list[tuple[str, int]]:
+        """Return where to listen: for the Kubernetes API, the proxy and the identities; port 0: the kernel chooses."""
+        address, _, port = self.listen.partition(":")
+        return [(address, int(port) + number) for number in range(3)] if self.listen else [("127.0.0.1", 0)] * 3
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """Starts a lab and stays with it: the outer process, the only one on the host's side.
 
-It claims the directory, opens the two loopback sockets through which the host reaches the lab, and starts the inner
+It claims the directory, opens the sockets through which the host reaches the lab, and starts the inner
 process in namespaces of its own, as root or not. Nothing of the lab outlives it: the kernel kills the inner process
 with it, and everything in the lab with the inner process.
 """
@@ -146,7 +146,8 @@ class _Inner:
 
 
 def _start(stack: contextlib.ExitStack, start: _Start) -> _Inner:
-    kubernetes, gateway, identities, registry = (stack.enter_context(_loopback_listener()) for _ in range(4))
+    places = (*start.settings.addresses(), ("127.0.0.1", 0))  # the registry is for this host alone
+    kubernetes, gateway, identities, registry = (stack.enter_context(_listener(*place)) for place in places)
     callers = stack.enter_context(contextlib.closing(Callers.of_this_host()))
     lifeline_read, lifeline_write = os.pipe()
     report_read, report_write = os.pipe()
@@ -232,9 +233,15 @@ def _logs(settings: LabSettings, directory: Directory) -> Path:
     return logs
 
 
-def _loopback_listener() -> socket.socket:
+def _listener(address: str, port: int) -> socket.socket:
     listening_socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    listening_socket.bind(("127.0.0.1", 0))
+    listening_socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening_socket.bind((address, port))
+    except (OSError, OverflowError) as error:
+        listening_socket.close()
+        reason = error.strerror if isinstance(error, OSError) else "it is too high"
+        raise LabError(f"--listen {address}: port {port}: {reason}; name another port") from None
     listening_socket.listen()
     listening_socket.setblocking(False)
     return listening_socket

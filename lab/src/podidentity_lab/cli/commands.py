@@ -59,6 +59,12 @@ def lab() -> None:
     help="A file of `lab save`: its Azure and its embedded Kubernetes go on.",
 )
 @options.SEED
+@click.option(
+    "--listen",
+    default="",
+    metavar="ADDRESS:PORT",
+    help="Of the Kubernetes API; the proxy and the identities are on the next two ports. For containers.",
+)
 @click.option("--off-azure", is_flag=True, help="Nodes are no Azure machines, and there is no IMDS.")
 @click.option("--detach", is_flag=True, help="Return when the lab is ready, and leave it running.")
 def start(*, detach: bool, **values: Any) -> None:
