@@ -1,3 +1,3 @@
 """Azure managed identities for Kubernetes pods, without a secret in sight."""
 
-__version__ = "2.0.0.dev0"
+__version__ = "2.0.0rc1"

@@ -23,10 +23,10 @@ ADMIN_SECRET = "aadpodidentity-admin-secret"  # noqa: S105  the Secret's name, n
 class Images:
     """Image names. The tags are semantic versions above 1.8, because upstream's chart reads its tag as a version."""
 
-    nmi: str = "podidentity/nmi:2.0.0-dev.0"
-    mic: str = "podidentity/mic:2.0.0-dev.0"
-    broker: str = "podidentity/broker:2.0.0-dev.0"
-    webhook: str = "podidentity/webhook:2.0.0-dev.0"
+    nmi: str = "podidentity/nmi:2.0.0-rc.1"
+    mic: str = "podidentity/mic:2.0.0-rc.1"
+    broker: str = "podidentity/broker:2.0.0-rc.1"
+    webhook: str = "podidentity/webhook:2.0.0-rc.1"
     demo: str = "mcr.microsoft.com/oss/azure/aad-pod-identity/demo:v1.8.17"
 
     def by_name(self) -> dict[str, str]:

@@ -15,7 +15,7 @@ import yaml
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(900)]
 REPOSITORY = Path(__file__).parents[3]
-VERSION = "2.0.0.dev0"
+VERSION = "2.0.0rc1"
 REGISTRY = "registry.example.org/identity"
 IMAGE = REPOSITORY / "build/image.tar"
 TENANT = "11111111-1111-1111-1111-111111111111"
