@@ -7,25 +7,23 @@ import signal
 import subprocess
 import sys
 import tarfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from system.image.building import Buildah
 from system.lab.running import missing
 from waiting import until
 
 REPOSITORY = Path(__file__).parents[3]
 SOURCES = ("src", "deploy", "tools", "examples", "pyproject.toml", "constraints.txt", "README.md", "LICENSE")
-BASE = "docker.io/library/debian:bookworm-slim"
 PROGRAMS = {
     *("usr/bin/ip", "usr/bin/python3", "usr/bin/python3.11", "usr/bin/sleep", "usr/bin/tini"),
     *("usr/sbin/conntrack", "usr/sbin/nft"),
     *(f"usr/local/bin/{name}" for name in ("broker", "mic", "nmi", "podidentity", "webhook")),
 }
 """Every program of the images. No shell, no package manager; of iproute2 NMI uses `ip` alone."""
-CERTIFICATES = Path(os.environ.get("SSL_CERT_FILE", "/etc/ssl/certs/ca-certificates.crt"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,54 +37,11 @@ class Entry:
     content: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Buildah:
-    """Buildah with a storage of its own; it needs no daemon and no registry."""
-
-    storage: Path
-
-    def run(self, *words: str) -> str:
-        """Run it and return what it prints. Raises `CalledProcessError`."""
-        where = ("--root", str(self.storage / "root"), "--runroot", str(self.storage / "run"))
-        command = ["buildah", *where, "--storage-driver", "vfs", *words]
-        done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        return done.stdout.strip()
-
-    def image(self, target: str) -> str:
-        """Build a target of the Dockerfile and return its name."""
-        settings = self.storage / "pip.conf"
-        settings.write_text("[global]\ncert = /certificates.crt\n")
-        volumes = (f"--volume={settings}:/etc/pip.conf:ro", f"--volume={CERTIFICATES}:/certificates.crt:ro")
-        self.run("build", "--isolation=chroot", "--pull-never", *volumes, f"--target={target}", "--tag", target, ".")
-        return f"localhost/{target}"
-
-
 @pytest.fixture(scope="module")
 def archive() -> Path:
     """The archive of this checkout; its parts are made again where they are not up to date."""
     make(REPOSITORY)
     return REPOSITORY / "build/image.tar"
-
-
-@pytest.fixture(scope="module")
-def buildah(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Buildah]:
-    """Buildah, and in its storage a Debian that mmdebstrap made."""
-    if os.geteuid() != 0:
-        missing("buildah's chroot isolation needs root")
-    if not shutil.which("buildah"):
-        missing("buildah is not installed")
-    storage = tmp_path_factory.mktemp("buildah")
-    tool = Buildah(storage)
-    packages = storage / "debian.tar"
-    debian = ["mmdebstrap", "--quiet", "--variant=minbase", "--skip=output/dev", "bookworm", str(packages)]
-    subprocess.run(debian, check=True, capture_output=True)
-    container = tool.run("from", "scratch")
-    tool.run("add", container, str(packages), "/")
-    tool.run("commit", "--rm", container, BASE)
-    packages.unlink()
-    yield tool
-    shutil.rmtree(storage)
 
 
 def make(checkout: Path) -> None:
