@@ -1,13 +1,14 @@
-"""The real azure-cli manages the lab's subscription: resource providers, groups, lists of resources."""
+"""The real azure-cli manages the lab's subscription: resource providers, groups, lists of resources, templates."""
 
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from interop.stage import Record, Stage
+from interop.stage import ROOT, Record, Stage
 from interop.test_az import VERSION, WAYS, Az, signed_in
 
+TEMPLATES = ROOT / "tests/interop/templates"
 pytestmark = pytest.mark.timeout(900)
 
 SUBSCRIPTION = """
@@ -26,6 +27,36 @@ typed = az resource list -g managed --resource-type Microsoft.ManagedIdentity/us
 resource = az resource show -g managed -n tagged --resource-type Microsoft.ManagedIdentity/userAssignedIdentities
 az group delete -n managed --yes
 absent = az group exists -n managed
+"""
+
+DEPLOYMENT = """
+az group create -n deployed -l westeurope
+validation = az deployment group validate -g deployed -n main -f {template} -p name=shop secret=s3cret
+preview = az deployment group what-if -g deployed -n main -f {template} -p name=shop secret=s3cret --no-pretty-print
+deployment = az deployment group create -g deployed -n main -f {template} -p name=shop secret=s3cret
+operations = az deployment operation group list -g deployed -n main
+identities = az identity federated-credential list -g deployed --identity-name shop --query "[].name"
+deployments = az deployment group list -g deployed --query "[].name"
+az deployment group delete -g deployed -n identity
+"""
+
+GROUPS = """
+az group create -n people -l westeurope
+identity = az identity create -g people -n member
+user = az ad user create --display-name Ada --user-principal-name ada@lab.test --password not-a-real-one
+group = az ad group create --display-name team --mail-nickname team
+"""
+
+MEMBERS = """
+az ad group member add -g team --member-id {user}
+az ad group member add -g team --member-id {principal}
+members = az ad group member list -g team --query "[].id"
+member = az ad group member check -g team --member-id {principal}
+groups = az ad user get-member-groups --id ada@lab.test --query "[].id"
+az role assignment create --role Reader --assignee-object-id {team} --assignee-principal-type Group --scope {people}
+roles = az role assignment list --assignee {principal} --include-groups --scope {people} --query "[].principalId"
+az ad group member remove -g team --member-id {principal}
+left = az ad group member list -g team --query "[].id"
 """
 
 
@@ -48,3 +79,44 @@ def test_a_subscription_is_managed(az: Az, record: Record) -> None:
     assert (seen["groups"], seen["exists"], seen["absent"]) == (["managed"], True, False)
     assert (seen["tagged"], seen["typed"]) == (["tagged"], ["tagged"])
     assert seen["resource"]["properties"]["clientId"]
+
+
+def test_a_template_is_deployed(az: Az, record: Record) -> None:
+    """What Bicep compiles a module, a vault with a secret and a role to; what is wrong is told in Azure's words."""
+    record("azure-cli, on the host", VERSION, "deployment group create, validate, what-if, list, delete: a template")
+    az.ids["template"] = str(TEMPLATES / "main.json")
+    az.type(DEPLOYMENT)
+    seen = az.seen
+    assert seen["validation"]["properties"]["provisioningState"] == "Succeeded"
+    assert {change["changeType"] for change in seen["preview"]["changes"]} == {"Create"}
+    properties = seen["deployment"]["properties"]
+    assert properties["provisioningState"] == "Succeeded"
+    assert properties["outputs"]["vaultUri"]["value"].startswith("https://shop-")
+    assert {one["properties"]["provisioningState"] for one in seen["operations"]} == {"Succeeded"}
+    assert (sorted(seen["identities"]), sorted(seen["deployments"])) == (["blog", "shop"], ["identity", "main"])
+    refused = az(f"az deployment group create -g deployed -n main -f {az.ids['template']} -p name=x secret=s")
+    assert refused.status != 0
+    assert "InvalidTemplate" in refused.err
+    failed = az(f"az deployment group create -g deployed -n main -f {az.ids['template']} -p name=shop secret=s")
+    assert failed.status != 0
+    assert "RoleAssignmentExists" in failed.err
+    az.type("az group delete -n deployed --yes")
+
+
+def test_a_group_has_roles_for_its_members(az: Az, record: Record) -> None:
+    """A user and an identity in a group; the role that the group gets is listed as the identity's."""
+    record("azure-cli, on the host", VERSION, "ad user and ad group: create, list, members, a role for a group")
+    az.ids["people"] = az.ids["group"].replace("/rg", "/people")
+    az.type(GROUPS)
+    group, user = az.seen["group"]["id"], az.seen["user"]["id"]
+    az.ids |= {"team": group, "user": user}
+    az.type(MEMBERS)
+    seen = az.seen
+    assert sorted(seen["members"]) == sorted([user, az.ids["principal"]])
+    assert (seen["member"]["value"], seen["groups"]) == (True, [group])
+    assert seen["roles"] == [group]
+    assert seen["left"] == [user]
+    az.type("az ad group delete -g team\naz ad user delete --id ada@lab.test\naz group delete -n people --yes")
+    refused = az("az ad signed-in-user show")
+    assert refused.status != 0
+    assert "delegated" in refused.err

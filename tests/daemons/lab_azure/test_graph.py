@@ -46,7 +46,7 @@ def test_only_an_owner_writes(azure: Azure, send: Send, sign_in: SignIn) -> None
     refused = send("POST", f"{GRAPH}/applications", token, json={"displayName": "x"})
     assert (refused.status_code, refused.json()["error"]["code"]) == (403, "Authorization_RequestDenied")
     assert send("GET", f"{GRAPH}/servicePrincipals/{azure.settings.owner.object_id}", token).status_code == 200
-    assert send("GET", f"{GRAPH}/me", token).status_code == 404
+    assert send("GET", f"{GRAPH}/me", token).status_code == 400
     assert send("GET", f"{GRAPH}/servicePrincipals").status_code == 401
 
 

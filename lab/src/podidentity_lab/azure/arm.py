@@ -13,10 +13,12 @@ from starlette.responses import JSONResponse, Response
 
 from podidentity_lab.azure import (
     answers,
+    arm_deployments,
     arm_groups,
     arm_machines,
     arm_resources,
     arm_roles,
+    arm_secrets,
     arm_subscriptions,
     federation,
     providers,
@@ -25,9 +27,9 @@ from podidentity_lab.azure import (
 )
 from podidentity_lab.azure.entra import Entra
 from podidentity_lab.azure.faults import Faults
-from podidentity_lab.azure.state import Json, Principal, State
+from podidentity_lab.azure.state import Principal, State
 
-HOST = "management.azure.com"
+HOST = arm_subscriptions.HOST
 AUDIENCES = ("https://management.azure.com", "https://management.core.windows.net")
 _AUTHORIZATION = "/providers/microsoft.authorization/"
 _FEDERATION = f"userassignedidentities/{federation.KIND}".lower()
@@ -43,13 +45,14 @@ class Arm:
         self._faults = faults
         self._clock = clock
         self._buckets = throttling.Buckets()
+        self._deployments = arm_deployments.Deployments(state, self._route, clock)
         self._federation = federation.Federation(state, faults, self._buckets, clock)
 
     async def serve(self, request: Request) -> Response:
         """Answer one request."""
         path = _canonical_path(request.url.path)
         if path.lower() == "/metadata/endpoints":
-            return JSONResponse(_endpoints())
+            return JSONResponse(arm_subscriptions.environment())
         caller = self._entra.caller(request, *AUDIENCES)
         request.state.client_id = caller.client_id
         if self._faults.arm_statuses:
@@ -66,6 +69,8 @@ class Arm:
         if len(parts) < 3 or parts[1] != "subscriptions" or parts[2] != self._settings.subscription_id.lower():
             name = parts[2] if len(parts) > 2 else ""
             raise answers.arm(404, "SubscriptionNotFound", f"The subscription '{name}' could not be found.")
+        if arm_deployments.PATH.fullmatch(path):
+            return await self._deployments.serve(request, caller, path)
         if "operations" in parts[-2:]:
             return arm_machines.operation(self._state, parts[-1], self._clock())
         if len(parts) == 3 or parts[3] == "locations" or (parts[3] == "providers" and _is_registration(parts)):
@@ -96,6 +101,8 @@ class Arm:
             return await arm_machines.serve(request, caller, path, context)
         if len(parts) >= 10 and f"{parts[7]}/{parts[9]}".lower() == _FEDERATION:
             return await self._federation.serve(request, caller, path)
+        if len(parts) >= 10 and f"{parts[6]}/{parts[7]}/{parts[9]}".lower() == arm_secrets.TYPE.lower():
+            return await arm_secrets.serve(request, caller, path, self._state, self._clock)
         return await arm_resources.serve(request, caller, path, self._state, self._clock())
 
     async def _provider(self, request: Request, caller: Principal, path: str) -> Response:
@@ -122,27 +129,3 @@ def _canonical_path(path: str) -> str:
 
 def _no_such_path(path: str) -> answers.Refusal:
     return answers.arm(404, "NotFound", f"The lab's ARM has nothing at '{path}'.")
-
-
-def _endpoints() -> Json:
-    login = {
-        "loginEndpoint": "https://login.microsoftonline.com",
-        "audiences": ["https://management.core.windows.net/", "https://management.azure.com/"],
-        "tenant": "common",
-        "identityProvider": "AAD",
-    }
-    suffixes = {"keyVaultDns": "vault.azure.net", "storage": "core.windows.net", "acrLoginServer": "azurecr.io"}
-    graph = "https://graph.microsoft.com/"
-    hosts = {
-        "resourceManager": f"https://{HOST}/",
-        "graph": "https://graph.windows.net/",
-        "microsoftGraphResourceId": graph,
-        "graphAudience": "https://graph.windows.net/",
-    }
-    return {
-        "name": "AzureCloud",
-        "portal": "https://portal.azure.com",
-        "authentication": login,
-        **hosts,
-        "suffixes": suffixes,
-    }

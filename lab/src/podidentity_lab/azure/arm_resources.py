@@ -5,7 +5,7 @@ import re
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from podidentity_lab.azure import answers, arm_storage, arm_vaults, filters, roles
+from podidentity_lab.azure import answers, arm_machines, arm_storage, arm_vaults, filters, roles
 from podidentity_lab.azure.state import Json, Principal, State, new_id
 
 VAULT_TYPE = arm_vaults.TYPE
@@ -85,6 +85,17 @@ def all_resources(state: State) -> list[Json]:
     return sorted(entries, key=lambda entry: str(entry["id"]).lower())
 
 
+def document(state: State, resource_id: str) -> Json | None:
+    """Return a group, vault, identity, machine or deployment as ARM shows it, or None when there is none of this ID."""
+    key = resource_id.lower()
+    for store in (state.groups, state.vaults, state.identities, state.accounts):
+        if key in store:
+            return store[key]
+    if key in state.machines:
+        return arm_machines.document(state, state.machines[key])
+    return state.deployments[key].document if key in state.deployments else None
+
+
 def limit(request: Request) -> int | None:
     """Return how many entries a list may have (`$top`), None for all."""
     text = request.query_params.get("$top", "")
@@ -105,6 +116,8 @@ def forget_group(state: State, key: str, now: float) -> None:
         del state.machines[name]
     for name in [name for name in state.roles if name.startswith(inside)]:
         del state.roles[name]
+    for name in [name for name in state.deployments if name.startswith(inside)]:
+        del state.deployments[name]
 
 
 def _stores(state: State) -> dict[str, dict[str, Json]]:

@@ -5,7 +5,7 @@ import re
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from podidentity_lab.azure import answers, roles
+from podidentity_lab.azure import answers, memberships, roles
 from podidentity_lab.azure.state import Json, Principal, RoleAssignment, State
 
 _CREATION_TIME = "2024-01-01T00:00:00.0000000Z"
@@ -58,13 +58,15 @@ def _definitions(state: State, condition: str, name: str) -> Response:
 
 def _list_assignments(state: State, scope: str, condition: str) -> Json:
     """Return the assignments at a scope, above it, and (without `atScope()` in the filter) below it."""
-    principal_id = comparison_value(condition, "principalId") or comparison_value(condition, "assignedTo")
-    principal_id = principal_id or _call_argument(condition, "assignedTo")
+    principal_id = comparison_value(condition, "principalId")
+    assignee_id = comparison_value(condition, "assignedTo") or _call_argument(condition, "assignedTo")
+    holders = memberships.holders(state, assignee_id) if assignee_id else {principal_id}
     at_scope = "atscope()" in condition.lower()
     assignments = [
         _assignment(state, assignment)
         for assignment in state.roles.values()
-        if principal_id in {"", assignment.principal_id} and _related(assignment.scope, scope, at_scope=at_scope)
+        if (holders == {""} or assignment.principal_id in holders)
+        and _related(assignment.scope, scope, at_scope=at_scope)
     ]
     return {"value": assignments}
 
@@ -92,7 +94,7 @@ def _assign(state: State, path: str, scope: str, properties: Json) -> Json:
     role_id = properties["roleDefinitionId"].rsplit("/", 1)[1].lower()
     if role_id not in roles.ROLES:
         raise _no_definition(role_id)
-    if properties["principalId"] not in state.principals:
+    if not memberships.kind(state, properties["principalId"]):
         tenant = state.settings.tenant_id
         message = (
             f"Principal {properties['principalId'].replace('-', '')} does not exist in the directory {tenant}. Check "
@@ -122,7 +124,7 @@ def _assignment(state: State, assignment: RoleAssignment) -> Json:
     times = {"createdOn": _CREATION_TIME, "updatedOn": _CREATION_TIME, "createdBy": "", "updatedBy": ""}
     properties = {
         "principalId": assignment.principal_id,
-        "principalType": "ServicePrincipal",
+        "principalType": memberships.kind(state, assignment.principal_id) or "ServicePrincipal",
         "roleDefinitionId": _definition(state, assignment.role_id)["id"],
         "scope": assignment.scope,
         **times,

@@ -6,6 +6,7 @@ from starlette.responses import JSONResponse, Response
 from podidentity_lab.azure import answers, providers, regions, roles
 from podidentity_lab.azure.state import Json, Principal, State
 
+HOST = "management.azure.com"
 _READ = "Microsoft.Resources/subscriptions/read"
 
 
@@ -77,6 +78,43 @@ def tenant(state: State) -> Json:
         "domains": ["lab.onmicrosoft.com"],
         "tenantCategory": "Home",
         "tenantType": "AAD",
+    }
+
+
+def environment() -> Json:
+    """Return the cloud that the lab stands for: `/metadata/endpoints` and `environment()` in templates."""
+    login = {
+        "loginEndpoint": "https://login.microsoftonline.com",
+        "audiences": ["https://management.core.windows.net/", "https://management.azure.com/"],
+        "tenant": "common",
+        "identityProvider": "AAD",
+    }
+    suffixes = {
+        "acrLoginServer": "azurecr.io",
+        "attestationEndpoint": "attest.azure.net",
+        "azureFrontDoorEndpointSuffix": "azurefd.net",
+        "keyVaultDns": "vault.azure.net",
+        "mhsmDns": "managedhsm.azure.net",
+        "mysqlServerEndpoint": "mysql.database.azure.com",
+        "postgresqlServerEndpoint": "postgres.database.azure.com",
+        "sqlServerHostname": "database.windows.net",
+        "storage": "core.windows.net",
+        "storageSyncEndpointSuffix": "afs.azure.net",
+        "synapseAnalytics": "dev.azuresynapse.net",
+    }
+    graph = "https://graph.microsoft.com/"
+    hosts = {
+        "resourceManager": f"https://{HOST}/",
+        "graph": "https://graph.windows.net/",
+        "microsoftGraphResourceId": graph,
+        "graphAudience": "https://graph.windows.net/",
+    }
+    return {
+        "name": "AzureCloud",
+        "portal": "https://portal.azure.com",
+        "authentication": login,
+        **hosts,
+        "suffixes": suffixes,
     }
 
 

@@ -27,7 +27,12 @@ class Test:
 
 def parse(condition: str) -> tuple[Test, ...]:
     """Return the comparisons of a `$filter`, all of which must hold; none for "". Refuses others with 400."""
-    return tuple(_test(part) for part in _AND.split(condition.strip())) if condition.strip() else ()
+    return tuple(_test(part) for part in conjuncts(condition))
+
+
+def conjuncts(condition: str) -> list[str]:
+    """Return the parts of a condition that `and` joins, outside of quotes; none for ""."""
+    return _AND.split(condition.strip()) if condition.strip() else []
 
 
 def matches(tests: tuple[Test, ...], resource: Json) -> bool:

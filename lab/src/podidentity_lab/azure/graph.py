@@ -1,5 +1,6 @@
-"""Microsoft Graph as far as `az ad` and `az role` need it: service principals, and applications (`graph_applications`).
+"""Microsoft Graph as far as `az ad` and `az role` need it: service principals here, and who asks for what.
 
+Applications are in `graph_applications`, users and groups in `graph_people`.
 Whoever has a token may read; only owners of the lab's subscription may write: the lab has no directory roles.
 """
 
@@ -9,13 +10,14 @@ from collections.abc import Callable
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from podidentity_lab.azure import answers, graph_applications, roles
+from podidentity_lab.azure import answers, graph_applications, graph_people, memberships, roles
 from podidentity_lab.azure.entra import Entra
 from podidentity_lab.azure.faults import Faults
 from podidentity_lab.azure.state import Json, Principal, State
 
 HOST = "graph.microsoft.com"
 AUDIENCES = ("https://graph.microsoft.com",)
+_MEMBERSHIPS = {"memberof", "transitivememberof", "getmembergroups", "checkmembergroups"}
 _FILTERS = {
     "client": re.compile(r"servicePrincipalNames/any\(\w+:\w+ eq '([^']*)'\)|appId eq '([^']*)'", re.IGNORECASE),
     "name": re.compile(r"displayName eq '([^']*)'|startswith\(displayName,\s*'([^']*)'\)", re.IGNORECASE),
@@ -39,16 +41,50 @@ class Graph:
         path = re.sub("/+", "/", request.url.path).rstrip("/")
         parts = path.split("/")[2:]
         if parts == ["directoryObjects", "getByIds"] and request.method == "POST":
-            object_ids = set((await request.json())["ids"])
-            principals = [
-                principal for principal in self._state.principals.values() if principal.object_id in object_ids
-            ]
-            return JSONResponse({"value": [document(principal, self._state) for principal in principals]})
+            documents = [self._document(str(object_id)) for object_id in (await request.json())["ids"]]
+            return JSONResponse({"value": [entry for entry in documents if entry is not None]})
+        if len(parts) == 3 and parts[2].lower() in _MEMBERSHIPS:
+            return await self._memberships(request, parts[1], parts[2])
         if request.method != "GET":
             self._require_owner(caller)
-        if parts and parts[0].lower() in {"applications", "serviceprincipals"}:
-            return await self._directory(request, parts)
+        match [part.lower() for part in parts[:1]], len(parts):
+            case ["applications" | "serviceprincipals"], _:
+                return await self._directory(request, parts)
+            case ["users"], _:
+                return await graph_people.serve_users(request, parts[1:], self._state)
+            case ["groups"], _:
+                return await graph_people.serve_groups(request, parts[1:], self._state)
+            case ["me"], 1:
+                return JSONResponse(self._me(caller))
+            case ["directoryobjects"], 2:
+                content = self._document(parts[1])
+                if content is not None:
+                    return JSONResponse(content)
         raise answers.arm(404, "Request_ResourceNotFound", f"Resource '{path}' does not exist.")
+
+    async def _memberships(self, request: Request, object_id: str, question: str) -> Response:
+        """Answer which groups somebody is in: documents for a GET, IDs for an action's POST."""
+        user = graph_people.find_user(self._state, object_id)
+        known_id = user.object_id if user else object_id
+        if self._document(known_id) is None:
+            raise answers.arm(404, "Request_ResourceNotFound", f"Resource '{object_id}' does not exist.")
+        body = await request.json() if request.method == "POST" else {}
+        group_ids = graph_people.memberships_of(self._state, known_id, question, body)
+        if request.method == "POST":
+            return JSONResponse({"value": group_ids})
+        return JSONResponse({"value": [self._document(group_id) for group_id in group_ids]})
+
+    def _document(self, object_id: str) -> Json | None:
+        principal = self._state.principals.get(object_id)
+        return document(principal, self._state) if principal else graph_people.any_document(self._state, object_id)
+
+    def _me(self, caller: Principal) -> Json:
+        """Return the user who asks. Refuses whoever is no user, as Graph does."""
+        user = self._state.users.get(caller.object_id)
+        if user is None:
+            message = "/me request is only valid with delegated authentication flow."
+            raise answers.arm(400, "BadRequest", message)
+        return graph_people.user_document(user)
 
     async def _directory(self, request: Request, parts: list[str]) -> Response:
         if parts[0].lower() == "applications":
@@ -66,8 +102,9 @@ class Graph:
             raise answers.arm(404, "Request_ResourceNotFound", f"Resource '{parts[1]}' does not exist.")
         if request.method == "DELETE":
             del self._state.principals[principal.object_id]
+            memberships.forget(self._state, principal.object_id)
             return Response(status_code=204)
-        if len(parts) > 2:  # owners, memberOf, appRoleAssignments: nobody and nothing
+        if len(parts) > 2:  # owners, appRoleAssignments: nobody and nothing
             return JSONResponse({"value": []})
         return JSONResponse(document(principal, self._state))
 

@@ -6,7 +6,7 @@ which resource to get one.
 
 from starlette.requests import Request
 
-from podidentity_lab.azure import answers, roles
+from podidentity_lab.azure import answers, memberships, roles
 from podidentity_lab.azure.entra import HOST as LOGIN_HOST
 from podidentity_lab.azure.entra import Entra
 from podidentity_lab.azure.state import Json, Principal, State
@@ -89,11 +89,12 @@ class Rights:
             self._require_policy(vault, caller, kind, permission)
 
     def _require_policy(self, vault: Json, caller: Principal, kind: str, permission: str) -> None:
+        holders = memberships.holders(self._state, caller.object_id)
         for policy in vault["properties"]["accessPolicies"]:
             permissions = {name.lower() for name in policy["permissions"].get(kind) or ()}
             # "all" means all but purge: that one has to be given by name.
             is_granted = permission.lower() in permissions or ("all" in permissions and permission != "purge")
-            if policy["objectId"] == caller.object_id and is_granted:
+            if policy["objectId"] in holders and is_granted:
                 return
         message = (
             f"The user, group or application '{self._label(caller)}' does not have {kind} {permission} permission on "

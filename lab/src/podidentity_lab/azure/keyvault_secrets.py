@@ -16,7 +16,8 @@ class Secrets(Objects[SecretVersion]):
     async def serve(self, request: Request, vault: Json, parts: list[str]) -> Response:
         """Answer one request: a PUT sets a secret, all others are those of every kind."""
         if request.method == "PUT" and len(parts) == 1:
-            return JSONResponse(self._set(request, vault, parts[0], await request.json()))
+            secret = self.add_version(vault, parts[0], await request.json())
+            return JSONResponse(self.document(request, parts[0], secret))
         return await super().serve(request, vault, parts)
 
     def document(self, request: Request, name: str, item: SecretVersion) -> Json:
@@ -44,7 +45,8 @@ class Secrets(Objects[SecretVersion]):
         """Return a version that is enabled."""
         return self.shelf.find_usable(vault, name, version, "get")
 
-    def _set(self, request: Request, vault: Json, name: str, body: Json) -> Json:
+    def add_version(self, vault: Json, name: str, body: Json) -> SecretVersion:
+        """Set a secret to the `value` of a body, with what else the body says. Refuses a name that is not free."""
         self.shelf.check_free(vault, name)
         value = str(body["value"])
         if len(value) > _LONGEST_VALUE:
@@ -52,4 +54,4 @@ class Secrets(Objects[SecretVersion]):
         secret = SecretVersion(new_id().replace("-", ""), value, int(self._clock()))
         self.change(secret, body)
         self.shelf.add(vault, name, secret)
-        return self.document(request, name, secret)
+        return secret

@@ -6,7 +6,7 @@ IDs and actions: learn.microsoft.com/azure/role-based-access-control/built-in-ro
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from podidentity_lab.azure import answers
+from podidentity_lab.azure import answers, memberships
 from podidentity_lab.azure.state import Principal, State
 
 
@@ -104,11 +104,12 @@ ROLES = {
 
 
 def is_allowed(state: State, principal: Principal, action: str, scope: str, *, on_data: bool = False) -> bool:
-    """Whether a role of the principal at `scope`, or above it, allows `action`."""
+    """Whether a role of the principal, or of a group that it is in, at `scope` or above it, allows `action`."""
+    holders = memberships.holders(state, principal.object_id)
     return any(
         _grants(ROLES[assignment.role_id], action.lower(), on_data=on_data)
         for assignment in state.roles.values()
-        if assignment.principal_id == principal.object_id
+        if assignment.principal_id in holders
         and assignment.role_id in ROLES
         and f"{scope.lower()}/".startswith(f"{assignment.scope.lower().rstrip('/')}/")
     )
@@ -116,7 +117,8 @@ def is_allowed(state: State, principal: Principal, action: str, scope: str, *, o
 
 def sees_subscription(state: State, principal: Principal) -> bool:
     """Whether the principal has any role in the subscription: only then does `GET /subscriptions` list it."""
-    return any(assignment.principal_id == principal.object_id for assignment in state.roles.values())
+    holders = memberships.holders(state, principal.object_id)
+    return any(assignment.principal_id in holders for assignment in state.roles.values())
 
 
 def require(state: State, principal: Principal, action: str, scope: str) -> None:

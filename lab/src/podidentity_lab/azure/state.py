@@ -84,6 +84,30 @@ class Principal:
 
 
 @dataclass(slots=True)
+class User:
+    """A user of the directory. Users hold roles; `principal_name` (`NAME@DOMAIN`) is unique without case."""
+
+    object_id: str
+    principal_name: str
+    display_name: str
+    password: str = field(default="", repr=False)
+    mail_nickname: str = ""
+    enabled: bool = True
+
+
+@dataclass(slots=True)
+class DirectoryGroup:
+    """A security group: its members, object IDs of users, principals and groups, have the roles that it has."""
+
+    object_id: str
+    name: str
+    mail_nickname: str = ""
+    description: str = ""
+    members: list[str] = field(default_factory=list)
+    owners: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
 class RoleAssignment:
     """A role held by a principal at a scope, and below it."""
 
@@ -220,13 +244,23 @@ class DeletedVault:
 
 
 @dataclass(slots=True)
+class Deployment:
+    """A deployment of an ARM template: its document, the operations that it consisted of, and the template."""
+
+    document: Json
+    operations: list[Json]
+    template: Json
+
+
+@dataclass(slots=True)
 class State:
     """Resources by lower-case ARM ID, principals by object ID, what vaults hold by `vault/name` (lower case).
 
     `deleted_vaults` are by name, `deleted_secrets` maps `vault/secret` to when it was deleted: its versions stay in
     `secrets`; likewise `deleted_vault_keys` and `deleted_certificates`. `containers` are by `account/container`. `keys`
     are PEM texts of Entra ID's signing key and of the certificate authority. `registrations` are the
-    registration states of resource providers, by namespace, where they are not those that a lab begins with.
+    registration states of resource providers, by namespace, where they are not those that a lab begins with. `users`
+    and `directory_groups` are by object ID; `groups` are resource groups.
     """
 
     settings: AzureSettings = field(default_factory=AzureSettings)
@@ -248,6 +282,9 @@ class State:
     deleted_certificates: dict[str, int] = field(default_factory=dict)
     accounts: dict[str, Json] = field(default_factory=dict)
     containers: dict[str, Container] = field(default_factory=dict, repr=False)
+    deployments: dict[str, Deployment] = field(default_factory=dict)
+    users: dict[str, User] = field(default_factory=dict)
+    directory_groups: dict[str, DirectoryGroup] = field(default_factory=dict)
 
     def principal_of(self, client_id: str) -> Principal | None:
         """Return the principal with this client ID, in any case, or None."""
