@@ -19,17 +19,18 @@ from cluster.programs import DOOR_CLIENT
 from cluster.test_federation import ISSUER, forget_issuers_keys
 from cluster.test_helm import tables
 from cluster.test_new import NEW, SYSTEM
+from cluster.webhooks import KEY, migrate, podidentity, token_file_webhook
 from podidentity.core.exchange.requests import NODE_PATH
 from podidentity_lab import control
 from podidentity_lab.demo.admin import COMPUTE_VERSION, once_free
 from podidentity_lab.directory import Directory
 from system.lab.running import Json
 
-RESTRICTED, ON_HOST, UNGRANTED = "doors-restricted", "doors-host", "doors-ungranted"
-NAMESPACES = (RESTRICTED, ON_HOST, UNGRANTED)
+RESTRICTED, ON_HOST, UNGRANTED, LEGACY = "doors-restricted", "doors-host", "doors-ungranted", "doors-legacy"
+NAMESPACES = (RESTRICTED, ON_HOST, UNGRANTED, LEGACY)
 NMI = "aad-pod-id-nmi-service-account"
 ACCOUNT = "web"
-HOST_PORT = 18080
+HOST_PORT, DOOR_PORT = 18080, 2580
 NODES = ("node-0", "node-1")
 
 
@@ -241,6 +242,65 @@ def test_azures_own_sdk_gets_its_token_unmodified(doors: Doors) -> None:
         answers = json.loads(doors.cluster.finished(name, namespace))
         assert all("token" in answer for answer in answers.values()), answers
         assert {client_id(answer["token"]) for answer in answers.values()} == {doors.identity}
+
+
+@pytest.fixture(scope="module")
+def webhook(doors: Doors) -> Iterator[None]:
+    """The webhook, which offers the door."""
+    with token_file_webhook(doors.cluster, DOOR_PORT):
+        yield
+
+
+def plain_pod(name: str, namespace: str, node: str, program: str, **spec: Any) -> Json:
+    """The same pod as a team writes it: with nothing that leads to a token."""
+    item = asking_pod("", name, namespace, node, program, **spec)
+    item["metadata"]["labels"] = {}
+    item["spec"]["volumes"] = []
+    (container,) = item["spec"]["containers"]
+    container["env"], container["volumeMounts"] = [{"name": "PORT", "value": "8080"}], []
+    return item
+
+
+@pytest.mark.usefixtures("webhook")
+def test_the_webhook_leads_an_unmodified_program_to_the_door(doors: Doors) -> None:
+    """By a label and an annotation that pods have for workload identity's proxy, which the node's network never had."""
+    cluster, program = doors.cluster, (REPOSITORY / "tests/interop/managed/managed.py").read_text()
+    pods = {"injected": (RESTRICTED, NODES[0], {}), "injected-on-host": (ON_HOST, NODES[1], {"hostNetwork": True})}
+    for name, (namespace, node, spec) in pods.items():
+        cluster.kubectl("annotate", "serviceaccount", ACCOUNT, "-n", namespace, f"{KEY}/client-id={doors.identity}")
+        item = plain_pod(name, namespace, node, program, **spec)
+        item["metadata"] |= {"labels": {f"{KEY}/use": "true"}, "annotations": {f"{KEY}/inject-proxy-sidecar": "true"}}
+        create(cluster, item)
+    for name, (namespace, _, _) in pods.items():
+        answers = json.loads(cluster.finished(name, namespace))
+        assert all("token" in answer for answer in answers.values()), answers
+        assert {client_id(answer["token"]) for answer in answers.values()} == {doors.identity}
+    findings = json.loads(podidentity(cluster, "doctor", "--no-azure", "-o", "json").stdout)["findings"]
+    verdicts = {
+        item["check"]: item["verdict"] for item in findings if "door" in item["check"] or "nmi" in item["check"]
+    }
+    assert verdicts == {"nmi": "ok", "token-file door": "ok", "nmi through the broker": "ok"}, findings
+
+
+@pytest.mark.usefixtures("webhook")
+def test_a_workload_of_aad_pod_identity_is_migrated_to_the_door(doors: Doors) -> None:
+    """By what `migrate --to token-file` writes and says: its pods then have what they need, and their token."""
+    cluster, labels = doors.cluster, {"aadpodidbinding": "doors"}
+    item = plain_pod("", LEGACY, NODES[0], DOOR_CLIENT, restartPolicy="Always")
+    template = {"metadata": {"labels": labels}, "spec": item["spec"]}
+    metadata = {"name": "legacy", "namespace": LEGACY}
+    spec = {"selector": {"matchLabels": labels}, "template": template}
+    create(cluster, {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata, "spec": spec})
+    cluster.roll_out("deployment/legacy", LEGACY)
+    manifests = migrate(cluster, "token-file", LEGACY)
+    cluster.roll_out("deployment/legacy", LEGACY)
+    (pod,) = cluster.get("pods", "-n", LEGACY, "-l", f"{KEY}/use=true")["items"]
+    doors.pods["legacy"] = f"http://{pod['status']['podIP']}:8080"
+    until(lambda: is_answering(doors, "legacy"), "an answer of the migrated pod")
+    assert doors.owner("legacy", "/token-file") == doors.identity
+    for manifest in manifests:
+        if manifest["kind"].startswith("ClusterRole"):
+            cluster.delete(manifest["kind"], manifest["metadata"]["name"])
 
 
 def test_a_pod_on_the_nodes_network_gets_nothing_of_the_node(doors: Doors) -> None:

@@ -7,16 +7,12 @@ until nothing changes any more.
 
 import datetime as dt
 import json
-import shlex
-import subprocess
-import sys
 import time
 from base64 import b64encode
 from collections.abc import Iterator
 
 import helm_python
 import pytest
-import yaml
 
 import chart
 from cluster.admissions import ApiServer, Steady, create_at_once, steady
@@ -43,7 +39,9 @@ from cluster.webhooks import (
     environment,
     install,
     make_identities,
+    migrate,
     pod,
+    podidentity,
     program,
     reserved,
     service_account,
@@ -267,24 +265,6 @@ def test_a_program_reads_a_secret(
     place.cluster.delete("pod", name, "-n", TEAM)
 
 
-def podidentity(place: Place, *words: str) -> "subprocess.CompletedProcess[str]":
-    """Run our own command as whoever owns the cluster."""
-    command, variables = [sys.executable, "-m", "podidentity", *words], place.cluster.lab.variables
-    return subprocess.run(command, env=variables, capture_output=True, text=True, check=False, timeout=120)
-
-
-def migrate(place: Place, way: str) -> list[Json]:
-    """Do what `podidentity migrate` writes and says: apply its manifests, run its kubectl commands."""
-    process = podidentity(place, "migrate", "--to", way, "-n", TEAM)
-    assert process.returncode == 0, process.stderr
-    place.cluster.kubectl("apply", "--server-side", "-f", "-", stdin=process.stdout)
-    commands = [line.partition("; kubectl ")[2] for line in process.stderr.splitlines() if "; kubectl " in line]
-    assert commands, process.stderr
-    for command in commands:
-        place.cluster.kubectl(*shlex.split(command))
-    return list(yaml.safe_load_all(process.stdout))
-
-
 def test_a_workload_of_aad_pod_identity_is_migrated_beside_workload_identitys(place: Place) -> None:
     """From its binding to its own token at Entra ID, and from there to the broker, by what `migrate` writes."""
     cluster, name = place.cluster, "legacy"
@@ -307,11 +287,11 @@ def test_a_workload_of_aad_pod_identity_is_migrated_beside_workload_identitys(pl
     )
     cluster.roll_out(f"deployment/{name}", TEAM)
     assert (
-        podidentity(place, "migrate", "--to", "machine", "--check", "-n", TEAM).returncode == 1
+        podidentity(place.cluster, "migrate", "--to", "machine", "--check", "-n", TEAM).returncode == 1
     )  # others have no binding
     written = []
     for way in ("direct", "broker"):
-        written += migrate(place, way)
+        written += migrate(place.cluster, way, TEAM)
         cluster.roll_out(f"deployment/{name}", TEAM)
         until(lambda way=way: cluster.kubectl("logs", f"deployment/{name}", "-n", TEAM) == f"{way} Hello!\n", way)  # type: ignore[misc]
     cluster.delete("deployment", name, "-n", TEAM)
@@ -327,7 +307,7 @@ def test_a_pod_that_was_labelled_too_late_is_found(place: Place) -> None:
     item["spec"]["nodeSelector"] = {"none": "x"}
     create(place.cluster, item)
     place.cluster.kubectl("label", "pod", "late", "-n", TEAM, f"{KEY}/use=true")
-    process = podidentity(place, "explain", "pod", f"{TEAM}/late")
+    process = podidentity(place.cluster, "explain", "pod", f"{TEAM}/late")
     assert process.returncode == 1, process.stderr
     assert "it slipped past the webhook" in process.stdout
     place.cluster.delete("pod", "late", "-n", TEAM)

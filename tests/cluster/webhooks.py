@@ -1,19 +1,27 @@
 """The webhook and the broker on a real cluster, and pods of a restricted namespace that is sent to the webhook."""
 
+import contextlib
 import http.client
 import json
 import re
+import shlex
 import ssl
+import subprocess
+import sys
 from base64 import b64decode
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from subprocess import CompletedProcess
 from typing import Any
 from urllib.parse import urlsplit
 
 import helm_python
+import yaml
 from cryptography import x509
 
+import chart
 from cluster.admissions import ApiServer
+from cluster.brokers import create
 from cluster.harness import GROUP, LOCATION, Cluster
 from cluster.test_federation import ISSUER
 from podidentity.core.injection.mutation import VOLUME_PREFIX
@@ -163,6 +171,39 @@ def install(cluster: Cluster, source: Any, name: str, namespace: str, values: Js
     kubeconfig = cluster.lab.variables["KUBECONFIG"]
     with helm_python.Config(kubeconfig_path=kubeconfig, namespace=namespace) as helm:
         helm.install(str(source), name, values, namespace=namespace, wait="legacy", timeout=HELM_SECONDS)
+
+
+@contextlib.contextmanager
+def token_file_webhook(cluster: Cluster, port: int) -> Iterator[None]:
+    """The webhook alone, from its chart, with its defaults but for the port of the token-file door."""
+    cluster.kubectl("wait", "--for=delete", f"namespace/{HOME}", "--timeout=240s")
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    create(cluster, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": HOME, "labels": labels}})
+    tenant = cluster.lab.variables["LAB_TENANT_ID"]
+    install(cluster, chart.WEBHOOK, "workload-identity", HOME, {"azureTenantID": tenant, "tokenFilePort": port})
+    yield
+    kubeconfig = cluster.lab.variables["KUBECONFIG"]
+    with helm_python.Config(kubeconfig_path=kubeconfig, namespace=HOME) as helm:
+        helm.uninstall("workload-identity", timeout=HELM_SECONDS)
+    cluster.kubectl("delete", "--ignore-not-found", "--wait=false", "namespace", HOME)
+
+
+def podidentity(cluster: Cluster, *words: str) -> CompletedProcess[str]:
+    """Run our own command as whoever owns the cluster."""
+    command, variables = [sys.executable, "-m", "podidentity", *words], cluster.lab.variables
+    return subprocess.run(command, env=variables, capture_output=True, text=True, check=False, timeout=120)
+
+
+def migrate(cluster: Cluster, way: str, namespace: str) -> list[Json]:
+    """Do what `podidentity migrate` writes and says: apply its manifests, run its kubectl commands."""
+    process = podidentity(cluster, "migrate", "--to", way, "-n", namespace)
+    assert process.returncode == 0, process.stderr
+    cluster.kubectl("apply", "--server-side", "-f", "-", stdin=process.stdout)
+    commands = [line.partition("; kubectl ")[2] for line in process.stderr.splitlines() if "; kubectl " in line]
+    assert commands, process.stderr
+    for command in commands:
+        cluster.kubectl(*shlex.split(command))
+    return list(yaml.safe_load_all(process.stdout))
 
 
 def make_identities(cluster: Cluster) -> dict[str, str]:
