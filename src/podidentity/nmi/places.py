@@ -7,11 +7,11 @@ import asyncio
 from collections import Counter, deque
 from typing import NamedTuple, Protocol
 
-ANSWERS_PER_TURN = 64
-"""For one client: more than the connections that an SDK's pool opens, and about a millisecond of the event loop."""
-READING_COST = 4
-"""What an answer takes of a client's share when its head had to be searched and read: it takes that much longer than
-one whose bytes were known."""
+ANSWERS_PER_TURN = 32
+"""For one client: as many connections as SDKs' pools open, and about half a millisecond of the event loop."""
+READING_COST = 2
+"""What an answer takes of a client's share when its head had to be searched and read: it takes about that much longer
+than one whose bytes were known."""
 PUT_OFF_PER_TURN = 2
 """Of those, how many that were put off before: only who sends ahead or uses more than its share has any, and whoever
 connects waits for some turns."""
