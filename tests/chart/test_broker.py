@@ -48,14 +48,14 @@ def settings(values: Json, namespace: str = "podidentity-broker") -> Settings:
 
 @pytest.mark.parametrize("path", [path for path in leaves(EVERYTHING) if path != ("tenantId",)], ids=".".join)
 def test_every_value_takes_effect(path: tuple[str, ...]) -> None:
-    """Without it something else is rendered, or it repeats the default."""
+    """Leaving a value out changes what is rendered, unless the value is the default."""
     less, value = without(EVERYTHING, path), value_at(EVERYTHING, path)
     default = value_at(yaml.safe_load((chart.BROKER / "values.yaml").read_text()), path)
     assert objects(less) != objects(EVERYTHING) or value == default
 
 
 def test_every_value_is_in_the_file_with_everything() -> None:
-    """What is not there is not tested."""
+    """`everything.yaml` sets every value of the chart but `nameOverride`, so that each of them is tested."""
     default = yaml.safe_load((chart.BROKER / "values.yaml").read_text())
     assert set(default) - set(EVERYTHING) == {"nameOverride"}
 
@@ -80,7 +80,7 @@ def test_a_wrong_value_is_named(values: Json, message: str) -> None:
 
 
 def test_without_a_tenant_nothing_is_rendered() -> None:
-    """There is no default that could be somebody else's."""
+    """Without a tenant ID Helm refuses: a default could be somebody else's tenant."""
     with pytest.raises(helm_python.HelmError, match="tenantId"):
         chart.templates({}, chart=chart.BROKER)
 
@@ -99,7 +99,7 @@ def test_the_broker_understands_what_the_chart_tells_it() -> None:
 
 
 def test_ports_and_files_are_the_brokers() -> None:
-    """The Service, the policy and the probes name ports; the token is where the broker reads it."""
+    """The ports are the broker's, the Service leads to the HTTPS port, and the token is where the broker reads it."""
     container = pod({})["containers"][0]
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
     told = settings({})
@@ -121,7 +121,7 @@ def test_an_update_leaves_no_gap() -> None:
 
 
 def test_the_pod_is_restricted() -> None:
-    """As Pod Security's level `restricted` has it, and with nothing that can be written but its own /tmp."""
+    """The pod satisfies Pod Security's level `restricted`, and can write to its own /tmp only."""
     spec = pod({})
     (container,) = spec["containers"]
     assert spec["securityContext"]["runAsNonRoot"] is True
@@ -140,7 +140,7 @@ def test_the_pod_is_restricted() -> None:
 
 
 def rules(items: list[Json]) -> dict[tuple[str, str], set[tuple[str, str, str, tuple[str, ...]]]]:
-    """Group, resource, verb and names of each right, by the role's kind and namespace."""
+    """Return the group, resource, verb and names of each right, by the role's kind and namespace."""
     return {
         (item["kind"], item["metadata"].get("namespace", "")): {
             (group, resource, verb, tuple(rule.get("resourceNames", ())))
@@ -162,7 +162,7 @@ CA = ("podidentity-broker-ca",)
 
 
 def test_it_may_do_what_its_code_does_and_nothing_else() -> None:
-    """No tokens of service accounts, no pods, no Secret but its own; in other namespaces one ConfigMap by its name."""
+    """The broker has rights to reviews, Events, its own Secret and ConfigMap, and one ConfigMap in other namespaces."""
     granted = rules(objects({"bundleNamespaces": ["team-a"]}))
     assert granted == {
         ("ClusterRole", ""): REVIEWS,
@@ -176,13 +176,13 @@ def test_it_may_do_what_its_code_does_and_nothing_else() -> None:
 
 
 def test_it_reads_pods_only_for_nmi() -> None:
-    """One by its name, to see on which node it is."""
+    """With NMI's accounts set, the broker may get a pod by its name, to see on which node it is, and not list pods."""
     granted = rules(objects({"nmiServiceAccounts": ["podidentity-system/nmi"]}))
     assert granted["ClusterRole", ""] == REVIEWS | {("", "pods", "get", ())}
 
 
 def test_what_it_fills_is_installed_empty() -> None:
-    """Else it would need the right to create in teams' namespaces; and an upgrade would take the contents away."""
+    """The chart brings them empty: the broker needs no right to create them, and an upgrade keeps what is in them."""
     items = [item for item in objects({"bundleNamespaces": ["team-a"]}) if item["kind"] in {"Secret", "ConfigMap"}]
     assert {(item["kind"], item["metadata"]["namespace"], item["metadata"]["name"]) for item in items} == {
         ("Secret", "podidentity-broker", *CA),
@@ -193,7 +193,7 @@ def test_what_it_fills_is_installed_empty() -> None:
 
 
 def test_brokers_side_by_side_share_nothing() -> None:
-    """One a team: other names in a namespace, and other names in the cluster where the names are the same."""
+    """Two brokers in one namespace, or of one name in two namespaces, have no object in common."""
 
     def keys(name: str, namespace: str) -> set[tuple[str, str, str]]:
         return {
@@ -208,7 +208,7 @@ def test_brokers_side_by_side_share_nothing() -> None:
 
 
 def test_the_notes_say_what_is_to_be_done() -> None:
-    """The credential with its subject and audience, and the grant in AKS's spelling."""
+    """The notes name the federated credential to create, with subject and audience, and the grant in AKS's spelling."""
     texts = chart.templates({"tenantId": TENANT}, chart=chart.BROKER, name="team-a", namespace="brokers")
     (notes,) = [text for path, text in texts.items() if path.endswith("NOTES.txt")]
     assert "system:serviceaccount:brokers:team-a-podidentity-broker" in notes
@@ -220,6 +220,6 @@ def test_the_notes_say_what_is_to_be_done() -> None:
 
 @pytest.mark.parametrize("value", [0, 1, "50%"])
 def test_a_budget_has_what_the_user_wrote_alone(value: object) -> None:
-    """Kubernetes refuses both; the default of the other one stands in the values."""
+    """With `minAvailable` the default `maxUnavailable` is left out, because Kubernetes refuses both together."""
     spec = find(objects({"podDisruptionBudget": {"minAvailable": value}}), "PodDisruptionBudget")["spec"]
     assert (spec.get("minAvailable"), "maxUnavailable" in spec) == (value, False)

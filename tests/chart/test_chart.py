@@ -47,7 +47,7 @@ def test_what_the_chart_renders_is_what_was_reviewed() -> None:
 
 @pytest.mark.parametrize("path", sorted(chart.VALUES.iterdir()), ids=lambda path: path.stem)
 def test_every_object_is_whole(path: Path) -> None:
-    """Each has a kind, a name and labels of the release; nothing is rendered twice."""
+    """Each object has a kind, a name and the release's labels, and none is rendered twice."""
     found = objects(yaml.safe_load(path.read_text()) or {})
     keys = [(each["kind"], each["metadata"].get("namespace"), each["metadata"]["name"]) for each in found]
     assert len(keys) == len(set(keys))
@@ -66,7 +66,7 @@ IGNORED = {
 
 @pytest.mark.parametrize("path", [path for path in leaves(EVERYTHING) if path not in IGNORED], ids=".".join)
 def test_every_value_takes_effect(path: tuple[str, ...]) -> None:
-    """Without it something else is rendered, or it repeats the default."""
+    """Leaving a value out changes what is rendered, unless the value is the default."""
     less, value = without(EVERYTHING, path), value_at(EVERYTHING, path)
     default = value_at(yaml.safe_load((chart.CHART / "values.yaml").read_text()), path)
     assert chart.render(less) != chart.render(EVERYTHING) or str(value) == str(default)
@@ -94,14 +94,14 @@ def test_a_wrong_value_is_named(values: Json, told: str) -> None:
 
 
 def test_a_switch_works_with_and_without_quotes() -> None:
-    """Upstream's users write "true"."""
+    """A switch may be a boolean or a text, because upstream's users write "true"."""
     for switch, value in ((True, "true"), ("true", "true"), ("True", "true"), (False, "false"), ("False", "false")):
         for name in ("forceNamespaced", "forceNameSpaced"):
             assert namespaced({name: switch}) == {value}
 
 
 def namespaced(values: Json) -> set[str]:
-    """Return what both daemons are told about namespaces."""
+    """Return the values of FORCENAMESPACED that both daemons get."""
     found = objects(values)
     parts = [one(found, "Deployment", "aad-pod-identity-mic"), one(found, "DaemonSet", "aad-pod-identity-nmi")]
     containers = [part["spec"]["template"]["spec"]["containers"][0] for part in parts]
@@ -109,7 +109,7 @@ def namespaced(values: Json) -> set[str]:
 
 
 def test_a_new_release_is_namespaced_and_reads_no_secret() -> None:
-    """Of a Secret, an exception and other namespaces' identities there is nothing in what nobody asked for."""
+    """By default both daemons are namespaced, no Secret may be read, and the only exception is AKS's."""
     assert namespaced({}) == {"true"}
     found = objects({})
     roles = [each for each in found if each["kind"] in {"ClusterRole", "Role"}]
@@ -122,7 +122,7 @@ def test_a_new_release_is_namespaced_and_reads_no_secret() -> None:
 
 
 def test_secrets_are_read_where_service_principals_are() -> None:
-    """In namespaces that are named, and in those of the chart's own service principals; or everywhere, when asked."""
+    """NMI may read Secrets where that is set, where the chart has service principals, or everywhere by a switch."""
     values: Json = {
         "rbac": {"secretNamespaces": ["team-a"]},
         "nmi": {"secretNamespaces": ["team-b"]},
@@ -138,7 +138,7 @@ def test_secrets_are_read_where_service_principals_are() -> None:
 
 @pytest.mark.parametrize("namespace", ["default", "kube-system", "migrated"])
 def test_the_lock_is_where_every_mic_looks(namespace: str) -> None:
-    """In `default`, as the predecessor's chart has it by default: two MICs of one cluster have one lock."""
+    """MIC's lock is in `default`, as in the predecessor's chart: all MICs of a cluster then have one lock."""
     found = objects({}, namespace=namespace)
     assert "leader-election-namespace" not in str(found)  # the daemon's own default
     places = {
@@ -246,7 +246,7 @@ PREDECESSORS: Json = {
     ("path", "value"), [(path, value) for path, values in PREDECESSORS.items() for value in values], ids=str
 )
 def test_a_value_of_the_predecessors_chart_is_taken(path: str, value: Any) -> None:
-    """In each type that it takes there: a refused one ends `helm upgrade` before anything is migrated."""
+    """Each type of value that its templates take is accepted: a refusal would end `helm upgrade` before a migration."""
     values: Json = {}
     holder = values
     *above, last = path.split(".")
@@ -257,7 +257,7 @@ def test_a_value_of_the_predecessors_chart_is_taken(path: str, value: Any) -> No
 
 
 def test_values_of_a_release_of_the_predecessors_are_enough() -> None:
-    """`helm upgrade --reuse-values` brings its values alone: what ours has besides is missing, not empty."""
+    """`helm upgrade --reuse-values` brings none of this chart's new values: where they are missing, defaults count."""
     missing: Json = dict.fromkeys(("monitoring", "networkPolicy", "uninstallHooks", "installAKSException"))
     ours = (
         "assignOn",
@@ -276,7 +276,7 @@ def test_values_of_a_release_of_the_predecessors_are_enough() -> None:
 
 
 def test_the_uninstall_hook_does_what_mic_does() -> None:
-    """It scales MIC down, signs in as MIC does, and takes identities off machines before anything is opened."""
+    """The hook runs before deletion with MIC's volumes, environment and flags, and may change MIC's Deployment."""
     found = objects({"mic": {"immutableUserMSIs": "x", "leaderElection": {"namespace": "locks"}}})
     job = one(found, "Job", "aad-pod-identity-mic-uninstall")
     pod = job["spec"]["template"]["spec"]
@@ -300,7 +300,7 @@ def test_the_uninstall_hook_does_what_mic_does() -> None:
 
 @pytest.mark.parametrize("keep", [False, True])
 def test_the_guard_stays_where_it_is_asked_to(*, keep: bool) -> None:
-    """And what the user reads says which of both happens."""
+    """`keepGuard` keeps the guard when NMI is uninstalled, and the notes say which of the two happens."""
     texts = chart.templates({"uninstallHooks": {"keepGuard": keep}})
     found = [
         each for path, text in texts.items() if path.endswith(".yaml") for each in yaml.safe_load_all(text) if each
@@ -313,7 +313,7 @@ def test_the_guard_stays_where_it_is_asked_to(*, keep: bool) -> None:
 
 
 def test_notes_warn_of_what_is_open() -> None:
-    """Three values of the predecessor's open more than needed; who has them reads it after each upgrade."""
+    """The notes warn of three values of the predecessor's that open more than needed, and of nothing by default."""
     values = {"forceNamespaced": "false", "rbac": {"allowAccessToSecrets": True}, "installMICException": "true"}
     notes = next(text for path, text in chart.templates(values).items() if path.endswith("NOTES.txt"))
     assert notes.count("WARNING") == 3
@@ -322,7 +322,7 @@ def test_notes_warn_of_what_is_open() -> None:
 
 
 def test_nmi_finds_what_it_needs_for_the_broker() -> None:
-    """Where its flags look: the CA and a token of the broker's audience; nothing of it where there is no broker."""
+    """The CA and a token of the broker's audience are where NMI's flags look; without a broker there is neither."""
     url = "https://podidentity-broker.podidentity-broker.svc"
     values = {"operationMode": "managed", "nmi": {"broker": {"url": url}, "tokenFilePort": "2580"}}
     pod = one(objects(values), "DaemonSet", "aad-pod-identity-nmi")["spec"]["template"]["spec"]
@@ -340,7 +340,7 @@ def test_nmi_finds_what_it_needs_for_the_broker() -> None:
 
 
 def test_the_startup_taint_comes_with_a_policy() -> None:
-    """The right to patch nodes is bound where the taint is asked for alone, and never without what cuts it."""
+    """With a start-up taint the chart has a policy that limits NMI's changes of nodes, and without one it has none."""
     found = objects({"nmi": {"startupTaint": "example.com/starting"}}, namespace="identity")
     policy = one(found, "ValidatingAdmissionPolicy", "aad-pod-identity-nmi-startup-taint")
     assert "system:serviceaccount:identity:aad-pod-identity-nmi" in policy["spec"]["matchConditions"][0]["expression"]
@@ -361,7 +361,7 @@ def test_selectors_and_names_are_upstreams() -> None:
 
 
 def test_roles_are_those_of_the_manifests() -> None:
-    """One list of rights serves both: what the code needs is written once."""
+    """The chart's roles have the rights of the manifests' roles, from the one list in the code."""
     found = objects({})
     assert one(found, "ClusterRole", "aad-pod-identity-nmi")["rules"] == rights.nmi_rules(managed=False)
     assert one(found, "ClusterRole", "aad-pod-identity-mic")["rules"] == rights.mic_rules()
@@ -377,7 +377,7 @@ MIC_ROLE = ("Role", "aad-pod-identity-mic")
 
 @pytest.mark.parametrize("switch", [True, "true", "True"])
 def test_namespaces_are_read_where_the_allow_list_is_on(switch: object) -> None:
-    """By whoever decides, MIC and NMI in standard mode, NMI in managed mode; nobody else has the right.
+    """With the allow list NMI, and MIC in standard mode, may read namespaces; without it NMI may not.
 
     In standard mode NMI has MIC's rule: it decides what MIC's assigned identities would have said.
     """
@@ -394,7 +394,7 @@ def test_namespaces_are_read_where_the_allow_list_is_on(switch: object) -> None:
 
 
 def test_managed_mode_installs_no_mic() -> None:
-    """There is nothing for it to do, and nothing of it may stay."""
+    """In managed mode no object of MIC is rendered, because MIC would have nothing to do."""
     found = objects({"operationMode": "managed"})
     assert not [each["metadata"]["name"] for each in found if each["metadata"]["name"].endswith("-mic")]
 
@@ -416,7 +416,7 @@ def test_the_crds_are_those_of_the_manifests() -> None:
 
 
 def fields(value: Any) -> Iterator[tuple[str, Any]]:
-    """Each field of an object and of what it holds."""
+    """Yield each field of an object, at any depth, with its value."""
     if isinstance(value, dict):
         for name, below in value.items():
             yield name, below
@@ -445,7 +445,7 @@ NUMBERS: Json = {
 
 
 def test_a_text_that_looks_like_something_else_stays_a_text() -> None:
-    """Names, namespaces, paths and labels of digits: the API server would refuse numbers."""
+    """Names, namespaces, paths and labels of digits stay texts: the API server would refuse numbers."""
     found = objects(NUMBERS, name="9", namespace="10")
     for each in found:
         for name, value in fields(each):
@@ -461,14 +461,14 @@ def test_a_text_that_looks_like_something_else_stays_a_text() -> None:
 
 @pytest.mark.parametrize("value", [0, 1, "50%"])
 def test_a_budget_has_what_the_user_wrote_alone(value: object) -> None:
-    """Kubernetes refuses both; the default of the other one stands in the values."""
+    """With `minAvailable` the default `maxUnavailable` is left out, because Kubernetes refuses both together."""
     found = objects({"mic": {"podDisruptionBudget": {"minAvailable": value}}})
     spec = one(found, "PodDisruptionBudget", "mic-pdb")["spec"]
     assert (spec.get("minAvailable"), "maxUnavailable" in spec) == (value, False)
 
 
 def metric_names() -> set[str]:
-    """Return what the daemons' pages show."""
+    """Return the names of all metrics on the daemons' pages."""
     of_nmi, of_mic = CollectorRegistry(), CollectorRegistry()
     nmi_observe.Metrics(of_nmi)
     mic_metrics.Metrics(of_mic)
@@ -480,7 +480,7 @@ def metric_names() -> set[str]:
 
 @pytest.mark.parametrize("name", ["alerts.yaml", "alerts-mic.yaml", "dashboard.json"])
 def test_alerts_and_dashboard_ask_for_metrics_that_there_are(name: str) -> None:
-    """Another name would be silent for ever."""
+    """An alert or panel that asks for any other metric would be silent for ever."""
     asked = set(re.findall(r"aadpodidentity_\w+", (chart.CHART / "files" / name).read_text()))
     assert asked
     assert asked <= metric_names()
@@ -498,7 +498,7 @@ def test_alerts_and_dashboard_ask_for_metrics_that_there_are(name: str) -> None:
     ],
 )
 def test_what_tells_of_trouble_is_on_a_panel_and_in_an_alert(name: str) -> None:
-    """Each in its own daemon's list: those of MIC are left out where it is not installed."""
+    """Each is on the dashboard and in its own daemon's alerts: MIC's are left out where MIC is not installed."""
     files = chart.CHART / "files"
     assert f"aadpodidentity_{name}" in (files / "dashboard.json").read_text()
     alerts = "alerts-mic.yaml" if name.startswith("mic") else "alerts.yaml"
@@ -506,7 +506,7 @@ def test_what_tells_of_trouble_is_on_a_panel_and_in_an_alert(name: str) -> None:
 
 
 def test_a_panel_shows_each_series_that_it_names() -> None:
-    """`a or b` shows b only where a has none: what is to be seen side by side is asked for side by side."""
+    """No panel asks for `a or b`, which shows b only where a has no value, and each panel has its own ID."""
     panels = json.loads((chart.CHART / "files" / "dashboard.json").read_text())["panels"]
     expressions = [target["expr"] for panel in panels for target in panel["targets"]]
     assert not [text for text in expressions if " or " in text]
@@ -514,7 +514,7 @@ def test_a_panel_shows_each_series_that_it_names() -> None:
 
 
 def test_a_mic_that_is_gone_is_an_alert_and_none_where_it_is_not_installed() -> None:
-    """Its metrics are gone with it: the sum of nothing is nothing, and no alert."""
+    """The alert counts MIC's metrics as 0 when they are gone with MIC; in managed mode no alert asks for MIC."""
 
     def alerts(**values: object) -> dict[str, str]:
         found = objects({"monitoring": {"prometheusRule": {"enabled": True}}, **values})
@@ -526,7 +526,7 @@ def test_a_mic_that_is_gone_is_an_alert_and_none_where_it_is_not_installed() -> 
 
 
 def test_every_pod_says_what_it_needs() -> None:
-    """Hooks too: a namespace with a quota refuses others, and then nothing is uninstalled."""
+    """All pods, hooks' too, have requests and limits: a namespace with a quota would refuse them without."""
     for each in objects({}):
         template = each.get("spec", {}).get("template", {}).get("spec", {})
         for container in [*template.get("initContainers", ()), *template.get("containers", ())]:

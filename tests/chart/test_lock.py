@@ -15,7 +15,7 @@ from podidentity.kube.locks import ANNOTATION
 
 
 def election_flags(namespace: str) -> Iterator[str]:
-    """Yield what MIC of a release in this namespace is told about its lock."""
+    """Yield the flags for its lock that MIC of a release in this namespace gets."""
     for path, text in chart.templates({}, namespace=namespace).items():
         if path.endswith("mic-deployment.yaml"):
             (container,) = yaml.safe_load(text)["spec"]["template"]["spec"]["containers"]
@@ -24,7 +24,7 @@ def election_flags(namespace: str) -> Iterator[str]:
 
 @pytest.mark.parametrize("first", ["predecessor", "release"])
 async def test_two_releases_have_one_leader(tmp_path: Path, first: str) -> None:
-    """The second stands by, says for whom, and leads when the first is gone; there is one lock, in `default`."""
+    """The second MIC stands by and logs who leads; there is one lock, in `default`."""
     async with staged(tmp_path, list(crds.all_definitions())) as stage:
         # The predecessor's chart gives its MIC no flag: its default is the namespace `default`.
         flags = () if first == "predecessor" else tuple(election_flags("kube-system"))
@@ -47,6 +47,6 @@ def locks(stage: Stage) -> list[dict[str, Any]]:
 
 
 def leaders(stage: Stage) -> set[str]:
-    """Return who is named in any of them."""
+    """Return the holders that the lock objects name."""
     texts = [one["metadata"]["annotations"][ANNOTATION] for one in locks(stage)]
     return {json.loads(text)["holderIdentity"] for text in texts} - {""}

@@ -57,7 +57,7 @@ def settings(values: Json) -> Settings:
 
 @pytest.mark.parametrize("path", [path for path in leaves(EVERYTHING) if path != ("azureTenantID",)], ids=".".join)
 def test_every_value_takes_effect(path: tuple[str, ...]) -> None:
-    """Without it something else is rendered, or helm says what is missing, or it repeats the default."""
+    """Leaving a value out changes what is rendered, or Helm names what is missing, unless the value is the default."""
     less, value = without(EVERYTHING, path), value_at(EVERYTHING, path)
     default = value_at(yaml.safe_load((chart.WEBHOOK / "values.yaml").read_text()), path)
     try:
@@ -69,7 +69,7 @@ def test_every_value_takes_effect(path: tuple[str, ...]) -> None:
 
 
 def test_every_value_is_in_the_file_with_everything() -> None:
-    """What is not there is not tested."""
+    """`everything.yaml` sets every value of the chart, so that each of them is tested."""
     default = yaml.safe_load((chart.WEBHOOK / "values.yaml").read_text())
     assert set(default) == set(EVERYTHING)
 
@@ -85,7 +85,7 @@ PREDECESSORS_VALUES = {
 
 
 def test_the_predecessors_values_are_taken() -> None:
-    """Whoever has a file of them keeps it."""
+    """The chart has each value of azure-workload-identity's chart, so a user's file of values stays valid."""
     assert set(yaml.safe_load((chart.WEBHOOK / "values.yaml").read_text())) >= PREDECESSORS_VALUES
 
 
@@ -125,14 +125,14 @@ def test_the_webhook_understands_what_the_chart_tells_it() -> None:
 
 
 def test_the_broker_as_it_is_installed_needs_two_values() -> None:
-    """Its address and the ConfigMap with its CA; audience and annotation are AKS's."""
+    """The broker's address and the ConfigMap with its CA are enough; audience and annotation are AKS's."""
     endpoint = {"azureKubernetesTokenProxy": BROKER, "azureKubernetesCAConfigMapName": "podidentity-broker-ca"}
     proxy = settings({"customTokenEndpoint": endpoint}).rules.proxy
     assert proxy == TokenProxy(BROKER, TrustBundle(config_map="podidentity-broker-ca"))
 
 
 def test_names_and_ports_are_what_the_webhook_expects() -> None:
-    """Service, Secret and configuration by name; each port where its Service, policy and probes look for it."""
+    """Service, Secret and configuration have the names, and the container the ports, that the webhook's flags say."""
     items, result = objects({}), settings({})
     assert find(items, "Service")["metadata"]["name"] == result.service
     assert find(items, "Secret")["metadata"]["name"] == result.secret
@@ -149,7 +149,7 @@ def test_names_and_ports_are_what_the_webhook_expects() -> None:
 
 
 def test_a_release_of_the_predecessor_is_upgraded_in_place() -> None:
-    """A Deployment's selector cannot change: it is what azure-workload-identity's chart has."""
+    """The Deployment's selector, which cannot change, is that of azure-workload-identity's chart."""
     assert find(objects({}), "Deployment")["spec"]["selector"]["matchLabels"] == {
         "app": "workload-identity-webhook",
         "azure-workload-identity.io/system": "true",
@@ -159,7 +159,7 @@ def test_a_release_of_the_predecessor_is_upgraded_in_place() -> None:
 
 
 def test_only_labelled_pods_that_are_created_are_sent() -> None:
-    """As azure-workload-identity registers it: whoever has no label does not depend on the webhook."""
+    """As azure-workload-identity registers it, only labelled pods are sent: others do not depend on the webhook."""
     selector = {"matchExpressions": [{"key": "team", "operator": "Exists"}]}
     configuration = find(objects({"mutatingWebhookNamespaceSelector": selector}), "MutatingWebhookConfiguration")
     mutation, warning = configuration["webhooks"]
@@ -187,14 +187,14 @@ def test_an_update_leaves_no_gap() -> None:
 
 
 def test_another_tenant_replaces_the_replicas() -> None:
-    """The environment is read at the start: a changed ConfigMap alone would do nothing."""
+    """Another tenant ID changes the pod template, because replicas read their environment only when they start."""
     other = {"azureTenantID": TENANT.replace("1", "9")}
     templates = [find(objects(values), "Deployment")["spec"]["template"] for values in ({}, other)]
     assert templates[0]["metadata"] != templates[1]["metadata"]
 
 
 def test_the_pod_is_restricted() -> None:
-    """As Pod Security's level `restricted` has it, and with nothing that can be written but its own /tmp."""
+    """The pod satisfies Pod Security's level `restricted`, and can write to its own /tmp only."""
     spec = pod({})
     (container,) = spec["containers"]
     assert spec["securityContext"]["runAsNonRoot"] is True
@@ -213,7 +213,7 @@ def test_the_pod_is_restricted() -> None:
 
 
 def test_it_may_do_what_its_code_does_and_nothing_else() -> None:
-    """One service account at a time; its own configuration and Secret by their names."""
+    """The webhook may get service accounts, and read and patch its own configuration and Secret by their names."""
     rules = {
         (item["kind"], resource, verb, tuple(rule.get("resourceNames", ())))
         for item in objects({})
@@ -232,13 +232,13 @@ def test_it_may_do_what_its_code_does_and_nothing_else() -> None:
 
 
 def test_what_it_fills_is_installed_empty() -> None:
-    """An upgrade would take the contents away."""
+    """The chart brings the Secret empty: with contents, each upgrade would replace what the webhook wrote."""
     assert not find(objects({}), "Secret").keys() & {"data", "stringData"}
 
 
 @pytest.mark.parametrize("value", [0, 1, "50%"])
 def test_a_budget_has_what_the_user_wrote_alone(value: object) -> None:
-    """Kubernetes refuses both; the default of the other one stands in the values."""
+    """With `maxUnavailable` there is no `minAvailable`, because Kubernetes refuses both; without a value, no budget."""
     spec = find(objects({"podDisruptionBudget": {"maxUnavailable": value}}), "PodDisruptionBudget")["spec"]
     assert (spec.get("maxUnavailable"), "minAvailable" in spec) == (value, False)
     assert not [item for item in objects({"podDisruptionBudget": None}) if item["kind"] == "PodDisruptionBudget"]

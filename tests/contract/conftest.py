@@ -1,4 +1,4 @@
-"""One server for all tests of the contract, a namespace of its own for each, and the real kubectl."""
+"""The servers that the contract's tests run against, a namespace for each test, and the real kubectl."""
 
 import contextlib
 import itertools
@@ -41,7 +41,7 @@ class Kubectl:
         return done.stdout
 
     def tried(self, *arguments: str, stdin: Json | str = "") -> subprocess.CompletedProcess[str]:
-        """Run a command, whatever comes of it."""
+        """Run a command and return its result, whether or not it succeeded."""
         return subprocess.run(
             [self._program, "-n", self.namespace, *arguments],
             input=stdin if isinstance(stdin, str) else json.dumps(stdin),
@@ -53,13 +53,13 @@ class Kubectl:
         )
 
     def refused(self, *arguments: str, stdin: Json | str = "") -> str:
-        """Run a command that must fail; return what it says."""
+        """Run a command that must fail; return its error output."""
         done = self.tried(*arguments, stdin=stdin)
         assert done.returncode != 0, f"kubectl {' '.join(arguments)} succeeded: {done.stdout}"
         return done.stderr
 
     def get(self, *arguments: str) -> Json:
-        """`kubectl get ... -o json`."""
+        """Return what `kubectl get ... -o json` prints."""
         found: Json = json.loads(self("get", *arguments, "-o", "json"))
         return found
 
@@ -92,7 +92,7 @@ def kubectl(kubeconfig: Path) -> Iterator[Kubectl]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whichever test comes first starts the cluster."""
+    """Give each test the time to start the cluster, because the first one that runs has to."""
     for item in items:
         if item.path.parent == Path(__file__).parent:
             item.add_marker(pytest.mark.timeout(START_SECONDS))

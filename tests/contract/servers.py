@@ -10,7 +10,7 @@ from serving import served
 
 
 class TwoLines:
-    """Containers that wrote two lines: there are no kubelets here."""
+    """The logs of containers that wrote two lines each, because no kubelet runs here."""
 
     async def read(
         self, namespace: str, pod: str, container: str, *, follow: bool, tail_lines: int | None
@@ -25,7 +25,7 @@ class TwoLines:
 def embedded(
     folder: Path, *, controllers: bool = True, backup: dict[str, Any] | None = None
 ) -> Iterator[tuple[Path, Kubernetes]]:
-    """The lab's embedded Kubernetes, with its controllers, behind TLS; its admin's kubeconfig, and itself."""
+    """Serve the lab's embedded Kubernetes behind TLS; yield its admin's kubeconfig and the cluster itself."""
     cluster = Kubernetes(TwoLines(), backup=backup)
     with served(cluster.app, cluster.tls_context(), cluster.run if controllers else None) as port:
         yield _kubeconfig(folder, cluster, port), cluster

@@ -33,7 +33,7 @@ def test_both_spellings_are_kept(kubectl: Kubectl) -> None:
 
 
 def test_an_unknown_field_is_named_or_pruned(kubectl: Kubectl) -> None:
-    """Strictly, which is kubectl's default, it is refused by name; otherwise it is dropped."""
+    """With strict validation, kubectl's default, it is refused by name; without, it is dropped."""
     told = kubectl.refused("create", "-f", "-", stdin=identity(CLIENTID="c"))
     assert 'unknown field "spec.CLIENTID"' in told
     kubectl("create", "--validate=ignore", "-f", "-", stdin=identity(clientID="c", CLIENTID="c"))
@@ -45,7 +45,7 @@ def test_an_unknown_field_is_named_or_pruned(kubectl: Kubectl) -> None:
     [(identity(type="zero"), "spec.type"), (identity(clientID=7), "spec.clientID"), (binding(weight="1"), "weight")],
 )
 def test_a_value_of_another_type_is_refused_by_name(kubectl: Kubectl, made: Json, field: str) -> None:
-    """The sentence names the field."""
+    """The refusal names the field whose value has the wrong type."""
     assert field in kubectl.refused("create", "-f", "-", stdin=made)
 
 
@@ -65,14 +65,14 @@ def test_a_rule_is_refused_in_its_own_words(kubectl: Kubectl, made: Json, told: 
 
 
 def test_a_rule_holds_when_an_object_is_changed_too(kubectl: Kubectl) -> None:
-    """What was right cannot be made wrong."""
+    """A patch that breaks a rule is refused in the rule's own words."""
     kubectl("create", "-f", "-", stdin=identity(type=0, clientID="c"))
     told = kubectl.refused("patch", "azureidentity", "reader", "--type=merge", "-p", '{"spec":{"type":7}}')
     assert "spec.type must be 0" in told
 
 
 def test_a_service_principal_may_have_any_resource_id(kubectl: Kubectl) -> None:
-    """The form is that of managed identities only."""
+    """The rule for the form of resource IDs applies to managed identities only."""
     kubectl("create", "-f", "-", stdin=identity(type=1, resourceID="anything", clientID="c"))
 
 
@@ -123,7 +123,7 @@ def test_an_embedded_object_keeps_what_it_has(kubectl: Kubectl) -> None:
 
 
 def test_describe_tells_the_object(kubectl: Kubectl) -> None:
-    """`kubectl describe` shows every field."""
+    """`kubectl describe` shows the kind and the client ID of an AzureIdentity."""
     kubectl("create", "-f", "-", stdin=identity(type=0, clientID="c-1"))
     told = kubectl("describe", "azureidentity", "reader")
     assert "c-1" in told

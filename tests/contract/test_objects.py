@@ -48,7 +48,7 @@ def changes(kubectl: Kubectl, version: str) -> list[tuple[str, str]]:
 
 
 def test_a_name_is_taken_once(kubectl: Kubectl) -> None:
-    """The second creation is a conflict."""
+    """Creating an object of the same name again is a conflict."""
     kubectl("create", "-f", "-", stdin=config_map("a"))
     assert "already exists" in kubectl.refused("create", "-f", "-", stdin=config_map("a"))
 
@@ -60,14 +60,14 @@ def test_a_name_must_be_a_name(kubectl: Kubectl, name: str) -> None:
 
 
 def test_a_namespace_must_be_there(kubectl: Kubectl) -> None:
-    """The sentence names the namespace that is missing."""
+    """Creating an object in a missing namespace is refused, and the refusal names the namespace."""
     made = config_map("a", namespace="no-such-place")
     told = kubectl.refused("create", "-n", "no-such-place", "-f", "-", stdin=made)
     assert '"no-such-place" not found' in told
 
 
 def test_a_name_can_be_made_up(kubectl: Kubectl) -> None:
-    """`generateName` gets an ending."""
+    """An object with `generateName` gets a longer name that begins with it."""
     made = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"generateName": "made-"}}
     kubectl("create", "-f", "-", stdin=made)
     (name,) = names(kubectl)
@@ -76,7 +76,7 @@ def test_a_name_can_be_made_up(kubectl: Kubectl) -> None:
 
 
 def test_a_stale_write_is_a_conflict(kubectl: Kubectl) -> None:
-    """Somebody wrote in between: what was read before cannot be written back."""
+    """An object that has changed since it was read cannot be replaced with what was read."""
     kubectl("create", "-f", "-", stdin=config_map("a", {"x": "1"}))
     stale = kubectl.get("configmap", "a")
     kubectl("patch", "configmap", "a", "--type=merge", "-p", '{"data":{"x":"2"}}')
@@ -122,7 +122,7 @@ def test_a_finalizer_holds_an_object(kubectl: Kubectl) -> None:
 
 
 def test_a_child_goes_with_its_owner(kubectl: Kubectl) -> None:
-    """Owner references are followed."""
+    """An object whose owner reference names a deleted object is deleted, too."""
     kubectl("create", "-f", "-", stdin=config_map("owner"))
     uid = kubectl.get("configmap", "owner")["metadata"]["uid"]
     reference = {"apiVersion": "v1", "kind": "ConfigMap", "name": "owner", "uid": uid}
@@ -132,7 +132,7 @@ def test_a_child_goes_with_its_owner(kubectl: Kubectl) -> None:
 
 
 def test_a_namespace_takes_its_objects_along(kubectl: Kubectl) -> None:
-    """Deleting it deletes what is in it."""
+    """Deleting a namespace deletes the objects in it."""
     other = f"{kubectl.namespace}-other"
     kubectl("create", "namespace", other)
     kubectl("create", "-n", other, "-f", "-", stdin=config_map("a"))
@@ -141,7 +141,7 @@ def test_a_namespace_takes_its_objects_along(kubectl: Kubectl) -> None:
 
 
 def test_labels_and_fields_choose(kubectl: Kubectl) -> None:
-    """Equality, inequality, sets, presence; and the name."""
+    """Lists are selected by a label's value, set, presence and absence, and by the field metadata.name."""
     for name, labels in (("a", {"tier": "one"}), ("b", {"tier": "two"}), ("c", {})):
         kubectl("create", "-f", "-", stdin=config_map(name, labels=labels))
     assert names(kubectl, "-l", "tier=one") == ["a"]
@@ -166,7 +166,7 @@ def test_a_list_comes_in_pages(kubectl: Kubectl) -> None:
 
 
 def test_a_watch_tells_what_happened_since_a_list(kubectl: Kubectl) -> None:
-    """From a list's version on: added, modified, deleted, in order, and nothing from before."""
+    """A watch from a list's version reports each addition, change and deletion in order, and nothing older."""
     kubectl("create", "-f", "-", stdin=config_map("before", labels={"seen": "yes"}))
     version = (
         kubectl.get("configmaps")["metadata"].get("resourceVersion")
@@ -207,7 +207,7 @@ def test_a_watch_can_begin_with_what_exists(kubectl: Kubectl) -> None:
 
 
 def test_what_leaves_a_selection_is_told_as_deleted(kubectl: Kubectl) -> None:
-    """Whoever watches a label hears that an object lost it."""
+    """A watch of a label reports an object that loses the label as deleted."""
     kubectl("create", "-f", "-", stdin=config_map("a", labels={"seen": "yes"}))
     version = json.loads(kubectl.raw(CONFIG_MAPS))["metadata"]["resourceVersion"]
     kubectl("label", "configmap", "a", "seen-")
@@ -222,7 +222,7 @@ def test_what_leaves_a_selection_is_told_as_deleted(kubectl: Kubectl) -> None:
 
 
 def test_a_service_account_may_do_what_its_role_says(kubectl: Kubectl) -> None:
-    """Nothing without a rule; refusals name user, verb and resource; `auth can-i` agrees."""
+    """Without a rule the refusal names user, verb and resource; `auth can-i` agrees with the role."""
     kubectl("create", "serviceaccount", "reader")
     kubectl("create", "role", "reader", "--verb=get,list", "--resource=configmaps")
     kubectl("create", "rolebinding", "reader", "--role=reader", f"--serviceaccount={kubectl.namespace}:reader")
@@ -235,7 +235,7 @@ def test_a_service_account_may_do_what_its_role_says(kubectl: Kubectl) -> None:
 
 
 def test_tables_have_kubectls_columns(kubectl: Kubectl) -> None:
-    """The heads that every user of kubectl knows."""
+    """`kubectl get` prints the columns that users of kubectl know."""
     kubectl("create", "-f", "-", stdin=deployment())
     until(lambda: kubectl.get("pods")["items"], "a pod")
     heads = {
@@ -249,6 +249,6 @@ def test_tables_have_kubectls_columns(kubectl: Kubectl) -> None:
 
 
 def test_a_dry_run_changes_nothing(kubectl: Kubectl) -> None:
-    """On the server it is either done properly or refused; never taken for the real thing."""
+    """A dry run on the server creates no object, whether the server does it or refuses it."""
     kubectl.tried("create", "--dry-run=server", "-f", "-", stdin=config_map("a"))
     assert names(kubectl) == []

@@ -1,4 +1,4 @@
-"""Tokens for pods, and what the API says about a token and about a user, as programs ask that judge others."""
+"""Tokens of pods, and the reviews by which programs ask the API about a token or about a user's rights."""
 
 import json
 from typing import Any
@@ -22,7 +22,7 @@ def pod(kubectl: Kubectl) -> Json:
 
 
 def post(kubectl: Kubectl, path: str, spec: Json) -> Json:
-    """Return the status of a review."""
+    """Create a review and return its status."""
     group = path.rsplit("/", 2)[0].removeprefix("/apis/")
     kind = {"tokenreviews": "TokenReview", "subjectaccessreviews": "SubjectAccessReview"}[path.rsplit("/", 1)[1]]
     body = {"apiVersion": f"{group}/v1", "kind": kind, "spec": spec}
@@ -46,7 +46,7 @@ IDENTITY = "11111111-2222-3333-4444-555555555555"
 
 
 def test_a_pods_token_is_reviewed_until_the_pod_is_gone(kubectl: Kubectl) -> None:
-    """Its audience, user, groups and pod are told; another audience, a forged token and a deleted pod's fail."""
+    """A review names audience, user, groups and pod; for another audience, a forged token or a deleted pod it fails."""
     uid = pod(kubectl)["metadata"]["uid"]
     bound = ("--bound-object-kind=Pod", "--bound-object-name=reader", f"--bound-object-uid={uid}")
     token = kubectl("create", "token", "reader", f"--audience={AUDIENCE}", *bound).strip()
@@ -102,7 +102,7 @@ def test_a_token_lives_ten_minutes_at_least_and_belongs_to_its_pod(kubectl: Kube
 
 
 def test_a_grant_of_an_identity_is_a_rule_for_a_resource_of_its_name(kubectl: Kubectl) -> None:
-    """A ClusterRole for a client ID, bound to an account or to a namespace's group, which only counts when given."""
+    """A ClusterRole for a client ID holds for a bound account, and for a bound group that the review names."""
     name, user = kubectl.namespace, f"system:serviceaccount:{kubectl.namespace}:reader"
     rule = {"verbs": ["use-managed-identity"], "apiGroups": ["cid.wi.aks.azure.com"], "resources": [IDENTITY]}
     role = {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": name}}

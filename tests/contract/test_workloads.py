@@ -26,7 +26,7 @@ def workload(kind: str, name: str, **spec: object) -> Json:
 
 
 def test_what_kubectl_creates_by_itself(kubectl: Kubectl) -> None:
-    """It sends these kinds as protobuf."""
+    """`kubectl create` sends these kinds as protobuf; they are stored with kubectl's values and the API's defaults."""
     kubectl("create", "job", "work", f"--image={IMAGE}", "--", "true", "now")
     kubectl("create", "cronjob", "nightly", f"--image={IMAGE}", "--schedule=0 3 * * *", "--", "true")
     kubectl("create", "deployment", "web", f"--image={IMAGE}", "--replicas=0", "--port=80")
@@ -59,28 +59,28 @@ def test_a_job_from_a_cron_job(kubectl: Kubectl) -> None:
     ],
 )
 def test_a_job_that_could_never_run_is_refused(kubectl: Kubectl, job: Json, message: str) -> None:
-    """The refusal names the field."""
+    """A Job without a restart policy or without containers is refused, and the refusal names the field."""
     made = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "bad"}, "spec": job}
     assert message in kubectl.refused("create", "-f", "-", stdin=made)
 
 
 @pytest.mark.parametrize("schedule", ["never", "61 * * * *", "* * *"])
 def test_a_schedule_that_cannot_be_read_is_refused(kubectl: Kubectl, schedule: str) -> None:
-    """The refusal names the field."""
+    """The refusal of such a CronJob names the field `spec.schedule`."""
     words = ("create", "cronjob", "bad", f"--image={IMAGE}", f"--schedule={schedule}")
     assert "spec.schedule" in kubectl.refused(*words)
 
 
 @pytest.mark.parametrize("strategy", [{}, {"updateStrategy": {"type": "RollingUpdate"}}])
 def test_a_daemon_set_has_the_numbers_of_its_update(kubectl: Kubectl, strategy: Json) -> None:
-    """Helm reads them without asking whether they are there."""
+    """A DaemonSet always has `maxUnavailable` and `maxSurge`, which Helm reads without a check."""
     kubectl("create", "-f", "-", stdin=workload("DaemonSet", "agent", **strategy))
     rolling = kubectl.get("daemonset", "agent")["spec"]["updateStrategy"]["rollingUpdate"]
     assert (rolling["maxUnavailable"], rolling["maxSurge"]) == (1, 0)
 
 
 def test_an_update_is_undone(kubectl: Kubectl) -> None:
-    """`kubectl rollout history` and `undo` go by the numbers of ReplicaSets."""
+    """`kubectl rollout undo` brings the old image back as revision 3, which `history` has in place of revision 1."""
     kubectl("create", "-f", "-", stdin=workload("Deployment", "web", replicas=0))
     kubectl("rollout", "status", "deployment/web", "--timeout=60s")
     kubectl("set", "image", "deployment/web", "main=registry.invalid/image:2")
@@ -94,7 +94,7 @@ def test_an_update_is_undone(kubectl: Kubectl) -> None:
 
 
 def test_all_shows_workloads_and_explain_their_fields(kubectl: Kubectl) -> None:
-    """`get all` and `explain` go by discovery and OpenAPI."""
+    """`kubectl get all` finds workloads by discovery, and `explain` describes fields by OpenAPI."""
     kubectl("create", "-f", "-", stdin=workload("DaemonSet", "agent"))
     kubectl("create", "job", "work", f"--image={IMAGE}")
     names = kubectl("get", "all", "-o", "name").split()
@@ -104,7 +104,7 @@ def test_all_shows_workloads_and_explain_their_fields(kubectl: Kubectl) -> None:
 
 
 def test_an_eviction_obeys_the_budget(kubectl: Kubectl) -> None:
-    """A ready pod stays while the budget says so; `dryRun` of an eviction asks alone."""
+    """A dry run of an eviction leaves the pod; an eviction of a pod that no budget covers deletes it."""
     pod = {
         "apiVersion": "v1",
         "kind": "Pod",
@@ -121,7 +121,7 @@ def test_an_eviction_obeys_the_budget(kubectl: Kubectl) -> None:
 
 
 def test_server_side_apply_creates_changes_and_withdraws(kubectl: Kubectl) -> None:
-    """What a manager no longer says is taken back; what others said stays. Helm 4 installs in this way."""
+    """A field that its manager no longer applies is removed; other managers' fields stay. Helm 4 installs this way."""
 
     def apply(manager: str, data: Json, name: str = "settings") -> None:
         made = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": data}

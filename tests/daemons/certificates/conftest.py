@@ -1,4 +1,4 @@
-"""The lab's Kubernetes over real TLS, replicas that look after their certificates, and clients that verify them."""
+"""The lab's Kubernetes over real TLS, replicas that manage their certificates, and clients that verify them."""
 
 import asyncio
 import base64
@@ -54,7 +54,7 @@ class Cluster:
     exits: contextlib.AsyncExitStack
 
     async def api(self, token: str = "") -> Api:
-        """Return a client: the admin's without a token."""
+        """Return a client with a token's rights, or the admin's without a token."""
         path = self.folder / f"kubeconfig-{len(list(self.folder.iterdir()))}"
         path.write_text(json.dumps(_kubeconfig(self.kubernetes, self.port, token or self.kubernetes.admin_token)))
         path.chmod(0o600)
@@ -62,11 +62,11 @@ class Cluster:
         return Api(http, self.clock)
 
     def add_namespace(self, name: str) -> None:
-        """Make a namespace."""
+        """Create a namespace."""
         self.kubernetes.storage.create("namespaces", {"metadata": {"name": name}})
 
     def limited_token(self, *rules: Json) -> str:
-        """Return the token of a service account with these rules, in the own namespace alone."""
+        """Return the token of a service account with these rules, which hold in the daemon's namespace only."""
         storage, subject = self.kubernetes.storage, {"kind": "ServiceAccount", "namespace": NAMESPACE, "name": "broker"}
         group = "rbac.authorization.k8s.io"
         metadata = {"namespace": NAMESPACE, "name": "broker"}
@@ -118,7 +118,7 @@ class Replica:
 
     @contextlib.asynccontextmanager
     async def running(self, *, is_cut_off: bool = False) -> AsyncIterator["Replica"]:
-        """Start, serve, and keep everything as it should be, as long as the body runs; if cut off, only serve."""
+        """Start, and serve while the body runs; manage the certificates meanwhile, unless the replica is cut off."""
         context = await self.certificates.start()
         server = await asyncio.start_server(_echo, LOOPBACK, 0, ssl=context)
         self.port = server.sockets[0].getsockname()[1]
@@ -176,7 +176,7 @@ Make = Callable[..., Any]
 
 @pytest.fixture
 def new_replica(cluster: Cluster, clock: JumpingClock) -> Make:
-    """Return a function that makes a replica; by default the bundle goes to the own namespace."""
+    """Return a function that makes a replica; by default the bundle goes to the daemon's own namespace."""
 
     async def make(*publications: Publication, settings: CertificateSettings = SETTINGS, token: str = "") -> Replica:
         api = await cluster.api(token)

@@ -1,4 +1,4 @@
-"""The bundle in ConfigMaps and in a webhook's configuration, whoever else writes there."""
+"""The bundle in ConfigMaps and in a webhook's configuration, even if others write to these objects."""
 
 import base64
 import logging
@@ -28,12 +28,12 @@ CONFIG_MAP_RULES = (
 
 
 def edit_config_map(cluster: Cluster, data: dict[str, str]) -> None:
-    """Replace what is in the bundle's ConfigMap."""
+    """Replace the data of the bundle's ConfigMap."""
     assert cluster.kubernetes.storage.change("configmaps", NAMESPACE, BUNDLE, lambda item: item.update(data=data))
 
 
 async def test_what_others_write_is_put_right(cluster: Cluster, new_replica: Make, clock: JumpingClock) -> None:
-    """Another bundle, none, no ConfigMap at all; keys of others stay."""
+    """A bundle that was changed, emptied or deleted with its ConfigMap is written again; other keys stay."""
     replica = await new_replica()
     async with replica.running():
         bundle = cluster.bundle()
@@ -52,7 +52,7 @@ async def test_what_others_write_is_put_right(cluster: Cluster, new_replica: Mak
 
 
 async def test_what_is_right_is_not_written(cluster: Cluster, new_replica: Make, clock: JumpingClock) -> None:
-    """A look without a reason to write writes nothing, anywhere."""
+    """Replicas that find everything right at ten looks write nothing to the cluster."""
     replicas = [await new_replica(), await new_replica()]
     async with replicas[0].running(), replicas[1].running():
         revision = cluster.kubernetes.storage.revision
@@ -62,7 +62,7 @@ async def test_what_is_right_is_not_written(cluster: Cluster, new_replica: Make,
 
 
 async def test_a_new_namespace_gets_it_at_once(cluster: Cluster, new_replica: Make, clock: JumpingClock) -> None:
-    """Namespaces may be others at each look, and a look can be asked for."""
+    """A namespace that is new in the list gets the bundle at the next look, which `wake` asks for."""
     namespaces = {NAMESPACE}
     replica = await new_replica(BundleConfigMaps(BUNDLE, lambda: namespaces))
     async with replica.running():
@@ -78,7 +78,7 @@ async def test_a_new_namespace_gets_it_at_once(cluster: Cluster, new_replica: Ma
 async def test_a_place_that_refuses_is_named_once_and_the_others_go_on(
     cluster: Cluster, new_replica: Make, clock: JumpingClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """One sentence for each: the right that is missing, the namespace that is."""
+    """One warning for each place names the missing right or namespace; the other places get the bundle."""
     cluster.add_namespace("team-a")
     token = cluster.limited_token(*SECRET_RULES, *CONFIG_MAP_RULES)
     replica = await new_replica(BundleConfigMaps(BUNDLE, lambda: ("a-is-missing", "team-a", NAMESPACE)), token=token)
@@ -96,7 +96,7 @@ async def test_a_place_that_refuses_is_named_once_and_the_others_go_on(
 
 
 async def test_a_missing_namespace_is_named(cluster: Cluster, new_replica: Make) -> None:
-    """And the ConfigMap comes with it."""
+    """The message says to create the namespace; once it exists, its ConfigMap is written."""
     replica = await new_replica(BundleConfigMaps(BUNDLE, lambda: ("team-a", NAMESPACE)))
     async with replica.running():
         message = replica.certificates.refusals[f"ConfigMap team-a/{BUNDLE}"]
@@ -110,7 +110,7 @@ async def test_a_missing_namespace_is_named(cluster: Cluster, new_replica: Make)
 async def test_a_ca_that_no_client_can_know_does_not_sign(
     cluster: Cluster, new_replica: Make, clock: JumpingClock
 ) -> None:
-    """While every place refuses the bundle, a replacement waits; then it goes on."""
+    """While every place refuses the bundle the CA is not replaced; once one takes it, it is."""
     replica = await new_replica(BundleConfigMaps(BUNDLE, lambda: ("team-a",)))
     async with replica.running():
         before = cluster.secret()["data"]["ca.crt"]
@@ -138,7 +138,7 @@ def webhook_configuration(cluster: Cluster) -> dict[str, Any]:
 async def test_every_webhook_of_a_configuration_gets_it(
     cluster: Cluster, new_replica: Make, clock: JumpingClock
 ) -> None:
-    """Others' fields stay, and an edit is put right."""
+    """Each webhook gets the bundle, its other fields stay, and a bundle that was removed is written again."""
     clients: list[dict[str, Any]] = [{"url": "https://one"}, {"url": "https://two", "caBundle": "b2xk"}]
     configuration = {
         "metadata": {"name": WEBHOOK},
@@ -161,7 +161,7 @@ async def test_every_webhook_of_a_configuration_gets_it(
 
 
 async def test_a_webhook_that_is_not_installed_is_named(cluster: Cluster, new_replica: Make) -> None:
-    """The daemon serves nevertheless."""
+    """The message says to create the configuration, and the daemon serves nevertheless."""
     replica = await new_replica(OWN_NAMESPACE, BundleWebhook(WEBHOOK))
     async with replica.running():
         assert "create it" in replica.certificates.refusals[f"MutatingWebhookConfiguration {WEBHOOK}"]
@@ -187,11 +187,11 @@ class _Interruption:
 
 
 async def _nothing() -> None:
-    """The bundle is the newest."""
+    """Raise nothing: the bundle is the newest."""
 
 
 async def test_an_old_bundle_never_replaces_a_newer_one(cluster: Cluster) -> None:
-    """Another replica published a newer one between our read and our write: the write is refused, and we look again."""
+    """If another replica publishes a newer bundle between our read and our write, our write is refused."""
     api, publication = await cluster.api(), BundleConfigMaps(BUNDLE, lambda: (NAMESPACE,))
     await publication.publish(api, "oldest", _nothing)
     interruption = _Interruption(api, publication, "newest")
@@ -201,7 +201,7 @@ async def test_an_old_bundle_never_replaces_a_newer_one(cluster: Cluster) -> Non
 
 
 async def test_a_publication_names_each_place(cluster: Cluster) -> None:
-    """What came of it is told place by place, in the words of a log."""
+    """The outcome has an entry for each place, and the ConfigMap has a label that says who manages it."""
     api = await cluster.api()
     check: Check = _nothing
     outcomes: Outcomes = await BundleConfigMaps(BUNDLE, lambda: (NAMESPACE,)).publish(api, "text", check)

@@ -1,4 +1,4 @@
-"""Two replicas, one Secret: what clients meet while CAs come and go."""
+"""Two replicas and one Secret: clients are served while CAs are created, replaced and retired."""
 
 import asyncio
 import base64
@@ -34,7 +34,7 @@ def roots(bundle: str) -> list[str]:
 
 
 async def test_the_first_start(cluster: Cluster, new_replica: Make) -> None:
-    """A CA is made and published, and a client that trusts it is served."""
+    """The first start creates and publishes a CA, and a client that trusts it is served."""
     replica = await new_replica()
     assert not replica.certificates.is_ready
     async with replica.running():
@@ -44,7 +44,7 @@ async def test_the_first_start(cluster: Cluster, new_replica: Make) -> None:
 
 
 async def test_two_that_start_at_once_share_one_ca(cluster: Cluster, new_replica: Make) -> None:
-    """Whoever creates the Secret first wins; each has its own key."""
+    """Two replicas that start at once create one CA, and a client that trusts it is served by both."""
     replicas = [await new_replica() for _ in range(2)]
     async with contextlib.AsyncExitStack() as exits:
         await asyncio.gather(*(exits.enter_async_context(replica.running()) for replica in replicas))
@@ -55,7 +55,7 @@ async def test_two_that_start_at_once_share_one_ca(cluster: Cluster, new_replica
 
 
 async def test_a_ca_is_replaced_and_no_client_notices(cluster: Cluster, new_replica: Make, clock: JumpingClock) -> None:
-    """Clients are served at every step: with the newest bundle, with one from before, and reading its first CA only."""
+    """At every step clients are served: with the newest bundle, an earlier one, or only the first CA of either."""
     settings = replace(SETTINGS, schedule=Schedule(authority_seconds=30 * DAY_SECONDS))
     replicas = [await new_replica(settings=settings) for _ in range(2)]
     async with contextlib.AsyncExitStack() as exits:
@@ -93,7 +93,7 @@ async def test_a_ca_is_replaced_and_no_client_notices(cluster: Cluster, new_repl
 
 
 async def test_an_order_replaces_the_ca_at_once(cluster: Cluster, new_replica: Make, clock: JumpingClock) -> None:
-    """The annotation counts once for each text, and clients go on."""
+    """Each new text of the annotation replaces the CA once, and clients are served all the time."""
     replica = await new_replica()
     async with replica.running():
         for text in ("leaked on Monday", "leaked on Tuesday"):
@@ -115,7 +115,7 @@ async def test_an_order_replaces_the_ca_at_once(cluster: Cluster, new_replica: M
 async def test_a_replica_that_knows_nothing_of_a_replacement_is_trusted(
     cluster: Cluster, new_replica: Make, clock: JumpingClock
 ) -> None:
-    """For as long as its certificate lasts; for the spread time also by who reads only the first CA."""
+    """A replica that missed a replacement is trusted until its certificate ends, at first by one CA alone."""
     replica, late = await new_replica(), await new_replica()
     async with replica.running(), late.running(is_cut_off=True):
         cluster.change_secret(lambda secret: annotate(secret, "leaked"))
@@ -130,7 +130,7 @@ async def test_a_replica_that_knows_nothing_of_a_replacement_is_trusted(
 
 
 async def test_serving_certificates_are_renewed(cluster: Cluster, new_replica: Make, clock: JumpingClock) -> None:
-    """At two thirds of their life; the CA stays."""
+    """A serving certificate is renewed at two thirds of its life, and clients of the same CA are served."""
     replica = await new_replica()
     async with replica.running():
         before = replica.certificates.serving
@@ -142,7 +142,7 @@ async def test_serving_certificates_are_renewed(cluster: Cluster, new_replica: M
 
 
 def annotate(secret: dict[str, Any], text: str) -> None:
-    """Order a replacement."""
+    """Order a replacement of the CA, as an administrator does."""
     secret["metadata"].setdefault("annotations", {})["podidentity.io/replace-ca"] = text
 
 
@@ -154,7 +154,7 @@ async def test_a_secret_that_is_deleted_comes_back(
     caplog: pytest.LogCaptureFixture,
     emptied: bool,  # noqa: FBT001  # a parameter of pytest
 ) -> None:
-    """With the same CA: clients trust no other yet."""
+    """A Secret that is deleted or emptied is written back with the same CA, the only one that clients trust."""
     replicas = [await new_replica() for _ in range(2)]
     async with replicas[0].running(), replicas[1].running():
         before = cluster.secret()["data"]
@@ -169,7 +169,7 @@ async def test_a_secret_that_is_deleted_comes_back(
 
 
 async def test_an_empty_secret_is_filled(cluster: Cluster, new_replica: Make) -> None:
-    """An installation may bring it, so that the role need not allow to create Secrets."""
+    """An installation may bring the Secret empty, so that the role need not allow to create Secrets."""
     cluster.kubernetes.storage.create(
         "secrets", {"metadata": {"namespace": "podidentity-system", "name": "podidentity-broker-ca"}}
     )
@@ -199,11 +199,11 @@ USAGE = x509.KeyUsage(
     encipher_only=False,
     decipher_only=False,
 )
-"""Of azure-workload-identity's CA."""
+"""The key usage of azure-workload-identity's CA."""
 
 
 async def test_azure_workload_identitys_ca_goes_on(cluster: Cluster, new_replica: Make, clock: JumpingClock) -> None:
-    """Its Secret has an RSA CA of ten years (PKCS#1), and a serving certificate beside it, which is not touched."""
+    """Its RSA CA of ten years (PKCS#1) is used; the serving certificate beside it is not touched."""
     key = rsa.generate_private_key(65537, 2048)
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "azure-workload-identity-ca")])
     start = datetime.fromtimestamp(clock.wall(), UTC) - timedelta(days=30)
@@ -240,7 +240,7 @@ FOREIGN = {
 async def test_what_is_not_ours_is_left_alone(
     cluster: Cluster, new_replica: Make, clock: JumpingClock, data: dict[str, bytes], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A sentence, once; and when the Secret is put right, the daemon starts."""
+    """A Secret with anything but a CA is not changed, and one warning names it; once emptied, it is used."""
     encoded = {name: base64.b64encode(value).decode() for name, value in data.items()}
     metadata = {"namespace": "podidentity-system", "name": "podidentity-broker-ca"}
     cluster.kubernetes.storage.create("secrets", {"metadata": metadata, "data": encoded})
@@ -262,7 +262,7 @@ async def test_what_is_not_ours_is_left_alone(
 async def test_what_is_broken_later_does_not_stop_the_server(
     cluster: Cluster, new_replica: Make, clock: JumpingClock
 ) -> None:
-    """The certificate in use stays, and nothing is overwritten."""
+    """If the Secret's key is broken later, the problem is reported and the certificate in use stays."""
     replica = await new_replica()
     async with replica.running():
         cluster.change_secret(lambda secret: secret["data"].update({"ca.key": base64.b64encode(b"z").decode()}))
@@ -273,7 +273,7 @@ async def test_what_is_broken_later_does_not_stop_the_server(
 
 
 async def test_the_certificate_names_the_daemon_and_little_else(new_replica: Make, clock: JumpingClock) -> None:
-    """Only a server, only its names, only for some days."""
+    """The certificate is for a server only, for the daemon's names only, and for a few days only."""
     replica = await new_replica()
     async with replica.running():
         reader, writer = await replica.connect(replica.certificates.bundle)
@@ -301,7 +301,7 @@ class _Observer(ssl.SSLContext):
 
 
 def test_no_key_reaches_a_disk() -> None:
-    """OpenSSL reads a key from a file: from one in memory, without a name, which is closed at once."""
+    """OpenSSL reads the key from a file in memory, which has no name and is closed at once."""
     authority = new_authority("test", Validity(0, 1000))
     load(_Observer(ssl.PROTOCOL_TLS_SERVER), sign_serving(authority, [NAME], Validity(0, 10)))
     ((path, target, names),) = _Observer.paths
@@ -312,7 +312,7 @@ def test_no_key_reaches_a_disk() -> None:
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 async def test_the_oldest_tls_that_is_spoken(cluster: Cluster, new_replica: Make, version: ssl.TLSVersion) -> None:
-    """1.2 by default, 1.3 where it is asked for."""
+    """A client of TLS 1.2 is served where 1.2 is the oldest version allowed, and refused where 1.3 is."""
     replica = await new_replica(settings=replace(SETTINGS, minimum_tls=version))
     async with replica.running():
         client = ssl.create_default_context(cadata=cluster.bundle())
@@ -331,7 +331,7 @@ async def test_the_oldest_tls_that_is_spoken(cluster: Cluster, new_replica: Make
 async def test_a_right_that_is_missing_is_waited_for(
     cluster: Cluster, new_replica: Make, clock: JumpingClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """One sentence names it, however often it is tried; once the role allows it, the daemon starts."""
+    """One warning names the missing right, however many tries fail; once the role allows it, the daemon starts."""
     replica = await new_replica(token=cluster.limited_token())
     start = asyncio.ensure_future(replica.certificates.start())
     await eventually(lambda: clock.waiting, "the first try failed")

@@ -19,7 +19,7 @@ MANIFEST = Path(__file__).parents[3] / "deploy/infra/deployment-rbac.yaml"
 
 @pytest.fixture
 def podidentity(kubernetes: Kubernetes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Run a command against the cluster; its exit status."""
+    """Return a function that runs a command against the cluster and returns its exit status."""
     assert kubernetes.admin_token
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
 
@@ -47,7 +47,7 @@ class Cluster:
         self._kubeconfig = kubeconfig
 
     def install(self, manifest: Path) -> None:
-        """Create what a manifest holds, through the API."""
+        """Create the objects of a manifest, but for its workloads, through the API."""
         import httpx2  # noqa: PLC0415  # only here
 
         config = yaml.safe_load(self._kubeconfig.read_text())
@@ -95,7 +95,7 @@ class Cluster:
         )
 
     def healthy(self) -> None:
-        """Two daemons on one node, and somebody who leads."""
+        """Add one node with MIC and NMI, and the lock of a MIC that leads."""
         self.node("n1")
         self.daemon("mic", "n1")
         self.daemon("nmi", "n1")

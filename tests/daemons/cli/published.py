@@ -41,7 +41,7 @@ BROKER = Path(__file__).parents[3] / "deploy/broker/broker.yaml"
 
 
 class Site:
-    """What is published, by path; a test changes it."""
+    """The published documents by path; a test may change them."""
 
     def __init__(self, kubernetes: Kubernetes) -> None:
         """Publish what the cluster has, and let it be the cluster's issuer."""

@@ -1,4 +1,4 @@
-"""The lab's Azure behind TLS, found by its public names, and somebody who has signed in to it."""
+"""The lab's Azure behind TLS, found by its public names, and its owner, who has signed in."""
 
 import contextlib
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ class Tenant:
     """A tenant with an identity `reader` and an application `writer`."""
 
     def __init__(self) -> None:
-        """Make both in this process."""
+        """Create the identity and the application in this process."""
         self.azure = Azure(AzureSettings())
         self.azure.faults.federation_write_seconds = 0
         self.http = TestClient(self.azure.app)
@@ -51,7 +51,7 @@ class Tenant:
         return document
 
     def credentials(self, identity: str = "") -> list[Json]:
-        """Return what ARM says of the reader's credentials."""
+        """Return the credentials that ARM lists for the reader."""
         path = f"{identity or self.identity}/federatedIdentityCredentials?api-version=2023-01-31"
         items: list[Json] = self.ask("GET", f"{ARM}{path}")["value"]
         return items

@@ -1,4 +1,4 @@
-"""`podidentity doctor` and `explain pod` on a cluster with a broker: real API, real TLS, the issuer on the Internet."""
+"""`podidentity doctor` and `explain` on a cluster with a broker: real API, real TLS, the issuer on the Internet."""
 
 import json
 import shlex
@@ -48,7 +48,7 @@ def bare(kubernetes: Kubernetes, tmp_path: Path) -> "Cluster":
 
 
 def diagnose(podidentity: "Run", capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, Findings]:
-    """Return what doctor says, by check, and its exit status."""
+    """Return doctor's exit status, and its findings by check."""
     status = podidentity("doctor", "--output", "json", *words)
     findings: Findings = {}
     for one in json.loads(capsys.readouterr().out)["findings"]:
@@ -59,7 +59,7 @@ def diagnose(podidentity: "Run", capsys: pytest.CaptureFixture[str], *words: str
 def test_a_healthy_broker_on_a_cluster_without_machines(
     bare: "Cluster", published: Site, podidentity: "Run", capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Nobody misses MIC; the issuer is fetched as Entra ID does it; exit status 0."""
+    """Doctor does not miss MIC, fetches the issuer's documents as Entra ID does, and exits with status 0."""
     assert published.documents
     install_broker(bare)
     grant(bare, READER)
@@ -71,7 +71,7 @@ def test_a_healthy_broker_on_a_cluster_without_machines(
 
 
 def test_an_issuer_that_is_not_public(bare: "Cluster", podidentity: "Run", capsys: pytest.CaptureFixture[str]) -> None:
-    """Case 51, on a cluster as kubeadm and kind make it."""
+    """On a cluster as kubeadm and kind make it, doctor says that the issuer is not public, and what to run."""
     install_broker(bare)
     status, findings = diagnose(podidentity, capsys)
     (issuer,) = findings["issuer"]
@@ -83,7 +83,7 @@ def test_an_issuer_that_is_not_public(bare: "Cluster", podidentity: "Run", capsy
 def test_a_rotated_key_that_was_not_published(
     bare: "Cluster", kubernetes: Kubernetes, published: Site, podidentity: "Run", capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """And a document that is gone."""
+    """Doctor names keys that are not published, and a discovery document that is gone."""
     install_broker(bare)
     kubernetes.rotate_token_key("publish")
     status, findings = diagnose(podidentity, capsys)
@@ -97,7 +97,7 @@ def test_a_rotated_key_that_was_not_published(
 def test_a_broker_with_troubles(
     bare: "Cluster", published: Site, podidentity: "Run", capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """No replica, no ConfigMap in a namespace of its bundle, another identity granted, Entra ID's answer."""
+    """Doctor names missing replicas, a missing ConfigMap, a grant that no broker allows and a missing credential."""
     assert published.documents
     install_broker(bare, "--bundle-namespaces=team-a", f"--allowed-identities={READER}", ready=0)
     grant(bare, READER.replace("a", "b"))
@@ -160,7 +160,7 @@ def add_pod(
 
 
 def test_a_pod_of_the_token_proxy(bare: "Cluster", podidentity: "Run", capsys: pytest.CaptureFixture[str]) -> None:
-    """Without the grant 403 is foretold, with the command; that command's grant makes it well."""
+    """Without the grant `explain` names it and prints a command; with that command's grant no problem is left."""
     bare.node("n1")
     add_pod(bare)
     assert podidentity("explain", "pod", "default/web") == 1
@@ -177,7 +177,7 @@ def test_a_pod_of_the_token_proxy(bare: "Cluster", podidentity: "Run", capsys: p
 def test_a_pod_of_the_token_file_door(
     cluster: "Cluster", podidentity: "Run", capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Everything is there but NMI's side of it: this cluster's NMI does not serve the door."""
+    """Where NMI does not serve the door, `explain` names the flag that NMI lacks."""
     cluster.healthy()
     grant(cluster, READER)
     add_pod(cluster, variables=BY_FILE, path="/var/opt/azcmagent/tokens")
@@ -188,7 +188,7 @@ def test_a_pod_of_the_token_file_door(
 
 
 def test_all_pods_of_both_ways(cluster: "Cluster", podidentity: "Run", capsys: pytest.CaptureFixture[str]) -> None:
-    """Labelled for bindings and for workload identity, one that slipped past the webhook among them."""
+    """`explain --all` has pods with the label of either way, and one that the webhook did not change."""
     cluster.healthy()
     grant(cluster, READER)
     add_pod(cluster)
@@ -218,7 +218,7 @@ def tenant(kubernetes: Kubernetes, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_the_command_that_doctor_gives_mends_it(
     bare: "Cluster", tenant: Tenant, podidentity: "Run", capsys: pytest.CaptureFixture[str], credentials: int
 ) -> None:
-    """Case 51: a credential is missing, its exact command makes doctor content; the last of 20 is said."""
+    """Doctor names a missing credential and the command that creates it, and says if 19 of 20 are used."""
     tenant.fill(credentials)
     install_broker(bare)
     grant(bare, tenant.client_id)
@@ -249,7 +249,7 @@ def test_the_command_that_doctor_gives_mends_it(
 def test_an_identity_that_azure_does_not_know(
     bare: "Cluster", tenant: Tenant, podidentity: "Run", capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A typing error in a ClusterRole, and an application, which has credentials as well."""
+    """A client ID that Azure does not know is reported; for an application doctor names the command of az."""
     install_broker(bare)
     grant(bare, READER)
     grant(bare, tenant.application_client_id)
@@ -262,7 +262,7 @@ def test_an_identity_that_azure_does_not_know(
 def test_nmi_the_webhook_and_the_broker_must_agree_on_the_doors(
     bare: "Cluster", published: Site, podidentity: "Run", capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As their command lines have it: another port, another audience, an account that the broker does not know."""
+    """Doctor reads in their flags another port, another audience, and an account that the broker does not accept."""
     assert published.documents
     install_broker(bare, "--nmi-service-accounts=elsewhere/nmi")
     webhook = next(item for item in yaml.safe_load_all(WEBHOOK.read_text()) if item["kind"] == "Deployment")

@@ -26,7 +26,7 @@ NOT_YET = 6
 
 
 def waits(cluster: "Cluster") -> None:
-    """One pod whose identity is not yet on its node's machine."""
+    """Add a pod whose identity is not yet on its node's machine."""
     cluster.pod("late", "n1", labels={"aadpodidbinding": "writer"})
     cluster.storage.create(IDENTITIES, crd.render_identity(make.identity("writer")))
     cluster.storage.create(
@@ -39,7 +39,7 @@ def waits(cluster: "Cluster") -> None:
 def test_not_yet_and_never_are_told_apart(
     cluster: "Cluster", podidentity: "Run", capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A script waits on 6 and gives up on 1."""
+    """Exit status 6 means that waiting may help, and 1 that it will not, so a script can tell."""
     cluster.healthy()
     waits(cluster)
     cluster.pod("lost", "n1", labels={"aadpodidbinding": "nothing"})
@@ -49,7 +49,7 @@ def test_not_yet_and_never_are_told_apart(
 
 
 def test_every_pod_has_a_line(cluster: "Cluster", podidentity: "Run", capsys: pytest.CaptureFixture[str]) -> None:
-    """Its outcome and what decides it; `wide` says what to do, too; a namespace narrows it."""
+    """Each line has a pod's outcome and its reason; `wide` adds the node; a namespace narrows the list."""
     cluster.healthy()
     assigned(cluster)
     waits(cluster)
@@ -73,7 +73,7 @@ def test_every_pod_has_a_line(cluster: "Cluster", podidentity: "Run", capsys: py
 def test_programs_get_one_document_with_a_version(
     cluster: "Cluster", podidentity: "Run", capsys: pytest.CaptureFixture[str], output: str, load: Any
 ) -> None:
-    """Of every command, in either format."""
+    """Each command prints one document with apiVersion and kind, as JSON or as YAML."""
     cluster.healthy()
     assigned(cluster)
     for words, kind in [
@@ -91,7 +91,7 @@ def test_programs_get_one_document_with_a_version(
 def test_a_context_is_chosen_by_name(
     cluster: "Cluster", podidentity: "Run", tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The current one leads nowhere; the one that is named has a namespace of its own, which counts."""
+    """`--context` overrides the current context, and its namespace counts unless `-n` names another."""
     cluster.healthy()
     assigned(cluster)
     path = tmp_path / "kubeconfig"
@@ -118,7 +118,7 @@ def test_a_context_is_chosen_by_name(
 def test_a_namespace_narrows_what_doctor_looks_at(
     cluster: "Cluster", podidentity: "Run", capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is wrong in another team's namespace is theirs: here, an identity that is not assigned in time."""
+    """With `-n` doctor leaves out other namespaces' problems: here, an identity that is not assigned in time."""
     monkeypatch.setattr(diagnosing, "STUCK_SECONDS", -1.0)
     cluster.healthy()
     cluster.storage.create(ASSIGNED, crd.render_assigned(make.assigned(state=AssignedState.CREATED)))
@@ -150,7 +150,7 @@ def test_kubectl_finds_its_plugin(cluster: "Cluster", tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_a_shell_can_complete_the_words(shell: str, podidentity: "Run", capsys: pytest.CaptureFixture[str]) -> None:
-    """The program that is printed asks for completions, and they come: commands, options, choices."""
+    """The script that `completion` prints asks the program for completions, and the program gives them."""
     assert podidentity("completion", shell) == 0
     program = capsys.readouterr().out
     assert f"_PODIDENTITY_COMPLETE={shell}_complete" in program.replace("env ", "")
@@ -160,7 +160,7 @@ def test_a_shell_can_complete_the_words(shell: str, podidentity: "Run", capsys: 
 
 
 def test_bash_completes(podidentity: "Run", capsys: pytest.CaptureFixture[str]) -> None:
-    """In a real bash: `podidentity explain --out<TAB>`."""
+    """In a real bash `podidentity explain --out<TAB>` completes to `--output`."""
     assert podidentity("completion", "bash") == 0
     program = capsys.readouterr().out
     script = (

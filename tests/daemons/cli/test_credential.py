@@ -27,7 +27,7 @@ def tenant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tenant]:
 
 
 def test_an_identity_by_its_client_id(tenant: Tenant, podidentity: "Run", capsys: pytest.CaptureFixture[str]) -> None:
-    """Created for two service accounts, listed, deleted; a second time nothing happens."""
+    """Credentials are created for two service accounts, listed and deleted; a command's repetition changes nothing."""
     owner = ("--identity", tenant.client_id.upper())
     create = ("credential", "create", *owner, *ISSUER, "--service-account", "a/b", "--service-account", "c/d.e")
     assert podidentity(*create) == 0
@@ -73,7 +73,7 @@ def test_an_application(
 def test_no_room_is_said_before_the_first_write(
     tenant: Tenant, podidentity: "Run", capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """19 are there and two are asked for: neither is created."""
+    """With 19 credentials of 20 in use, a command for two more creates neither."""
     tenant.fill(19)
     accounts = ("--service-account", "a/b", "--service-account", "a/c")
     assert podidentity("credential", "create", "--identity", tenant.identity, *ISSUER, *accounts) == 2
@@ -97,7 +97,7 @@ def test_no_room_is_said_before_the_first_write(
 def test_a_command_line_that_cannot_be_meant(
     tenant: Tenant, podidentity: "Run", capsys: pytest.CaptureFixture[str], words: tuple[str, ...], sentence: str
 ) -> None:
-    """One sentence, and nothing is written."""
+    """Such a command ends with one sentence and exit status 2, and writes nothing."""
     options = [word.replace("{id}", tenant.identity) for word in words]
     assert podidentity("credential", "create", *ISSUER, *options) == 2
     error = capsys.readouterr().err
@@ -109,7 +109,7 @@ def test_a_command_line_that_cannot_be_meant(
 def test_azure_s_refusal_is_one_sentence(
     tenant: Tenant, podidentity: "Run", capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """An identity that is not there; exit status 5."""
+    """For an identity that does not exist the command prints ARM's refusal; exit status 5."""
     status = podidentity("credential", "list", "--identity", f"{tenant.identity}-gone")
     assert status == 5
     assert "ARM refused GET" in capsys.readouterr().err
@@ -126,7 +126,7 @@ def test_the_real_az_signs_in(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """`az login`, then our command with az's tokens for ARM and for Graph."""
+    """After `az login` the command works with az's tokens for ARM and for Graph."""
     import subprocess  # noqa: PLC0415  # only here
 
     program: Any = shutil.which("az") or next(AZ.glob("az-*/bin/az"))

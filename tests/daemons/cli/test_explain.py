@@ -20,7 +20,7 @@ ASSIGNED = "azureassignedidentities.aadpodidentity.k8s.io"
 
 
 def assigned(cluster: "Cluster") -> None:
-    """One pod with an identity that is assigned to it."""
+    """Add a pod with an identity that is assigned to it."""
     cluster.pod("web", "n1", labels={"aadpodidbinding": "reader"})
     cluster.storage.create(IDENTITIES, crd.render_identity(make.identity()))
     cluster.storage.create(BINDINGS, crd.render_binding(make.binding()))
@@ -28,7 +28,7 @@ def assigned(cluster: "Cluster") -> None:
 
 
 def test_a_healthy_pod_is_explained(cluster: "Cluster", podidentity: "Run", capsys: pytest.CaptureFixture[str]) -> None:
-    """The last line says what it gets; exit status 0."""
+    """The last line says of which identity the pod gets a token; exit status 0."""
     cluster.healthy()
     assigned(cluster)
     assert podidentity("explain", "pod", "default/web") == 0
@@ -55,7 +55,7 @@ def test_no_token_without_nmi_on_the_pod_s_node(
 
 
 def test_programs_read_json(cluster: "Cluster", podidentity: "Run", capsys: pytest.CaptureFixture[str]) -> None:
-    """Each finding is one JSON object on a line of its own."""
+    """`--output json` prints one document, whose last finding is a label that was mistyped."""
     cluster.healthy()
     cluster.pod("web", "n1", labels={"aadpodidbinding": "raeder"})
     cluster.storage.create(BINDINGS, crd.render_binding(make.binding()))
@@ -91,7 +91,7 @@ def test_what_the_daemons_were_told_counts(
 def test_bad_input_is_one_sentence(
     cluster: "Cluster", podidentity: "Run", capsys: pytest.CaptureFixture[str], pod: str, words: str
 ) -> None:
-    """The command prints no traceback."""
+    """What is no pod's name, or a pod that does not exist, gets one sentence and no traceback."""
     cluster.node("n1")
     assert podidentity("explain", "pod", pod) in {2, 4}
     error = capsys.readouterr().err
@@ -103,14 +103,14 @@ def test_bad_input_is_one_sentence(
 def test_no_cluster_is_one_sentence(
     podidentity: "Run", monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    """A kubeconfig that is not there."""
+    """A kubeconfig that does not exist gets a sentence with its name; exit status 2."""
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "gone"))
     assert podidentity("doctor") == 2
     assert "gone not found; correct the file" in capsys.readouterr().err
 
 
 def findings(podidentity: "Run", capsys: pytest.CaptureFixture[str]) -> tuple[int, dict[str, list[dict[str, Any]]]]:
-    """Return what doctor finds, by check."""
+    """Return doctor's exit status, and its findings by check."""
     status = podidentity("doctor", "--output", "json")
     found: dict[str, list[dict[str, Any]]] = {}
     for one in json.loads(capsys.readouterr().out)["findings"]:
@@ -119,7 +119,7 @@ def findings(podidentity: "Run", capsys: pytest.CaptureFixture[str]) -> tuple[in
 
 
 def test_a_healthy_installation(cluster: "Cluster", podidentity: "Run", capsys: pytest.CaptureFixture[str]) -> None:
-    """Our own manifest gives both accounts all they need; exit status 0."""
+    """With our own manifest both service accounts have all rights that they need; exit status 0."""
     cluster.healthy()
     assigned(cluster)
     status, found = findings(podidentity, capsys)
@@ -152,7 +152,7 @@ def test_an_installation_with_troubles(
 def test_a_startup_taint_that_stays_is_told(
     cluster: "Cluster", podidentity: "Run", capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The manifests' role does not allow NMI to take it away: doctor says so once a node carries it."""
+    """Doctor says that a node keeps the start-up taint because NMI's role does not allow NMI to remove it."""
     cluster.node("n1")
     cluster.daemon("nmi", "n1", "--startup-taint=podidentity.io/starting")
     assert "startup taint" in findings(podidentity, capsys)[1]
@@ -171,7 +171,7 @@ def test_a_startup_taint_that_stays_is_told(
 
 
 def test_an_empty_cluster(podidentity: "Run", capsys: pytest.CaptureFixture[str]) -> None:
-    """Nothing is installed: that is what it says, instead of failing."""
+    """On a cluster where nothing is installed doctor says so; exit status 1."""
     status, found = findings(podidentity, capsys)
     assert status == 1
     assert "not installed" in found["definitions"][0]["what"]

@@ -57,7 +57,7 @@ class Drill:
         self.tell(f"{PODS}/{name}", {"metadata": metadata, "spec": {"nodeName": "n1"}, "status": status})
 
     def assign(self, pod: str, identity: str) -> None:
-        """Do what MIC does."""
+        """Assign an identity to a pod, as MIC does."""
         key = ObjectKey("default", f"{pod}-{identity}")
         azure_identity, binding = make.identity(identity), make.binding(azure_identity=identity)
         assignment = AzureAssignedIdentity(
@@ -66,11 +66,11 @@ class Drill:
         self.tell(f"{ASSIGNED_IDENTITIES}/{key.name}", crd.render_assigned(assignment))
 
     def tell(self, path: str, obj: Any) -> None:
-        """Add an object, and say so on the watches that are open."""
+        """Add an object, and send it on the watches that are open."""
         self._send(path, "ADDED", self.server.put(path, obj))
 
     def remove(self, path: str) -> None:
-        """Delete an object likewise."""
+        """Delete an object, and send its deletion on the watches that are open."""
         obj = self.server.objects.pop(path)
         self.server.version += 1
         obj["metadata"]["resourceVersion"] = str(self.server.version)
@@ -89,12 +89,12 @@ class Drill:
             watch.cut()
 
     def confirm(self) -> None:
-        """Send what a living API server sends once a minute."""
+        """Send a bookmark on every watch, as a living API server does once a minute."""
         for watch in self.watches():
             watch.send("BOOKMARK", {"metadata": {"resourceVersion": str(self.server.version)}})
 
     async def reassure(self) -> None:
-        """Have NMI read such a sign on every watch, while time stands still: what it knows is of this moment."""
+        """Send a bookmark on every watch and return once NMI has read them all; the clock stands still meanwhile."""
         assert self.cluster is not None
         self.confirm()
         async with asyncio.timeout(20):

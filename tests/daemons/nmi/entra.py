@@ -22,7 +22,7 @@ BAD_SECRET = {"error": "invalid_client", "error_description": "AADSTS7000215: In
 
 
 class Reply(NamedTuple):
-    """An answer of a test's, in place of a token."""
+    """An answer that a test prescribes in place of a token."""
 
     status: int
     body: bytes = b"{}"

@@ -79,7 +79,7 @@ class FakeCluster:
     def assign(
         self, pod: Pod, identity: AzureIdentity, state: AssignedState = AssignedState.ASSIGNED
     ) -> AzureAssignedIdentity:
-        """Do what MIC does."""
+        """Assign an identity to a pod, as MIC does."""
         key = ObjectKey("default", f"{pod.key.name}-{identity.key.name}")
         binding = make.binding(identity.key.name, azure_identity=identity.key.name, selector=pod.selector)
         assignment = AzureAssignedIdentity(key, identity, binding, pod.key, pod.node, state)
@@ -88,7 +88,7 @@ class FakeCluster:
         return assignment
 
     def remove(self, pod: Pod) -> None:
-        """Delete a pod as the watch tells it."""
+        """Delete a pod, and notify the follower as the watch would."""
         self.pods.remove(pod)
         if self.follower is not None:
             self.follower.pod_gone(pod.uid)
@@ -109,7 +109,7 @@ class FakeCluster:
         return self._clock.steady() if self.synced else -float("inf")
 
     async def look(self, address: str) -> Sequence[Pod]:
-        """Ask the API server."""
+        """Return the pods at an address as the API server knows them."""
         self.looks += 1
         await asyncio.sleep(0)
         if isinstance(self.api, Exception):
@@ -161,7 +161,7 @@ class Answer(NamedTuple):
 
     @property
     def token(self) -> str:
-        """The access token, or what was told instead."""
+        """The access token; without one, the whole content of the answer."""
         return str(self.json.get("access_token", self.json))
 
 

@@ -25,7 +25,7 @@ class ImdsRequest(NamedTuple):
 
 
 class Reply(NamedTuple):
-    """An answer of a test's; `None` as status hangs up without one."""
+    """An answer that a test prescribes; with `None` as status the connection is closed without one."""
 
     status: int | None
     body: bytes = b"{}"
@@ -116,7 +116,7 @@ class StandInImds:
         return self.token(request)
 
     def hold(self, seconds: float) -> None:
-        """Keep everybody waiting for so long, from now on."""
+        """Answer no request for so many seconds from now on."""
         gate = self.gate = asyncio.Event()
         asyncio.get_running_loop().call_later(seconds, gate.set)
 

@@ -30,7 +30,7 @@ EXCEPTION = AzurePodIdentityException(ObjectKey("default", "exempt"), {"app": "e
 
 
 class Grants:
-    """What the pods of a node have; `questions` are the pods whose assigned identities were looked up."""
+    """The identities, bindings and exceptions of a node's pods; `questions` are the pods that were looked up."""
 
     def __init__(self, *assigned_identities: AzureAssignedIdentity) -> None:
         self.revision = 0
@@ -42,7 +42,7 @@ class Grants:
         self.questions: list[ObjectKey] = []
 
     def grants_confirmed_at(self) -> float:
-        """Return the moment at which all of it was true."""
+        """Return when the watches were last confirmed: at second 0."""
         return 0.0
 
     def there_since(self, identity: IdentityId) -> float | None:
@@ -50,12 +50,12 @@ class Grants:
         return self.machine.get(identity)
 
     def assigned_to(self, pod: Pod) -> Sequence[AzureAssignedIdentity]:
-        """Return what a pod is assigned."""
+        """Return the identities that a pod is assigned."""
         self.questions.append(pod.key)
         return [item for item in self.assigned_identities if item.pod == pod.key]
 
     def bound_to(self, pod: Pod) -> Sequence[Match]:
-        """Return what bindings give a pod."""
+        """Return the identities that bindings give a pod."""
         return [match for match in self.matches if match.pod is pod]
 
     def exceptions_in(self, namespace: str) -> Sequence[AzurePodIdentityException]:
@@ -64,7 +64,7 @@ class Grants:
 
 
 def access_to(grants: Grants, **settings: object) -> Access:
-    """Make what is tested."""
+    """Build the `Access` under test."""
     return Access(grants, Settings("n1", **settings))  # type: ignore[arg-type]  # tests name any field
 
 
@@ -75,7 +75,7 @@ def status_of(choice: object) -> int:
 
 
 def permission(choice: object) -> Permission:
-    """Return what must be a permission."""
+    """Return a choice that must be a permission."""
     assert isinstance(choice, Permission)
     return choice
 
@@ -100,9 +100,10 @@ def test_what_was_not_confirmed_for_too_long_permits_nothing() -> None:
 
 
 def test_a_choice_is_reused_until_anything_changes() -> None:
-    """For the very pod object and revision that it was made for, each request with its own choice.
+    """A choice is reused for the same request, the same pod object and the same revision of the stores.
 
-    What the pod is assigned is found out once for all of them: a tenant may have many wait, and change all the time.
+    The pod's assigned identities are looked up once for all its requests of a revision: a tenant may have many requests
+    waiting, and change objects all the time.
     """
     grants = Grants(make.assigned())
     access = access_to(grants)
@@ -207,7 +208,7 @@ def test_as_many_identities_as_a_pod_may_have_are_remembered_at_once() -> None:
 
 
 def test_excepted_pods_and_mic_are_answered_as_imds_would() -> None:
-    """Such a pod gets any identity it names. One exception that matches is enough, in its own namespace only."""
+    """An excepted pod, and MIC's pod in MIC's namespace, gets any identity that it names; no other pod does."""
     grants = Grants(make.assigned())
     grants.exceptions = (EXCEPTION, replace(EXCEPTION, key=ObjectKey("other", "exempt")))
     access = access_to(grants)
@@ -231,7 +232,7 @@ def principal(namespace: str) -> AzureIdentity:
 
 
 def test_a_secret_that_may_not_be_read_permits_nothing_and_is_no_identity_that_the_pod_had() -> None:
-    """A cached token is not given either. `--secret-namespaces` and the known clouds decide what may be read."""
+    """A foreign Secret or unknown cloud is refused with 503; the pod then waits as if it never had an identity."""
     foreign = principal("foreign")
     grants = Grants(make.assigned(azure=foreign))
     access = access_to(grants)
@@ -261,7 +262,7 @@ def test_in_managed_mode_bindings_count_alone() -> None:
 
 
 def test_namespaced_nmi_gives_nothing_of_another_namespace() -> None:
-    """What was assigned before a change of mind, or by a MIC without the flag, does not count."""
+    """A namespaced NMI ignores an assigned identity of another namespace, such as one by a MIC without the flag."""
     grants = Grants(make.assigned(azure=make.identity(namespace="other")))
     assert permission(access_to(grants).choice(POD, REQUEST, 0.0))
     assert isinstance(access_to(grants, force_namespaced=True).choice(POD, REQUEST, 0.0), NotReady)
@@ -280,7 +281,7 @@ def test_what_imds_does_not_know_is_not_there_for_some_seconds_where_nmi_decides
 
 
 def test_of_an_identity_that_mic_has_named_for_long_imds_has_the_last_word() -> None:
-    """Deleted in Azure: no pod waits a hundred seconds for what nobody is about to bring. A new one may still come."""
+    """An identity that MIC has long reported and IMDS does not know was deleted in Azure: no request waits for it."""
     grants = Grants(make.assigned())
     grants.decides = True
     access = access_to(grants)

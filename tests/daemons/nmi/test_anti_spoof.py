@@ -1,4 +1,4 @@
-"""The pods of bridges: which table is loaded, who is told what, and when a sandbox that was made anew is believed.
+"""Anti-spoofing on bridges: which table is loaded, what NMI is told, and when a pod's new sandbox is believed.
 
 What the table does to packets is tested with the kernel: tests/system/redirect/test_spoofing.py and test_reuse.py.
 """
@@ -74,19 +74,19 @@ class Host:
         monkeypatch.setattr(nftables, "differences", self._constant(lambda: self.differences))
 
     def expect(self, uid: str, interface: int) -> None:
-        """Note it."""
+        """Note the interface that is reported for a pod."""
         self.expected.add((uid, interface))
 
     def hold(self, uids: frozenset[str]) -> None:
-        """Note them."""
+        """Note the pods that are at a port of their own."""
         self.uids_at_ports = uids
 
     def release(self, uid: str) -> None:
-        """Note it."""
+        """Note the pod that is released from its old interface."""
         self.release_calls.append(uid)
 
     async def proven_after(self, seconds: float) -> int:
-        """Look again after so long: how many pods are at a port of theirs."""
+        """Look again after so many seconds; return how many pods are at a port of their own."""
         self.clock.jump(seconds)
         await self.anti_spoof.keep()
         return self.anti_spoof.proven_pods
@@ -126,7 +126,7 @@ def host(monkeypatch: pytest.MonkeyPatch) -> Host:
 
 
 async def test_it_is_believed_after_a_minute_and_a_look(host: Host) -> None:
-    """The old port is gone, a new one alone claims the address, and the API server says that the pod lives."""
+    """A pod with a new port is believed after a minute, once the API server says that the pod still runs."""
     assert await host.proven_after(0) == 1
     host.ports = [port(2, "10.0.0.1")]
     assert await host.proven_after(1) == 0
@@ -151,7 +151,7 @@ async def test_it_is_believed_after_a_minute_and_a_look(host: Host) -> None:
     ids=["ending", "ended", "elsewhere", "another", "nobody", "no-answer"],
 )
 async def test_it_is_not_when_the_api_server_does_not_say_so(host: Host, api: object, looks: int) -> None:
-    """The pod may be gone, and its address another's. The API server is asked every ten seconds, not every second."""
+    """A new port is not believed while the API server does not confirm the pod; it is asked every ten seconds."""
     await host.proven_after(0)
     host.api = api  # type: ignore[assignment]
     host.ports = [port(2, "10.0.0.1")]
@@ -161,7 +161,7 @@ async def test_it_is_not_when_the_api_server_does_not_say_so(host: Host, api: ob
 
 
 async def test_it_is_not_while_claims_change(host: Host) -> None:
-    """A neighbour that puts the address on for a while, or two that claim it, are never the pod."""
+    """A port that claims the address for less than a minute, or beside another port, is never taken for the pod's."""
     await host.proven_after(0)
     liar = replace(make.pod("liar"), ips=("10.0.0.2",))
     for ports in ([port(2, "10.0.0.1")], [port(2, "10.0.0.1"), port(3, "10.0.0.1")], [port(3, "10.0.0.1")]):
@@ -202,7 +202,7 @@ def listed(*elements: tuple[str, str]) -> list[dict[str, Any]]:
 async def test_bridges_are_closed_until_it_is_known_who_is_there(
     *, enabled: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No port may ask, unless a predecessor's table stands, which is better. With --anti-spoof=off none is loaded."""
+    """Until the pods are known no port may ask, unless a predecessor's table is loaded; --anti-spoof=off loads none."""
     host = Host(monkeypatch, enabled=enabled)
     host.pods, host.listing = None, listed()
     await host.anti_spoof.keep()
@@ -293,7 +293,7 @@ async def test_off_takes_a_predecessors_table_away_and_says_so(monkeypatch: pyte
 async def test_an_address_that_a_port_did_not_have_under_the_last_nmi_is_not_believed(
     host: Host, elements: tuple[tuple[str, str], ...], proven: int
 ) -> None:
-    """While NMI was away a pod may have put the address of another on; of a new port nothing is known."""
+    """A port that the last NMI's table has without this address may have taken it since, and is not believed."""
     host.listing = listed(*elements)
     assert await host.proven_after(0) == proven
     assert bool(host.anti_spoof.warnings()) == (not proven)
@@ -302,7 +302,7 @@ async def test_an_address_that_a_port_did_not_have_under_the_last_nmi_is_not_bel
 def test_it_looks_when_something_changed_and_often_while_a_pod_has_no_port(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A burst of changes costs one look; a pod whose port is not known is looked for each second, all else seldom."""
+    """A burst of changes costs one look, a pod without a port one each second; otherwise NMI looks once a minute."""
     watched: list[bool] = []
 
     @asynccontextmanager

@@ -1,4 +1,4 @@
-"""PKCS#12 archives whose owner means harm: what they cost, and who pays."""
+"""Hostile PKCS#12 archives: what they cost NMI, and that other work goes on meanwhile."""
 
 import asyncio
 import re
@@ -63,7 +63,7 @@ FLAGS = [
 
 @pytest.mark.parametrize("flags", FLAGS, ids="_".join)
 def test_what_openssl_exports_is_opened(pair: Pair, tmp_path: Path, flags: tuple[str, ...]) -> None:
-    """Ciphers and digests may be whatever an administrator's export chose."""
+    """NMI signs with an archive of openssl, whatever ciphers, digests and rounds the export chose."""
     archive = export(pair, tmp_path, *flags)
     assert all(rounds in {2048, 5000} for rounds in pkcs12.rounds_of(archive))
     assert sign(archive).count(".") == 2
@@ -98,7 +98,7 @@ def test_each_count_of_rounds_is_checked_before_anything_is_opened(
 async def test_the_most_rounds_are_refused_and_cost_nobody_else_a_moment(
     entra: StandInEntra, pair: Pair, tmp_path: Path
 ) -> None:
-    """One request of one pod: the neighbour's cached token is answered meanwhile, and the loop never stands still."""
+    """An archive that wants 2^31 - 1 rounds gets 503, and no turn of the event loop takes a quarter of a second."""
     archive = with_most_rounds(pair, tmp_path)
     assert [*pkcs12.rounds_of(archive)] == [2**31 - 1]
 
@@ -115,7 +115,7 @@ async def test_the_most_rounds_are_refused_and_cost_nobody_else_a_moment(
 def test_what_cannot_be_read_beforehand_ends_by_its_limits(
     pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, by_processor: bool
 ) -> None:
-    """The program that opens it may take five seconds of a processor, and eight by the clock; then it is killed."""
+    """The program that opens an archive is killed at its limit of processor time, or of time by the clock."""
     program, starts = tmp_path / "endless.py", tmp_path / "starts"
     program.write_text(
         "from pathlib import Path\n"
@@ -131,12 +131,12 @@ def test_what_cannot_be_read_beforehand_ends_by_its_limits(
     for _ in range(3 if by_processor else 1):  # what the clock ended is not remembered: the node may have been busy
         with pytest.raises(ConfigurationError, match="takes too long or too much memory"):
             signer.sign(certificate, "app", "https://login/token", adfs=False)
-    assert starts.read_text() == "start "  # once in earnest, then it is remembered
+    assert starts.read_text() == "start "  # after the first time the refusal is remembered
 
 
 @pytest.mark.filterwarnings("ignore:Diffie-Hellman")
 async def test_a_huge_key_costs_nobody_else_a_moment(entra: StandInEntra, pair: Pair) -> None:
-    """An RSA key of 16,384 bits whose factors are prime: checking it alone takes longer than anything may."""
+    """An RSA key of 16,384 bits, whose check takes longer than the limit, gets 503 and does not stop the event loop."""
     key = huge_key()
     assert key.key_size == 16384
     certificate = pair.certificate

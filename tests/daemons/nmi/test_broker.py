@@ -25,7 +25,7 @@ NMI = "podidentity/nmi"
 
 @contextlib.asynccontextmanager
 async def both(folder: Path) -> AsyncIterator[tuple[Serving, brokers.Broker]]:
-    """Serve a broker, and an NMI on node n1 that asks it."""
+    """Serve a broker, and an NMI on node n1 that fetches tokens from it."""
     async with brokers.serving(node_daemons=frozenset({NMI})) as broker:
         token = broker.cluster.token(NMI, "nmi-1")
         broker.cluster.tokens[token]["user"]["extra"]["authentication.kubernetes.io/node-name"] = ["n1"]
@@ -45,7 +45,7 @@ def identity(client_id: str = brokers.READER) -> AzureIdentity:
 
 
 def add(nmi: Serving, broker: brokers.Broker, account: str = "cart") -> Pod:
-    """Let a pod run on the node, for both, with the identity."""
+    """Let a pod with the identity run on the node, as NMI and the broker see it."""
     web = pod()
     nmi.cluster.add(web, identity())
     broker.cluster.add_pod(str(web.key), account, "n1", uid=web.uid)
@@ -69,7 +69,7 @@ def test_a_granted_pod_gets_its_token(tmp_path: Path) -> None:
 
 
 def test_a_pod_without_a_grant_is_told_at_once(tmp_path: Path) -> None:
-    """In IMDS's own words, so that clients go on with their chain, and with who lacks what."""
+    """Without a grant the answer is 400 in IMDS's words, so that SDKs go on, and says who lacks what."""
 
     async def test() -> None:
         async with both(tmp_path) as (nmi, broker):
@@ -100,7 +100,7 @@ def test_a_grant_that_is_withdrawn_ends_within_thirty_seconds(tmp_path: Path) ->
 
 
 def test_two_pods_of_one_identity_are_judged_each_by_itself(tmp_path: Path) -> None:
-    """A token in NMI's cache is one pod's."""
+    """A pod without a grant is refused, although NMI has another pod's token of the same identity in its cache."""
 
     async def test() -> None:
         async with both(tmp_path) as (nmi, broker):
@@ -150,7 +150,7 @@ def test_a_broker_that_is_away(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("token", [None, "", 7, ["t"]])
 def test_what_is_no_token_is_not_passed_on(token: object, tmp_path: Path) -> None:
-    """A pod must not take the word "None" to a vault: whatever answers at the broker's address, 503 names it."""
+    """An answer without a token is 503 with the broker's address: no pod may take the word "None" to a vault."""
 
     async def test() -> None:
         authority = trustme.CA()

@@ -31,7 +31,7 @@ CALLS_OF_A_POD = 64  # as THREAT_MODEL.md says
 
 @dataclass
 class Counting:
-    """A source that counts. `script` holds what comes first; `held` keeps every call in the air."""
+    """A source that counts its calls. `script` holds answers that come first; `gate` holds calls until it is set."""
 
     clock: JumpingClock
     life_seconds: int = DAY
@@ -500,7 +500,7 @@ async def test_a_failure_that_is_told_often_does_not_grow() -> None:
 
 @dataclass
 class Slow:
-    """A source whose calls take as long as a test says, and which says who was served."""
+    """A source whose calls take as long as a test says, and which notes the sources it served."""
 
     sources_served: list[Source] = field(default_factory=list)
     gates: "deque[asyncio.Event]" = field(default_factory=deque)
@@ -540,7 +540,7 @@ def principal(number: int, namespace: str) -> Source:
 
 
 def proven(number: int, namespace: str) -> Source:
-    """Return a pod of a namespace that proves itself."""
+    """Return the source of a pod that proves itself with its own token."""
     return ProvenIdentity(f"app-{number}", namespace, "a.b.c")
 
 

@@ -1,4 +1,4 @@
-"""Kubernetes as NMI sees it, through a real client: what bindings and namespaces give, and which tokens must go."""
+"""Kubernetes as NMI sees it, through a real client: which identities a pod may use, and which tokens are dropped."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -36,7 +36,7 @@ def anyio_backend() -> str:
 
 @dataclass
 class FollowerRecord:
-    """A follower that writes down what it is told."""
+    """A follower that notes what the cluster reports to it."""
 
     unused: list[Source] = field(default_factory=list)
     uids_gone: list[str] = field(default_factory=list)
@@ -44,26 +44,26 @@ class FollowerRecord:
     identities_that_came: set[str] = field(default_factory=set)
 
     def pod_changed(self, pod: ObjectKey) -> None:
-        """Nothing to note."""
+        """Note nothing."""
 
     def pod_at(self, address: str) -> None:
-        """Note it."""
+        """Note the address."""
         self.addresses.append(address)
 
     def pod_gone(self, uid: str) -> None:
-        """Note it."""
+        """Note the pod's UID."""
         self.uids_gone.append(uid)
 
     def source_unused(self, source: Source) -> None:
-        """Note it."""
+        """Note the source."""
         self.unused.append(source)
 
     def identities_came(self, identities: frozenset[IdentityId]) -> None:
-        """Note them."""
+        """Note the identities' names."""
         self.identities_that_came |= {identity.name for identity in identities}
 
     def anything_changed(self) -> None:
-        """Nothing to note."""
+        """Note nothing."""
 
 
 @dataclass
@@ -116,14 +116,14 @@ def resource_ids(follow: Following, namespace: str = "default") -> list[str]:
 
 
 def source(identity: AzureIdentity) -> Source:
-    """Return where its token comes from."""
+    """Return the source of an identity's tokens."""
     key = source_of(identity)
     assert isinstance(key, tuple)
     return key
 
 
 async def test_bindings_of_the_pods_own_namespace_count(tmp_path: Path) -> None:
-    """Managed mode: selector and label, binding and identity in the pod's namespace."""
+    """In managed mode a binding counts if its selector is the pod's label and it is in the pod's namespace."""
     async with following(tmp_path, MANAGED) as follow:
         for namespace in ("default", "team-b"):
             await follow.tell("ADDED", "azureidentities", crd.render_identity(make.identity("reader", namespace)))
@@ -137,7 +137,7 @@ async def test_bindings_of_the_pods_own_namespace_count(tmp_path: Path) -> None:
 
 
 async def test_a_namespace_uses_what_it_is_allowed(tmp_path: Path) -> None:
-    """--namespace-allow-list: without the annotation nothing, with it what its globs cover, at once."""
+    """With --namespace-allow-list a namespace uses what its annotation's globs cover; without one, nothing."""
     async with following(tmp_path, Settings("n1", managed_mode=True, namespace_allow_list=True)) as follow:
         await follow.tell("ADDED", "azureidentities", crd.render_identity(make.identity()))
         await follow.tell("ADDED", "azureidentitybindings", crd.render_binding(make.binding()))
@@ -150,7 +150,7 @@ async def test_a_namespace_uses_what_it_is_allowed(tmp_path: Path) -> None:
 
 
 async def test_tokens_go_when_nothing_leads_to_their_source(tmp_path: Path) -> None:
-    """Managed mode: an identity that is changed or gone, a binding that is gone; not while another leads there too."""
+    """In managed mode a source's tokens are dropped when no binding and identity lead to it any more."""
     reader, twin = make.identity(), make.identity("twin", resource_id=make.resource_id("reader"))
     async with following(tmp_path, MANAGED) as follow:
         for identity in (reader, twin):
@@ -168,7 +168,7 @@ async def test_tokens_go_when_nothing_leads_to_their_source(tmp_path: Path) -> N
 
 
 async def test_tokens_go_with_the_last_assigned_identity(tmp_path: Path) -> None:
-    """Standard mode: changed or deleted; not while another pod of this node is assigned the same."""
+    """In standard mode a source's tokens are dropped when its last assigned identity on the node changes or goes."""
 
     def assignment_of(name: str, identity: AzureIdentity) -> dict[str, Any]:
         assignment: AzureAssignedIdentity = make.assigned(make.pod(name), identity)
@@ -187,7 +187,7 @@ async def test_tokens_go_with_the_last_assigned_identity(tmp_path: Path) -> None
 
 
 async def test_a_secret_is_read_by_name(tmp_path: Path) -> None:
-    """Decoded from base64; a role that may not read it is an error that says so."""
+    """A Secret's values are decoded from base64; without the right to read it the error names the Secret."""
     async with following(tmp_path, Settings("n1")) as follow:
         path = "/api/v1/namespaces/team/secrets/sp"
         follow.server.put(path, {"metadata": {"name": "sp", "namespace": "team"}, "data": {"x": "c2VjcmV0"}})
@@ -199,7 +199,7 @@ async def test_a_secret_is_read_by_name(tmp_path: Path) -> None:
 
 
 async def test_a_pod_is_found_by_each_of_its_addresses(tmp_path: Path) -> None:
-    """Dual-stack pods: also by the one that is not first, however it is written."""
+    """A dual-stack pod is found by each of its addresses, not only the first, however they are written."""
     async with following(tmp_path, Settings("n1")) as follow:
         obj = {
             "metadata": {"name": "web", "namespace": "team"},
@@ -223,7 +223,7 @@ async def test_a_pod_is_found_by_each_of_its_addresses(tmp_path: Path) -> None:
 
 
 async def test_a_silent_watch_of_pods_leaves_the_grants_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who has an address can be asked of the API server; only then the watches of the grants must be in step."""
+    """The watch of pods and those of the grants are confirmed separately: only pods can be asked of the API server."""
     async with following(tmp_path, Settings("n1")) as follow:
         monkeypatch.setattr(follow.cluster, "_pods", SimpleNamespace(confirmed_at=0.0))
         assert follow.cluster.confirmed_at() == 0.0

@@ -20,7 +20,7 @@ GOOD = TOKEN_PATH + QUERY
 
 
 async def exchange(head: bytes, *, has_content: bool = True) -> tuple[Answer, bool]:
-    """Send bytes to an NMI that has a token at hand; return its first answer, and whether it then ends."""
+    """Send bytes to an NMI that has a token cached; return its first answer, and whether the connection then ends."""
     async with serving() as nmi:
         nmi.cluster.add(pod(), make.identity())
         assert (await nmi.ask()).status == 200
@@ -35,12 +35,12 @@ async def exchange(head: bytes, *, has_content: bool = True) -> tuple[Answer, bo
 
 
 def ask(head: bytes, *, has_content: bool = True) -> tuple[Answer, bool]:
-    """Do so in a loop of its own."""
+    """Run `exchange` in an event loop of its own."""
     return uvloop.run(exchange(head, has_content=has_content))
 
 
 def test_each_row_names_a_test_that_is_there() -> None:
-    """The table cannot claim what nothing checks."""
+    """Every row of the table names at least one test, and each test that it names exists."""
     names = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", TABLE.read_text())
     assert len(names) >= 20
     for path, name in names:
@@ -52,13 +52,13 @@ def test_each_row_names_a_test_that_is_there() -> None:
 
 @pytest.mark.parametrize("option", ["close", "Close", "keep-alive, close", "x,close,y", " close "])
 def test_close_is_honoured(option: str) -> None:
-    """Asked for the end of the connection, a good request is answered, the answer says `close`, and it ends."""
+    """A request with `Connection: close` is answered, the answer says `close` as well, and the connection ends."""
     answer, is_closed = ask(request(GOOD, *PLAIN, f"Connection: {option}"))
     assert (answer.status, answer.headers["connection"], is_closed) == (200, "close", True)
 
 
 async def test_close_is_honoured_when_it_is_remembered() -> None:
-    """The same bytes, and the same but for the request ID, are understood from memory: that remembers the end too."""
+    """`close` also counts in a request that NMI knows from memory, by the same bytes or all but the request ID."""
     async with serving() as nmi:
         nmi.cluster.add(pod(), make.identity())
         for number in (1, 1, 2, 2):
@@ -72,26 +72,26 @@ async def test_close_is_honoured_when_it_is_remembered() -> None:
 
 
 def test_nothing_after_close_is_processed() -> None:
-    """What follows a request with `close` is no request, though it came in the same packet."""
+    """A second request after one with `close` is not answered, even when both came in the same packet."""
     answer, is_closed = ask(request(GOOD, *PLAIN, "Connection: close") + request("/metadata/xyz"))
     assert (answer.status, is_closed) == (200, True)
 
 
 @pytest.mark.parametrize("headers", [("Metadata: true",), (*PLAIN, "Connection: keep-alive")])
 def test_http_1_0_ends_with_its_answer(headers: tuple[str, ...]) -> None:
-    """HTTP/1.0 is answered, needs no Host, and its connection is not kept."""
+    """A request by HTTP/1.0 needs no Host; it is answered, and its connection ends."""
     answer, is_closed = ask(request(GOOD, *headers, version="HTTP/1.0"))
     assert (answer.status, answer.headers["connection"], is_closed) == (200, "close", True)
 
 
 def test_http_1_1_persists() -> None:
-    """Without `close` the connection goes on."""
+    """Without `close` a connection by HTTP/1.1 stays open."""
     answer, is_closed = ask(request(GOOD))
     assert (answer.status, answer.headers.get("connection"), is_closed) == (200, None, False)
 
 
 def test_upgrade_in_http_1_0_is_ignored() -> None:
-    """It is answered as if it were not there."""
+    """A request by HTTP/1.0 with `Upgrade` is answered as if the header were not there."""
     head = request(GOOD, *PLAIN, "Upgrade: h2c", "Connection: Upgrade", version="HTTP/1.0")
     assert ask(head)[0].status == 200
 
@@ -136,7 +136,7 @@ def test_whitespace_around_values_does_not_count(headers: tuple[str, ...]) -> No
     ids=["space before colon", "folded", "space before first", "bare CR", "NUL", "bare LF"],
 )
 def test_lines_on_which_parsers_differ_are_refused(head: bytes) -> None:
-    """The answer is 400, and the connection ends."""
+    """A header line that parsers read differently gets 400, and the connection ends."""
     answer, is_closed = ask(head)
     assert (answer.status, answer.headers["connection"], is_closed) == (400, "close", True)
 
@@ -157,18 +157,18 @@ def test_lines_on_which_parsers_differ_are_refused(head: bytes) -> None:
 )
 @pytest.mark.parametrize("version", ["HTTP/1.1", "HTTP/1.0"])
 def test_a_body_or_its_announcement_is_refused(headers: tuple[str, ...], version: str) -> None:
-    """400 at once, no 100, nothing of the body is read, and the connection ends."""
+    """A request with a body, or the announcement of one, gets 400 without a 100 before it, and the connection ends."""
     answer, is_closed = ask(request(GOOD, *PLAIN, *headers, version=version))
     assert (answer.status, answer.headers["connection"], is_closed) == (400, "close", True)
 
 
 def test_an_expectation_without_a_body_is_met() -> None:
-    """There is nothing to wait for: the final answer comes at once."""
+    """`Expect: 100-continue` without a body gets the final answer at once, with no 100 before it."""
     assert ask(request(GOOD, *PLAIN, "Expect: 100-continue"))[0].status == 200
 
 
 async def test_head_has_no_content() -> None:
-    """HEAD is refused without content: what follows on the connection would be taken for the next answer."""
+    """The refusal of HEAD has no content, because a client would take it for the next answer."""
     async with serving() as nmi:
         nmi.cluster.add(pod(), make.identity())
         client = await nmi.connect()
@@ -180,14 +180,14 @@ async def test_head_has_no_content() -> None:
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "TRACE", "PATCH"])
 def test_405_names_what_is_allowed(method: str) -> None:
-    """RFC 9110 wants `Allow` beside it."""
+    """A method other than GET gets 405 with the header `Allow`, as RFC 9110 demands."""
     answer, _ = ask(request(GOOD, method=method))
     assert (answer.status, answer.headers["allow"]) == (405, "GET")
 
 
 @pytest.mark.parametrize("head", [request(GOOD), request("/metadata/xyz"), request("/", "Host: a")])
 def test_every_answer_has_a_date_and_a_length(head: bytes) -> None:
-    """2xx and 4xx: the origin server has a clock, and no answer is delimited by the connection's end."""
+    """Answers 2xx and 4xx have a Date and a Content-Length, so none is delimited by the connection's end."""
     answer, _ = ask(head)
     assert parsedate_to_datetime(answer.headers["date"]).tzinfo is not None
     assert len(answer.body) == int(answer.headers["content-length"])
@@ -196,19 +196,19 @@ def test_every_answer_has_a_date_and_a_length(head: bytes) -> None:
 
 @pytest.mark.parametrize(("length", "status"), [(16 * 1024 + 4, 200), (16 * 1024 + 5, 431)])
 def test_a_head_too_long_is_431(length: int, status: int) -> None:
-    """RFC 6585, section 5: one of 16 KiB and its empty line is read, and not a byte more."""
+    """A head of 16 KiB and its empty line is read; one byte more gets 431 (RFC 6585, section 5)."""
     start = len(request(GOOD, *PLAIN, "A: "))
     answer, is_closed = ask(request(GOOD, *PLAIN, "A: " + "a" * (length - start)))
     assert (answer.status, is_closed) == (status, status != 200)
 
 
 def test_a_target_too_long_is_414() -> None:
-    """The target is not cut, and the rest of the request is not read."""
+    """A request target of 4,010 bytes gets 414."""
     assert ask(request("/metadata/" + "x" * 4000))[0].status == 414
 
 
 @pytest.mark.parametrize("version", ["HTTP/2.0", "HTTP/1.2", "HTTP/0.9", "HTTP/1", "http/1.1"])
 def test_other_versions_are_refused(version: str) -> None:
-    """The answer is 400, and the connection ends."""
+    """A request of another version than HTTP/1.0 and HTTP/1.1 gets 400, and the connection ends."""
     answer, is_closed = ask(request(GOOD, version=version))
     assert (answer.status, is_closed) == (400, True)

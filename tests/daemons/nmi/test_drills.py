@@ -12,7 +12,7 @@ DAY = 86400
 
 
 async def test_the_api_server_is_gone_for_minutes() -> None:
-    """Two minutes of old news are good enough, more are not; what changed meanwhile counts when it is back."""
+    """For two minutes without the API server pods are answered, then they get 503; changes count once it is back."""
     async with drilling() as drill:
         for number in (1, 2):
             assert is_of(f"id-{number}")(await drill.ask(number))
@@ -29,7 +29,7 @@ async def test_the_api_server_is_gone_for_minutes() -> None:
 
 
 async def test_a_watch_is_silently_dead() -> None:
-    """Nothing breaks, nothing comes: after two minutes nobody is answered, until a sign of life comes."""
+    """After two minutes without a sign of life on the watches pods get 503, until one arrives."""
     async with drilling() as drill:
         assert is_of("id-1")(await drill.ask(1))
         await drill.reassure()
@@ -42,7 +42,7 @@ async def test_a_watch_is_silently_dead() -> None:
 
 
 async def test_a_dead_watch_and_an_address_that_moved() -> None:
-    """The old pod is gone and nobody says so; its address comes from elsewhere: the API server itself is asked."""
+    """A dead watch misses that an address is another pod's; its new way in makes NMI ask the API server."""
     async with drilling() as drill:
         drill.links["127.0.1.1"] = (7, b"old")
         assert is_of("id-1")(await drill.ask(1))
@@ -56,7 +56,7 @@ async def test_a_dead_watch_and_an_address_that_moved() -> None:
 
 
 async def test_a_version_that_is_too_old() -> None:
-    """410 on every watch, and things changed in between: all is listed anew, and the new truth counts."""
+    """After 410 on every watch NMI lists all objects anew, and what changed meanwhile counts."""
     async with drilling() as drill:
         assert is_of("id-1")(await drill.ask(1))
         lists = drill.server.count("GET")
@@ -71,7 +71,7 @@ async def test_a_version_that_is_too_old() -> None:
 
 
 async def test_two_pods_claim_one_address() -> None:
-    """Neither is answered; when one of them goes the other gets its own token."""
+    """Two pods that claim one address get 503; when one of them goes, the other gets its own token."""
     async with drilling() as drill:
         assert is_of("id-1")(await drill.ask(1))
         drill.add_pod("pod-2", 1)
@@ -81,7 +81,7 @@ async def test_two_pods_claim_one_address() -> None:
 
 
 async def test_imds_is_slow() -> None:
-    """Whoever waits holds up nobody who need not wait, and is answered with his own token in the end."""
+    """Pods that wait for a slow IMDS hold up no pod whose token is cached, and each gets its own token in the end."""
     async with drilling(pods=4) as drill:
         assert is_of("id-1")(await drill.ask(1))
         drill.imds.gate = asyncio.Event()
@@ -111,14 +111,14 @@ STORM_REPLIES = (
 
 
 class Storm:
-    """Breaks one thing after the other, or mends one, at random."""
+    """Breaks or mends one thing after the other at random."""
 
     def __init__(self, drill: Drill, chance: random.Random) -> None:
         self._drill = drill
         self._chance = chance
 
     def strike(self) -> None:
-        """Do one more thing."""
+        """Break or mend one more thing."""
         self._drill.imds.script.extend(self._chance.sample(STORM_REPLIES, 2))
         self._chance.choice((self._watch, self._watch, self._server, self._wall_clock, self._silence))()
 
@@ -140,7 +140,7 @@ class Storm:
 
 @pytest.mark.parametrize("seed", range(4))
 async def test_everything_fails_at_once(seed: int) -> None:
-    """IMDS, watches, the API server and the wall clock at random: never another's token; all is well at the end."""
+    """While IMDS, watches, API server and clock fail at random no pod gets another's token; later all get their own."""
     chance = random.Random(seed)  # noqa: S311  # a storm that can be repeated
 
     async with drilling(pods=4) as drill:

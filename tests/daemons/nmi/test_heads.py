@@ -1,4 +1,4 @@
-"""What is remembered of request heads, and what of two heads may differ for them to mean the same.
+"""What is remembered of request heads, and how two heads may differ and still mean the same.
 
 What heads mean, over real sockets: test_hostile.py and test_conformance.py; that no memory lets one request answer
 another: tests/fuzz.
@@ -20,14 +20,14 @@ def head(*headers: bytes, line: bytes = LINE) -> bytes:
 
 
 def refusal(heads: Heads, text: bytes) -> int:
-    """Return with which status a head is refused; 0: it is not."""
+    """Return the status with which a head is refused, or 0 if it is accepted."""
     request = heads.understand(text).request
     return request.status if isinstance(request, Refusal) else 0
 
 
 @pytest.mark.parametrize("number", [b"", b"-"])
 def test_a_request_id_that_is_none_is_not_left_out(number: bytes) -> None:
-    """Nor one that is longer than any, or is no word: whoever writes it may mean something by it."""
+    """An ID that is empty, too long or oddly written is not left out, nor is one whose header is in another case."""
     for text in (number, b"a" * 65, b"a b", b"a;b", b"a\tb", b"\xc3\xa9"):
         assert without_request_id(head(*PLAIN, ID + text)) is None
     assert without_request_id(head(*PLAIN)) is None
@@ -37,13 +37,13 @@ def test_a_request_id_that_is_none_is_not_left_out(number: bytes) -> None:
 
 @pytest.mark.parametrize("number", [b"1", b"a" * 64, b"5f1b7b4c-0000-4000-8000-0123456789ab"])
 def test_a_request_id_is_left_out_and_nothing_else(number: bytes) -> None:
-    """Each request of an SDK has another one: what remains is the same head for all of them."""
+    """Each request of an SDK has its own ID; without the ID the heads of all its requests are the same."""
     assert without_request_id(head(PLAIN[0], ID + number, PLAIN[1])) == head(PLAIN[0], ID, PLAIN[1])
     assert without_request_id(head(*PLAIN, ID + number)) == head(*PLAIN, ID)
 
 
 def test_lines_that_decide_nothing_are_left_out() -> None:
-    """Those that do stay, byte by byte, in their order and with their case."""
+    """Headers that decide nothing are left out; those that decide stay byte by byte, in their order and case."""
     deciding = (b"HOST: a", b"Metadata:true ", b"X-Forwarded-For: b", b"Connection: close", b"Upgrade: h2c")
     noise = (b"User-Agent: sdk", b"Accept: */*", b"X-Metadata: true", b"Metadata-X: false")
     mixed = [line for pair in zip(deciding, noise, strict=False) for line in pair] + [deciding[-1]]
@@ -68,12 +68,12 @@ def test_lines_that_decide_nothing_are_left_out() -> None:
     ],
 )
 def test_a_head_on_which_parsers_may_differ_is_remembered_by_all_its_bytes_alone(text: bytes) -> None:
-    """Nothing is left out of what is not plain."""
+    """Nothing is left out of a head that is malformed, very long or no plain GET: only the same bytes recall it."""
     assert deciding_lines(text) is None
 
 
 def test_as_many_lines_as_a_head_may_have_are_plain() -> None:
-    """64, and a head of 2 KiB."""
+    """A head of 64 headers, or of 2 KiB, is still plain: what decides nothing is left out of it."""
     assert deciding_lines(head(*PLAIN, *(b"A: b",) * (62))) == head(*PLAIN).removesuffix(b"\r\n\r\n")
     start = head(*PLAIN, b"A: ").removesuffix(b"\r\n\r\n")
     longest = start + b"b" * (2048 - len(start) - 4) + b"\r\n\r\n"
@@ -81,7 +81,7 @@ def test_as_many_lines_as_a_head_may_have_are_plain() -> None:
 
 
 def test_the_limit_of_headers_is_told() -> None:
-    """431 with the first that is too many, whether or not names are repeated."""
+    """A head of 64 headers is accepted and one of 65 gets 431, whether or not names are repeated."""
     heads = Heads(Rules())
     for fill in ([b"A: b"] * (62), [b"A%d: b" % number for number in range(62)]):
         assert refusal(heads, head(*PLAIN, *fill)) == 0
@@ -89,7 +89,7 @@ def test_the_limit_of_headers_is_told() -> None:
 
 
 def test_what_means_the_same_is_understood_once() -> None:
-    """The very same meaning comes back, for other request IDs, other harmless headers and both."""
+    """One meaning is recalled for heads that differ only in request ID or headers that decide nothing."""
     heads = Heads(Rules())
     first = head(*PLAIN, ID + b"1", b"User-Agent: a")
     assert heads.recall(first) is None
@@ -104,7 +104,7 @@ def test_what_means_the_same_is_understood_once() -> None:
 
 
 def test_a_long_head_is_understood_anew_each_time() -> None:
-    """A flood of them must not hold memory: up to 2 KiB is remembered."""
+    """Heads of up to 2 KiB are remembered; longer ones are not, so that a flood of them takes no memory."""
     heads = Heads(Rules())
     start = len(head(*PLAIN, b"A: \xe9"))
     for length, remembered in ((2048, True), (2049, False)):
@@ -115,7 +115,7 @@ def test_a_long_head_is_understood_anew_each_time() -> None:
 
 
 def test_how_an_answer_must_be_sent() -> None:
-    """A connection is kept for HTTP/1.1 alone, an answer to HEAD has no content, and 1.0 knows no interim answers."""
+    """Only HTTP/1.1 keeps its connection open; an answer to HEAD has no content; HTTP/1.0 gets no interim answer."""
     heads = Heads(Rules())
     plain = heads.understand(head(*PLAIN))
     assert (plain.keep_open, plain.without_content, plain.interim) == (True, False, True)
@@ -127,7 +127,7 @@ def test_how_an_answer_must_be_sent() -> None:
 
 
 def test_a_memory_forgets_what_was_not_used_for_longest() -> None:
-    """And holds twice its limit at most."""
+    """A memory drops the entries that were not used for longest, and holds twice its limit at most."""
     memory: Memory[int, str] = Memory(3)
     for number in range(3):
         memory.remember(number, str(number))

@@ -41,7 +41,7 @@ async def ask(nmi: Serving, *headers: str, target: str = TARGET) -> Answer:
 
 @pytest.fixture(autouse=True)
 def root(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Who the clients are taken for; the real look-up has a test of its own."""
+    """Replace the look-up of a client's user, which has a test of its own; a test may set `uid`."""
     owner: dict[str, Any] = {"uid": 0}
 
     async def owner_of(_port: int, _peer: Peer) -> Any:
@@ -52,7 +52,7 @@ def root(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 
 async def test_a_root_program_gets_a_pods_token() -> None:
-    """The token and the identity's client ID, in upstream's shape, without a Metadata header."""
+    """Root gets the token and the identity's client ID, in upstream's shape, and needs no Metadata header."""
     async with answering_root() as nmi:
         nmi.cluster.add(pod(), make.identity())
         answer = await ask(nmi, *POD_HEADERS)
@@ -65,7 +65,7 @@ async def test_a_root_program_gets_a_pods_token() -> None:
 
 @pytest.mark.parametrize("uid", [1000, None])
 async def test_other_programs_get_nothing(root: dict[str, Any], uid: int | None) -> None:
-    """Not root, or nobody knows who: 403."""
+    """A client that is not root, or whose user is not known, gets 403."""
     root["uid"] = uid
 
     async with answering_root() as nmi:
@@ -86,7 +86,7 @@ async def test_other_programs_get_nothing(root: dict[str, Any], uid: int | None)
     ],
 )
 async def test_refusals(headers: tuple[str, ...], target: str, status: int) -> None:
-    """Missing headers 400; an unknown pod 404; all other paths are those of an unknown pod here."""
+    """Without a header or a resource the answer is 400; for an unknown pod and for any other path it is 404."""
     async with answering_root() as nmi:
         nmi.cluster.add(pod(), make.identity())
         answer = await ask(nmi, *headers, target=target)
@@ -98,21 +98,21 @@ async def test_refusals(headers: tuple[str, ...], target: str, status: int) -> N
     ("target", "status"), [("/metadata/instance", 403), ("/metadata/", 404), ("/", 404), ("/host/token/abc", 404)]
 )
 async def test_a_host_pod_that_asks_the_port_on_loopback_is_answered(target: str, status: int) -> None:
-    """Upstream's end-to-end suite asks there: blocked metadata is 403 and an unknown path 404, not a closed port."""
+    """On loopback blocked metadata is 403 and an unknown path 404, as upstream's end-to-end suite expects."""
     settings = Settings("n1", block_instance_metadata=True)
     async with answering_root(settings) as nmi:
         assert (await ask(nmi, "Metadata: true", target=target)).status == status
 
 
 async def test_it_can_be_switched_off() -> None:
-    """With --host-token-endpoint=false nobody gets a token there."""
+    """With --host-token-endpoint=false nobody gets a token at /host/token."""
     async with answering_root(replace(LOOPBACK, host_token=False)) as nmi:
         nmi.cluster.add(pod(), make.identity())
         assert (await ask(nmi, *POD_HEADERS)).status == 404
 
 
 async def test_loopback_is_a_door_of_its_own() -> None:
-    """Unless it is opened for the secrets-store CSI driver, the kubelet's probes find nothing there."""
+    """Without --host-token-loopback the port on loopback answers /host/token with 404, and names the flag."""
     async with answering_root(Settings("n1")) as nmi:
         nmi.cluster.add(pod(), make.identity())
         answer = await ask(nmi, *POD_HEADERS)
@@ -130,7 +130,7 @@ def open_directory() -> Iterator[Path]:
 
 
 async def test_root_asks_on_the_socket(open_directory: Path) -> None:
-    """The same answer as on loopback; the socket is root's alone, and one that a dead process left is replaced."""
+    """The socket answers root as loopback does, and no other user; one that an earlier process left is replaced."""
     path = open_directory / "host-token.sock"
     async with serving(Settings("n1")) as nmi:
         nmi.cluster.add(pod(), make.identity())
@@ -144,7 +144,7 @@ async def test_root_asks_on_the_socket(open_directory: Path) -> None:
 
 
 async def ask_socket(path: Path) -> bytes:
-    """Ask on the socket and read until the answer is there."""
+    """Ask on the socket and return the answer."""
     reader, writer = await asyncio.open_unix_connection(path)
     writer.write("\r\n".join((f"GET {TARGET} HTTP/1.1", "Host: x", *POD_HEADERS, "", "")).encode())
     head = await reader.readuntil(b"\r\n\r\n")
@@ -172,7 +172,7 @@ with socket.socket(socket.AF_UNIX) as asking:
 
 
 def as_nobody(path: Path) -> str:
-    """Ask as a user without rights, once the file's mode lets everybody in: what comes back."""
+    """Open the socket's mode to everybody, ask as a user without rights, and return what the client printed."""
     path.chmod(0o666)
     process = subprocess.run(
         [sys.executable, "-c", CLIENT_PROGRAM, str(path)], capture_output=True, text=True, check=True, timeout=30
@@ -182,7 +182,7 @@ def as_nobody(path: Path) -> str:
 
 @pytest.mark.parametrize("odd", ["writable by others", "no directory", "no socket"])
 def test_a_place_that_is_not_ours_alone_is_refused(tmp_path: Path, odd: str) -> None:
-    """Where others may write, they could answer in NMI's name; a file of somebody's is not removed."""
+    """A directory that is missing or that others may write to is refused, and so is a file that is no socket."""
     directory = tmp_path / "run"
     if odd != "no directory":
         directory.mkdir()
@@ -195,7 +195,7 @@ def test_a_place_that_is_not_ours_alone_is_refused(tmp_path: Path, odd: str) -> 
 
 
 async def test_pods_are_not_served_it() -> None:
-    """A pod that asks for another pod's token over the redirect gets 404: 500 is kept for our own mistakes."""
+    """A pod that asks for another pod's token at /host/token over the redirect gets 404."""
     async with answering_root() as nmi:
         nmi.cluster.add(pod(), make.identity())
         assert (await nmi.ask(TARGET, *POD_HEADERS)).status == 404
@@ -203,7 +203,7 @@ async def test_pods_are_not_served_it() -> None:
 
 
 async def test_it_never_says_when_to_come_back() -> None:
-    """The CSI driver has a rhythm of its own: no Retry-After, not even with --set-retry-after-header."""
+    """/host/token sends no Retry-After, not even with --set-retry-after-header: the CSI driver has its own rhythm."""
     async with answering_root(replace(LOOPBACK, wait_created_seconds=0.05, retry_after_header=True)) as nmi:
         nmi.cluster.add(pod())
         answer = await ask(nmi, *POD_HEADERS)
@@ -212,7 +212,7 @@ async def test_it_never_says_when_to_come_back() -> None:
 
 
 async def test_a_silent_watch_of_pods_is_not_trusted() -> None:
-    """A pod that is known by name alone is not looked up: after two minutes of silence nobody is answered."""
+    """After two minutes without a sign of life on the watch of pods, /host/token answers 503."""
     async with answering_root() as nmi:
         nmi.cluster.add(pod(), make.identity())
         assert (await ask(nmi, *POD_HEADERS)).status == 200

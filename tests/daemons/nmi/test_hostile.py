@@ -30,7 +30,7 @@ def test_the_corpus_is_large() -> None:
 
 
 async def test_no_hostile_request_is_answered_or_passed_on() -> None:
-    """Each has its own refusal, on a connection of its own, and IMDS hears of none."""
+    """Each hostile request gets the status of its row, on a connection of its own, and none reaches IMDS."""
 
     async def test() -> list[tuple[bytes, int, int]]:
         async with serving() as nmi:
@@ -88,7 +88,7 @@ async def status_of(nmi: Serving, head: bytes) -> int:
     ],
 )
 async def test_statuses(head: bytes, status: int) -> None:
-    """What real clients send is answered; what is refused has the status that says why."""
+    """Requests that real clients send are answered; a request that is refused gets the status that says why."""
 
     async def test() -> int:
         async with serving() as nmi:
@@ -106,7 +106,7 @@ async def status_of_open(nmi: Serving, head: bytes) -> int:
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 64])
 async def test_a_head_may_arrive_in_pieces(size: int) -> None:
-    """However the network cuts it, the request is the same."""
+    """A request is understood however small the pieces in which its head arrives."""
 
     async def test() -> int:
         async with serving() as nmi:
@@ -123,7 +123,7 @@ async def test_a_head_may_arrive_in_pieces(size: int) -> None:
 
 
 async def test_pipelined_requests_are_answered_in_order() -> None:
-    """One after the other, the refused ones too; nothing is mixed up."""
+    """Pipelined requests are answered in their order, also when one of them is refused."""
 
     async def test() -> list[int]:
         async with serving() as nmi:
@@ -136,7 +136,7 @@ async def test_pipelined_requests_are_answered_in_order() -> None:
 
 
 async def test_what_follows_a_refused_body_is_not_a_request() -> None:
-    """Request smuggling: after a request with a body the connection ends, whatever the body contains."""
+    """Request smuggling: after a request with a body the connection ends, even when the body contains a request."""
     async with serving() as nmi:
         nmi.cluster.add(pod(), make.identity())
         smuggled = request(TOKEN_PATH + QUERY)
@@ -149,7 +149,7 @@ async def test_what_follows_a_refused_body_is_not_a_request() -> None:
 
 
 async def test_a_head_without_end_is_cut_off() -> None:
-    """Bytes without an empty line are refused at the limit, and no more is read."""
+    """A head without an empty line gets 431 at the limit, with `Connection: close`."""
     async with serving() as nmi:
         client = await nmi.connect()
         answer = await client.send(b"GET / HTTP/1.1\r\nX: " + b"y" * HEAD_LIMIT_BYTES)
@@ -157,7 +157,7 @@ async def test_a_head_without_end_is_cut_off() -> None:
 
 
 async def test_slow_and_idle_connections_end() -> None:
-    """A head that does not come to its end is answered 408; an idle connection is closed without a word."""
+    """A head that does not come to its end gets 408; an idle connection is closed without an answer."""
     async with serving() as nmi:
         slow, idle = await nmi.connect(), await nmi.connect()
         slow.writer.write(b"GET /metadata")
@@ -174,7 +174,7 @@ async def test_slow_and_idle_connections_end() -> None:
 
 
 async def test_a_head_in_drops_ends_too() -> None:
-    """Its time runs from its first byte: one byte every few seconds buys no more of it."""
+    """The time for a head runs from its first byte: a client that sends a byte every few seconds gets 408 too."""
     async with serving() as nmi:
         client = await nmi.connect()
         for head in range(1, 4):
@@ -188,7 +188,7 @@ async def test_a_head_in_drops_ends_too() -> None:
 
 
 async def test_a_client_that_does_not_read_ends() -> None:
-    """What it was sent is little, held no longer than an idle connection, and nothing is added to it meanwhile."""
+    """A client that reads nothing is sent a few bytes, then nothing more, and is closed like an idle one."""
     loop = asyncio.get_running_loop()
     async with serving() as nmi:
         nmi.cluster.add(pod(), make.identity())
@@ -222,7 +222,7 @@ async def test_a_client_that_does_not_read_ends() -> None:
 
 
 async def test_a_client_that_is_gone_at_once_is_no_error() -> None:
-    """The daemon's own event loop knows no address of a connection that was reset before it was accepted."""
+    """A connection that was reset before NMI accepts it, and so has no address, is no error."""
     errors: list[object] = []
 
     asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context["message"]))
@@ -237,13 +237,13 @@ async def test_a_client_that_is_gone_at_once_is_no_error() -> None:
 
 
 def check_all(nmi: Serving) -> None:
-    """Do what the listener does each second."""
+    """Check the time limits of all connections, as the listener does each second."""
     for connection in tuple(nmi.listener.connections):
         connection.check_time()
 
 
 async def test_a_client_that_sends_on_while_it_waits_is_cut_off() -> None:
-    """What is sent while an answer is waited for is bounded too."""
+    """A client that sends more than a head's limit while its request waits loses its connection."""
     async with serving() as nmi:
         nmi.cluster.add(pod())
         client: Client = await nmi.connect()
@@ -252,7 +252,7 @@ async def test_a_client_that_sends_on_while_it_waits_is_cut_off() -> None:
 
 
 async def test_one_pod_cannot_take_every_connection() -> None:
-    """Connections of one address are bounded; what is over is refused, the others go on."""
+    """An address has a limited number of connections: the next one is closed, and the open ones go on."""
     async with serving(limits=Limits(per_address=3)) as nmi:
         nmi.cluster.add(pod(), make.identity())
         clients = [await nmi.connect() for _ in range(3)]
@@ -262,7 +262,7 @@ async def test_one_pod_cannot_take_every_connection() -> None:
 
 
 async def test_a_few_pods_cannot_take_every_connection() -> None:
-    """When all are taken, whoever has most gives up the one that idles for longest, and nobody can take that back."""
+    """When all connections are taken, the address with most loses its idlest to a newcomer and cannot retake it."""
     async with serving(limits=Limits(per_address=4, in_all=6)) as nmi:
         nmi.cluster.add(pod(), make.identity())
         greedy = [await nmi.connect() for _ in range(4)]
@@ -279,7 +279,7 @@ async def test_a_few_pods_cannot_take_every_connection() -> None:
 
 
 async def test_a_waiting_request_is_given_up_after_idle_connections() -> None:
-    """A pod that holds all connections with requests that wait keeps nobody out either."""
+    """Newcomers take a greedy pod's idle connections first, and then that of the request that has waited longest."""
     async with serving(limits=Limits(per_address=3, in_all=3)) as nmi:
         nmi.cluster.add(pod())  # no identity yet: whoever asks waits for it
         idle, *waiting = [await nmi.connect() for _ in range(3)]
@@ -298,7 +298,7 @@ async def test_a_waiting_request_is_given_up_after_idle_connections() -> None:
 
 
 async def test_a_flood_of_different_heads_does_not_grow_memory() -> None:
-    """What is remembered of heads is bounded, and right after a flood."""
+    """After 3,000 different heads each memory has 1,024 entries at most, and every head was understood."""
     async with serving() as nmi:
         nmi.cluster.add(pod(), make.identity())
         client = await nmi.connect()
@@ -311,7 +311,7 @@ async def test_a_flood_of_different_heads_does_not_grow_memory() -> None:
 
 @pytest.mark.parametrize("target", ["/metadata/instance?api-version=2021-02-01&format=json", "/METADATA/versions"])
 async def test_what_may_be_passed_on_is_rebuilt(target: str) -> None:
-    """IMDS sees a path made of constants and none of the client's headers."""
+    """A request that is passed on reaches IMDS at the same path, without the client's own headers."""
     async with serving() as nmi:
         client = await nmi.connect()
         answer = await client.send(request(target, *PLAIN, "X-Secret: s", "Authorization: Bearer x", "Cookie: c"))
@@ -323,7 +323,7 @@ async def test_what_may_be_passed_on_is_rebuilt(target: str) -> None:
 
 
 async def test_instance_metadata_can_be_blocked() -> None:
-    """--block-instance-metadata: 403, and IMDS is not asked; other metadata still is."""
+    """With --block-instance-metadata its paths get 403 and IMDS is not asked; other metadata is passed on."""
     async with serving(Settings("n1", block_instance_metadata=True)) as nmi:
         assert await status_of_open(nmi, request("/metadata/instance?api-version=2021-02-01")) == 403
         assert await status_of_open(nmi, request("/metadata/instance/compute/name", "Host: x")) == 403

@@ -1,4 +1,4 @@
-"""What the webhook injects for the token-file door leads to NMI's own: the same path, file and audience."""
+"""What the webhook injects for the token-file door fits the door that NMI serves: the same path, file and audience."""
 
 import re
 from pathlib import Path
@@ -38,7 +38,7 @@ def environment(container: dict[str, Any]) -> dict[str, str]:
 
 
 async def first_answer(place: Stage, path: str) -> Any:
-    """Ask as an SDK does at first, without a proof."""
+    """Send an SDK's first request, which has no proof."""
     client = await place.nmi.connect_to_token_file_door()
     try:
         return await client.ask(path + QUERY, "Metadata: true")
@@ -48,7 +48,7 @@ async def first_answer(place: Stage, path: str) -> Any:
 
 @pytest.mark.parametrize("host_network", [False, True], ids=["own network", "node's network"])
 def test_an_sdk_follows_what_the_webhook_injects_to_its_token(tmp_path: Path, *, host_network: bool) -> None:
-    """The endpoint is NMI's, the file that NMI asks for is the mounted one, and the broker takes its token."""
+    """The endpoint is NMI's, NMI asks for the file that is mounted, and a request with the pod's token is answered."""
     spec = admitted(host_network=host_network)
     (container,), (volume,) = spec["containers"], spec["volumes"]
     (mount,), (source,) = container["volumeMounts"], volume["projected"]["sources"]

@@ -37,7 +37,7 @@ async def listening(limits: Limits | None = None) -> AsyncIterator[Serving]:
 
 
 def count_answers(nmi: Serving, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Return a list that grows with each answer by the address that got it."""
+    """Return a list to which each answer adds the address of its client."""
     clients: list[str] = []
     original = nmi.listener.app._observer.note
 
@@ -50,7 +50,7 @@ def count_answers(nmi: Serving, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 async def test_pipelined_requests_keep_no_neighbour_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of 23,000 requests of one pod that have arrived, a few hundred come before a neighbour's on a new connection."""
+    """Of 23,000 pipelined requests of one pod, a few hundred are answered before a neighbour's on a new connection."""
     async with listening() as nmi:
         clients = count_answers(nmi, monkeypatch)
         greedy = [await nmi.connect(GREEDY) for _ in range(40)]
@@ -63,7 +63,7 @@ async def test_pipelined_requests_keep_no_neighbour_waiting(monkeypatch: pytest.
 
 
 async def test_a_newcomer_waits_for_few_turns_and_few_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beside 250 connections of one pod that all send far ahead: a turn has little of them, and a few turns suffice."""
+    """Beside 250 pipelining connections of one pod, a new one is answered within four turns of the event loop."""
     async with listening() as nmi:
         clients = count_answers(nmi, monkeypatch)
         greedy = [await nmi.connect(GREEDY) for _ in range(250)]
@@ -83,7 +83,7 @@ async def test_a_newcomer_waits_for_few_turns_and_few_answers(monkeypatch: pytes
 
 
 async def test_every_pipelined_request_is_answered_in_order() -> None:
-    """Putting them off loses none, also when the client has ended its side, and others pipeline too."""
+    """Pipelined requests that are put off are not lost, also when the client has ended its side."""
     async with listening() as nmi:
         clients = [await nmi.connect(GREEDY) for _ in range(2 * ANSWERS_PER_TURN)]
         for client in clients:
@@ -109,7 +109,7 @@ async def test_what_is_sent_ahead_of_answers_stays_with_the_client() -> None:
 
 @pytest.mark.parametrize("pieces", [1, 3])
 async def test_a_head_that_arrives_in_single_bytes_is_looked_through_once(pieces: int) -> None:
-    """Work grows with the bytes, not with their square: where the end was looked for, it is not looked for again."""
+    """Bytes that were searched for the head's end are not searched again, so work grows only with the head's length."""
     async with listening() as nmi:
         client = await nmi.connect()
         head = request(TOKEN_PATH + QUERY, "Host: a", "Metadata: true", "X: " + "y" * 400)
@@ -131,7 +131,7 @@ def is_reset(connection: socket.socket) -> bool:
 
 
 def nmi_buffer(nmi: Serving) -> int:
-    """Return how many bytes of unfinished heads there are."""
+    """Return how many bytes of unfinished heads NMI holds."""
     return sum(len(candidate._buffer) for candidate in nmi.listener.connections)
 
 
@@ -158,7 +158,7 @@ def new_pod(nmi: Serving) -> None:
 
 
 async def test_a_half_closed_client_that_waits_long_is_asked_whether_it_is_there() -> None:
-    """It gets one `100 Continue`, which clients skip, and then its answer."""
+    """Such a client gets one `100 Continue`, which clients skip, and then its answer."""
     async with listening() as nmi:
         new_pod(nmi)
         client = await waiting_half_closed(nmi)
@@ -169,7 +169,7 @@ async def test_a_half_closed_client_that_waits_long_is_asked_whether_it_is_there
 
 
 async def test_http_1_0_gets_no_interim_answer() -> None:
-    """HTTP/1.0 knows none: such a client is waited for without."""
+    """A client of HTTP/1.0, which has no interim answers, gets the final answer alone."""
     async with listening() as nmi:
         new_pod(nmi)
         client = await waiting_half_closed(nmi, "HTTP/1.0")
@@ -178,7 +178,7 @@ async def test_http_1_0_gets_no_interim_answer() -> None:
 
 
 async def test_what_a_client_has_left_takes_no_place_from_its_next_try() -> None:
-    """An SDK gives up after a second and asks anew: at the limit, a connection whose client ended it goes first."""
+    """At its limit an address first loses a connection that its client has ended, so an SDK's next try gets a place."""
     async with listening(Limits(per_address=2)) as nmi:
         new_pod(nmi)
         abandoned = await waiting_half_closed(nmi)
@@ -223,7 +223,7 @@ async def test_a_turn_has_room_for_everybody() -> None:
 
 
 async def test_an_answer_that_breaks_is_500_and_ends_its_own_connection_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A bug on one request of a pipeline leaves the others of the node alone."""
+    """After a bug in one answer its connection ends with 500, pipelined requests included; other connections go on."""
     async with listening() as nmi:
         other = await nmi.connect()
         flow = nmi.listener.app._flow
@@ -243,7 +243,7 @@ async def test_an_answer_that_breaks_is_500_and_ends_its_own_connection_only(mon
 
 
 async def test_a_newcomer_does_not_wait_a_turn_for_each_connection_before_it() -> None:
-    """Each turn of a busy event loop takes a millisecond, and a queue may be as long as other pods like."""
+    """NMI accepts several connections in one turn of the event loop: the last of 64 is answered within 32 turns."""
     queue = 64
 
     async with listening() as nmi:
@@ -265,7 +265,7 @@ async def test_a_newcomer_does_not_wait_a_turn_for_each_connection_before_it() -
 
 
 async def test_a_pod_that_connects_all_the_time_keeps_no_other_in_its_queue() -> None:
-    """Four hundred of its connections wait to be accepted, and another pod's comes after them: it waits for none."""
+    """A pod's connection does not wait behind 400 of another pod that came first; those are answered later."""
     async with listening() as nmi:
         nmi.listener.places.limits = Limits(per_address=1000)
         site = Site(nmi.listener.app.answer, lambda _, client: Peer(client[0], port=client[1]), queues=QUEUES)
@@ -291,7 +291,7 @@ async def test_a_pod_that_connects_all_the_time_keeps_no_other_in_its_queue() ->
 
 
 def is_answered(connection: socket.socket) -> bool:
-    """Whether something has come."""
+    """Whether an answer has arrived."""
     try:
         return bool(connection.recv(1, socket.MSG_PEEK))
     except BlockingIOError:

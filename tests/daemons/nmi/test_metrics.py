@@ -34,12 +34,12 @@ CLIENT_ID = "f9fa6eeb-4fc7-4dea-841e-c8559a502d26"
 
 
 def lines(capfd: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
-    """Read what was written as JSON."""
+    """Return the log lines, decoded from JSON."""
     return [json.loads(line) for line in capfd.readouterr().err.splitlines()]
 
 
 async def test_each_answer_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:
-    """Who asked, what, which identity answered, from where, how it ended, how long it took; client IDs shortened."""
+    """The audit line has pod, address, resource, identity, source, status and duration, and a shortened client ID."""
     async with serving(Settings("n1", log_format="json")) as nmi:
         nmi.cluster.add(pod(), make.identity(client_id=CLIENT_ID))
         for _ in range(2):
@@ -80,7 +80,7 @@ async def test_the_line_names_the_identity_that_answered(capfd: pytest.CaptureFi
 
 
 async def test_the_line_names_the_address_that_asked(capfd: pytest.CaptureFixture[str]) -> None:
-    """A pod with two addresses is given the very same answer at both; each line has its own."""
+    """A pod with two addresses gets the same answer at both; each audit line has the address that asked."""
     both = (ADDRESS, "127.0.0.2")
 
     async with serving(Settings("n1", log_format="json")) as nmi:
@@ -93,7 +93,7 @@ async def test_the_line_names_the_address_that_asked(capfd: pytest.CaptureFixtur
 
 
 async def test_a_log_that_nobody_reads_stops_no_token(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Standard error is a full pipe: pods are answered, the lines are dropped, and a metric says how many."""
+    """While standard error is a full pipe pods are answered, log lines are dropped, and a metric counts them."""
     read, write = os.pipe()
     sink = Sink(write)
     monkeypatch.setattr("podidentity.serving.logs.standard_error", lambda: sink)
@@ -111,7 +111,7 @@ async def test_a_log_that_nobody_reads_stops_no_token(monkeypatch: pytest.Monkey
 
 
 async def test_one_pods_lines_are_bounded(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
-    """A pod that asks without end has so many lines and then a few a second; another's are all there."""
+    """An address has a limited number of audit lines, a later line counts those left out, and others lose none."""
     monkeypatch.setattr("podidentity.nmi.metrics.LINES_AT_ONCE", 5)
     monkeypatch.setattr("podidentity.nmi.metrics.LINE_SECONDS", HOUR_SECONDS)
 
@@ -131,7 +131,7 @@ async def test_one_pods_lines_are_bounded(monkeypatch: pytest.MonkeyPatch, capfd
 
 @pytest.mark.parametrize("log_format", ["text", "json"])
 async def test_a_refusal_says_why_and_no_token_ever_shows(log_format: str, capfd: pytest.CaptureFixture[str]) -> None:
-    """In both formats, whatever stands in a client's query stays on one line."""
+    """In both formats a refusal's line has the reason, no line has a token, and a hostile query stays on one line."""
     async with serving(Settings("n1", log_format=log_format)) as nmi:
         nmi.cluster.add(pod(), make.identity())
         nmi.imds.script.append(ImdsReply(400, b'{"error":"x","error_description":"no such identity"}'))
@@ -146,7 +146,7 @@ async def test_a_refusal_says_why_and_no_token_ever_shows(log_format: str, capfd
 
 
 async def test_labels_are_bounded() -> None:
-    """A thousand resources and paths of a client's choice make a handful of series, none with what it wrote."""
+    """Nine hundred resources and paths of a client's choice make fewer than 80 series, none with the client's text."""
     async with serving() as nmi:
         nmi.cluster.add(pod(), make.identity())
         client = await nmi.connect()
@@ -166,7 +166,7 @@ async def test_labels_are_bounded() -> None:
 
 
 async def test_metrics_of_imds_carry_upstreams_names() -> None:
-    """Operation types, and the very buckets that upstream's dashboards name."""
+    """The metrics have the names, operation types and buckets that upstream's dashboards use."""
     async with serving() as nmi:
         nmi.cluster.add(pod(), make.identity())
         nmi.imds.script.append(ImdsReply(400))
@@ -184,7 +184,7 @@ async def test_metrics_of_imds_carry_upstreams_names() -> None:
 
 
 async def test_the_first_token_of_each_pod_is_told_once() -> None:
-    """Not the second, not a refusal, not an excepted pod's, which no binding gave."""
+    """A pod's first token is reported once; refusals, later tokens and tokens of excepted pods are not."""
     async with serving() as nmi:
         nmi.imds.script.append(ImdsReply(403))
         nmi.cluster.add(web := pod(), make.identity())
@@ -206,7 +206,7 @@ async def test_the_first_token_of_each_pod_is_told_once() -> None:
 async def test_the_event_stands_on_the_binding(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, *, may_write: bool
 ) -> None:
-    """`kubectl describe` finds it by the binding's UID; without the right there is one warning that names it."""
+    """`kubectl describe` finds the Event by the binding's UID; without the right to write it, one warning names it."""
     async with ScriptedServer.listening() as server:
         kubeconfig = server.write_kubeconfig(tmp_path)
         async with open_client(find_cluster(str(kubeconfig))) as http:
@@ -234,7 +234,7 @@ async def test_the_event_stands_on_the_binding(
 
 
 async def test_ten_thousand_waiting_requests_cost_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each looks twice, however much happens to others meanwhile; serving others costs what it costs without them."""
+    """Waiting requests are not looked at again when other pods change, and do not make other requests slower."""
     looks = 0
     step = TokenFlow.step
 

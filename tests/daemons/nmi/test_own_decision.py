@@ -1,4 +1,4 @@
-"""NMI that decides by itself: IMDS is the second witness of what is on the machine, and nobody waits in vain."""
+"""NMI that decides by itself: IMDS, beside MIC's reports, tells it which identities are on the machine."""
 
 import asyncio
 import json
@@ -24,7 +24,7 @@ UNKNOWN = Reply(400, json.dumps(NOT_FOUND).encode())
 
 
 class Machine:
-    """What IMDS knows, of a node whose NMI decides."""
+    """The identities that IMDS knows on a node whose NMI decides by itself."""
 
     def __init__(self, nmi: Serving, *names: str) -> None:
         self.names = set(names)
@@ -36,14 +36,14 @@ class Machine:
         return None if request.query["msi_res_id"].rpartition("/")[2] in self.names else UNKNOWN
 
     def get(self, name: str) -> None:
-        """Let an identity come, and MIC say so."""
+        """Put an identity on the machine, and let MIC report it."""
         self.names.add(name)
         self._nmi.cluster.follower.identities_came(frozenset({make.identity_id(name)}))
         self._nmi.cluster.follower.anything_changed()
 
 
 async def waits(nmi: Serving, requests: int, target: str = TARGET) -> "asyncio.Task[Answer]":
-    """Ask, and return once IMDS has been asked so often in all and the request waits."""
+    """Ask, and return once IMDS has had so many requests in all and this one waits."""
     task = asyncio.create_task(nmi.ask(target))
     await eventually(lambda: len(nmi.imds.requests) == requests and waiting_requests(nmi) == 1, "the request waits")
     return task
@@ -55,7 +55,7 @@ def waiting_requests(nmi: Serving) -> float | None:
 
 
 async def test_an_identity_that_is_there_is_answered_with_at_once() -> None:
-    """Nobody has said anything of the machine: IMDS knows."""
+    """Without any report of MIC, a pod gets the token of an identity that IMDS knows, with one call."""
     async with serving() as nmi:
         Machine(nmi, "reader")
         nmi.cluster.add(pod(), make.identity())
@@ -64,7 +64,7 @@ async def test_an_identity_that_is_there_is_answered_with_at_once() -> None:
 
 
 async def test_what_imds_does_not_know_is_waited_for_until_mic_says_that_it_is_there() -> None:
-    """No failure that is remembered, and no pause, stands between MIC's word and the token."""
+    """A request for a missing identity waits, and IMDS is asked again as soon as MIC reports the identity."""
     async with serving() as nmi:
         machine = Machine(nmi)
         nmi.cluster.add(pod(), make.identity())
@@ -75,7 +75,7 @@ async def test_what_imds_does_not_know_is_waited_for_until_mic_says_that_it_is_t
 
 
 async def test_without_mic_imds_is_asked_again() -> None:
-    """Each five seconds, whoever put the identity there; what happens meanwhile on the node asks it no more often."""
+    """IMDS is asked again for a missing identity after five seconds, and not when other things change on the node."""
     async with serving() as nmi:
         machine = Machine(nmi)
         nmi.cluster.add(pod(), make.identity())
@@ -93,7 +93,7 @@ async def test_without_mic_imds_is_asked_again() -> None:
 
 @pytest.mark.parametrize(("header", "status"), [(False, 404), (True, 503)])
 async def test_a_wait_in_vain_ends_as_it_does_with_mic(*, header: bool, status: int) -> None:
-    """404 once both waits are over, and 503 with Retry-After where that is asked for."""
+    """Once both waits are over the answer is 404, or 503 with Retry-After where the flag for that is set."""
     settings = Settings("n1", wait_known_seconds=0, wait_created_seconds=0, wait_assigned_seconds=0)
     async with serving(replace(settings, retry_after_header=header)) as nmi:
         Machine(nmi)
@@ -105,7 +105,7 @@ async def test_a_wait_in_vain_ends_as_it_does_with_mic(*, header: bool, status: 
 
 
 async def test_another_identity_of_the_pod_answers_while_the_first_is_missing() -> None:
-    """As with MIC's objects: the first in order of those that are there, unless the pod names one."""
+    """A pod that names no identity gets the first of its own that is there; an identity that it names is waited for."""
     async with serving() as nmi:
         machine = Machine(nmi, "two")
         nmi.cluster.add(pod(), make.identity("one"), make.identity("two"))
@@ -127,7 +127,7 @@ async def test_other_refusals_of_imds_are_passed_on_at_once() -> None:
 
 
 async def test_an_identity_that_was_deleted_in_azure_is_told_at_once() -> None:
-    """MIC has said for long that it is there: IMDS's own words, and 403 as for its other refusals, without a wait."""
+    """An identity that MIC has long reported but IMDS does not know gets 403 in IMDS's words, without a wait."""
     async with serving() as nmi:
         Machine(nmi)
         nmi.cluster.machine[make.identity_id("reader")] = nmi.clock.steady()
@@ -139,7 +139,7 @@ async def test_an_identity_that_was_deleted_in_azure_is_told_at_once() -> None:
 
 
 async def test_one_that_has_just_come_is_waited_for_until_it_has_settled() -> None:
-    """IMDS may not know yet what ARM has just done: the pod waits, and is told when it does not come."""
+    """IMDS may learn late of an identity that MIC has just reported: the request waits, and in the end gets 403."""
     async with serving(Settings("n1", wait_created_seconds=200)) as nmi:
         Machine(nmi)
         nmi.cluster.machine[make.identity_id("reader")] = nmi.clock.steady()
@@ -154,7 +154,7 @@ async def test_one_that_has_just_come_is_waited_for_until_it_has_settled() -> No
 
 
 async def test_what_azure_loses_for_a_moment_costs_a_pod_nothing() -> None:
-    """MIC reads that an identity is gone and puts it back: meanwhile its pod keeps its tokens, a new one waits."""
+    """While MIC puts a lost identity back, the pod keeps its token, and a new pod gets none."""
     async with serving(Settings("n1", wait_known_seconds=0, wait_created_seconds=0, wait_assigned_seconds=0)) as nmi:
         Machine(nmi, "reader")
         nmi.cluster.add(pod(), make.identity())
@@ -167,7 +167,7 @@ async def test_what_azure_loses_for_a_moment_costs_a_pod_nothing() -> None:
 
 
 def test_since_when_an_identity_is_there_is_counted_without_a_break() -> None:
-    """Each of MIC's words about others changes nothing; one that goes and comes again begins anew."""
+    """An identity's time on the machine runs on while MIC reports others, and begins anew after it was gone."""
     clock = JumpingClock()
     decision = OwnDecision(SimpleNamespace(clock=clock), Settings("n1"), RuleStores(Store(), Store(), Store()))  # type: ignore[arg-type]
     key = ObjectKey("default", "machine")

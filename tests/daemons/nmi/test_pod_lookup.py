@@ -48,7 +48,7 @@ class Cluster:
         return self.heard_at
 
     async def look(self, address: str) -> Sequence[Pod]:
-        """Ask the API server."""
+        """Return the pods that the API server knows, once `gate` is open."""
         self.looks.append(address)
         self.at_once += 1
         await self.gate.wait()
@@ -58,12 +58,12 @@ class Cluster:
         return self.api
 
     def find(self, peer: Peer, *direct: Pod) -> Outcome:
-        """Return who a peer is, with what a direct look has just returned."""
+        """Return which pod a peer is, given the pods that a direct look has just returned."""
         return self.pod_lookup.pod_of(peer, DirectLookup(direct) if direct else None, self.clock.steady())
 
 
 def peer(interface: int = 0, hardware: bytes | None = HARDWARE) -> Peer:
-    """Make a connection; interface 0: the kernel does not say where it comes in."""
+    """Build the peer of a connection; interface 0 means that the kernel does not say where its packets come in."""
     return Peer(ADDRESS, (interface, hardware) if interface else None)
 
 
@@ -75,7 +75,7 @@ def message(outcome: object, status: int = 503) -> str:
 
 
 def test_a_watch_is_trusted_for_its_time_and_not_a_moment_longer() -> None:
-    """Then the API server says who it is; when it knows nobody, nobody it is."""
+    """After that time the API server is asked which pod has the address; if it knows none, the peer is unknown."""
     cluster = Cluster()
     cluster.clock.jump(WATCH_TRUSTED_SECONDS)
     assert cluster.find(peer()) is WEB
@@ -88,7 +88,7 @@ def test_a_watch_is_trusted_for_its_time_and_not_a_moment_longer() -> None:
 
 
 def test_before_the_first_list_nobody_is_anybody() -> None:
-    """503, also for who asks again."""
+    """Before the first list every address gets 503, even after a direct look."""
     cluster = Cluster()
     cluster.heard_at = -float("inf")
     assert "not known yet" in message(cluster.find(peer()))
@@ -96,7 +96,7 @@ def test_before_the_first_list_nobody_is_anybody() -> None:
 
 
 def test_an_unknown_address_is_looked_up_and_then_unknown() -> None:
-    """What the watch has learned meanwhile counts: nobody is refused whom it knows by now."""
+    """An address is unknown after a look without result, unless the watch has learned of its pod meanwhile."""
     cluster = Cluster()
     cluster.pods = ()
     assert cluster.find(peer()) == NeedsLookup("no pod is known at 10.0.0.1")
@@ -106,7 +106,7 @@ def test_an_unknown_address_is_looked_up_and_then_unknown() -> None:
 
 
 def test_an_address_of_two_is_nobodys_and_both_are_named() -> None:
-    """In one order, whoever came first: the sentence stands in logs and answers."""
+    """The refusal names both pods that claim the address, in the same order whichever came first."""
     cluster = Cluster()
     for pods in ((WEB, OTHER), (OTHER, WEB)):
         cluster.pods = pods
@@ -116,7 +116,7 @@ def test_an_address_of_two_is_nobodys_and_both_are_named() -> None:
 
 
 def test_a_connection_is_one_pods_for_its_whole_life() -> None:
-    """Whoever has the address now: the watch may be late, so the API server is asked, and then it is refused."""
+    """If the watch shows another pod at its address, the API server is asked, and if it agrees, all is refused."""
     cluster = Cluster()
     connection = peer()
     assert cluster.find(connection) is WEB
@@ -131,7 +131,7 @@ def test_a_connection_is_one_pods_for_its_whole_life() -> None:
 
 @pytest.mark.parametrize("elsewhere", [(3, HARDWARE), (2, b"\x02\x00\x00\x00\x00\x02")])
 def test_packets_come_in_where_they_came_in_first(elsewhere: tuple[int, bytes]) -> None:
-    """By another interface, or from another hardware address, the pod is not believed, whoever says that it lives."""
+    """From another interface or hardware address a pod is refused, even if the API server says that it lives."""
     cluster = Cluster()
     assert cluster.find(peer(2)) is WEB
     assert cluster.find(peer(2)) is WEB
@@ -142,7 +142,7 @@ def test_packets_come_in_where_they_came_in_first(elsewhere: tuple[int, bytes]) 
 
 
 def test_a_hardware_address_that_the_kernel_lost_proves_nothing_and_binds_nobody() -> None:
-    """Only a route, or a port of its own, says then who it is; a pod cannot be bound to a way in by that either."""
+    """Without a hardware address only a route or a port of its own proves a pod; the pod is bound to no interface."""
     cluster = Cluster()
     assert "cannot be told of this connection" in message(cluster.find(peer(2, None)))
     assert "cannot be told of this connection" in message(cluster.find(peer(2, None), WEB))
@@ -158,7 +158,7 @@ def test_a_hardware_address_that_the_kernel_lost_proves_nothing_and_binds_nobody
 
 
 def test_a_route_says_where_a_pod_comes_in_before_it_asks() -> None:
-    """The first one reported counts; the other one is no pod's, whatever asks first."""
+    """A pod's route binds it to the first interface reported: from another it is refused, even at its first request."""
     cluster = Cluster()
     cluster.pod_lookup.expect(WEB.uid, 5)
     cluster.pod_lookup.expect(WEB.uid, 6)
@@ -176,7 +176,7 @@ def moved(cluster: Cluster, *reports: tuple[float, int], pod: Pod = WEB, interfa
 
 
 def test_a_sandbox_that_was_made_anew_is_believed_after_a_minute_at_one_place() -> None:
-    """And when the API server has just said that the pod lives; what the watch says is not enough."""
+    """After a minute at a new interface a pod is believed if a look confirms that it lives; the watch is not enough."""
     cluster = Cluster()
     assert not moved(cluster, (0, 5), (10, 6), (MOVED_SECONDS - 1, 6))
     cluster.clock.jump(1)
@@ -199,12 +199,12 @@ def test_a_sandbox_that_was_made_anew_is_believed_after_a_minute_at_one_place() 
     ids=["a third place between", "back between", "never there"],
 )
 def test_the_minute_begins_anew_with_each_other_place(reports: tuple[tuple[float, int], ...]) -> None:
-    """A neighbour that takes the address for moments does not add them up."""
+    """Each report of another interface starts the minute again, so a neighbour's short claims do not add up."""
     assert not moved(Cluster(), *reports)
 
 
 def test_a_pod_that_is_ending_has_not_moved() -> None:
-    """Its address may be the next one's already."""
+    """A pod that is being deleted is not believed at a new interface: its address may be another pod's by now."""
     cluster = Cluster()
     ending = replace(WEB, ending=True)
     assert not moved(cluster, (0, 5), (0, 6), (MOVED_SECONDS, 6), pod=ending)
@@ -212,7 +212,7 @@ def test_a_pod_that_is_ending_has_not_moved() -> None:
 
 
 async def test_a_look_from_before_a_pod_went_is_not_believed() -> None:
-    """The API server may have answered from before; one that only changed its addresses is there still."""
+    """A pod that is gone from the watch is left out of a look's answer, which may be older; a pod still in it stays."""
     cluster = Cluster()
     assert await cluster.pod_lookup.look(peer()) == DirectLookup((WEB,))
     cluster.pod_lookup.forget(WEB.uid)
@@ -225,7 +225,7 @@ async def test_a_look_from_before_a_pod_went_is_not_believed() -> None:
 
 
 async def test_a_look_serves_all_who_ask_within_a_second() -> None:
-    """Also one that failed: an address of nobody that asks in a loop costs the API server one list a second."""
+    """One look, even a failed one, serves an address's requests of a second, so a loop costs one list a second."""
     cluster = Cluster()
     for failure, words in ((UnreachableError("no answer"), "no answer"), (NotFoundError("none"), "")):
         cluster.clock.jump(5)
@@ -247,7 +247,7 @@ async def test_a_look_serves_all_who_ask_within_a_second() -> None:
 
 
 async def test_looks_are_few_at_a_time_and_their_queue_has_an_end() -> None:
-    """Four lists at once, 256 addresses that wait; more are told to come again, and the API server hears of none."""
+    """Four looks run at once and 256 addresses wait; a further address is refused without a call to the API server."""
     cluster = Cluster()
     cluster.gate.clear()
     peers = [Peer(f"10.1.{number // 250}.{number % 250}") for number in range(256)]

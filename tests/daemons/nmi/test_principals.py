@@ -52,7 +52,7 @@ class Pair:
 
 @pytest.fixture(scope="module", autouse=True)
 def load_msal() -> None:
-    """Import what the first token would, so that no test's time limit holds it on a busy machine."""
+    """Import what the first token needs, so that no test's time limit includes it on a busy machine."""
     for name in ("msal.application", "jwt", "cryptography.hazmat.primitives.serialization.pkcs12"):
         importlib.import_module(name)
 
@@ -120,7 +120,7 @@ async def signing_in(entra: StandInEntra, **fields: object) -> AsyncIterator[Ser
 
 
 async def test_entras_words_are_bounded(entra: StandInEntra) -> None:
-    """They are passed on to pods, logs and events: no more of them than Entra ID really says."""
+    """An error of Entra ID that is 100,000 characters long is cut before it is passed on to a pod."""
     async with signing_in(entra) as nmi:
         nmi.cluster.add(pod(), principal(entra))
         error = {"error": "x" * 100_000, "error_description": "AADSTS1: " + "y" * 100_000}
@@ -132,7 +132,7 @@ async def test_entras_words_are_bounded(entra: StandInEntra) -> None:
 
 
 async def test_a_secret_gets_a_token(entra: StandInEntra) -> None:
-    """Type 1: the tenant's configuration, then one POST; the scope keeps the resource as it was asked."""
+    """An identity of type 1 costs the tenant's configuration and one POST; the scope has the resource as requested."""
     async with signing_in(entra) as nmi:
         nmi.cluster.add(pod(), principal(entra))
         answer = await nmi.ask(TARGET.replace("vault.azure.net", "management.azure.com/"))
@@ -161,7 +161,7 @@ async def test_a_secret_gets_a_token(entra: StandInEntra) -> None:
     ids=["any-key", "first-of-several", "line-end"],
 )
 async def test_any_one_key_of_the_secret_holds_it(entra: StandInEntra, keys: dict[str, bytes]) -> None:
-    """Upstream takes whichever key comes; of several, ours takes the first by name."""
+    """The Secret's key may have any name: upstream takes whichever comes, NMI the first by name."""
     async with signing_in(entra) as nmi:
         nmi.cluster.secrets[SECRET] = keys
         nmi.cluster.add(pod(), principal(entra))
@@ -181,7 +181,7 @@ async def test_a_certificate_gets_a_token(entra: StandInEntra, pair: Pair, passw
 
 
 async def test_auxiliary_tenants_make_an_array(entra: StandInEntra) -> None:
-    """One token for each tenant, the primary one's first; from the cache the second time."""
+    """The answer has one token for each tenant, the primary one's first; a second answer comes from the cache."""
     async with signing_in(entra) as nmi:
         nmi.cluster.add(pod(), principal(entra, auxiliary_tenant_ids=("tenant-3", "tenant-2")))
         for _ in range(2):
@@ -233,7 +233,7 @@ async def test_tenants_do_not_share_tokens(entra: StandInEntra) -> None:
     ],
 )
 async def test_what_is_wrong_is_told(entra: StandInEntra, fields: dict[str, object], status: int, message: str) -> None:
-    """403 with Entra's words when it refused; 503 with a sentence when something must be set right here."""
+    """A refusal by Entra ID is 403 in its words; a mistake in the identity or its Secret is 503 with what is wrong."""
     async with signing_in(entra) as nmi:
         nmi.cluster.secrets[SecretReference("kube-system", "sp")] = {"x": PASSWORD.encode()}
         nmi.cluster.add(pod(), principal(entra, **fields))
@@ -245,7 +245,7 @@ async def test_what_is_wrong_is_told(entra: StandInEntra, fields: dict[str, obje
 
 @pytest.mark.parametrize("password", ["wrong", ""])
 async def test_a_locked_archive_is_a_sentence(entra: StandInEntra, pair: Pair, password: str) -> None:
-    """A bad password, and garbage: 503, and nothing is sent to Entra ID."""
+    """An archive with a wrong password, or garbage, gets 503, and no token request is sent to Entra ID."""
     async with signing_in(entra) as nmi:
         archive = pair.archive("right") if password else b"garbage"
         nmi.cluster.secrets[SECRET] = {"certificate": archive, "password": password.encode()}
@@ -297,7 +297,7 @@ async def test_entras_failures(entra: StandInEntra, replies: list[Reply], status
 
 
 async def test_a_changed_secret_drops_its_tokens(entra: StandInEntra) -> None:
-    """Within seconds: the Secret is read again before its cached token is given, and a new one is fetched."""
+    """Within seconds the Secret is read again before its cached token is given; if it changed, the token is dropped."""
     async with signing_in(entra) as nmi:
         nmi.cluster.add(pod(), principal(entra))
         assert (await nmi.ask()).token.endswith("no 1")
@@ -318,7 +318,7 @@ async def test_a_changed_secret_drops_its_tokens(entra: StandInEntra) -> None:
 async def test_a_secret_that_goes_takes_its_tokens_along(
     entra: StandInEntra, outcome: Exception | None, status: int
 ) -> None:
-    """Gone or not to be read: nothing from the cache. Only while the API server is away, the token it has is given."""
+    """A Secret that is gone or may not be read ends its cached tokens; while the API server is away they are given."""
     async with signing_in(entra) as nmi:
         nmi.cluster.add(pod(), principal(entra))
         assert (await nmi.ask()).status == 200
@@ -367,7 +367,7 @@ async def test_calls_that_hang_hold_up_nothing_else(entra: StandInEntra, monkeyp
 
 
 async def test_without_the_cache_each_request_is_a_call(entra: StandInEntra) -> None:
-    """--token-cache=false: the Secret is read for each."""
+    """With --token-cache=false each request reads the Secret and gets a new token."""
     async with signing_in(entra, token_cache=False) as nmi:
         nmi.cluster.add(pod(), principal(entra))
         assert len({(await nmi.ask()).token for _ in range(2)}) == 2
@@ -375,7 +375,7 @@ async def test_without_the_cache_each_request_is_a_call(entra: StandInEntra) -> 
 
 
 async def test_a_secret_never_shows(entra: StandInEntra, capfd: pytest.CaptureFixture[str]) -> None:
-    """Not in the audit line, and the client ID is shortened there even inside Entra's own words."""
+    """The audit line has no secret, and it shortens the client ID even inside Entra ID's own words."""
     async with signing_in(entra) as nmi:
         client_id = "f9fa6eeb-4fc7-4dea-841e-c8559a502d26"
         message = {"error": "invalid_client", "error_description": f"AADSTS700016: '{client_id}' is unknown"}

@@ -52,7 +52,7 @@ def patches(server: ScriptedServer) -> list[Any]:
 
 
 async def test_it_goes_only_after_the_self_test(tmp_path: Path) -> None:
-    """Until then the API server is not even asked; other taints stay; the version guards against other writers."""
+    """Before the self-test the API server is not asked; then only this taint goes, guarded by the node's version."""
     stands = False
     async with removing(tmp_path, [OTHER, STARTUP_TAINT], lambda: stands) as (server, task, clock):
         await eventually(lambda: len(clock.slept) > 20, "it waits")

@@ -58,7 +58,7 @@ def node_pod(name: str, **fields: object) -> Pod:
 
 @contextlib.asynccontextmanager
 async def stage(folder: Path, **fields: object) -> AsyncIterator[Stage]:
-    """Serve both; `fields` are the pod's. Its service account is default/cart."""
+    """Serve NMI and the broker; `fields` are the pod's. Its service account is default/cart."""
     async with brokers.serving(node_daemons=frozenset({NMI})) as broker:
         nmi_token, url = broker.cluster.token(NMI, "nmi-1"), f"https://localhost:{broker.port}"
         broker.cluster.tokens[nmi_token]["user"]["extra"]["authentication.kubernetes.io/node-name"] = ["n1"]
@@ -79,7 +79,7 @@ def words(answer: Answer) -> str:
 
 
 async def test_a_pod_proves_itself_with_its_file(tmp_path: Path) -> None:
-    """As SDKs do it: the first request names the file, the second has its content, on the same connection."""
+    """As with SDKs, the first request is told the file and the second sends its content, on the same connection."""
     async with stage(tmp_path) as at:
         client = await at.nmi.connect_to_token_file_door()
         first = await client.ask(PATH + QUERY, "Metadata: true")
@@ -101,7 +101,7 @@ async def test_any_version_is_taken(version: str, tmp_path: Path) -> None:
 
 
 async def test_a_selector_is_echoed_and_a_wrong_one_refused(tmp_path: Path) -> None:
-    """Newer SDKs look for what they have asked by; an ID that cannot be compared is none that was checked."""
+    """A client ID in the query is repeated in the answer, as newer SDKs expect; any other selector gets 400."""
     async with stage(tmp_path) as at:
         answer = await at.ask(f"{PATH}{QUERY}&client_id={READER.upper()}")
         assert answer.json["client_id"] == READER.upper()
@@ -122,7 +122,7 @@ async def test_a_selector_is_echoed_and_a_wrong_one_refused(tmp_path: Path) -> N
 
 
 async def test_the_grants_of_the_pods_own_account_decide(tmp_path: Path) -> None:
-    """403 in the broker's words, and a grant that is withdrawn ends: NMI keeps no token at this door."""
+    """Without a grant, or after it was withdrawn, the answer is 403 in the broker's words: NMI caches nothing here."""
     async with stage(tmp_path) as at:
         assert (await at.ask()).status == 200
         answer = await at.ask(f"/token-file/{WRITER}{QUERY}")
@@ -134,7 +134,7 @@ async def test_the_grants_of_the_pods_own_account_decide(tmp_path: Path) -> None
 
 
 async def test_a_token_of_another_pod_is_refused(tmp_path: Path) -> None:
-    """From this pod's address: that of a neighbour, of a pod of the node's own network, of a pod of another node."""
+    """From one pod's address the token of a neighbour, of a pod on the node's network or of one elsewhere gets 403."""
     async with stage(tmp_path) as at:
         for neighbour in (node_pod("neighbour", ips=(OTHER_ADDRESS,)), node_pod("on-host", host_network=True)):
             at.nmi.cluster.add(neighbour)
@@ -160,7 +160,7 @@ async def test_a_pod_on_the_nodes_own_network(tmp_path: Path) -> None:
 
 @dataclass
 class OneToken:
-    """A source that refuses all proofs but one."""
+    """A source that refuses every proof."""
 
     clock: JumpingClock
 
@@ -170,7 +170,7 @@ class OneToken:
 
 
 def direct_door(clock: JumpingClock, cluster: FakeCluster, *, own: bool) -> TokenFileDoor:
-    """Build a door for which every address is the host's `own`, or none is."""
+    """Build a door for which every address counts as the host's own, or none does."""
     return TokenFileDoor(cluster, OneToken(clock), Waiting(), lambda _: own, clock, 0.0)
 
 
@@ -209,7 +209,7 @@ async def test_a_proof_may_be_ahead_of_the_watch(tmp_path: Path) -> None:
 
 
 async def test_a_proof_that_the_cluster_does_not_accept(tmp_path: Path) -> None:
-    """401, and the file again; what is no token at all is told at once."""
+    """A forged, expired, foreign or unbound token, and what is no token at all, gets 401 and the file's name again."""
     async with stage(tmp_path) as at:
         forged = at.token.rpartition(".")[0] + ".Zm9yZ2Vk"
         expired = at.broker.cluster.token("default/cart", "web", life_seconds=-1)
@@ -222,7 +222,7 @@ async def test_a_proof_that_the_cluster_does_not_accept(tmp_path: Path) -> None:
 
 
 async def test_new_tokens_of_a_pod_are_bounded(tmp_path: Path) -> None:
-    """Five at once, then one in two seconds; the one that it has goes on, and so does its neighbour."""
+    """A pod may show five new tokens at once, and another seconds later; its known token and its neighbour go on."""
     async with stage(tmp_path) as at:
         at.nmi.cluster.add(neighbour := node_pod("neighbour"))
         assert (await at.ask()).status == 200
@@ -241,7 +241,7 @@ PROXIED = ["X-Forwarded-For: 10.0.0.1", "X-Forwarded-Host: a", "X-Forwarded-Prot
 
 @pytest.mark.parametrize("header", [*PROXIED, "Forwarded: for=10.0.0.1", "Via: 1.1 proxy", "x-FORWARDED-for:"])
 async def test_what_was_passed_on_is_refused(header: str, tmp_path: Path) -> None:
-    """A program with an open proxy in it would lend its identity to others."""
+    """A request that came through a proxy gets 400: a program with an open proxy would lend its identity to others."""
     async with stage(tmp_path) as at:
         assert (await at.ask(PATH + QUERY, header)).status == 400
         assert at.broker.cluster.questions == []
@@ -345,7 +345,7 @@ def test_no_head_of_this_door_is_remembered() -> None:
 
 
 async def test_places_here_take_none_of_the_metadata_addresss(tmp_path: Path) -> None:
-    """A pod that keeps every connection of this door open still gets one there, and its neighbour one here."""
+    """A pod that has all its connections here still gets one to the metadata address, and its neighbour one here."""
     async with stage(tmp_path) as at:
         clients = [await at.nmi.connect_to_token_file_door() for _ in range(257)]
         assert await clients[-1].has_ended()

@@ -29,7 +29,7 @@ def count(nmi: Serving, sample: str) -> float:
 
 
 async def test_a_pod_gets_the_token_of_its_identity_by_resource_id() -> None:
-    """A type 0 identity is asked by resource ID: a neighbour's client ID beside it yields nothing."""
+    """IMDS is asked for a type 0 identity by resource ID alone, whatever client ID its object names."""
     async with serving() as nmi:
         nmi.cluster.add(pod(), make.identity("reader", client_id="client-of-somebody-else"))
         answer = await nmi.ask()
@@ -41,7 +41,7 @@ async def test_a_pod_gets_the_token_of_its_identity_by_resource_id() -> None:
 
 
 async def test_an_identity_that_comes_before_the_wait_has_begun_is_not_missed() -> None:
-    """The wait is a task, which begins a moment after the request was looked at; the watch may tell in that moment."""
+    """An identity that is assigned between a request's first look and its wait is found at once."""
     async with serving() as nmi:
         asking = pod()
         nmi.cluster.add(asking)
@@ -77,7 +77,7 @@ async def test_the_answer_has_the_seven_fields_as_texts() -> None:
     ],
 )
 async def test_a_pod_with_two_identities_gets_the_one_it_names(selector: str, identity: str) -> None:
-    """IDs compare without case; without one the first binding wins."""
+    """The pod may name either by its IDs, which compare without case; if it names none, the first binding wins."""
     async with serving() as nmi:
         nmi.cluster.add(pod(), make.identity("one"), make.identity("two"))
         assert (await nmi.ask(f"{TARGET}&{selector}")).token.startswith(f"token of {identity} ")
@@ -85,7 +85,7 @@ async def test_a_pod_with_two_identities_gets_the_one_it_names(selector: str, id
 
 
 async def test_a_pod_without_the_label_is_refused_at_once() -> None:
-    """IMDS's own words, and IMDS is not asked."""
+    """A pod without the label gets 400 in IMDS's own words, and IMDS is not asked."""
     async with serving() as nmi:
         nmi.cluster.add(pod(selector=""), make.identity())
         answer = await nmi.ask()
@@ -94,7 +94,7 @@ async def test_a_pod_without_the_label_is_refused_at_once() -> None:
 
 
 async def test_one_call_to_imds_serves_a_thousand_first_requests() -> None:
-    """Single flight: whoever asks meanwhile waits for the same call."""
+    """Requests for a token that is just being fetched wait for the same call."""
     async with serving() as nmi:
         nmi.cluster.add(pod(), make.identity())
         nmi.imds.gate = asyncio.Event()
@@ -127,7 +127,7 @@ async def test_a_token_is_refreshed_ahead_and_served_meanwhile() -> None:
 
 
 async def test_expires_in_counts_down() -> None:
-    """azure-identity trusts expires_in over expires_on: it must be counted at each answer."""
+    """azure-identity trusts expires_in over expires_on, so expires_in is computed anew for each answer."""
     async with serving() as nmi:
         nmi.cluster.add(pod(), make.identity())
         start = int((await nmi.ask()).json["expires_in"])
@@ -137,7 +137,7 @@ async def test_expires_in_counts_down() -> None:
 
 @pytest.mark.parametrize("jump_seconds", [-10 * 86400, 10 * 86400])
 async def test_a_jump_of_the_wall_clock_never_serves_an_expired_token(jump_seconds: int) -> None:
-    """Set back or forward: a token that has really expired is never given out."""
+    """However the wall clock is set, a token that has really expired is not given out."""
     async with serving() as nmi:
         nmi.cluster.add(pod(), make.identity())
         first = (await nmi.ask()).token
@@ -147,7 +147,7 @@ async def test_a_jump_of_the_wall_clock_never_serves_an_expired_token(jump_secon
 
 
 async def test_a_valid_token_outlives_a_failing_source() -> None:
-    """While IMDS is away, what is still valid is served."""
+    """While IMDS fails, a token that is still valid is served."""
     async with serving() as nmi:
         nmi.cluster.add(pod(), make.identity())
         first = (await nmi.ask()).token
@@ -160,7 +160,7 @@ async def test_a_valid_token_outlives_a_failing_source() -> None:
 
 
 async def test_a_broken_identity_cannot_flood_imds() -> None:
-    """A refusal is remembered for seconds, and its text is passed on."""
+    """A refusal of IMDS is passed on and remembered for some seconds, so that IMDS is not asked each time."""
     async with serving() as nmi:
         nmi.cluster.add(pod(), make.identity())
         nmi.imds.script.extend([Reply(400, json.dumps(NOT_FOUND).encode())] * 2)
@@ -191,7 +191,7 @@ async def test_a_broken_identity_cannot_flood_imds() -> None:
     ids=["429", "410", "500-reset", "500-for-good", "garbage", "odd-token", "null", "empty", "huge", "deep", "403"],
 )
 async def test_imds_failures(replies: list[Reply], status: int, calls: int) -> None:
-    """What may pass is tried again as IMDS asks; what will not is told at once."""
+    """Failures that may pass are tried again as IMDS's own guidance says; refusals are reported at once."""
     async with serving() as nmi:
         nmi.cluster.add(pod(), make.identity())
         nmi.imds.script.extend(replies)
@@ -200,7 +200,7 @@ async def test_imds_failures(replies: list[Reply], status: int, calls: int) -> N
 
 
 async def test_retry_after_of_imds_is_obeyed() -> None:
-    """429 with Retry-After: not before that."""
+    """After a 429 NMI waits for as long as Retry-After says before it asks again."""
     async with serving() as nmi:
         nmi.cluster.add(pod(), make.identity())
         nmi.imds.script.append(Reply(429, headers="Retry-After: 7\r\n"))
@@ -220,7 +220,7 @@ async def test_a_retry_after_that_is_no_number_is_none(value: str) -> None:
 
 
 async def test_a_quarter_of_what_imds_answers_is_left_to_the_node() -> None:
-    """IMDS's own limits for one machine are 5 calls at once and 20 a second; other programs of the node ask it too."""
+    """NMI makes 4 calls at once and 15 a second; IMDS allows a machine 5 and 20, and other programs ask it too."""
     async with serving() as nmi:
         addresses = [f"127.0.1.{number}" for number in range(1, 31)]
         for address in addresses:
@@ -240,7 +240,7 @@ async def test_a_quarter_of_what_imds_answers_is_left_to_the_node() -> None:
 
 
 async def test_without_the_cache_each_request_is_a_call() -> None:
-    """--token-cache=false restores upstream's behaviour."""
+    """With --token-cache=false each request is a call to IMDS, as it is upstream."""
     async with serving(Settings("n1", token_cache=False)) as nmi:
         nmi.cluster.add(pod(), make.identity())
         tokens = {(await nmi.ask()).token for _ in range(3)}
@@ -248,7 +248,7 @@ async def test_without_the_cache_each_request_is_a_call() -> None:
 
 
 async def test_a_revoked_binding_stops_tokens_that_are_cached() -> None:
-    """Access is looked up on every request, before the cache is asked; and nothing is waited for."""
+    """Access is checked on each request: a pod that lost its identity gets 400 at once, though its token is cached."""
     async with serving() as nmi:
         nmi.cluster.add(pod(), make.identity())
         client = await nmi.connect()
@@ -260,7 +260,7 @@ async def test_a_revoked_binding_stops_tokens_that_are_cached() -> None:
 
 
 async def test_access_is_checked_again_after_the_token_was_waited_for() -> None:
-    """A binding that goes while IMDS is slow: the token that arrives is given to nobody."""
+    """After the wait for IMDS all is checked again: two pods have the address by then, so neither gets the token."""
     async with serving() as nmi:
         nmi.cluster.add(pod(), make.identity())
         nmi.imds.gate = asyncio.Event()
@@ -284,7 +284,7 @@ async def waiting_client(nmi: Serving, target: str = TARGET) -> "tuple[Client, a
 
 
 async def test_a_request_that_waits_is_woken_by_the_watch() -> None:
-    """Created, then Assigned: the answer comes with the second change, without any polling."""
+    """A waiting request is answered once its identity is Assigned, and not while it is Created."""
     async with serving() as nmi:
         nmi.cluster.add(web := pod())
         _, asking = await waiting_client(nmi)
@@ -297,7 +297,7 @@ async def test_a_request_that_waits_is_woken_by_the_watch() -> None:
 
 
 async def test_a_wait_ends_when_the_client_hangs_up() -> None:
-    """Nobody waits for a client that is gone: found out within three seconds, since its kernel resets what we send."""
+    """A wait ends within three seconds after its client is gone, whose kernel resets what NMI sends."""
     async with serving() as nmi:
         nmi.cluster.add(pod())
         client, asking = await waiting_client(nmi)
@@ -314,7 +314,7 @@ async def test_a_wait_ends_when_the_client_hangs_up() -> None:
 
 
 async def test_a_client_that_ends_its_side_gets_what_it_waited_for() -> None:
-    """Its request stands: the answer comes when MIC has acted, and is its connection's last."""
+    """A client that ends its side while it waits is answered all the same, and then the connection ends."""
     async with serving() as nmi:
         nmi.cluster.add(web := pod())
         client, asking = await waiting_client(nmi)
@@ -330,7 +330,7 @@ async def test_a_client_that_ends_its_side_gets_what_it_waited_for() -> None:
 
 @pytest.mark.parametrize(("header", "status"), [(False, 404), (True, 503)])
 async def test_a_wait_in_vain_ends_at_upstreams_deadline(*, header: bool, status: int) -> None:
-    """404, or with --set-retry-after-header 503 and Retry-After: 20."""
+    """When the wait is over the answer is 404, or with --set-retry-after-header 503 and Retry-After: 20."""
     async with serving(Settings("n1", wait_created_seconds=0.05, retry_after_header=header)) as nmi:
         nmi.cluster.add(pod())
         answer = await nmi.ask()
@@ -353,7 +353,7 @@ async def test_an_identity_that_is_created_may_take_longer() -> None:
 
 
 async def test_an_unknown_address_is_looked_up_once_and_refused() -> None:
-    """One direct list for all who ask within a second; 404 when nobody has the address."""
+    """Ten requests from an address of no pod cost one list of the API server, and each gets 404."""
     async with serving() as nmi:
         clients = [await nmi.connect() for _ in range(10)]
         assert {(await client.ask()).status for client in clients} == {404}
@@ -361,7 +361,7 @@ async def test_an_unknown_address_is_looked_up_once_and_refused() -> None:
 
 
 async def test_a_pod_that_the_watch_does_not_know_yet_is_found_by_a_look() -> None:
-    """A pod asks before the watch tells of it: the API server itself knows."""
+    """A pod that asks before the watch shows it is found by asking the API server."""
     async with serving() as nmi:
         nmi.cluster.api = [web := pod()]
         nmi.cluster.assign(web, make.identity())
@@ -370,7 +370,7 @@ async def test_a_pod_that_the_watch_does_not_know_yet_is_found_by_a_look() -> No
 
 
 async def test_a_pod_that_not_even_the_api_server_knows_yet_is_waited_for() -> None:
-    """A pod asks before its kubelet has told of its address: its first request is answered once the watch tells."""
+    """A pod whose address the kubelet has not reported yet is answered once the watch shows it."""
     async with serving(Settings("n1")) as nmi:
         _, asking = await waiting_client(nmi)
         nmi.cluster.add(pod(), make.identity())
@@ -379,7 +379,7 @@ async def test_a_pod_that_not_even_the_api_server_knows_yet_is_waited_for() -> N
 
 
 async def test_an_address_that_becomes_known_during_the_look_is_not_missed() -> None:
-    """The API server said nobody, and meanwhile the watch told of the pod: nobody waits for what has happened."""
+    """A pod that the watch shows while the API server is asked is answered, though the API server's answer lacks it."""
     async with serving(Settings("n1")) as nmi:
         nmi.cluster.api = []
         asking = asyncio.create_task(nmi.ask())
@@ -399,14 +399,14 @@ async def asks_in_time_of_a_test(nmi: Serving) -> "asyncio.Task[Answer]":
 
 
 async def pass_time(nmi: Serving, seconds: float) -> None:
-    """Let time pass, and everybody do what falls due."""
+    """Let so many seconds pass, and let every task do what is then due."""
     nmi.clock.jump(seconds)
     for _ in range(10):
         await asyncio.sleep(0)
 
 
 async def test_an_address_that_a_kubelet_reports_at_its_second_try_is_waited_for() -> None:
-    """A try each ten seconds: a pod that asks before its kubelet got through gets its token, not 404."""
+    """Kubelets try every ten seconds: a pod whose address is reported after 20 s gets its token, not 404."""
     async with serving(Settings("n1")) as nmi:
         asking = await asks_in_time_of_a_test(nmi)
         await pass_time(nmi, 20.5)
@@ -454,7 +454,7 @@ async def test_pods_that_do_not_own_their_address_are_not_matched(change: dict[s
 
 
 async def test_a_silent_watch_is_not_trusted() -> None:
-    """After two minutes without a sign of life the API server itself is asked; when it is away, nobody is answered."""
+    """After two minutes without a sign of life the API server itself is asked; while it is away, the answer is 503."""
     async with serving() as nmi:
         nmi.cluster.add(pod(), make.identity())
         assert (await nmi.ask()).status == 200
@@ -481,7 +481,7 @@ async def test_nothing_is_answered_before_the_first_list() -> None:
 
 
 async def test_a_reused_address_on_another_link_waits_for_the_api() -> None:
-    """The address now comes from another place while the API still names the old pod: 503, never its token."""
+    """While an address comes in elsewhere and the API server names the old pod, the answer is 503, not a token."""
     async with serving() as nmi:
         nmi.cluster.add(old := pod("old"), make.identity())
         nmi.link = (7, b"\x02\x00\x00\x00\x00\x01")
@@ -494,7 +494,7 @@ async def test_a_reused_address_on_another_link_waits_for_the_api() -> None:
 
 
 async def test_a_look_that_finds_another_pod_serves_that_one() -> None:
-    """The watch is behind, the API is not: the new pod gets its own token on its first request."""
+    """When the watch is late and the API server is not, the new pod at the address gets its own token at once."""
     async with serving() as nmi:
         nmi.cluster.add(pod("old"), make.identity())
         nmi.link = (7, b"\x02\x00\x00\x00\x00\x01")
@@ -506,7 +506,7 @@ async def test_a_look_that_finds_another_pod_serves_that_one() -> None:
 
 
 async def test_a_look_from_before_a_pod_went_is_not_believed() -> None:
-    """What the API server said a moment ago, or says late, does not undo what the watch has told since."""
+    """Once the watch has shown that a pod is gone, an older or late answer of the API server does not bring it back."""
     async with serving() as nmi:
         old = pod("old")
         nmi.cluster.add(old, make.identity())
@@ -523,7 +523,7 @@ async def test_a_look_from_before_a_pod_went_is_not_believed() -> None:
 
 
 async def test_an_interface_known_beforehand_is_the_only_one() -> None:
-    """A pod that never asked is bound to its interface all the same: the next one at its address gets nothing."""
+    """A pod's route binds it to an interface before its first request: from another interface its address gets 503."""
     async with serving() as nmi:
         nmi.cluster.add(pod("old"), make.identity())
         nmi.pod_lookup.expect("uid-of-old", 7)
@@ -535,7 +535,7 @@ async def test_an_interface_known_beforehand_is_the_only_one() -> None:
 
 
 async def test_a_link_that_the_kernel_lost_binds_nobody_and_proves_nothing() -> None:
-    """Half-open connections of one pod must not lock others out for ever, nor let anybody in who may be another."""
+    """A connection whose hardware address the kernel lost gets 503, and does not keep the pod from asking later."""
     async with serving() as nmi:
         nmi.cluster.add(pod("first"), make.identity())
         nmi.link = (7, None)
@@ -549,7 +549,7 @@ async def test_a_link_that_the_kernel_lost_binds_nobody_and_proves_nothing() -> 
 
 
 async def test_a_lost_link_is_no_loss_where_the_way_in_is_proven() -> None:
-    """A route of its own, or a port that alone may bring its address, is enough; another interface is not."""
+    """Without a hardware address, the pod's own port or route proves it; another interface does not."""
     async with serving() as nmi:
         nmi.cluster.add(pod("first"), make.identity())
         nmi.pod_lookup.hold(frozenset({"uid-of-first"}))
@@ -564,7 +564,7 @@ async def test_a_lost_link_is_no_loss_where_the_way_in_is_proven() -> None:
 
 
 async def test_a_pod_whose_sandbox_was_made_anew_is_known_again() -> None:
-    """Same pod, same address, another interface: after a minute there, when the API server says that it lives."""
+    """A pod with a new interface is answered after a minute there, once the API server says that it lives."""
     async with serving() as nmi:
         nmi.cluster.add(web := pod(), make.identity())
         nmi.pod_lookup.expect(web.uid, 7)
@@ -588,7 +588,7 @@ async def test_a_pod_whose_sandbox_was_made_anew_is_known_again() -> None:
     "case", ["ending", "another interface", "the route changes", "nobody says so", "only the watch"]
 )
 async def test_a_pod_that_moved_is_not_believed_before_it_is_sure(case: str) -> None:
-    """Deleted, somewhere else than its route, on its way, unknown to the API server, or known from old news alone."""
+    """A moved pod gets 503 while it ends, its route changes or differs, or the API server does not confirm it."""
     async with serving() as nmi:
         nmi.cluster.add(web := pod(), make.identity())
         nmi.pod_lookup.expect(web.uid, 7)
@@ -610,7 +610,7 @@ async def test_a_pod_that_moved_is_not_believed_before_it_is_sure(case: str) -> 
 
 
 async def test_a_connection_belongs_to_its_first_pod() -> None:
-    """A kept-alive connection whose address went to another pod is not that pod's."""
+    """A kept-alive connection is ended with 503 when its address has gone to another pod."""
     async with serving() as nmi:
         nmi.cluster.add(old := pod("old"), make.identity())
         client = await nmi.connect()
@@ -623,7 +623,7 @@ async def test_a_connection_belongs_to_its_first_pod() -> None:
 
 
 async def test_connections_are_reset_with_their_pod() -> None:
-    """The watch tells of the pod's end: its connections go at once, waiting ones too."""
+    """When the watch shows that a pod is gone, its open connection ends at once."""
     async with serving() as nmi:
         nmi.cluster.add(web := pod(), make.identity())
         client = await nmi.connect()
@@ -633,7 +633,7 @@ async def test_connections_are_reset_with_their_pod() -> None:
 
 
 async def test_a_recreated_pod_does_not_inherit() -> None:
-    """`web-0` on another node, or with another label: the old object of its name does not count."""
+    """A new `web-0` with another label gets nothing by the assigned identity of the old `web-0`."""
     async with serving(Settings("n1", wait_created_seconds=0.05)) as nmi:
         nmi.cluster.add(web := pod("web-0"), make.identity())
         assert (await nmi.ask()).status == 200
@@ -655,7 +655,7 @@ async def test_excepted_pods_are_answered_as_imds_would(*, excepted: bool) -> No
 
 
 async def test_managed_mode_answers_from_bindings() -> None:
-    """No assigned identities: a binding of the pod's namespace is enough; without one there is nothing to wait for."""
+    """A binding is enough, without an assigned identity; without a binding the pod gets 404 at once."""
     async with serving(Settings("n1", managed_mode=True, force_namespaced=True)) as nmi:
         nmi.cluster.pods.append(web := pod())
         assert (await nmi.ask()).status == 404

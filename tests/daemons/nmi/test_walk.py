@@ -6,7 +6,7 @@ from walking import files_run, walk
 
 
 async def test_a_warm_request_runs_the_files_of_its_walk() -> None:
-    """Whoever reads the eight files has read everything that decides about the answer, and nothing in vain."""
+    """A warm request runs the eight files that ARCHITECTURE.md lists, in their order, and no others."""
     files, beside = walk("a warm token request")
     async with serving() as nmi:
         nmi.cluster.add(pod(), make.identity())

@@ -57,7 +57,7 @@ def schedule(
     phase: str = "Pending",
     host: bool = False,
 ) -> Pod:
-    """Let a pod be scheduled on the node, for both, with the identity."""
+    """Let a pod with the identity be scheduled on the node, as NMI and the broker see it."""
     addresses = pod().ips if phase == "Running" else ()
     scheduled = replace(pod(name), phase=phase, ips=addresses, service_account=account, host_network=host)
     broker.cluster.add_pod(str(scheduled.key), account, "n1", uid=scheduled.uid, phase=phase)
@@ -74,13 +74,13 @@ def start(nmi: Serving, scheduled: Pod) -> Pod:
 
 
 def calls(nmi: Serving) -> int:
-    """How often NMI has called the broker."""
+    """Return how often NMI has called the broker."""
     name = "aadpodidentity_imds_operations_duration_seconds_count"
     return int(nmi.registry.get_sample_value(name, {"operation_type": "broker_token"}) or 0)
 
 
 async def has_called(nmi: Serving, number: int, pods: int = 1) -> None:
-    """Wait until NMI has called the broker so often, and goes on only as time passes."""
+    """Wait until NMI has called the broker so often, and does nothing more until time passes."""
     await eventually(
         lambda: calls(nmi) == number and nmi.clock.waiting == pods,
         lambda: f"{number} calls: there were {calls(nmi)}, and {nmi.clock.waiting} pods are warm",
@@ -88,7 +88,7 @@ async def has_called(nmi: Serving, number: int, pods: int = 1) -> None:
 
 
 async def stays_at(nmi: Serving, number: int) -> None:
-    """Hold that nothing calls the broker, for as long as a pod is warmed at most."""
+    """Check that NMI makes no further call to the broker in the longest time for which a pod is warmed."""
     for _ in range(int(LONGEST_SECONDS / PAUSE_SECONDS)):
         nmi.clock.jump(PAUSE_SECONDS)
         await settle()
@@ -97,7 +97,7 @@ async def stays_at(nmi: Serving, number: int) -> None:
 
 
 def test_a_pods_tokens_are_there_when_its_container_starts(tmp_path: Path) -> None:
-    """For each resource that a pod of its service account was given a token for: nobody waits for the broker."""
+    """A pod finds a token for each resource that an earlier pod of its account asked for, without the broker."""
 
     async def test() -> None:
         async with experienced(tmp_path, TARGET, OTHER_TARGET) as (nmi, broker):
@@ -112,7 +112,7 @@ def test_a_pods_tokens_are_there_when_its_container_starts(tmp_path: Path) -> No
 
 
 def test_tokens_are_kept_fresh_while_an_image_is_pulled(tmp_path: Path) -> None:
-    """NMI keeps a broker's token for 20 s; a container may start minutes after its pod was scheduled."""
+    """NMI keeps a broker's token for 20 s, so it fetches one again and again until the container starts."""
 
     async def test() -> None:
         async with experienced(tmp_path) as (nmi, broker):
@@ -181,7 +181,7 @@ def test_a_pod_that_never_starts_is_warmed_for_a_limited_time(tmp_path: Path) ->
 
 
 def test_only_pods_that_are_about_to_start_are_warmed(tmp_path: Path) -> None:
-    """Running ones are all that there are at NMI's start; of others nothing is known, or NMI does not answer them."""
+    """Running pods, pods of an account that has not asked yet, and pods on the node's network are not warmed."""
 
     async def test() -> None:
         async with experienced(tmp_path) as (nmi, broker):
@@ -211,7 +211,7 @@ def test_identities_of_machines_are_not_warmed(tmp_path: Path) -> None:
 
 
 def test_a_binding_and_a_grant_may_come_later_than_the_pod(tmp_path: Path) -> None:
-    """Each is looked for again within seconds. Without a grant a warm pod is refused like any other."""
+    """A late binding or grant is noticed within seconds; without a grant a warm pod is refused like any other."""
 
     async def test() -> None:
         async with experienced(tmp_path) as (nmi, broker):
@@ -239,7 +239,7 @@ def test_a_binding_and_a_grant_may_come_later_than_the_pod(tmp_path: Path) -> No
 
 
 def test_a_bug_in_warming_ends_it_alone(tmp_path: Path) -> None:
-    """A bug in warming ends warming only; NMI goes on answering requests."""
+    """After a bug in warming a pod, NMI goes on answering requests."""
 
     async def test() -> None:
         async with experienced(tmp_path) as (nmi, broker):
@@ -258,7 +258,7 @@ def test_a_bug_in_warming_ends_it_alone(tmp_path: Path) -> None:
 
 
 def test_what_is_remembered_and_who_is_warmed_is_bounded(tmp_path: Path) -> None:
-    """The last few resources of an account; so many pods of a namespace that another has room."""
+    """NMI warms the last few resources of a service account, and a limited number of pods of each namespace."""
 
     async def test() -> None:
         targets = [f"{TARGET}/{number}" for number in range(REQUESTS_PER_ACCOUNT + 2)]
