@@ -400,7 +400,7 @@ def test_managed_mode_installs_no_mic() -> None:
 
 
 def test_users_may_not_write_exceptions() -> None:
-    """An exception lets a pod ask the node's metadata service: that is for administrators."""
+    """An exception lets a pod ask the node's metadata service, so only administrators may write one."""
     found = objects({"rbac": {"createUserFacingClusterRoles": True}})
     edit = one(found, "ClusterRole", "podidentity-aad-pod-identity-edit")
     assert {name for rule in edit["rules"] for name in rule["resources"]} == {

@@ -1,4 +1,4 @@
-"""The API servers that the contract is run against, each as a kubeconfig of its admin."""
+"""The API servers that the contract's tests run against, each as a kubeconfig of its admin."""
 
 import contextlib
 from collections.abc import AsyncIterator, Iterator

@@ -25,7 +25,7 @@ def binding(**spec: Any) -> Json:
 
 
 def test_both_spellings_are_kept(kubectl: Kubectl) -> None:
-    """The manifests of 2018 and today's are stored as they were written."""
+    """Manifests in the spelling of 2018 and in today's are stored as they were written."""
     kubectl("apply", "-f", "-", stdin=identity("old", type=0, ResourceID=ID, ClientID="c"))
     kubectl("apply", "-f", "-", stdin=identity("new", type=0, resourceID=ID, clientID="c"))
     assert kubectl.get("azureidentity", "old")["spec"] == {"type": 0, "ResourceID": ID, "ClientID": "c"}
@@ -77,7 +77,7 @@ def test_a_service_principal_may_have_any_resource_id(kubectl: Kubectl) -> None:
 
 
 def test_printer_columns_are_shown(kubectl: Kubectl) -> None:
-    """`kubectl get` shows what the definitions say, in their order, conditions among it."""
+    """`kubectl get` shows the columns of the definitions in their order, conditions included."""
     kubectl("create", "-f", "-", stdin=identity(type=0, clientID="c-1"))
     condition = {
         "type": "Assigned",
@@ -94,7 +94,7 @@ def test_printer_columns_are_shown(kubectl: Kubectl) -> None:
 
 
 def test_the_status_is_part_of_the_object(kubectl: Kubectl) -> None:
-    """There is no status subresource: upstream writes the status on the object, and that makes a new generation."""
+    """Without a status subresource a status is written on the object, as upstream does, and makes a new generation."""
     kubectl("create", "-f", "-", stdin=identity(clientID="c"))
     before = kubectl.get("azureidentity", "reader")["metadata"]["generation"]
     change = json.dumps({"status": {"availableReplicas": 1}})
@@ -106,7 +106,7 @@ def test_the_status_is_part_of_the_object(kubectl: Kubectl) -> None:
 
 
 def test_an_embedded_object_keeps_what_it_has(kubectl: Kubectl) -> None:
-    """An assigned identity carries copies that no schema prunes; without kind and metadata they are refused."""
+    """The copies in an assigned identity are not pruned; a copy without kind and metadata is refused."""
     whole = {
         "apiVersion": "aadpodidentity.k8s.io/v1",
         "kind": "AzureAssignedIdentity",

@@ -35,13 +35,13 @@ def deployment(replicas: int = 1) -> Json:
 
 
 def names(kubectl: Kubectl, *arguments: str) -> list[str]:
-    """Return the names of the ConfigMaps that are chosen, without the cluster's own."""
+    """Return the names of the ConfigMaps that a selection returns, without the cluster's own."""
     items = kubectl.get("configmaps", *arguments)["items"]
     return [one["metadata"]["name"] for one in items if one["metadata"]["name"] != "kube-root-ca.crt"]
 
 
 def changes(kubectl: Kubectl, version: str) -> list[tuple[str, str]]:
-    """Return what a watch that begins at `version` tells within a second of the ConfigMaps with the label `seen`."""
+    """Return the changes of ConfigMaps with the label `seen` that a watch from `version` reports within a second."""
     query = f"?watch=true&resourceVersion={version}&timeoutSeconds=1&labelSelector=seen%3Dyes"
     lines = [json.loads(line) for line in kubectl.raw(CONFIG_MAPS + query).splitlines()]
     return [(one["type"], one["object"]["metadata"]["name"]) for one in lines if one["type"] != "BOOKMARK"]
@@ -84,7 +84,7 @@ def test_a_stale_write_is_a_conflict(kubectl: Kubectl) -> None:
 
 
 def test_three_kinds_of_patch(kubectl: Kubectl) -> None:
-    """Merge patches replace lists, strategic ones merge them by key, JSON patches test and change."""
+    """Merge patches replace lists, strategic patches merge them by key, and JSON patches test before they change."""
     kubectl("create", "-f", "-", stdin=deployment())
     change: Json = {"spec": {"template": {"spec": {"containers": [{"name": "two", "image": "nothing:2"}]}}}}
     kubectl("patch", "deployment", "web", "--type=strategic", "-p", json.dumps(change))
@@ -113,7 +113,7 @@ def test_labels_annotations_and_scale(kubectl: Kubectl) -> None:
 
 
 def test_a_finalizer_holds_an_object(kubectl: Kubectl) -> None:
-    """Deletion is marked first, and done when the last finalizer is gone."""
+    """A deleted object is marked first, and gone once its last finalizer is removed."""
     kubectl("create", "-f", "-", stdin=config_map("a", finalizers=["example.org/hold"]))
     kubectl("delete", "configmap", "a", "--wait=false")
     assert kubectl.get("configmap", "a")["metadata"]["deletionTimestamp"]
@@ -153,7 +153,7 @@ def test_labels_and_fields_choose(kubectl: Kubectl) -> None:
 
 
 def test_a_list_comes_in_pages(kubectl: Kubectl) -> None:
-    """`limit` and `continue` give every object once; a token that was not given out is refused."""
+    """`limit` and `continue` give every object once; a made-up `continue` token is refused."""
     for name in ("a", "b", "c"):
         kubectl("create", "-f", "-", stdin=config_map(name, labels={"page": "yes"}))
     path = f"{CONFIG_MAPS}?labelSelector=page%3Dyes&limit=2"
@@ -186,7 +186,7 @@ def test_a_watch_tells_what_happened_since_a_list(kubectl: Kubectl) -> None:
 
 
 def test_a_watch_can_begin_with_what_exists(kubectl: Kubectl) -> None:
-    """Today's clients list by watching: every object once, then a mark that nothing more was there."""
+    """Today's clients list by a watch: it reports every object once, and then a mark that these were all."""
     for name in ("a", "b"):
         kubectl("create", "-f", "-", stdin=config_map(name, labels={"first": "yes"}))
     query = "?watch=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true"

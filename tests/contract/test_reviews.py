@@ -88,7 +88,7 @@ def server(kubectl: Kubectl) -> tuple[str, str]:
 
 
 def test_a_token_lives_ten_minutes_at_least_and_belongs_to_its_pod(kubectl: Kubectl) -> None:
-    """A shorter life, another pod's UID, a pod that does not exist and another account's pod are refused."""
+    """A shorter life is refused, and so is a missing pod, a wrong UID or another account's pod."""
     pod(kubectl)
     bound = ("--bound-object-kind=Pod", "--bound-object-name=reader")
     token = kubectl("create", "token", "reader", "--duration=600s").strip()

@@ -1,7 +1,7 @@
 """Coverage-guided fuzzing of the token proxy's requests: `python tests/fuzz/forms.py -max_total_time=30 CORPUS`.
 
-An input is a method and target, a content type and a body, each on a line but the body, which is the rest. What must
-hold for each is `check`, against rules that are written once more here, naively.
+An input is a line with method and target, a line with the content type, and a body. `check` says what must hold for
+each input, against the rules written once more here, naively.
 """
 
 import importlib
@@ -71,7 +71,7 @@ def fuzz(content: bytes) -> None:
 
 
 def check(message: HttpRequest) -> None:
-    """Hold one request against everything that must be true of it."""
+    """Check one request against everything that must hold for it."""
     outcome = parse(message, TENANT)
     expectation = _naive(message)
     if isinstance(outcome, PodTokenRequest):
@@ -91,7 +91,7 @@ def check(message: HttpRequest) -> None:
 
 
 def _naive(message: HttpRequest) -> tuple[str, str, str] | None:
-    """Return client ID, assertion and scope when each stands in exactly one place of one form."""
+    """Return client ID, assertion and scope if each is in exactly one place of one form."""
     texts = [
         text for text in ((message.body, message.query.encode()) if message.path == "/" else (message.body,)) if text
     ]

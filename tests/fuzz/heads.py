@@ -1,8 +1,8 @@
 """Coverage-guided fuzzing of the way from bytes to a request: `python tests/fuzz/heads.py -max_total_time=30 CORPUS`.
 
-atheris (libFuzzer) makes up heads, guided by the branches they reach in `imds` and `nmi.heads`. What must hold for
-each is `check`, and at the token-file door `check_token_file`; the suite also runs them on every seed, and the first on
-every hostile request.
+atheris (libFuzzer) makes up heads, guided by the branches that they reach in `imds` and `nmi.heads`. `check` says what
+must hold for each head, and `check_token_file` what must hold at the token-file door; the suite also runs both on every
+seed and every hostile request.
 """
 
 import importlib
@@ -39,7 +39,7 @@ _long_lived = Heads(Rules())
 
 
 def check(head: bytes) -> None:
-    """Hold one head against everything that must be true of it."""
+    """Check one head against everything that must hold for it."""
     meaning = Heads(Rules()).understand(head)
     assert _long_lived.understand(head) == meaning, "what was understood before changed the answer"
     assert _long_lived.understand(head) == meaning, "the memory changed the answer"
@@ -62,7 +62,7 @@ def check(head: bytes) -> None:
 
 
 def check_token_file(head: bytes) -> None:
-    """Hold one head against everything that must be true of it at the token-file door."""
+    """Check one head against everything that must hold for it at the token-file door."""
     heads = Heads(Rules(), TOKEN_FILE)
     request = heads.understand(head).request
     assert heads.recall(head) is None, "a head with a proof in it is remembered"
@@ -78,7 +78,7 @@ def check_token_file(head: bytes) -> None:
 
 
 def _check_memory(head: bytes) -> None:
-    """Lines that decide nothing decide nothing: neither one more of them nor none at all."""
+    """Check that lines which are left out of the memory's key decide nothing, whether they are there or not."""
     lines = deciding_lines(head)
     if lines is None:
         return
@@ -96,7 +96,7 @@ def _check_memory(head: bytes) -> None:
 
 
 def fuzz(content: bytes) -> None:
-    """Cut what libFuzzer made up into heads, as the listener does."""
+    """Cut an input of libFuzzer into heads, as the listener does, and check them."""
     *heads, _ = content.split(b"\r\n\r\n")
     for head in heads[:3]:
         check(head + b"\r\n\r\n")

@@ -1,6 +1,7 @@
-"""The rules for request heads once more, written naively, with nothing of ours or llhttp's: what the fuzzer compares.
+"""The rules for request heads once more, written naively without our code or llhttp, for the fuzzer to compare with.
 
-Only heads that are plain text are judged exactly; of others it is only said that no token may be asked with them.
+Only heads that are plain text are judged exactly; for other heads the rules only say that no token may be asked with
+them.
 """
 
 import re
@@ -19,7 +20,7 @@ TokenParameters = tuple[str, str, str, str]
 
 
 def token_asked(head: bytes) -> TokenParameters | None:
-    """Return what a head asks a token of; None when it is no token request of a pod."""
+    """Return the parameters of a pod's token request; None for any other head."""
     lines = head.split(b"\r\n")
     if len(lines) < 3 or lines[-2:] != [b"", b""] or any(b"\r" in line or b"\n" in line for line in lines):
         return None
@@ -39,7 +40,7 @@ def token_asked(head: bytes) -> TokenParameters | None:
 
 
 def token_file_asked(head: bytes) -> tuple[str, str, str] | None:
-    """Return what a head asks of the token-file door: resource, client ID and proof, which may be empty."""
+    """Return resource, client ID and proof (which may be empty) of a token-file request; None for any other head."""
     lines = head.split(b"\r\n")
     if len(lines) < 3 or lines[-2:] != [b"", b""] or any(b"\r" in line or b"\n" in line for line in lines):
         return None

@@ -1,4 +1,4 @@
-"""The fuzz targets: their seeds and the hostile table at once, then some seconds each of what atheris makes up."""
+"""The fuzz targets: first their seeds and the hostile table, then, for some seconds each, inputs of atheris."""
 
 import os
 import shutil
@@ -24,7 +24,7 @@ SECONDS = 20
 
 
 def test_the_seeds_and_the_hostile_table_hold() -> None:
-    """What was found once stays fixed: every checked-in input is checked without the fuzzer too."""
+    """Every seed and every hostile request passes the checks, without the fuzzer too, so that old bugs stay fixed."""
     assert len(SEEDS) >= 20
     for seed in SEEDS:
         fuzz(seed.read_bytes())
@@ -33,7 +33,7 @@ def test_the_seeds_and_the_hostile_table_hold() -> None:
 
 
 def test_the_naive_rules_know_the_token_file_door() -> None:
-    """Some of the seeds are good requests there, with and without a proof."""
+    """By the naive rules some seeds are good requests of that door, with and without a proof, and some are not."""
     heads = [seed.read_bytes() for seed in SEEDS if seed.name.startswith("token-file")]
     outcomes = [naive.token_file_asked(head) for head in heads]
     resource, client_id = "https://vault.azure.net", "aaaaaaaa-bbbb-cccc-dddd-eeeeeeeeeeee"
@@ -43,7 +43,7 @@ def test_the_naive_rules_know_the_token_file_door() -> None:
 
 
 def test_the_naive_rules_say_yes_to_what_sdks_send() -> None:
-    """An oracle that refuses everything would agree with everything."""
+    """The naive rules accept an SDK's request: rules that refuse everything would agree with any refusal."""
     head = request(TOKEN_PATH + QUERY + "&client_id=abc", *PLAIN, "X: y")
     assert naive.token_asked(head) == ("https://vault.azure.net", "abc", "", "")
     assert naive.is_judged_exactly(head)
@@ -51,7 +51,7 @@ def test_the_naive_rules_say_yes_to_what_sdks_send() -> None:
 
 @pytest.mark.parametrize("broken", ["backslash", "essence"])
 def test_the_check_can_fail(broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A parser with CVE-2022-23551, and a memory that forgets what decides, are both caught."""
+    """The check catches a parser with CVE-2022-23551, and a memory that ignores lines which decide."""
     if broken == "backslash":
         dialect = METADATA._replace(parse=lambda *_: TokenRequest("https://vault.azure.net"))
         monkeypatch.setattr("fuzz.heads.Heads", lambda rules: Heads(rules, dialect))
@@ -66,7 +66,7 @@ def test_the_check_can_fail(broken: str, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_the_check_of_the_token_file_door_can_fail(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A parser that takes any proof of two is caught."""
+    """The check catches a parser that accepts one of two proofs."""
     request = TokenFileRequest(TokenRequest("https://vault.azure.net", forms.CLIENT), proof="eyJh.eyJi.c2ln")
     monkeypatch.setattr("fuzz.heads.TOKEN_FILE", TOKEN_FILE._replace(parse=lambda *_: request))
     check_token_file((FOLDER / "seeds" / "token-file-proof").read_bytes())
@@ -75,7 +75,7 @@ def test_the_check_of_the_token_file_door_can_fail(monkeypatch: pytest.MonkeyPat
 
 
 def test_the_seeds_of_forms_hold() -> None:
-    """Those that ask for tokens are understood: rules that refuse everything would agree with everything."""
+    """Every seed passes the check, and a good request is understood: refusing everything would prove nothing."""
     for seed in forms.SEEDS:
         forms.fuzz(seed.encode())
     request = parse(HttpRequest("POST", forms.PATH, "", FORM, forms.GOOD.encode()), forms.TENANT)
@@ -83,7 +83,7 @@ def test_the_seeds_of_forms_hold() -> None:
 
 
 def test_the_check_of_forms_can_fail(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A parser that takes the last of two assertions is caught."""
+    """The check catches a parser that accepts the last of two assertions."""
     request = ProxyTokenRequest(forms.CLIENT, "https://vault.azure.net/.default", "a.b.c")
     monkeypatch.setattr("fuzz.forms.parse", lambda *_: request)
     body = f"{forms.GOOD}&client_assertion=a.b.c".encode()
@@ -94,7 +94,7 @@ def test_the_check_of_forms_can_fail(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("target", ["heads", "forms"])
 def test_fuzzing_finds_nothing(target: str, tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
-    """Guided by coverage from the seeds: no input breaks a rule, none breaks the parser."""
+    """Guided by coverage, the fuzzer finds no input that breaks a rule or the parser."""
     if not _has_atheris():
         if os.environ.get("CI"):
             pytest.fail("atheris is not installed")

@@ -27,7 +27,7 @@ class MissingToolError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """`programs` must be on PATH; what `pins` (below tests/interop) hold decides the directory."""
+    """A client: to install it, `programs` must be on PATH; its `pins` (below tests/interop) decide its directory."""
 
     name: str
     programs: tuple[str, ...]
@@ -36,7 +36,7 @@ class Client:
 
     @property
     def directory(self) -> Path:
-        """Where it is, or will be."""
+        """The directory where the client is, or will be, installed."""
         pinned = hashlib.sha256()
         for path in sorted(HERE / pin for pin in self.pins):
             pinned.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
@@ -44,7 +44,7 @@ class Client:
 
 
 def installed(name: str) -> Path:
-    """Return a client's directory; it is installed unless it is there. Raises `MissingToolError`."""
+    """Return a client's directory, and install the client first if it is missing. Raises `MissingToolError`."""
     client = CLIENTS[name]
     directory = client.directory
     missing = [program for program in client.programs if shutil.which(program) is None]
@@ -84,7 +84,7 @@ def _run(*command: str, directory: Path, **environment: str) -> None:
 
 
 def _python_packages(source: str) -> Callable[[Path], None]:
-    """Return a virtual environment of the base Python, so that the lab's containers can run it."""
+    """Return an installer into a virtual environment of the base Python, so that the lab's containers can run it."""
 
     def install(directory: Path) -> None:
         _run(sys.executable, "-m", "venv", ".", directory=directory)
@@ -104,7 +104,7 @@ def _javascript(source: str) -> Callable[[Path], None]:
 
 
 def _go(source: str, programs: Mapping[str, str]) -> Callable[[Path], None]:
-    """Programs by their names, each with its package."""
+    """Return an installer of Go programs, given the package of each program's name."""
 
     def install(directory: Path) -> None:
         for name, package in programs.items():
@@ -116,7 +116,7 @@ def _go(source: str, programs: Mapping[str, str]) -> Callable[[Path], None]:
 
 
 def _older_go(directory: Path) -> None:
-    """The program of the newest SDK, with the pins of an older one."""
+    """Install the program for the newest Go SDK with the pins of an older one."""
     build = directory / "build"
     shutil.copytree(HERE / "managed/go-2023", build)
     shutil.copy(HERE / "go/managed/main.go", build)
@@ -125,7 +125,7 @@ def _older_go(directory: Path) -> None:
 
 
 def _older_java(directory: Path) -> None:
-    """Likewise."""
+    """Install the program for the newest Java SDK with the pins of an older one."""
     program = Path("src/main/java/Managed.java")
     shutil.copytree(HERE / "managed/java-2022", directory / "build")
     (directory / "build" / program).parent.mkdir(parents=True)
@@ -193,7 +193,7 @@ CLIENTS = {
 
 
 def main() -> None:
-    """Install the named clients, or all; say which could not be had."""
+    """Install the named clients, or all; print which ones cannot be installed."""
     for name in sys.argv[1:] or CLIENTS:
         try:
             print(f"{name}: {installed(name)}")

@@ -23,7 +23,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
 
 @pytest.fixture(scope="session")
 def client() -> Callable[[str], Path]:
-    """A client's directory, installed if need be; without its tools the test is skipped, and fails where CI is set."""
+    """Return a function that installs a client; without its tools the test is skipped, or fails where CI is set."""
 
     def client(name: str) -> Path:
         try:
@@ -38,7 +38,7 @@ def client() -> Callable[[str], Path]:
 
 @pytest.fixture
 def record(request: pytest.FixtureRequest) -> Record:
-    """Write a row of docs/interop.md: client, version, what it did; the result is the test's own."""
+    """Return a function that adds a row to docs/interop.md: client, version, what it did; the result is the test's."""
 
     def record(name: str, version: str, did: str) -> None:
         _ROWS.append({"client": name, "version": version, "did": did, "test": request.node.nodeid})

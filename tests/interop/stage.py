@@ -1,7 +1,7 @@
-"""The lab of the interop tests: one for the session, with two pods in which clients are started one after the other.
+"""The lab of the interop tests: one for the session, with two pods in which clients run one after the other.
 
-`bound` has a binding, `unbound` has none. Commands go to a pod as files of a hostPath volume, which is a directory of
-the lab's: the lab's API has no `exec`.
+Pod `bound` has a binding, pod `unbound` has none. Commands reach a pod as files of a hostPath volume, which is a
+directory of the lab's.
 """
 
 import contextlib
@@ -48,14 +48,14 @@ done
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What became of a command."""
+    """The outcome of a command."""
 
     status: int
     out: str
     err: str
 
     def json(self) -> Any:
-        """Its output, decoded; the command must have succeeded."""
+        """Return the output, decoded; the command must have succeeded."""
         assert self.status == 0, f"{self.out}\n{self.err}"
         return json.loads(self.out) if self.out.strip() else None
 
@@ -87,7 +87,7 @@ class Stage:
     unbound: Pod
 
     def on_host(self, script: str, **environment: str) -> Done:
-        """Run a shell script as a user does who typed `eval "$(podidentity lab env)"`."""
+        """Run a shell script as a user does after `eval "$(podidentity lab env)"`."""
         done = subprocess.run(
             ["/bin/sh", "-c", script],
             env={**self.lab.variables, **environment},
@@ -121,7 +121,7 @@ def started(home: Path) -> Iterator[Stage]:
 
 
 def _azure(admin: Admin) -> str:
-    """Return what the walk-through makes in Azure, under other names; the identity's client ID."""
+    """Create in Azure what the walk-through creates, under other names; return the identity's client ID."""
     admin.create_group(GROUP, "westeurope")
     admin.create_vault(GROUP, VAULT, "westeurope")
     admin.set_secret(VAULT, SECRET, VALUE)

@@ -1,7 +1,7 @@
-"""The real azure-cli believes the lab, inside it and from the host's shell.
+"""The real azure-cli accepts the lab as Azure, inside the lab and from the host's shell.
 
-The commands stand here as their users type them: those of the walk-through, and those that show every request
-azure-cli makes of ARM, Graph, Entra ID and Key Vault. `{...}` are the IDs that a user fills in.
+The commands are written as users type them: those of the walk-through, and those that show every request azure-cli
+makes of ARM, Graph, Entra ID and Key Vault. `{...}` are the IDs that a user fills in.
 """
 
 import json
@@ -102,18 +102,18 @@ class Az:
     seen: dict[str, Any] = field(default_factory=dict)
 
     def __call__(self, command: str) -> Done:
-        """Type one command."""
+        """Run one command in the shell."""
         settings = f"AZURE_CONFIG_DIR={self.home}/az-{self.configuration} AZURE_CORE_COLLECT_TELEMETRY=0"
         return self.run(f"export PATH={self.directory}/bin:$PATH {settings} HOME={self.home}; {command}")
 
     def json(self, command: str) -> Any:
-        """Its output; the command must succeed."""
+        """Return a command's output, decoded; the command must succeed."""
         done = self(command)
         assert done.status == 0, f"{command}\n{done.out}\n{done.err}"
         return json.loads(done.out) if done.out.strip() else None
 
     def type(self, script: str) -> None:
-        """Type a script's commands; what has a name is kept in `seen`, an identity's IDs are filled in from then on."""
+        """Run a script's commands; keep what has a name in `seen`, and fill in an identity's IDs from then on."""
         for line in script.strip().splitlines():
             name, typed, command = line.partition("az ")
             for key, value in self.ids.items():
@@ -125,7 +125,7 @@ class Az:
                 self.ids |= {"principal": answer["principalId"], "client": answer["clientId"]}
 
     def log_in(self) -> None:
-        """As the owner of the lab's subscription."""
+        """Sign in as the owner of the lab's subscription."""
         self.json("az login --service-principal -u {owner} -p {secret} --tenant {tenant}".format(**self.ids))
 
 
@@ -137,7 +137,7 @@ def way(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def on_host(stage: Stage, client: Find, tmp_path_factory: pytest.TempPathFactory) -> Az:
-    """azure-cli in the user's shell, signed in: for what needs to be shown in one place only."""
+    """azure-cli in the user's shell, signed in: for tests that need only one of the two places."""
     return signed_in(stage, client("az"), WAYS[1], tmp_path_factory.mktemp("az"))
 
 
@@ -173,7 +173,7 @@ def signed_in(stage: Stage, directory: Path, way: str, home: Path) -> Az:
 
 
 def test_every_command_succeeds_and_shows_what_it_did(az: Az, way: str, record: Record) -> None:
-    """Group, vault, secret, identity, roles, machines, tokens, the directory; then what is deleted comes back."""
+    """Commands for groups, vaults, secrets, identities, roles, machines and the directory work as in Azure."""
     record(f"azure-cli, {way}", VERSION, "25 commands: groups, vaults, secrets, identities, roles, machines, directory")
     az.type(TRANSCRIPT)
     seen, demo = az.seen, az.ids["demo"]
@@ -196,7 +196,7 @@ def test_every_command_succeeds_and_shows_what_it_did(az: Az, way: str, record: 
 
 
 def further(az: Az) -> None:
-    """What is deleted comes back; a system-assigned identity; a federated credential; a role taken away."""
+    """Check that deleted things come back, that a role is deleted, and further kinds of identity and credential."""
     seen = az.seen
     az.type(FURTHER)
     assert seen["system"]["type"] == "SystemAssigned"
@@ -210,7 +210,7 @@ def further(az: Az) -> None:
 def test_the_walkthroughs_commands_lead_to_its_secret(
     az: Az, stage: Stage, client: Find, way: str, record: Record
 ) -> None:
-    """Typed as they stand in the post; its manifests then run, with the post's own program in Go for the image."""
+    """The post's commands are run as written; then its manifests, with the post's own program in Go as the image."""
     record(f"azure-cli, {way}", VERSION, "the walk-through's commands; its manifests with its sample in Go")
     client("go-autorest")
     az.type(WALKTHROUGH)
@@ -238,7 +238,7 @@ def test_the_walkthroughs_commands_lead_to_its_secret(
 
 
 def test_a_vault_of_today_needs_roles(on_host: Az, record: Record) -> None:
-    """Without the flag a vault is made for roles: set-policy is refused, and a secret too until there is a role."""
+    """Without the flag a vault is made for roles: set-policy is refused, and secrets need a role."""
     record(
         "azure-cli, on the host",
         VERSION,
@@ -261,7 +261,7 @@ def test_a_vault_of_today_needs_roles(on_host: Az, record: Record) -> None:
 
 
 def test_an_application_signs_in_as_it_may(on_host: Az, record: Record) -> None:
-    """A wrong secret, a wrong tenant; then an application of one's own with a password, and with a certificate."""
+    """A wrong secret or tenant is refused; a new application signs in with a password, and with a certificate."""
     record(
         "azure-cli, on the host",
         VERSION,
@@ -291,12 +291,12 @@ def test_an_application_signs_in_as_it_may(on_host: Az, record: Record) -> None:
 
 
 def in_pod(pod: Pod, directory: Path, name: str) -> Az:
-    """Return a fresh azure-cli in a pod."""
+    """Return an azure-cli in a pod, which has not signed in yet."""
     return Az(pod.run, {}, directory, name)
 
 
 def test_a_pod_with_a_binding_logs_in_as_its_identity(stage: Stage, client: Find, record: Record) -> None:
-    """`az login --identity` there is the pod's identity and reads its secret; without a binding it fails."""
+    """In a pod `az login --identity` signs in as the pod's identity; without a binding it fails."""
     directory = client("az")
     record("azure-cli, in a pod", VERSION, "login --identity as the pod's identity; without a binding it fails")
     az = in_pod(stage.bound, directory, "identity")
@@ -308,7 +308,7 @@ def test_a_pod_with_a_binding_logs_in_as_its_identity(stage: Stage, client: Find
 
 
 def test_a_pods_own_token_signs_it_in(stage: Stage, client: Find, record: Record) -> None:
-    """Federated: the cluster's token for the pod's service account, and no other's, is taken for the identity."""
+    """The pod's service-account token signs in as an identity once the identity has a federated credential for it."""
     directory = client("az")
     record("azure-cli, in a pod", VERSION, "login --federated-token with the pod's service-account token")
     identity = stage.admin.create_identity("interop", "federated", "westeurope")

@@ -82,7 +82,7 @@ def test_a_subscription_is_managed(az: Az, record: Record) -> None:
 
 
 def test_a_template_is_deployed(az: Az, record: Record) -> None:
-    """What Bicep compiles a module, a vault with a secret and a role to; what is wrong is told in Azure's words."""
+    """azure-cli validates, previews and deploys a template with a module, and shows Azure's own errors."""
     record("azure-cli, on the host", VERSION, "deployment group create, validate, what-if, list, delete: a template")
     az.ids["template"] = str(TEMPLATES / "main.json")
     az.type(DEPLOYMENT)
@@ -104,7 +104,7 @@ def test_a_template_is_deployed(az: Az, record: Record) -> None:
 
 
 def test_a_group_has_roles_for_its_members(az: Az, record: Record) -> None:
-    """A user and an identity in a group; the role that the group gets is listed as the identity's."""
+    """A user and an identity are members of a group, and the group's role is listed as the identity's."""
     record("azure-cli, on the host", VERSION, "ad user and ad group: create, list, members, a role for a group")
     az.ids["people"] = az.ids["group"].replace("/rg", "/people")
     az.type(GROUPS)

@@ -1,4 +1,4 @@
-"""SDKs in pods of the lab, with the broker as `deploy/broker` installs it: tokens and CA in volumes, by its Service."""
+"""SDKs in pods of the lab, with the broker installed from `deploy/broker`: token and CA in volumes, by its Service."""
 
 import json
 import shlex
@@ -39,7 +39,7 @@ def identities(stage: Stage) -> tuple[str, str]:
 
 @pytest.fixture(scope="module")
 def pod(stage: Stage, identities: tuple[str, str]) -> Pod:
-    """A pod whose environment and volumes are those of docs/configure/broker.md, in which commands run."""
+    """A pod that runs commands, with the environment and volumes of docs/configure/broker.md."""
     variables = {
         "AZURE_CLIENT_ID": identities[0],
         "AZURE_TENANT_ID": stage.lab.variables["LAB_TENANT_ID"],
@@ -74,7 +74,7 @@ def pod(stage: Stage, identities: tuple[str, str]) -> Pod:
 def test_an_sdk_in_a_pod_gets_the_token_that_was_granted(
     pod: Pod, identities: tuple[str, str], client: Callable[[str], Path], sdk: Sdk
 ) -> None:
-    """With its switch on and the pod's environment alone; for another identity its exception says what is missing."""
+    """With the pod's environment alone it gets its token; for another identity its error says what is missing."""
     directory, (granted, other) = client(sdk.client), identities
     requests = "\n".join(json.dumps(request) for request in ({}, {"client_id": other}))
     done = pod.run(f"cd {directory} && printf '%s\\n' {shlex.quote(requests)} | {shlex.join(sdk.command(directory))}")

@@ -1,4 +1,4 @@
-"""A client whose tools are missing is said to be missing, and a run in CI does not pass without it."""
+"""A client whose tools are missing is named, and a run in CI does not pass without it."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +9,7 @@ from interop import clients
 
 
 def test_a_missing_tool_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the client that needs it; nothing is installed."""
+    """The error names the client and the programs that it needs on PATH."""
     monkeypatch.setenv("PATH", "/nonexistent")
     with pytest.raises(clients.MissingToolError, match="javascript needs node, npm on PATH"):
         clients.installed("javascript")
@@ -19,7 +19,7 @@ def test_a_missing_tool_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_it_fails_in_ci_and_is_skipped_elsewhere(
     client: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, ci: str, outcome: type[BaseException]
 ) -> None:
-    """A missing tool is named in both cases."""
+    """Without its tools a client's test fails in CI and is skipped elsewhere; both messages name the tools."""
     monkeypatch.setenv("PATH", "/nonexistent")
     monkeypatch.setenv("CI", ci)
     with pytest.raises(outcome, match="java needs java, mvn, keytool"):
@@ -27,7 +27,7 @@ def test_it_fails_in_ci_and_is_skipped_elsewhere(
 
 
 def test_new_pins_make_a_new_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """An installation is never of other versions than the ones that are asked for."""
+    """Changed pins mean another directory, so an installation never has other versions than its pins."""
     before = clients.CLIENTS["az"].directory
     for pin in clients.CLIENTS["az"].pins:
         (tmp_path / pin).parent.mkdir(exist_ok=True)

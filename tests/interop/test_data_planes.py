@@ -20,7 +20,7 @@ pytestmark = pytest.mark.timeout(900)
 
 @pytest.fixture(scope="module")
 def variables(stage: Stage) -> dict[str, str]:
-    """A vault, an account and the environment of the programs: the owner makes objects, the cluster only uses them."""
+    """Create a vault and a storage account; return the programs' environment. The cluster may only use objects."""
     admin, own = stage.admin, stage.lab.variables
     admin.create_group(GROUP, "westeurope")
     vault = str(admin.create_role_vault(GROUP, VAULT, "westeurope")["id"])
@@ -49,7 +49,7 @@ def az(stage: Stage, client: Find, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def run(stage: Stage, client: Find, program: str, variables: dict[str, str]) -> dict[str, Any]:
-    """Run one of the Python programs on the host; return what it saw."""
+    """Run one of the Python programs on the host; return its output."""
     seen: dict[str, Any] = stage.on_host(f"{client('python')}/bin/python {HERE}/python/{program}", **variables).json()
     return seen
 
@@ -57,7 +57,7 @@ def run(stage: Stage, client: Find, program: str, variables: dict[str, str]) -> 
 def test_the_key_client_makes_and_uses_keys(
     stage: Stage, client: Find, record: Record, variables: dict[str, str]
 ) -> None:
-    """Every algorithm, an imported key, versions, deletion and recovery; errors have their types and codes."""
+    """Python's key client uses every algorithm, versions, deletion and recovery, and gets errors of its own types."""
     seen = run(stage, client, "vault_keys.py", variables)
     version = seen["versions"]["azure-keyvault-keys"]
     record("Python azure-keyvault-keys", version, "makes, imports, uses, deletes and recovers keys; signs by role")
@@ -76,7 +76,7 @@ def test_the_key_client_makes_and_uses_keys(
 
 
 def test_azure_cli_makes_and_uses_keys(az: Az, record: Record, variables: dict[str, str]) -> None:
-    """Create, show, list, sign, verify, encrypt, decrypt, delete."""
+    """azure-cli creates, shows, lists and deletes a key, and signs, verifies, encrypts and decrypts with it."""
     record("azure-cli, on the host", VERSION, "keyvault key create, show, list, sign, verify, encrypt, decrypt, delete")
     vault = f"--vault-name {variables['AZURE_KEYVAULT_NAME']}"
     key = az.json(f"az keyvault key create {vault} -n typed --kty RSA --size 2048")["key"]
@@ -95,7 +95,7 @@ def test_azure_cli_makes_and_uses_keys(az: Az, record: Record, variables: dict[s
 def test_the_certificate_client_makes_and_imports_certificates(
     stage: Stage, client: Find, record: Record, variables: dict[str, str]
 ) -> None:
-    """Self-signed, as PFX and as PEM; imported again with a password and as text; its secret has the key."""
+    """Python's client creates certificates, imports PFX and PEM, and finds the key in the secret."""
     seen = run(stage, client, "certificates.py", variables)
     version = seen["versions"]["azure-keyvault-certificates"]
     record("Python azure-keyvault-certificates", version, "creates, reads, imports, deletes and recovers certificates")
@@ -106,7 +106,7 @@ def test_the_certificate_client_makes_and_imports_certificates(
 
 
 def test_azure_cli_makes_and_shows_certificates(az: Az, record: Record, variables: dict[str, str]) -> None:
-    """By az's own default policy, which is Self; a certificate is shown with its policy."""
+    """azure-cli creates a certificate by its own default policy, which is self-signed, and shows the policy."""
     record("azure-cli, on the host", VERSION, "keyvault certificate create with the default policy, show, list")
     vault = f"--vault-name {variables['AZURE_KEYVAULT_NAME']}"
     creation = f'az keyvault certificate create {vault} -n cli -p "$(az keyvault certificate get-default-policy)"'
@@ -119,7 +119,7 @@ def test_azure_cli_makes_and_shows_certificates(az: Az, record: Record, variable
 def test_the_blob_client_puts_and_reads_blobs(
     stage: Stage, client: Find, record: Record, variables: dict[str, str]
 ) -> None:
-    """In one piece and in blocks, at once and by ranges; pages, folders, conditions; errors have types and codes."""
+    """Python's blob client uses blocks, ranges, pages and conditions, and gets errors of its own types."""
     seen = run(stage, client, "blobs.py", variables)
     version = seen["versions"]["azure-storage-blob"]
     record(
@@ -143,7 +143,7 @@ def test_the_blob_client_puts_and_reads_blobs(
 
 
 def test_azure_cli_puts_and_reads_blobs(az: Az, record: Record, tmp_path: Path) -> None:
-    """Account, role, container, upload, list, download, delete, with --auth-mode login; a key is not to be had."""
+    """With --auth-mode login azure-cli creates containers and blobs and reads them; an account has no keys."""
     record(
         "azure-cli, on the host", VERSION, "storage account, container and blob create, upload, list, download, delete"
     )

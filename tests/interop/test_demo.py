@@ -1,4 +1,4 @@
-"""The demo with the real azure-cli on PATH: it types the walk-through's commands to it, and says so."""
+"""The demo with the real azure-cli on PATH: it runs the walk-through's commands with it, and says so."""
 
 import os
 import re
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.timeout(900)
 
 
 def test_the_demo_types_the_real_az(client: Callable[[str], Path], tmp_path: Path) -> None:
-    """Every step passes, with az as the user would type it, through the lab's proxy, without touching their profile."""
+    """Every step passes with the real az, through the lab's proxy and without touching the user's profile."""
     programs = client("az") / "bin"
     home = tmp_path / "labs"
     home.mkdir(mode=0o700)

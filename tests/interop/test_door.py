@@ -1,4 +1,4 @@
-"""The lab's user has a door into the lab's Azure; what runs in the lab does not."""
+"""The lab's user has access to the state of the lab's Azure through a socket; programs in the lab do not."""
 
 import httpx2
 
@@ -8,7 +8,7 @@ from podidentity_lab.directory import Directory
 
 
 def test_the_labs_user_sets_faults_reads_the_log_and_takes_the_state_along(stage: Stage) -> None:
-    """On the control socket, which is the user's alone; the state makes the same Azure again, elsewhere."""
+    """The user's own control socket serves them, and the saved state makes the same Azure again."""
     socket = Directory(stage.lab.directory).control
     assert socket.stat().st_mode & 0o077 == 0
     with httpx2.Client(transport=httpx2.HTTPTransport(uds=str(socket)), base_url="http://lab/azure") as door:
@@ -24,7 +24,7 @@ def test_the_labs_user_sets_faults_reads_the_log_and_takes_the_state_along(stage
 
 
 def test_nothing_in_the_lab_reaches_that_door(stage: Stage) -> None:
-    """ARM, asked for it from a pod, knows no such thing and asks who is there; the socket's file is not in a pod."""
+    """For a pod the path is one of ARM's that needs a token, and the socket's file is not in the pod."""
     done = stage.unbound.run(
         "curl -s -o /dev/null -w '%{http_code}' https://management.azure.com/azure/faults; find / -xdev -type s"
     )

@@ -1,6 +1,6 @@
-"""A process of the host is a managed identity: every client reads the secret by `podidentity lab run --identity`.
+"""With `podidentity lab run --identity` every client reads the secret from a process of the host.
 
-Unmodified, each by its managed identity credential; in both dialects. There is no pod and no NMI in between.
+The clients are unmodified and use their managed identity credential, in both dialects. No pod and no NMI is involved.
 """
 
 import json
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.timeout(900)
 
 
 def run(stage: Stage, home: Path, script: str, *options: str) -> Done:
-    """Run a shell script by `lab run --identity`, in an environment that would make it somebody else."""
+    """Run a shell script by `lab run --identity`, in an environment with another identity's variables."""
     command = [sys.executable, "-m", "podidentity", "lab", "run", "--name", stage.lab.name, "--identity", IDENTITY]
     others = {
         "AZURE_CLIENT_ID": "somebody",
@@ -52,7 +52,7 @@ def run(stage: Stage, home: Path, script: str, *options: str) -> Done:
 
 
 def start(reader: Reader, directory: Path) -> str:
-    """Return the script that starts a reader; Java finds the lab's certificates by itself here."""
+    """Return the script that starts a reader; Java needs no store of its own for the lab's certificates."""
     variables = f"export AZURE_KEYVAULT_NAME={VAULT} AZURE_KEYVAULT_SECRET_NAME={SECRET}\n"
     if reader.client == "java":
         classes = f"{directory}/build/target/interop-1.jar:{directory}/libs/*"
@@ -82,7 +82,7 @@ def test_a_process_of_the_host_reads_the_secret(
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_az_signs_in_as_the_identity(stage: Stage, client: Find, record: Record, tmp_path: Path, dialect: str) -> None:
-    """`az login --identity`, then the secret; who was signed in outside stays signed in."""
+    """After `az login --identity` az reads the secret, and leaves no token in the profile of the lab's user."""
     script = f"""
         export PATH={client("az")}/bin:$PATH AZURE_CORE_COLLECT_TELEMETRY=0
         az login --identity --allow-no-subscriptions -o none
@@ -95,7 +95,7 @@ def test_az_signs_in_as_the_identity(stage: Stage, client: Find, record: Record,
 
 
 def test_a_client_may_name_its_identity_and_no_other(stage: Stage, client: Find, tmp_path: Path) -> None:
-    """By client ID, as on App Service: the own one is answered, another one refused in App Service's words."""
+    """As on App Service, a client may name its own client ID; another one is refused in App Service's words."""
     script = """
         {python} - <<'EOF'
 import os
@@ -114,7 +114,7 @@ EOF
 
 
 def test_nobody_without_the_secret_gets_a_token(stage: Stage, tmp_path: Path) -> None:
-    """The endpoint is any local user's to reach; and what arc's clients read is to be seen by that process alone."""
+    """Requests without the right header get 401; in dialect arc only the process sees the file with the secret."""
     query = "?resource=https://vault.azure.net&api-version=2019-08-01"
     script = f"""
         curl -s -o /dev/null -w '%{{http_code}} ' "$IDENTITY_ENDPOINT{query}" -H 'X-IDENTITY-HEADER: wrong'
@@ -136,7 +136,7 @@ def test_nobody_without_the_secret_gets_a_token(stage: Stage, tmp_path: Path) ->
 
 
 def test_the_log_says_which_identity_it_was(stage: Stage, tmp_path: Path) -> None:
-    """With the host as the asker."""
+    """The lab's log has the request with its identity, and the host as the asker."""
     url = "$IDENTITY_ENDPOINT?resource=https://vault.azure.net"
     assert run(stage, tmp_path, f'curl -sf "{url}" -H "X-IDENTITY-HEADER: $IDENTITY_HEADER"').status == 0
     entries = map(json.loads, stage.lab.run("log", "--name", stage.lab.name, "-o", "json").stdout.splitlines())

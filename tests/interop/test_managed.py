@@ -1,4 +1,4 @@
-"""Unmodified managed identity in four languages, each at two ages, by both of NMI's doors to the broker.
+"""Unmodified managed identity SDKs in four languages, each in a new and an old version, by both doors of NMI.
 
 NMI and the broker are those of tests/daemons, on real sockets of this process; the SDKs are programs that know nothing
 of either. The token's file is where it is in a pod: each program has a mount namespace of its own.
@@ -29,7 +29,7 @@ SECONDS = 200.0  # the JVM on a machine that is busy with everything else
 
 @dataclass(frozen=True, slots=True)
 class Sdk:
-    """An SDK of one age; `client` (in interop.clients) has it."""
+    """A version of an SDK; `client` (in interop.clients) has it."""
 
     title: str
     version: str
@@ -38,7 +38,7 @@ class Sdk:
 
     @property
     def is_newest(self) -> bool:
-        """Whether it is of this year: older ones refuse selectors by themselves, or do not look for their echo."""
+        """Whether it is the newest version: older ones refuse selectors, or do not look for them in the answer."""
         return "-" not in self.client
 
 
@@ -72,7 +72,7 @@ SDKS = (
 
 
 async def run(sdk: Sdk, directory: Path, proof: Path, environment: Mapping[str, str]) -> dict[str, Any]:
-    """Run a program in a mount namespace of its own, with the proof where a pod has it; what it printed."""
+    """Run a program in its own mount namespace, with the proof where a pod has it; return its answers."""
     words = ("unshare", "--user", "--map-root-user", "--mount", "/bin/sh", "-c", MOUNT, "sh", *sdk.command(directory))
     variables = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "PROOF": str(proof), **environment}
     pipe = asyncio.subprocess.PIPE
@@ -88,7 +88,7 @@ async def run(sdk: Sdk, directory: Path, proof: Path, environment: Mapping[str, 
 def test_an_unmodified_program_gets_its_token_by_both_doors(
     tmp_path: Path, client: Callable[[str], Path], sdk: Sdk
 ) -> None:
-    """ManagedIdentityCredential and DefaultAzureCredential with the pod's environment alone."""
+    """Both credentials of the SDK get the pod's token, with nothing but the pod's environment."""
     directory, proof = client(sdk.client), tmp_path / "proof"
 
     async def test() -> None:

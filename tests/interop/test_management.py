@@ -1,4 +1,4 @@
-"""Azure's management libraries for Python make, change and read what applications' owners make with them."""
+"""Azure's management libraries for Python create, change and read resources of the lab's Azure."""
 
 import json
 from collections.abc import Callable
@@ -14,7 +14,7 @@ HERE = Path(__file__).parent
 
 @pytest.mark.timeout(900)
 def test_the_management_libraries_work_unmodified(stage: Stage, client: Callable[[str], Path], record: Record) -> None:
-    """Identity, role, VM, identity on it and off it again through the poller; typed errors for what is not there."""
+    """They create an identity, a role and a VM, assign and remove the identity, and raise errors of their own types."""
     directory, own = client("python"), stage.lab.variables
     variables = {
         "AZURE_SUBSCRIPTION_ID": own["LAB_SUBSCRIPTION_ID"],

@@ -1,7 +1,7 @@
 """Every client that applications use reads the secret from a pod with a binding, and is refused in one without.
 
-Unmodified, from its own registry, through the real redirect and NMI. What a refusal looks like is each library's own;
-it is the one that its users handle already.
+The clients are unmodified, from their own registries, and go through the real redirect and NMI. A refusal is the error
+that each library's users handle already.
 """
 
 import json
@@ -21,7 +21,7 @@ Find = Callable[[str], Path]
 
 @dataclass(frozen=True)
 class Reader:
-    """A program that reads the secret: how it is started below its directory, and the error its users know."""
+    """A program that reads the secret: how to start it below its directory, and the error that its users know."""
 
     title: str
     client: str
@@ -31,20 +31,20 @@ class Reader:
 
 
 def python(argument: str) -> Callable[[Path], str]:
-    """Return the Python program, as text: containers do not see the tests."""
+    """Return a function that gives the command for the Python program, as text: containers do not see the tests."""
     return lambda directory: (
         f"{directory}/bin/python - {argument} <<'EOF'\n{(HERE / 'python/reader.py').read_text()}\nEOF"
     )
 
 
 def javascript(directory: Path) -> str:
-    """Return the JavaScript program, where its packages are."""
+    """Return the command for the JavaScript program, in the directory of its packages."""
     program = (HERE / "javascript/reader.mjs").read_text()
     return f"cd {directory} && node --input-type=module <<'EOF'\n{program}\nEOF"
 
 
 def java(directory: Path) -> str:
-    """Return the Java program, with the pod's certificates in Java's own form."""
+    """Return the command for the Java program, with the pod's certificates in Java's own form."""
     store = "-keystore /tmp/trust.p12 -storepass changeit"
     trust = "-Djavax.net.ssl.trustStore=/tmp/trust.p12 -Djavax.net.ssl.trustStorePassword=changeit"
     return (
@@ -84,7 +84,7 @@ READERS = (
 
 
 def version_of(reader: Reader, read: dict[str, Any]) -> str:
-    """Return what the program says of itself; Java's is in its pom alone."""
+    """Return the version that the program prints; for Java, which prints none, the version in its pom."""
     if reader.versions:
         return str(read["versions"][reader.versions])
     pom = ET.parse(HERE / "java/pom.xml").getroot()  # noqa: S314  # our own file
@@ -98,7 +98,7 @@ def version_of(reader: Reader, read: dict[str, Any]) -> str:
 
 
 def said(pod: Pod, reader: Reader, directory: Path) -> dict[str, Any]:
-    """Run a reader in a pod; its one line."""
+    """Run a reader in a pod; return its line of output, decoded."""
     variables = "export AZURE_KEYVAULT_NAME=interopvault AZURE_KEYVAULT_SECRET_NAME=mySecret\n"
     done = pod.run(variables + reader.start(directory))
     assert done.status == 0, f"{done.out}\n{done.err}"

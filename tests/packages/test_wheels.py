@@ -1,4 +1,4 @@
-"""Both distributions as their users get them: wheels in a fresh virtual environment, outside any checkout."""
+"""Both distributions as users get them: wheels in a fresh virtual environment, outside any checkout."""
 
 import os
 import re
@@ -17,7 +17,7 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 def run(command: Sequence[str | Path], directory: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run a command in `directory`, with nothing of this environment but PATH."""
+    """Run a command in `directory`, with nothing of this process's environment but PATH."""
     environment = {"PATH": os.environ["PATH"], "HOME": str(directory), **variables}
     return subprocess.run(
         ["setpriv", "--pdeathsig=KILL", "--", *map(str, command)],
@@ -55,7 +55,7 @@ def install(environment: Path, *wheels: Path) -> None:
 
 
 def test_each_wheel_has_its_own_package_alone(wheels: dict[str, Path]) -> None:
-    """The product carries nothing of the lab, and the lab brings the files that its demo needs."""
+    """The product contains nothing of the lab, and the lab contains the files that its demo needs."""
     tops = {}
     for name, path in wheels.items():
         with zipfile.ZipFile(path) as archive:
@@ -69,7 +69,7 @@ def test_each_wheel_has_its_own_package_alone(wheels: dict[str, Path]) -> None:
 
 
 def test_without_the_lab_its_command_says_how_to_install_it(environment: Path, tmp_path: Path) -> None:
-    """`pip install podidentity` alone: --help works, `lab` is one sentence and status 3."""
+    """With podidentity alone --help works, and `lab` ends with one sentence and exit status 3."""
     program = environment / "bin/podidentity"
     assert run([program, "--help"], tmp_path).returncode == 0
     ended = run([program, "lab", "demo"], tmp_path)
@@ -93,7 +93,7 @@ EXAMPLE = REPOSITORY / "examples/pytest-app"
 
 
 def test_the_tutorial_of_an_own_application_works(wheels: dict[str, Path], tmp_path: Path) -> None:
-    """Every block, one after the other, in an empty directory; its files are those of examples/pytest-app."""
+    """The tutorial's commands run in an empty directory; the files that they write are those of examples/pytest-app."""
     blocks = re.findall(r"^```bash\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
     # Versions as well: pip takes one under development only when it is named.
     names = [path.name.split("-")[:2] for path in wheels.values()]
@@ -117,7 +117,7 @@ def test_the_tutorial_of_an_own_application_works(wheels: dict[str, Path], tmp_p
 
 
 def test_the_jobs_steps_are_the_tutorials_own() -> None:
-    """What the workflow runs has been run, but for the packages and the setting of a GitHub runner."""
+    """The example workflow runs only commands of the tutorial, apart from the runner's packages and settings."""
     steps = yaml.safe_load((EXAMPLE / ".github/workflows/test.yml").read_text())["jobs"]["test"]["steps"]
     commands = [line for step in steps for line in step.get("run", "").splitlines() if not line.startswith("sudo ")]
     page = PAGE.read_text().replace("pip install --quiet", "pip install")
@@ -126,6 +126,6 @@ def test_the_jobs_steps_are_the_tutorials_own() -> None:
 
 
 def _is_made(path: Path) -> bool:
-    """Whether a file is what the tutorial's programs leave, or says what the example is."""
+    """Whether a file is produced by the tutorial's programs, or only describes the example."""
     parts = {".venv", "__pycache__", ".pytest_cache", "README.md", "seed.yaml"}
     return bool(parts & set(path.parts))

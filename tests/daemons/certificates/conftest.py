@@ -93,7 +93,7 @@ class Cluster:
 
 @pytest.fixture
 def clock() -> JumpingClock:
-    """A clock that only a test moves; it begins now, because the API server's own certificate is checked by that."""
+    """A clock that only a test moves; it begins now, because the API server's certificate must be valid by it."""
     return JumpingClock(hasty=False, wall=float(int(time.time())))
 
 
@@ -151,7 +151,7 @@ class Replica:
 
 
 async def pass_time(clock: JumpingClock, replicas: list[Replica], seconds: float) -> None:
-    """Let time pass, and wait until every replica has looked and sleeps again."""
+    """Let time pass, and wait until every replica has looked at its certificates and sleeps again."""
     looks = len(clock.slept)
     clock.jump(seconds)
     await eventually(

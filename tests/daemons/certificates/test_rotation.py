@@ -294,7 +294,7 @@ class _Observer(ssl.SSLContext):
     paths: ClassVar[list[tuple[Path, Path, int]]] = []
 
     def load_cert_chain(self, certfile: Any, *arguments: Any) -> None:
-        """Note the path, what it leads to, and how many names that has in a file system."""
+        """Note the path, the file that it leads to, and how many names that file has."""
         path = Path(certfile)
         self.paths.append((path, path.readlink(), path.stat().st_nlink))
         super().load_cert_chain(certfile, *arguments)

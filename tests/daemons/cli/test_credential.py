@@ -19,7 +19,7 @@ ISSUER = ("--issuer", "https://issuer.example.com/")
 
 @pytest.fixture
 def tenant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tenant]:
-    """A tenant whose owner this process is. Writes follow each other at once: that they wait is a test of its own."""
+    """A tenant whose owner this process is. No write waits for the pace of ARM, which test_pacing.py tests."""
     monkeypatch.setattr(federated, "WRITE_SECONDS", 0.0)
     made = Tenant()
     with signed_in(made, tmp_path, monkeypatch):

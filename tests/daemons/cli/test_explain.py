@@ -41,7 +41,7 @@ def test_a_healthy_pod_is_explained(cluster: "Cluster", podidentity: "Run", caps
 def test_no_token_without_nmi_on_the_pod_s_node(
     cluster: "Cluster", podidentity: "Run", capsys: pytest.CaptureFixture[str], *, elsewhere: bool
 ) -> None:
-    """NMI is deleted, or runs on other nodes only: the pod's request times out, and the command says so and fails."""
+    """Where NMI is deleted or runs on other nodes only, the command says that the pod gets no token; exit status 1."""
     cluster.node("n1")
     cluster.node("n2")
     cluster.daemon("mic", "n1")

@@ -27,7 +27,7 @@ def published(kubernetes: Kubernetes, tmp_path: Path, monkeypatch: pytest.Monkey
 def test_what_is_published_passes_the_check(
     published: Site, podidentity: "Run", tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The files as they were written, uploaded; and a token of the cluster verifies with them."""
+    """`issuer verify` accepts the files that `issuer publish` wrote, uploaded unchanged."""
     folder = tmp_path / "public"
     assert podidentity("issuer", "publish", "-d", str(folder)) == 0
     assert "az storage blob upload-batch" in capsys.readouterr().out
@@ -42,7 +42,7 @@ def test_what_is_published_passes_the_check(
 def test_another_issuer_needs_a_flag_of_the_api_server(
     kubernetes: Kubernetes, podidentity: "Run", tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As kind has it: the address inside the cluster is refused, a public one is published with the flag to set."""
+    """An address inside the cluster, as kind has it, is refused; a public one is published, with the flag to set."""
     assert kubernetes.admin_token
     assert podidentity("issuer", "publish", "-d", str(tmp_path)) == 2
     assert "is not public" in capsys.readouterr().err
@@ -63,7 +63,7 @@ def test_another_issuer_needs_a_flag_of_the_api_server(
 def test_an_issuer_that_entra_would_refuse(
     published: Site, podidentity: "Run", capsys: pytest.CaptureFixture[str], url: str, words: str
 ) -> None:
-    """The exit status is 1, and a sentence says why."""
+    """The verification says what is wrong with such an issuer; exit status 1."""
     assert published.documents
     assert podidentity("issuer", "verify", url, "-o", "json") == 1
     document = json.loads(capsys.readouterr().out)
@@ -72,14 +72,14 @@ def test_an_issuer_that_entra_would_refuse(
 
 
 def pem(key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey) -> bytes:
-    """Return the public key."""
+    """Return the public key of a pair as PEM."""
     return key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
 
 def test_a_key_set_of_files_verifies_tokens(
     kubernetes: Kubernetes, podidentity: "Run", tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Key IDs are the API server's, several keys may be in a file, each is there once."""
+    """Keys from PEM files get the API server's key IDs, each is in the set once, and the set verifies a token."""
     file, output = tmp_path / "sa.pub", tmp_path / "out/jwks.json"
     other = rsa.generate_private_key(65537, 2048)
     file.write_bytes(kubernetes._authority.keys.public_pem() + pem(other))
@@ -102,7 +102,7 @@ def test_a_key_set_of_files_verifies_tokens(
 def test_keys_that_cannot_be_published(
     podidentity: "Run", tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str
 ) -> None:
-    """One sentence each; a private key is never taken."""
+    """Each of them is refused with one sentence; a private key is never accepted."""
     private = rsa.generate_private_key(65537, 2048).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     broken = b"-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n"
     texts = {

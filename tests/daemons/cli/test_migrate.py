@@ -1,4 +1,4 @@
-"""`podidentity migrate` on a cluster with both predecessors' objects: what it writes, the API server takes."""
+"""`podidentity migrate` on a cluster with both predecessors' objects: the API server accepts what it writes."""
 
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ IDENTITIES = "azureidentities.aadpodidentity.k8s.io"
 
 
 def both(cluster: "Cluster") -> None:
-    """A bound pod, and a service account of workload identity."""
+    """Add a bound pod, and a service account of workload identity."""
     cluster.healthy()
     cluster.pod("web", "n1", labels={"aadpodidbinding": "reader"}, serviceAccountName="app")
     cluster.storage.create(IDENTITIES, crd.render_identity(make.identity()))
@@ -29,7 +29,7 @@ def both(cluster: "Cluster") -> None:
 def test_what_it_writes_makes_the_grants(
     cluster: "Cluster", podidentity: "Run", capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """YAML on the standard output alone."""
+    """The standard output has nothing but YAML: the identity, and a role and binding for each grant."""
     both(cluster)
     assert podidentity("migrate", "--to", "broker") == 0
     manifests = list(yaml.safe_load_all(capsys.readouterr().out))
@@ -42,7 +42,7 @@ def test_what_it_writes_makes_the_grants(
 
 
 def test_check_only_reports(cluster: "Cluster", podidentity: "Run", capsys: pytest.CaptureFixture[str]) -> None:
-    """The pod of no controller cannot be patched: exit status 1, no manifest."""
+    """`--check` reports a pod that no controller owns, with exit status 1 and without a manifest."""
     both(cluster)
     assert podidentity("migrate", "--to", "token-file", "--check", "-o", "json") == 1
     output = capsys.readouterr().out
@@ -55,6 +55,6 @@ def test_check_only_reports(cluster: "Cluster", podidentity: "Run", capsys: pyte
 
 
 def test_a_cluster_without_either(podidentity: "Run", capsys: pytest.CaptureFixture[str]) -> None:
-    """Nothing is to be done, and that is said."""
+    """On a cluster with neither predecessor the command says that no pod is bound to an identity."""
     assert podidentity("migrate", "--to", "broker", "--check") == 0
     assert "no pod is bound to an identity" in capsys.readouterr().out

@@ -52,7 +52,7 @@ def application(tenant: Tenant) -> Principal | None:
 def test_all_phases_and_back(
     tenant: Tenant, kubernetes: Kubernetes, podidentity: "Run", capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What azwi makes is there; a second time changes nothing; deletion leaves nothing behind."""
+    """All that azwi creates is created; repeating it changes nothing; deletion leaves nothing behind."""
     words = (*NAME, *ISSUER_URL, *scope(tenant), *SIGN_IN, "--service-account-token-expiration", "2h")
     assert podidentity("serviceaccount", "create", *words) == 0
     principal = application(tenant)

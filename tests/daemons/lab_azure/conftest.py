@@ -25,7 +25,7 @@ def azure() -> Azure:
 
 @pytest.fixture
 def served(azure: Azure) -> Iterator[int]:
-    """The port on which all of its hosts are served."""
+    """The port on which all of Azure's hosts are served."""
     with served_at(azure.app, azure.tls_context()) as port:
         yield port
 

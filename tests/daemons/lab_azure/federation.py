@@ -36,7 +36,7 @@ class Tenant:
     """A tenant with one identity; its services are asked in this process."""
 
     def __init__(self) -> None:
-        """Make the identity `one`, and an issuer with one key."""
+        """Create the identity `one`, and an issuer with one key."""
         self.clock = JumpingClock()
         self.azure = Azure(AzureSettings(), self.clock.wall)
         self.azure.faults.federation_write_seconds = 0
@@ -69,7 +69,7 @@ class Tenant:
         return (status, body["error"], body["error_codes"][0]) if status != 200 else (200, "", 0)
 
     def assertion(self, key: Key | None = None, header: dict[str, Any] | None = None, **changed: Any) -> str:
-        """Return a service account's token, with changed claims."""
+        """Return a service account's token; `changed` replaces claims."""
         now = int(self.clock.wall())
         claims = {"iss": ISSUER, "sub": SUBJECT, "aud": [AUDIENCE], "iat": now, "nbf": now, "exp": now + 3600}
         signer = key or self.key

@@ -1,4 +1,4 @@
-"""ARM as somebody: one caller's requests, for tests."""
+"""Requests to ARM by one caller, for tests."""
 
 import uuid
 from collections.abc import Callable
@@ -17,7 +17,7 @@ Send = Callable[..., httpx2.Response]
 
 
 class Management:
-    """ARM as somebody."""
+    """ARM as one caller sees it."""
 
     def __init__(self, azure: Azure, send: Send, token: str) -> None:
         self.azure = azure
@@ -36,7 +36,7 @@ class Management:
         return self.send(method, f"{ARM}{path}{VERSION}", self.token, **given)
 
     def identity(self, name: str) -> str:
-        """Make an identity; its ID."""
+        """Create an identity; return its ID."""
         path = f"{self.group}/providers/Microsoft.ManagedIdentity/userAssignedIdentities/{name}"
         assert self("PUT", path, {"location": "eastus"}).status_code in {200, 201}
         return path
@@ -61,5 +61,5 @@ class Management:
         assert self("PUT", where, {"properties": properties}).status_code == 201
 
     def code(self, answer: httpx2.Response) -> str:
-        """Return what SDKs read."""
+        """Return the error code of an answer, where SDKs read it."""
         return str(answer.json()["error"]["code"])

@@ -1,4 +1,4 @@
-"""ARM's slower and stricter sides: operations, limits, faults on request, federated credentials, who may do what."""
+"""ARM's slower and stricter sides: operations, limits, faults on request, federated credentials, roles."""
 
 import uuid
 from collections.abc import Callable
@@ -30,7 +30,7 @@ def azure(clock: JumpingClock) -> Azure:
 
 
 def test_a_patch_takes_effect_when_its_time_is_over(manage: Management, azure: Azure, clock: JumpingClock) -> None:
-    """200 with Azure-AsyncOperation and Retry-After, InProgress, a second PATCH refused, Succeeded, then so."""
+    """Until then its operation is InProgress and a second PATCH is refused; afterwards the identity is there."""
     azure.faults.patch_seconds = 45
     one = manage.identity("one")
     answer = manage.patch(one)
@@ -49,7 +49,7 @@ def test_a_patch_takes_effect_when_its_time_is_over(manage: Management, azure: A
 
 
 def test_an_operation_can_be_told_to_fail(manage: Management, azure: Azure, clock: JumpingClock) -> None:
-    """Failed in the operation's body, with the code, and nothing has changed."""
+    """The operation ends as Failed with the given code, and the scale set has not changed."""
     azure.faults.operation_errors.append("NetworkingInternalOperationError")
     answer = manage.patch(manage.identity("one"))
     clock.jump(1)
@@ -59,7 +59,7 @@ def test_an_operation_can_be_told_to_fail(manage: Management, azure: Azure, cloc
 
 
 def test_a_machine_carries_a_system_assigned_identity(manage: Management, clock: JumpingClock) -> None:
-    """`SystemAssigned` makes a principal, `None` takes it away with all others."""
+    """`SystemAssigned` creates a principal; `None` removes it with all other identities."""
     one = manage.identity("one")
     body = {"identity": {"type": "SystemAssigned, UserAssigned", "userAssignedIdentities": {one: {}}}}
     assert manage("PATCH", manage.scale_set, body).status_code == 200
@@ -75,12 +75,12 @@ def test_a_machine_carries_a_system_assigned_identity(manage: Management, clock:
 
 
 def test_more_than_150_identities_are_refused(manage: Management) -> None:
-    """As Azure does in one request."""
+    """A PATCH with more than 150 identities gets BadRequest, as from Azure."""
     assert manage.code(manage.patch(*(f"{manage.group}/x/{number}" for number in range(151)))) == "BadRequest"
 
 
 def test_limits_refill_at_azures_pace(manage: Management, azure: Azure, clock: JumpingClock) -> None:
-    """Off by default; on: 12 updates at once and 4 a minute, 36 reads and 12 a minute, 429 with Retry-After."""
+    """With limits on, 12 updates and 36 reads pass at once, the next gets 429 with Retry-After; reads refill in 5 s."""
     for _ in range(40):
         assert manage("GET", manage.scale_set).status_code == 200
     azure.faults.throttle = True
@@ -97,7 +97,7 @@ def test_limits_refill_at_azures_pace(manage: Management, azure: Azure, clock: J
 
 
 def test_faults_are_set_through_the_labs_own_door(manage: Management, azure: Azure) -> None:
-    """PATCH /faults takes fields of `Faults`, all or none, and says which it takes; ARM then answers with them."""
+    """PATCH /faults sets all fields that it is sent or none, and names wrong ones; ARM then answers accordingly."""
     door = TestClient(azure.admin)
     assert door.patch("/faults", json={"arm_statuses": [503], "retry_after_seconds": 7}).status_code == 200
     refused = manage("GET", manage.group)
@@ -125,7 +125,7 @@ def test_faults_are_set_through_the_labs_own_door(manage: Management, azure: Azu
 def test_a_role_allows_what_azures_allows_below_its_scope(
     manage: Management, sign_in: SignIn, role: str, allowed: tuple[str, ...], refused: tuple[str, ...]
 ) -> None:
-    """Given at the resource group it holds for an identity in it, and for nothing beside it."""
+    """A role on a resource group holds for an identity in the group, and for nothing in another group."""
     somebody = manage.azure.settings.cluster
     one = manage.identity("one")
     mine = Management(manage.azure, manage.send, sign_in(SCOPE, somebody))
@@ -140,7 +140,7 @@ def test_a_role_allows_what_azures_allows_below_its_scope(
 
 
 def test_virtual_machine_contributor_may_patch_machines(manage: Management, sign_in: SignIn) -> None:
-    """And still needs the right to assign each identity; an Owner has it."""
+    """Such a principal also needs Managed Identity Operator on each identity that it assigns."""
     machine_admin = manage.azure.settings.cluster
     manage.azure.state.roles.clear()
     manage.azure.state.roles |= Azure(manage.azure.settings).state.roles
@@ -153,7 +153,7 @@ def test_virtual_machine_contributor_may_patch_machines(manage: Management, sign
 
 
 def test_an_identity_has_at_most_twenty_federated_credentials(manage: Management) -> None:
-    """The 21st, a second one for an issuer and subject, and a plain http issuer are refused; listed, shown, deleted."""
+    """A 21st is refused, and so are a second one for an issuer and subject and an issuer without TLS."""
     base = f"{manage.identity('one')}/federatedIdentityCredentials"
 
     def put(name: str, subject: str, issuer: str = "https://issuer.example") -> httpx2.Response:
@@ -172,7 +172,7 @@ def test_an_identity_has_at_most_twenty_federated_credentials(manage: Management
 
 
 def test_what_is_assigned_is_listed_and_taken_away(manage: Management) -> None:
-    """At its scope and below, by principal; the same role twice is 409; a principal nobody is, 400."""
+    """Assignments are listed by principal and deleted; the same role twice, or an unknown principal, is refused."""
     somebody = manage.azure.settings.cluster
     manage.give(somebody, "Reader", manage.group)
     listing = f"{manage.group}/providers/Microsoft.Authorization/roleAssignments"

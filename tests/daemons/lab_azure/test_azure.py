@@ -80,7 +80,7 @@ def finish(send: Send, token: str, answer: httpx2.Response) -> None:
 
 
 def test_a_wrong_secret_gets_the_number_that_sdks_show(azure: Azure, send: Send) -> None:
-    """The answer is 401 with AADSTS7000215."""
+    """A wrong secret gets 401 with AADSTS7000215, and an unknown tenant AADSTS90002."""
     form = {
         "grant_type": "client_credentials",
         "client_id": azure.settings.owner.client_id,
@@ -95,7 +95,7 @@ def test_a_wrong_secret_gets_the_number_that_sdks_show(azure: Azure, send: Send)
 
 
 def test_arm_wants_a_token_for_itself_and_a_role(azure: Azure, send: Send, sign_in: SignIn, group: str) -> None:
-    """No token, another audience's token, and somebody without a role are refused in ARM's words."""
+    """ARM refuses requests without a token, with another audience's, and by a principal without a role."""
     url = f"{group}?api-version=2024-11-01"
     assert send("GET", url).status_code == 401
     assert send("GET", url, sign_in("https://vault.azure.net/.default")).status_code == 401
@@ -104,7 +104,7 @@ def test_arm_wants_a_token_for_itself_and_a_role(azure: Azure, send: Send, sign_
 
 
 def test_ids_compare_without_case_and_doubled_slashes_count_once(send: Send, owner: str, group: str) -> None:
-    """Az writes both spellings, and `//metadata/endpoints`."""
+    """azure-cli writes both spellings of IDs, and `//metadata/endpoints`."""
     spelled = group.replace("resourceGroups", "RESOURCEGROUPS").replace("/rg", "//RG")
     assert send("GET", f"{spelled}?api-version=2019-01-01", owner).json()["name"] == "rg"
     assert send("GET", f"{ARM}//metadata/endpoints?api-version=2022-09-01").json()["suffixes"]["keyVaultDns"]
@@ -113,7 +113,7 @@ def test_ids_compare_without_case_and_doubled_slashes_count_once(send: Send, own
 def test_assigning_needs_the_operator_role_on_each_identity(
     azure: Azure, send: Send, sign_in: SignIn, owner: str, identity: dict[str, Any], machine: str
 ) -> None:
-    """Without it the whole PATCH is LinkedAuthorizationFailed and names the identity; with it, it works."""
+    """Without it the PATCH gets LinkedAuthorizationFailed, which names the identity; with it the PATCH works."""
     cluster = sign_in(ARM_SCOPE, azure.settings.cluster)
     refused = assign(send, cluster, machine, identity["id"], {})
     assert (refused.status_code, refused.json()["error"]["code"]) == (403, "LinkedAuthorizationFailed")
@@ -129,7 +129,7 @@ def test_assigning_needs_the_operator_role_on_each_identity(
 def test_an_unknown_identity_fails_the_patch(
     azure: Azure, send: Send, sign_in: SignIn, identity: dict[str, Any], machine: str
 ) -> None:
-    """The answer is 400 FailedIdentityOperation."""
+    """A PATCH with an identity that does not exist gets 400 FailedIdentityOperation."""
     answer = assign(send, sign_in(ARM_SCOPE, azure.settings.cluster), machine, identity["id"] + "x", {})
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "FailedIdentityOperation")
 
@@ -137,7 +137,7 @@ def test_an_unknown_identity_fails_the_patch(
 def test_imds_speaks_only_for_identities_of_its_machine(
     azure: Azure, imds: TestClient, identity: dict[str, Any], machine: str
 ) -> None:
-    """Another's identity is "Identity not found"; its own is given by each selector."""
+    """An identity of another machine gets "Identity not found"; the machine's own is found by each selector."""
     asked = {"resource": "https://vault.azure.net", "api-version": "2018-02-01"}
     own = {"client_id": identity["properties"]["clientId"]}
     url, header = "/metadata/identity/oauth2/token", {"Metadata": "true"}
@@ -166,12 +166,12 @@ def test_imds_speaks_only_for_identities_of_its_machine(
 def test_imds_refuses_what_the_real_one_refuses(
     imds: TestClient, headers: dict[str, str], query: str, status: int
 ) -> None:
-    """Metadata header, proxies, parameters twice, no resource, no api-version."""
+    """Without Metadata header, resource or api-version, through a proxy, or with a repeated parameter: 400."""
     assert imds.get(f"/metadata/identity/oauth2/token?{query}", headers=headers).status_code == status
 
 
 def test_imds_throttles_at_twenty_a_second(imds: TestClient) -> None:
-    """Further requests get 429, as on every VM."""
+    """Of 25 requests in a second the first 20 are answered, and further ones get 429."""
     answers = [imds.get("/metadata/identity/oauth2/token", headers={"Metadata": "true"}).status_code for _ in range(25)]
     assert answers[:20] == [400] * 20
     assert 429 in answers[20:]
@@ -180,7 +180,7 @@ def test_imds_throttles_at_twenty_a_second(imds: TestClient) -> None:
 def test_a_vault_gives_secrets_by_its_access_policy(
     azure: Azure, send: Send, sign_in: SignIn, owner: str, group: str
 ) -> None:
-    """Challenge without a token, 403 without a policy, the newest version with one."""
+    """Without a token the answer is a challenge, without a policy 403, and with one the newest version."""
     policy = {"tenantId": "t", "objectId": azure.settings.owner.object_id, "permissions": {"secrets": ["All"]}}
     properties = {"tenantId": "t", "sku": {}, "accessPolicies": [policy], "enableRbacAuthorization": False}
     url = f"{group}/providers/Microsoft.KeyVault/vaults/kv1?api-version=2026-02-01"
@@ -200,7 +200,7 @@ def test_a_vault_gives_secrets_by_its_access_policy(
 
 
 def test_tokens_verify_against_the_published_keys(azure: Azure, send: Send, owner: str) -> None:
-    """RS256 with a kid that discovery leads to."""
+    """A token is signed with RS256, by a key that the discovery document leads to."""
     import jwt  # noqa: PLC0415  # only this test plays a resource server
 
     found = send(

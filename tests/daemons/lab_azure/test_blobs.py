@@ -1,4 +1,4 @@
-"""Storage accounts in ARM, and their blobs over requests as SDKs send them: rights, conditions, blocks, restoring."""
+"""Storage accounts in ARM, and their blobs by requests as SDKs send them: rights, conditions, blocks, restoring."""
 
 from collections.abc import Callable
 from typing import Any
@@ -32,7 +32,7 @@ class Store(Vault):
         return self.send(method, f"{self.path}{path}{self.api}", self.manager, **options)
 
     def blob(self, method: str, path: str, token: str | None = None, **options: Any) -> httpx2.Response:
-        """Ask the account."""
+        """Send a request to the account."""
         headers = {"x-ms-version": "2025-01-05", **options.pop("headers", {})}
         bearer = self.reader if token is None else token
         return self.send(method, f"{HOST}{path}", bearer, headers=headers, **options)
@@ -64,7 +64,7 @@ def code(response: httpx2.Response) -> tuple[int, str]:
 
 
 def test_only_tokens_for_storage_are_taken(store: Store) -> None:
-    """No token: a challenge; another service's token, a key, a signature: each its own code and sentence."""
+    """No token gets a challenge; another service's token, a key or a signature gets a code and sentence of its own."""
     refusal = store.blob("GET", "/box/a", token="")
     assert code(refusal) == (401, "NoAuthenticationInformation")
     tenant = store.azure.settings.tenant_id
@@ -82,7 +82,7 @@ def test_only_tokens_for_storage_are_taken(store: Store) -> None:
 
 
 def test_roles_say_who_reads_and_who_writes(store: Store) -> None:
-    """A reader reads and lists in its container alone; the subscription's owner makes containers and reads no blob."""
+    """A reader reads and lists in its container only; the subscription's owner creates containers but reads no blob."""
     store.put("/box/a", b"text")
     cluster = store.azure.settings.cluster.object_id
     assert code(store.blob("GET", "/box/a", token=store.stranger)) == (403, "AuthorizationPermissionMismatch")
@@ -106,7 +106,7 @@ def test_roles_say_who_reads_and_who_writes(store: Store) -> None:
 
 
 def test_a_blob_is_read_as_it_was_put(store: Store) -> None:
-    """Content, type, metadata, ranges, HEAD without a body, and a list with its properties."""
+    """A blob keeps content, type and metadata; ranges, HEAD and lists show the same."""
     answer = store.put("/box/a/b%20c", b"0123456789", x_ms_blob_content_type="text/plain", x_ms_meta_kind="digits")
     assert answer.headers["ETag"]
     read = store.blob("GET", "/box/a/b%20c")
@@ -128,7 +128,7 @@ def test_a_blob_is_read_as_it_was_put(store: Store) -> None:
 
 
 def test_a_condition_protects_what_another_wrote(store: Store) -> None:
-    """Not over what is there, not over what has changed, nothing new for who has it; the blob stays as it was."""
+    """A write with If-Match or If-None-Match that does not hold is refused, and the blob stays as it was."""
     etag = store.put("/box/a", b"one").headers["ETag"]
     assert code(store.put("/box/a", b"two", if_none_match="*")) == (409, "BlobAlreadyExists")
     assert store.blob("GET", "/box/a", headers={"If-None-Match": etag}).status_code == 304
@@ -144,7 +144,7 @@ def test_a_condition_protects_what_another_wrote(store: Store) -> None:
 
 
 def test_blocks_become_a_blob_when_they_are_listed(store: Store) -> None:
-    """Before, there is none; after, the blocks that no list named are gone."""
+    """Blocks are no blob before they are listed; those that the list leaves out are discarded."""
     for block_id, content in (("b25l", b"one"), ("dHdv", b"two"), ("bGVmdA==", b"left")):
         assert store.blob("PUT", f"/box/big?comp=block&blockid={block_id}", content=content).status_code == 201
     assert code(store.blob("GET", "/box/big")) == (404, "BlobNotFound")
@@ -161,7 +161,7 @@ def test_blocks_become_a_blob_when_they_are_listed(store: Store) -> None:
 
 
 def test_what_the_lab_does_not_have_is_refused(store: Store) -> None:
-    """Other kinds of blobs, copies, leases, snapshots; names that are none; a container twice, and a missing one."""
+    """Other kinds of blobs, copies, leases, snapshots and bad names are refused with Azure's codes."""
     asks: tuple[tuple[str, str, dict[str, str], tuple[int, str]], ...] = (
         ("PUT", "/box/a", {"x-ms-blob-type": "PageBlob"}, (400, "InvalidHeaderValue")),
         ("PUT", "/box/a", {"x-ms-copy-source": "https://x/y"}, (400, "UnsupportedHeader")),
@@ -181,7 +181,7 @@ def test_what_the_lab_does_not_have_is_refused(store: Store) -> None:
 
 
 def test_arm_has_accounts_and_containers(store: Store) -> None:
-    """Created, listed, tagged, without keys, deleted with all that they hold; names are unique and of Azure's form."""
+    """ARM creates, lists, tags and deletes both; an account has no keys, and its name is unique."""
     assert store.account["properties"]["primaryEndpoints"]["blob"] == f"{HOST}/"
     provider = f"{store.path.partition('/resourceGroups')[0]}/providers/Microsoft.Storage"
     for url in (f"{provider}/storageAccounts", store.path.rpartition("/")[0]):
@@ -222,7 +222,7 @@ def test_a_name_is_taken_for_all_groups_and_free_with_its_group(store: Store) ->
 
 
 def test_blobs_survive_the_lab(store: Store) -> None:
-    """Accounts, containers, blobs of any bytes, and blocks that no list named yet."""
+    """A restored Azure has accounts, containers and blobs of any bytes, and blocks that are not listed yet."""
     store.put("/box/a", bytes(range(256)))
     store.blob("PUT", "/box/b?comp=block&blockid=b25l", content=b"later")
     text = store.azure.save()
@@ -236,7 +236,7 @@ def test_blobs_survive_the_lab(store: Store) -> None:
 
 
 def test_a_fault_and_a_refusal_are_in_the_log(store: Store) -> None:
-    """In Blob storage's words, with who asked; what was put is not in it."""
+    """The log has them in Blob storage's words and with who asked, and no content of a blob."""
     store.azure.faults.blob_statuses = [503]
     assert code(store.blob("GET", "/box/a")) == (503, "ServerBusy")
     store.put("/box/a", b"what nobody logs")

@@ -1,4 +1,4 @@
-"""Templates make in ARM what the same requests would make one by one, with the rights of whoever deploys them."""
+"""A deployed template has the effect of the same requests sent one by one, with the rights of whoever deploys it."""
 
 import json
 from pathlib import Path
@@ -36,7 +36,7 @@ def state_of(manage: Management, scope: str = "") -> dict[str, Any]:
 
 
 def identity(name: str, **fields: Any) -> dict[str, Any]:
-    """Return a template's resource."""
+    """Return a template's resource for an identity."""
     return {"type": IDENTITIES, "apiVersion": "2023-01-31", "name": name, "location": "eastus", **fields}
 
 
@@ -46,7 +46,7 @@ def template(*resources: Any, **fields: Any) -> dict[str, Any]:
 
 
 def test_a_template_with_a_module_is_deployed(manage: Management, azure: Azure) -> None:
-    """Vault, secret, identity, credentials and role, in the order of what depends on what; saving keeps all of it."""
+    """Vault, secret, identity, credentials and role are made in the order of their dependencies; saving keeps all."""
     answer = deploy(manage, TEMPLATE, SUPPLIED)
     assert answer.status_code == 201, answer.text
     assert manage("GET", answer.headers["azure-asyncoperation"].split(".com", 1)[1].split("?")[0]).json() == {
@@ -91,7 +91,7 @@ def test_a_template_with_a_module_is_deployed(manage: Management, azure: Azure) 
 
 
 def test_validation_and_what_if_make_nothing(manage: Management, azure: Azure) -> None:
-    """They answer with what would be made."""
+    """Both answer with what a deployment would create, and create nothing."""
     validated = deploy(manage, TEMPLATE, SUPPLIED, verb="/validate").json()["properties"]
     assert (validated["provisioningState"], len(validated["validatedResources"])) == ("Succeeded", 4)
     changes = deploy(manage, TEMPLATE, SUPPLIED, verb="/whatIf").json()["properties"]["changes"]
@@ -103,7 +103,7 @@ def test_validation_and_what_if_make_nothing(manage: Management, azure: Azure) -
 
 
 def test_what_is_refused_ends_the_deployment(manage: Management, azure: Azure) -> None:
-    """What stands before it stays, what stands behind it is not made; the reason is the resource's own."""
+    """Resources before the refused one stay, those after it are not made; the error is the resource's own."""
     wrong = template(identity("one"), identity("x"), identity("three", dependsOn=["x"]))
     deploy(manage, wrong)
     properties = state_of(manage)
@@ -166,7 +166,7 @@ def test_what_is_refused_ends_the_deployment(manage: Management, azure: Azure) -
 def test_a_wrong_template_is_refused_before_anything_is_made(
     manage: Management, azure: Azure, content: Any, sentence: str
 ) -> None:
-    """With InvalidTemplate and one sentence; so is its validation."""
+    """A deployment or validation of it gets InvalidTemplate and one sentence."""
     for verb in ("", "/validate"):
         answer = deploy(manage, content, verb=verb)
         assert (answer.status_code, manage.code(answer)) == (400, "InvalidTemplate")
@@ -175,7 +175,7 @@ def test_a_wrong_template_is_refused_before_anything_is_made(
 
 
 def test_other_requests_are_refused_with_their_own_codes(manage: Management) -> None:
-    """An unknown parameter, a linked template, a name, a place, a group that is not there."""
+    """An unknown parameter, a linked template, a bad name, a missing location and a missing group are refused."""
     answer = deploy(manage, template(), {"x": {"value": 1}})
     assert "do not correspond to any parameters" in answer.json()["error"]["message"]
     reference = {"reference": {"keyVault": {"id": "x"}, "secretName": "y"}}
@@ -194,7 +194,7 @@ def test_other_requests_are_refused_with_their_own_codes(manage: Management) -> 
 
 
 def test_who_may_not_write_a_resource_may_not_deploy_it(manage: Management, sign_in: Any) -> None:
-    """A Contributor of the group makes identities by a template, and roles no more than without one."""
+    """A Contributor of the group may deploy identities, but no role assignments, as without a template."""
     somebody = manage.azure.settings.cluster
     mine = Management(manage.azure, manage.send, sign_in(SCOPE, somebody))
     assert mine.code(deploy(mine, template(identity("one")))) == "AuthorizationFailed"
@@ -207,7 +207,7 @@ def test_who_may_not_write_a_resource_may_not_deploy_it(manage: Management, sign
 
 
 def test_a_subscriptions_template_makes_groups_and_what_is_in_them(manage: Management, azure: Azure) -> None:
-    """A module with `resourceGroup` waits for the group; `reference` with 'Full' shows all of a resource."""
+    """A module with `resourceGroup` waits for its group; `reference` with 'Full' has all fields of a resource."""
     group = {
         "type": "Microsoft.Resources/resourceGroups",
         "apiVersion": "2021-04-01",
@@ -237,7 +237,7 @@ def test_a_subscriptions_template_makes_groups_and_what_is_in_them(manage: Manag
 
 
 def test_symbolic_names_conditions_functions_and_loops(manage: Management, azure: Azure) -> None:
-    """Language version 2.0, as Bicep writes it: resources by label, an existing one, a user's function, loops."""
+    """Language version 2.0, as Bicep writes it: labels, an existing resource, a user's function, loops."""
     manage.identity("there")
     content = {
         "languageVersion": "2.0",
@@ -294,7 +294,7 @@ def test_symbolic_names_conditions_functions_and_loops(manage: Management, azure
 
 
 def test_complete_mode_deletes_what_the_template_lacks(manage: Management, azure: Azure) -> None:
-    """In its group alone; children stand in their parent in a template too."""
+    """It deletes in its own group only; a resource inside its parent's definition is created as a child."""
     manage.identity("old")
     child = {
         "type": "federatedIdentityCredentials",
@@ -312,7 +312,7 @@ def test_complete_mode_deletes_what_the_template_lacks(manage: Management, azure
 
 
 def test_secrets_in_arm_show_no_value(manage: Management) -> None:
-    """One is set, shown and listed; the vault is to be there, and only GET and PUT are."""
+    """ARM creates, shows and lists a vault's secrets without their values, and does not delete them."""
     vault = f"{manage.group}/providers/Microsoft.KeyVault/vaults/kv1"
     assert manage("PUT", vault, {"location": "eastus", "properties": {}}).status_code == 201
     body = {"properties": {"value": "s3cret", "contentType": "text/plain"}, "tags": {"a": "b"}}

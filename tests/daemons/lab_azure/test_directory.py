@@ -1,4 +1,4 @@
-"""Users and groups of the lab's directory: who is in which, and that a group's roles are its members'."""
+"""Users and groups of the lab's directory: who is in which group, and that a group's roles are its members'."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +17,7 @@ Ask = Callable[..., httpx2.Response]
 
 @pytest.fixture
 def ask(send: Send, sign_in: SignIn) -> Ask:
-    """Graph as the owner."""
+    """Return a function that sends requests to Graph as the owner."""
     token = sign_in("https://graph.microsoft.com/.default")
 
     def ask(method: str, path: str, body: Any = None) -> httpx2.Response:
@@ -27,7 +27,7 @@ def ask(send: Send, sign_in: SignIn) -> Ask:
 
 
 def group(ask: Ask, name: str, *members: str) -> str:
-    """Make a group with members; return its ID."""
+    """Create a group with members; return its ID."""
     created = ask("POST", "/groups", {"displayName": name, "mailNickname": name, "securityEnabled": True})
     assert created.status_code == 201
     for member in members:
@@ -46,7 +46,7 @@ def ids(answer: httpx2.Response) -> list[str]:
 
 
 def test_a_groups_roles_are_its_members(ask: Ask, manage: Management, sign_in: SignIn) -> None:
-    """A group in a group counts as well; leaving ends it, and so does the group's own end."""
+    """A role of a group holds for members of groups in it, until they leave or the group is deleted."""
     somebody = manage.azure.settings.cluster
     inner = group(ask, "readers", somebody.object_id)
     outer = group(ask, "all", inner)
@@ -77,7 +77,7 @@ def test_a_groups_roles_are_its_members(ask: Ask, manage: Management, sign_in: S
 
 
 def test_access_policies_count_for_members(ask: Ask, azure: Azure, manage: Management, sign_in: SignIn) -> None:
-    """A vault's access policy may name a group."""
+    """A vault's access policy for a group holds for the group's members."""
     somebody = azure.settings.cluster
     policy = {"objectId": group(ask, "readers", somebody.object_id), "permissions": {"secrets": ["set"]}}
     properties = {"accessPolicies": [policy], "enableRbacAuthorization": False}
@@ -90,7 +90,7 @@ def test_access_policies_count_for_members(ask: Ask, azure: Azure, manage: Manag
 
 
 def test_who_is_in_which_group(ask: Ask, azure: Azure) -> None:
-    """Directly and through groups, in a circle too; for users by their name, for principals, for groups."""
+    """Memberships are found for users, principals and groups, directly and through groups, even in a circle."""
     body = {"displayName": "Ada", "userPrincipalName": "ada@lab.test", "passwordProfile": {"password": "x"}}
     ada = ask("POST", "/users", body).json()["id"]
     inner = group(ask, "inner", ada, azure.settings.owner.object_id)
@@ -123,7 +123,7 @@ def test_who_is_in_which_group(ask: Ask, azure: Azure) -> None:
 
 
 def test_users_and_groups_are_made_changed_and_found(ask: Ask) -> None:
-    """By what they are called, exactly or by its start."""
+    """Users and groups are found by their exact name or its start."""
     body = {"displayName": "Ada", "userPrincipalName": "ada@lab.test", "passwordProfile": {"password": "secret-word"}}
     created = ask("POST", "/users", body)
     assert (created.status_code, "secret-word" in created.text) == (201, False)
@@ -150,7 +150,7 @@ def test_users_and_groups_are_made_changed_and_found(ask: Ask) -> None:
 
 
 def test_only_an_owner_writes_and_only_a_user_has_a_me(azure: Azure, send: Send, sign_in: SignIn) -> None:
-    """Everybody who has a token may read, and ask in which groups somebody is."""
+    """Any principal with a token may ask in which groups it is, but `/me` needs a signed-in user."""
     token = sign_in("https://graph.microsoft.com/.default", azure.settings.cluster)
     body = {"displayName": "x", "mailNickname": "x"}
     assert send("POST", f"{GRAPH}/groups", token, json=body).json()["error"]["code"] == "Authorization_RequestDenied"

@@ -1,4 +1,4 @@
-"""Entra ID takes what proves who an application is, in every form that clients use, and nothing else."""
+"""Entra ID accepts every proof of an application that clients use, and nothing else."""
 
 import base64
 import datetime as dt
@@ -51,7 +51,7 @@ class Key:
 
     @property
     def pem(self) -> str:
-        """The certificate."""
+        """The certificate as PEM."""
         return self.certificate.public_bytes(serialization.Encoding.PEM).decode()
 
     def x5c(self) -> list[str]:
@@ -59,11 +59,11 @@ class Key:
         return [base64.b64encode(self.certificate.public_bytes(serialization.Encoding.DER)).decode()]
 
     def thumbprint(self, algorithm: hashes.HashAlgorithm) -> str:
-        """As x5t and x5t#S256 have it."""
+        """Return the certificate's thumbprint as the headers x5t and x5t#S256 have it."""
         return base64.urlsafe_b64encode(self.certificate.fingerprint(algorithm)).decode().rstrip("=")
 
     def key_set(self, kid: str) -> dict[str, Any]:
-        """Return what an issuer publishes."""
+        """Return the key set that an issuer publishes."""
         public = json.loads(jwt.algorithms.RSAAlgorithm.to_jwk(self.private.public_key()))
         return {"keys": [{**public, "kid": kid, "use": "sig"}]}
 
@@ -93,13 +93,13 @@ def app(azure: Azure, key: Key) -> Principal:
 
 @dataclass
 class Tenant:
-    """The token endpoint, and what its answers mean."""
+    """The token endpoint, and the meaning of its answers."""
 
     azure: Azure
     send: Send
 
     def ask(self, client_id: str, **form: str) -> httpx2.Response:
-        """POST to v2."""
+        """Send a token request to the endpoint v2.0."""
         url = f"https://login.microsoftonline.com/{self.azure.settings.tenant_id}/oauth2/v2.0/token"
         base = {"grant_type": "client_credentials", "client_id": client_id, "scope": SCOPE}
         return self.send("POST", url, data=base | form)
@@ -133,13 +133,13 @@ def own(azure: Azure, app: Principal, **changed: Any) -> dict[str, Any]:
 def test_a_certificate_signs_an_application_in(
     tenant: Tenant, azure: Azure, app: Principal, key: Key, algorithm: str, header: Callable[[Key], dict[str, Any]]
 ) -> None:
-    """Both forms of today's libraries, and those of az and adal."""
+    """An assertion is accepted in both forms of today's libraries, and in those of azure-cli and adal."""
     signed = jwt.encode(own(azure, app), key.private, algorithm, headers=header(key))
     assert tenant.assertion(app, signed).status_code == 200
 
 
 def test_assertions_that_prove_nothing(tenant: Tenant, azure: Azure, app: Principal, key: Key) -> None:
-    """Expired, for another tenant, about another application, by another key, by a key nobody registered, no JWT."""
+    """An assertion that is expired, for another tenant or application, badly signed or no JWT gets its own number."""
     header = {"x5t#S256": key.thumbprint(hashes.SHA256())}
     other = Key()
 
@@ -158,7 +158,7 @@ def test_assertions_that_prove_nothing(tenant: Tenant, azure: Azure, app: Princi
 
 
 def test_an_expired_certificate_signs_nobody_in(tenant: Tenant, azure: Azure, app: Principal) -> None:
-    """The answer is AADSTS700027, however well the certificate signs."""
+    """An assertion by an expired certificate gets AADSTS700027, though its signature is right."""
     old = Key(begins=dt.datetime.now(dt.UTC) - dt.timedelta(days=9))
     app.certificates.append(old.pem)
     header = {"x5t#S256": old.thumbprint(hashes.SHA256())}
@@ -177,7 +177,7 @@ def foreign(**changed: Any) -> dict[str, Any]:
 def test_a_federated_credential_takes_its_issuers_tokens(
     tenant: Tenant, azure: Azure, app: Principal, key: Key
 ) -> None:
-    """Issuer, audience and subject to the letter, within its time, signed with a published key."""
+    """A token is accepted in its time if issuer, audience and subject match and a published key signed it."""
     azure.publish_issuer(ISSUER, lambda: key.key_set("one"))
 
     def answer(claims: dict[str, Any], signer: Key = key, kid: str = "one") -> httpx2.Response:
@@ -224,7 +224,7 @@ def issuer(azure: Azure, key: Key) -> Iterator[str]:
 def test_an_issuers_keys_are_fetched_from_where_it_publishes_them(
     tenant: Tenant, app: Principal, key: Key, issuer: str
 ) -> None:
-    """Through openid-configuration; one that cannot be reached is AADSTS501661."""
+    """Keys are found through openid-configuration; an issuer that cannot be reached is AADSTS501661."""
     app.federated["two"] = FederatedCredential("two", issuer, SUBJECT, [AUDIENCE])
     signed = jwt.encode(foreign(iss=issuer), key.private, "RS256", headers={"kid": "two"})
     assert tenant.assertion(app, signed).status_code == 200
@@ -234,7 +234,7 @@ def test_an_issuers_keys_are_fetched_from_where_it_publishes_them(
 
 
 def test_an_application_that_nobody_agreed_to_gets_nothing(tenant: Tenant, azure: Azure) -> None:
-    """AADSTS65001, invalid_grant; without a secret 7000216, of no application 700016, for no service 500011."""
+    """Without consent it is AADSTS65001; a missing secret, unknown application or service has another number."""
     owner = azure.settings.owner
     assert tenant.number(tenant.ask(owner.client_id)) == 7000216
     assert tenant.number(tenant.ask(str(uuid.uuid4()), client_secret="x")) == 700016
@@ -246,7 +246,7 @@ def test_an_application_that_nobody_agreed_to_gets_nothing(tenant: Tenant, azure
 
 
 def test_the_first_endpoint_answers_in_strings(azure: Azure, send: Send) -> None:
-    """`/oauth2/token` with `resource`, as adal asks."""
+    """`/oauth2/token` takes `resource`, as adal sends it, and all values of its answer are strings."""
     owner = azure.settings.owner
     form = {"grant_type": "client_credentials", "client_id": owner.client_id, "client_secret": owner.secret}
     url = f"https://login.microsoftonline.com/{azure.settings.tenant_id}/oauth2/token?api-version=1.0"
@@ -256,7 +256,7 @@ def test_the_first_endpoint_answers_in_strings(azure: Azure, send: Send) -> None
 
 
 def test_discovery_knows_the_host_and_its_aliases(azure: Azure, send: Send) -> None:
-    """What msal asks before it trusts an authority; a tenant that is not here has no configuration."""
+    """Instance discovery, which msal asks first, knows the host; an unknown tenant has no configuration."""
     base = "https://login.microsoftonline.com"
     found = send("GET", f"{base}/common/discovery/instance?api-version=1.1&authorization_endpoint=x").json()
     assert "login.microsoftonline.com" in found["metadata"][0]["aliases"]

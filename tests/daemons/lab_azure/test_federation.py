@@ -18,13 +18,13 @@ def tenant() -> Tenant:
 
 
 def test_an_identity_without_credentials_exchanges_nothing(tenant: Tenant) -> None:
-    """No credential at all is 70025, an unknown client 700016."""
+    """An identity without credentials gives AADSTS70025, an unknown client 700016."""
     assert tenant.exchange(tenant.assertion()) == (401, "invalid_client", 70025)
     assert tenant.exchange(tenant.assertion(), "nobody") == (400, "unauthorized_client", 700016)
 
 
 def test_a_credential_is_compared_letter_for_letter(tenant: Tenant) -> None:
-    """A slash at the issuer's end, and another case of issuer, audience or subject, are another credential."""
+    """A slash at the issuer's end, or other case in issuer, audience or subject, does not match the credential."""
     tenant.trust()
     assert tenant.exchange(tenant.assertion()) == (200, "", 0)
     for changed, number in (
@@ -39,7 +39,7 @@ def test_a_credential_is_compared_letter_for_letter(tenant: Tenant) -> None:
 
 
 def test_an_identitys_token_lives_a_day_and_an_applications_an_hour(tenant: Tenant) -> None:
-    """`expires_in` is a second less than 24 h and 1 h."""
+    """`expires_in` is one second less than 24 h for an identity, and than 1 h for an application."""
     tenant.trust()
     tenant.exchange(tenant.assertion())
     assert tenant.lifetime == 86_399
@@ -51,7 +51,7 @@ def test_an_identitys_token_lives_a_day_and_an_applications_an_hour(tenant: Tena
 
 
 def test_what_is_no_token_of_the_right_kind_is_refused(tenant: Tenant) -> None:
-    """No JWT, another type, no signature, HS256, and a scope without its suffix, each with its number."""
+    """No JWT, another type, no signature, HS256, or a scope without `/.default` gets its own number."""
     tenant.trust()
     claims = jwt.decode(tenant.assertion(), options={"verify_signature": False})
     assert tenant.exchange("nonsense") == (400, "invalid_request", 50027)
@@ -64,7 +64,7 @@ def test_what_is_no_token_of_the_right_kind_is_refused(tenant: Tenant) -> None:
 
 @pytest.mark.parametrize(("begins", "ends"), [(-7200, -3600), (3600, 7200)])
 def test_a_token_outside_its_time_is_refused_with_the_times(tenant: Tenant, begins: int, ends: int) -> None:
-    """700024 names the current time, the beginning and the end."""
+    """AADSTS700024 names the current time and the token's begin and end."""
     tenant.trust()
     now = int(tenant.clock.wall())
     outside = tenant.assertion(nbf=now + begins, exp=now + ends)
@@ -74,7 +74,7 @@ def test_a_token_outside_its_time_is_refused_with_the_times(tenant: Tenant, begi
 
 
 def test_a_key_is_used_only_once_its_publication_has_been_seen(tenant: Tenant) -> None:
-    """Keys are kept for 25 minutes: a key that signs sooner is 7000272, and an old one is good as long as it stays."""
+    """Keys are cached for 25 minutes: until then a new one fails, and a withdrawn one is still accepted."""
     tenant.trust()
     old, new = tenant.key, Key("second")
     assert tenant.exchange(tenant.assertion(old)) == (200, "", 0)
@@ -90,7 +90,7 @@ def test_a_key_is_used_only_once_its_publication_has_been_seen(tenant: Tenant) -
 
 
 def test_an_issuer_is_asked_only_when_a_credential_names_it(tenant: Tenant) -> None:
-    """One that cannot be reached is 501661 once it is named, and 700211 before; a broken key set is 900612."""
+    """An unreachable issuer is 501661 if a credential names it, else 700211; a broken key set is 900612."""
     tenant.trust()
     nowhere = "https://127.0.0.1:1/none"
     assert tenant.exchange(tenant.assertion(iss=nowhere)) == (401, "invalid_client", 700211)
@@ -101,7 +101,7 @@ def test_an_issuer_is_asked_only_when_a_credential_names_it(tenant: Tenant) -> N
 
 
 def test_a_new_credential_takes_its_time_to_spread(tenant: Tenant) -> None:
-    """With a delay of 20 s it is 70021 until then; what nobody trusts stays 700213."""
+    """With a delay of 20 s the answer is 70021 until then; a subject that no credential has stays 700213."""
     tenant.azure.faults.federation_delay_seconds = 20
     tenant.trust()
     assert tenant.exchange(tenant.assertion()) == (400, "invalid_request", 70021)
@@ -124,7 +124,7 @@ def test_an_identity_stands_for_an_application(tenant: Tenant) -> None:
 
 @pytest.mark.parametrize("version", ["2023-01-31", "2025-01-31-preview"])
 def test_arm_refuses_what_azure_refuses(tenant: Tenant, version: str) -> None:
-    """Bad names, two audiences or none, long texts, a second credential for an issuer and subject: all 400."""
+    """Bad names, two audiences or none, long texts, and a second credential for an issuer and subject get 400."""
     assert tenant.trust(version=version) == 201
     assert tenant.trust(version=version) == 200
     for name in ("ab", "-abc", "a" * 121, "a.b.c", "pad="):
@@ -139,7 +139,7 @@ def test_arm_refuses_what_azure_refuses(tenant: Tenant, version: str) -> None:
 
 
 async def test_writes_below_one_identity_go_one_by_one(tenant: Tenant) -> None:
-    """Of writes at the same time one is done and the others are 409; below another identity nothing waits."""
+    """Of three writes at once one is done and the others get 409; a write below another identity is done."""
     tenant.azure.faults.federation_write_seconds = 0.2
     other = tenant.identity.removesuffix("one") + "two"
     tenant.manage("PUT", other, {"location": "westeurope"})
@@ -159,7 +159,7 @@ async def test_writes_below_one_identity_go_one_by_one(tenant: Tenant) -> None:
 
 
 def test_writes_and_reads_have_azures_rates(tenant: Tenant) -> None:
-    """When limits are on: a write in four seconds and a read in two, else 429 with Retry-After."""
+    """With limits on, writes and reads beyond the rate get 429 with Retry-After: 4 s and 2 s."""
     tenant.azure.faults.throttle = True
     statuses = [tenant.trust() for _ in range(3)]
     assert (statuses[-1], tenant.headers["retry-after"]) == (429, "4")

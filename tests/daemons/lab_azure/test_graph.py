@@ -17,7 +17,7 @@ Ask = Callable[..., httpx2.Response]
 
 @pytest.fixture
 def ask(send: Send, sign_in: SignIn) -> Ask:
-    """Graph as the owner."""
+    """Return a function that sends requests to Graph as the owner."""
     token = sign_in("https://graph.microsoft.com/.default")
 
     def ask(method: str, path: str, body: Any = None) -> httpx2.Response:
@@ -27,7 +27,7 @@ def ask(send: Send, sign_in: SignIn) -> Ask:
 
 
 def test_an_application_is_made_and_signs_in_with_its_new_password(ask: Ask, sign_in: SignIn) -> None:
-    """Application, service principal, password: what `az ad sp create-for-rbac` does; the password is shown once."""
+    """As `az ad sp create-for-rbac` does it; the password is shown only when it is created."""
     made = ask("POST", "/applications", {"displayName": "writer"}).json()
     shown = ask("POST", "/servicePrincipals", {"appId": made["appId"]}).json()
     secret = ask("POST", f"/applications/{made['id']}/addPassword", {}).json()["secretText"]
@@ -41,7 +41,7 @@ def test_an_application_is_made_and_signs_in_with_its_new_password(ask: Ask, sig
 
 
 def test_only_an_owner_writes(azure: Azure, send: Send, sign_in: SignIn) -> None:
-    """Everybody who has a token may read."""
+    """Any principal with a token may read, but creating an application is refused."""
     token = sign_in("https://graph.microsoft.com/.default", azure.settings.cluster)
     refused = send("POST", f"{GRAPH}/applications", token, json={"displayName": "x"})
     assert (refused.status_code, refused.json()["error"]["code"]) == (403, "Authorization_RequestDenied")
@@ -51,7 +51,7 @@ def test_only_an_owner_writes(azure: Azure, send: Send, sign_in: SignIn) -> None
 
 
 def test_an_application_has_federated_credentials(ask: Ask) -> None:
-    """Made, listed, and no plain http issuer."""
+    """They are created, listed and deleted; an issuer without TLS is refused."""
     made = ask("POST", "/applications", {"displayName": "writer"}).json()
     path = f"/applications/{made['id']}/federatedIdentityCredentials"
     body = {"name": "one", "issuer": "https://issuer.example", "subject": "s", "audiences": ["a"]}

@@ -32,7 +32,7 @@ def instance(azure: Azure) -> str:
 
 
 def test_it_fails_as_it_is_told_and_then_recovers(azure: Azure, instance: str) -> None:
-    """410 while it is updated, 429, 500; with a Retry-After where one was given; then a token."""
+    """IMDS answers each fault that is set, with the Retry-After that is set, and then a token."""
     imds = TestClient(azure.imds(instance))
     azure.faults.imds_statuses += [410, 429, 500]
     azure.faults.retry_after_seconds = 3
@@ -43,7 +43,7 @@ def test_it_fails_as_it_is_told_and_then_recovers(azure: Azure, instance: str) -
 
 
 def test_a_share_of_the_answers_fails_as_long_as_it_is_told(azure: Azure, instance: str) -> None:
-    """A quarter is each fourth; tokens live as long as was asked for."""
+    """With a share of 0.25 each fourth answer fails; tokens live for the seconds that are set."""
     imds = TestClient(azure.imds(instance))
     azure.faults.imds_fails, azure.faults.imds_token_seconds = 0.25, 120
     answers = [imds.get(URL, headers=HEADER) for _ in range(8)]
@@ -54,7 +54,7 @@ def test_a_share_of_the_answers_fails_as_long_as_it_is_told(azure: Azure, instan
 
 
 async def test_five_at_once_and_no_more(azure: Azure, instance: str) -> None:
-    """The sixth token request that is there at the same time is 429."""
+    """Of six token requests at the same time five are answered and one gets 429."""
     azure.faults.imds_seconds = 0.5
     transport = httpx2.ASGITransport(app=azure.imds(instance))
     async with httpx2.AsyncClient(transport=transport, base_url="http://169.254.169.254") as http:
@@ -73,7 +73,7 @@ def test_a_resource_that_nobody_has_is_refused(azure: Azure, instance: str) -> N
 
 
 def test_an_instance_knows_what_it_is(azure: Azure, instance: str) -> None:
-    """Its scale set, its own ID, its group; and which versions may be asked for."""
+    """Instance metadata has the scale set and the instance's own ID; `/versions` lists the API versions."""
     imds = TestClient(azure.imds(instance))
     compute = imds.get("/metadata/instance?api-version=2021-02-01", headers=HEADER).json()["compute"]
     assert (compute["name"], compute["vmScaleSetName"]) == ("ss_1", "ss")

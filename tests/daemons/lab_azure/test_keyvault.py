@@ -1,4 +1,4 @@
-"""Vaults: both permission models, versions, deletion with its way back, and tokens that are not for a vault."""
+"""Vaults: both permission models, versions, deletion and recovery, and tokens that are not for a vault."""
 
 from typing import Any
 
@@ -11,12 +11,12 @@ from podidentity_lab.azure import Azure
 
 @pytest.fixture
 def vault(azure: Azure, send: Send, sign_in: SignIn) -> Vault:
-    """A vault that is not made yet."""
+    """A vault that does not exist yet, with its owner's tokens."""
     return Vault(azure, send, sign_in)
 
 
 def test_a_vault_for_roles_asks_for_roles(vault: Vault) -> None:
-    """Owner of the subscription is not enough; Secrets Officer sets, Secrets User only reads, at one secret as well."""
+    """The subscription's Owner may not set secrets; Secrets Officer may, and Secrets User reads a single secret."""
     assert vault.create(roles=True).json()["properties"]["enableRbacAuthorization"] is True
     refused = vault.ask("PUT", "/secrets/s1", {"value": "v"})
     assert (refused.status_code, refused.json()["error"]["innererror"]["code"]) == (403, "ForbiddenByRbac")
@@ -32,7 +32,7 @@ def test_a_vault_for_roles_asks_for_roles(vault: Vault) -> None:
 
 
 def test_an_access_policy_gives_what_it_names(vault: Vault) -> None:
-    """Get without list; the refusal names the permission and the vault; roles do not matter to such a vault."""
+    """A policy for get does not allow list; the refusal names the permission; roles do not count in such a vault."""
     vault.create(roles=False, permissions=("Get", "set"))
     vault.give(vault.azure.settings.cluster.object_id, "Key Vault Administrator", vault.group)
     assert vault.ask("PUT", "/secrets/s1", {"value": "v"}).status_code == 200
@@ -44,7 +44,7 @@ def test_an_access_policy_gives_what_it_names(vault: Vault) -> None:
 
 
 def test_a_secret_has_versions_and_can_be_disabled(vault: Vault) -> None:
-    """The newest without a version, each by its own, no values in lists, and none of a disabled one."""
+    """Each version is read by its ID, the newest without; lists have no values, and a disabled secret none."""
     vault.create(roles=False)
     ids = [vault.ask("PUT", "/secrets/S1", {"value": value}).json()["id"] for value in ("old", "new")]
     assert vault.ask("GET", f"/secrets/s1/{ids[0].rsplit('/', 1)[1]}").json()["value"] == "old"
@@ -58,7 +58,7 @@ def test_a_secret_has_versions_and_can_be_disabled(vault: Vault) -> None:
 
 
 def test_a_deleted_secret_comes_back_or_goes_for_good(vault: Vault) -> None:
-    """Deleted: not found, its name taken; recovered: as before; purged: free."""
+    """A deleted secret is not found but keeps its name; it can be recovered, and purging frees the name."""
     vault.create(roles=False)
     vault.ask("PUT", "/secrets/s1", {"value": "v"})
     assert vault.ask("DELETE", "/secrets/s1").json()["recoveryId"] == f"{vault.host}/deletedsecrets/s1"
@@ -74,7 +74,7 @@ def test_a_deleted_secret_comes_back_or_goes_for_good(vault: Vault) -> None:
 
 
 def test_all_permissions_are_all_but_purge(vault: Vault) -> None:
-    """Whoever made a vault may delete its secrets, and not purge them before that is given by name."""
+    """The permission `all` deletes and recovers secrets, but purging them needs `purge` by name."""
     vault.create(roles=False, permissions=("all",))
     vault.ask("PUT", "/secrets/s1", {"value": "v"})
     assert vault.ask("DELETE", "/secrets/s1").status_code == 200
@@ -83,7 +83,7 @@ def test_all_permissions_are_all_but_purge(vault: Vault) -> None:
 
 
 def test_a_deleted_vault_comes_back_or_goes_for_good(vault: Vault) -> None:
-    """Its name stays taken and its secrets are kept until it is purged."""
+    """A deleted vault keeps its name and secrets, and can be recovered, until it is purged."""
     vault.create(roles=False)
     vault.ask("PUT", "/secrets/s1", {"value": "v"})
     subscription = vault.group.partition("/resourceGroups")[0]
@@ -107,7 +107,7 @@ def test_a_deleted_vault_comes_back_or_goes_for_good(vault: Vault) -> None:
 
 
 def test_a_token_must_be_for_a_vault_signed_here_and_of_now(vault: Vault, azure: Azure) -> None:
-    """Each wrong token is told what is wrong with it, with the challenge that SDKs read."""
+    """The refusal of a wrong token says what is wrong with it, and has the challenge that SDKs read."""
     vault.create(roles=False)
     expired = azure._entra.issue(azure.state.principals[azure.settings.owner.object_id], "https://vault.azure.net", -1)
     elsewhere = Azure(azure.settings)

@@ -1,4 +1,4 @@
-"""Certificates of a vault: self-signed by their policy, imported as PFX and PEM, with their key and their secret."""
+"""Certificates of a vault: self-signed by a policy, imported as PFX and PEM, with their key and their secret."""
 
 import base64
 import datetime as dt
@@ -39,7 +39,7 @@ def vault(azure: Azure, send: Callable[..., httpx2.Response], sign_in: Callable[
 
 
 def create(vault: Vault, name: str = "c1", **parts: Any) -> httpx2.Response:
-    """Create a certificate by `POLICY`, some parts of which are others."""
+    """Create a certificate by `POLICY`, of which `parts` replace some."""
     return vault.ask("POST", f"/certificates/{name}/create", {"policy": {**POLICY, **parts}})
 
 
@@ -53,7 +53,7 @@ def issue(key: ec.EllipticCurvePrivateKey) -> x509.Certificate:
 
 
 def test_a_certificate_is_what_its_policy_says(vault: Vault) -> None:
-    """Names, validity and usage; the operation ends at once; key and secret have the same name and version."""
+    """It has the policy's names and validity; its key and secret have the same name and version."""
     operation = create(vault)
     assert (operation.status_code, operation.json()["status"]) == (202, "inProgress")
     assert vault.ask("GET", "/certificates/c1/pending").json()["status"] == "completed"
@@ -82,7 +82,7 @@ def test_a_certificate_is_what_its_policy_says(vault: Vault) -> None:
 
 
 def test_a_key_that_may_not_leave_is_not_in_the_secret(vault: Vault) -> None:
-    """PEM with an EC key: the certificate alone; exportable, the key too."""
+    """If the key is not exportable, the secret has the certificate alone, as PEM and as PKCS#12."""
     pem = {"contentType": "application/x-pem-file"}
     for name, exportable in (("c1", False), ("c2", True)):
         kind = {"kty": "EC", "crv": "P-384", "exportable": exportable}
@@ -97,7 +97,7 @@ def test_a_key_that_may_not_leave_is_not_in_the_secret(vault: Vault) -> None:
 
 @pytest.mark.parametrize("form", ["pfx", "pem"])
 def test_a_certificate_is_imported_with_its_key(vault: Vault, form: str) -> None:
-    """With a password, or as text; the policy says what it is; what is not both parts is refused."""
+    """An import as PFX with a password or as PEM is accepted; without key, certificate or password it is refused."""
     key = ec.generate_private_key(ec.SECP256R1())
     certificate = issue(key)
     if form == "pfx":
@@ -122,7 +122,7 @@ def test_a_certificate_is_imported_with_its_key(vault: Vault, form: str) -> None
 
 
 def test_what_no_vault_of_the_lab_issues_is_refused(vault: Vault) -> None:
-    """Other issuers, subjects and usages that are none, keys that vaults do not have."""
+    """Other issuers, bad subjects and usages, and kinds of keys that the lab lacks are refused."""
     properties = POLICY["x509_props"]
     assert isinstance(properties, dict)
     for parts, sentence in (
@@ -138,7 +138,7 @@ def test_what_no_vault_of_the_lab_issues_is_refused(vault: Vault) -> None:
 
 
 def test_all_three_live_and_go_together(vault: Vault) -> None:
-    """Deleted, recovered and purged with the certificate, never alone; a name has one owner."""
+    """Key and secret are deleted, recovered and purged with their certificate, never alone; a name is used once."""
     create(vault)
     create(vault)
     assert len(vault.ask("GET", "/certificates/c1/versions").json()["value"]) == 2
@@ -163,7 +163,7 @@ def test_all_three_live_and_go_together(vault: Vault) -> None:
 
 
 def test_certificates_have_a_role_of_their_own(vault: Vault) -> None:
-    """Certificates Officer makes certificates, and reads no secret."""
+    """Key Vault Certificates Officer creates certificates, and reads no secret."""
     properties = {"properties": {"enableRbacAuthorization": True}}
     vault.send("PATCH", f"{vault.path}{vault.api}", vault.manager, json=properties)
     refusal = create(vault)
@@ -174,7 +174,7 @@ def test_certificates_have_a_role_of_their_own(vault: Vault) -> None:
 
 
 def test_a_certificate_survives_the_lab(vault: Vault) -> None:
-    """The same one, with its policy."""
+    """A restored Azure has the same certificate with its policy."""
     create(vault)
     document = vault.ask("GET", "/certificates/c1").json()
     text = vault.azure.save()

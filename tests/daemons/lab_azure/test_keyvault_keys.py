@@ -1,4 +1,4 @@
-"""Keys of a vault over its own requests: rights of both kinds, operations, versions, deletion, restoring."""
+"""Keys of a vault by plain requests: roles and access policies, operations, versions, deletion, restoring."""
 
 import base64
 import hashlib
@@ -17,7 +17,7 @@ DIGEST = base64.urlsafe_b64encode(hashlib.sha256(b"text").digest()).rstrip(b"=")
 
 @pytest.fixture
 def vault(azure: Azure, send: Callable[..., httpx2.Response], sign_in: Callable[..., str]) -> Vault:
-    """A vault that is not made yet."""
+    """A vault that does not exist yet, with its owner's tokens."""
     return Vault(azure, send, sign_in)
 
 
@@ -33,7 +33,7 @@ def sign(vault: Vault, path: str = "/keys/k1", **options: Any) -> httpx2.Respons
 
 
 def test_a_vault_for_roles_asks_for_roles_on_keys(vault: Vault) -> None:
-    """Crypto Officer makes keys; Crypto User uses the one key that it has, and makes and deletes none."""
+    """Crypto Officer creates keys; Crypto User uses the one key it has, and neither creates nor deletes keys."""
     vault.create(roles=True)
     refusal = vault.ask("POST", "/keys/k1/create", {"kty": "RSA"})
     assert code(refusal) == (403, "Forbidden", "ForbiddenByRbac")
@@ -51,7 +51,7 @@ def test_a_vault_for_roles_asks_for_roles_on_keys(vault: Vault) -> None:
 
 
 def test_an_access_policy_gives_permissions_on_keys_alone(vault: Vault) -> None:
-    """`wrapKey` in any case is not `unwrapKey`; permissions on secrets say nothing about keys."""
+    """`wrapKey`, in any case, does not allow `unwrapKey`; permissions on secrets do not count for keys."""
     vault.create(roles=False, permissions=("all", "purge"), keys=("create", "WRAPKEY"))
     assert vault.ask("POST", "/keys/k1/create", {"kty": "RSA"}).status_code == 200
     body = {"alg": "RSA-OAEP", "value": "AAAA"}
@@ -63,7 +63,7 @@ def test_an_access_policy_gives_permissions_on_keys_alone(vault: Vault) -> None:
 
 
 def test_operations_follow_the_keys_type_its_operations_and_its_time(vault: Vault) -> None:
-    """Signed and verified, wrapped and unwrapped; refused where key_ops, attributes or the algorithm say no."""
+    """Keys sign, verify, wrap and unwrap, unless key_ops, attributes or the algorithm forbid it."""
     vault.create(roles=False, keys=("all",))
     times = {"nbf": 4_000_000_000}
     vault.ask("POST", "/keys/k1/create", {"kty": "RSA", "key_size": 2048})
@@ -89,7 +89,7 @@ def test_operations_follow_the_keys_type_its_operations_and_its_time(vault: Vaul
 
 
 def test_a_key_lives_as_a_secret_does(vault: Vault) -> None:
-    """Versions, lists without numbers, deletion with its way back, and purging; a purged vault takes its keys along."""
+    """Keys have versions, can be deleted, recovered and purged, and end with their vault; lists have no numbers."""
     vault.create(roles=False, keys=("all", "purge"))
     versions = [vault.ask("POST", "/keys/K1/create", {"kty": "EC", "crv": "P-384"}).json() for _ in range(2)]
     assert vault.ask("GET", "/keys/k1").json()["key"]["x"] == versions[1]["key"]["x"]
@@ -113,7 +113,7 @@ def test_a_key_lives_as_a_secret_does(vault: Vault) -> None:
 
 
 def test_what_no_vault_takes_is_refused(vault: Vault) -> None:
-    """Names, types, sizes, methods and paths."""
+    """Bad names, types, sizes, methods and paths are refused with Azure's codes."""
     vault.create(roles=False, keys=("all",))
     assert code(vault.ask("POST", "/keys/a_b/create", {"kty": "RSA"})) == (400, "BadParameter", "")
     assert code(vault.ask("POST", "/keys/k1/create", {"kty": "oct-HSM"})) == (400, "BadParameter", "")
@@ -125,7 +125,7 @@ def test_what_no_vault_takes_is_refused(vault: Vault) -> None:
 
 
 def test_a_key_survives_the_lab(vault: Vault) -> None:
-    """A signature from before is verified after; no repr shows the private key."""
+    """A restored Azure verifies an earlier signature; no repr shows the private key."""
     vault.create(roles=False, keys=("all",))
     vault.ask("POST", "/keys/k1/create", {"kty": "RSA"})
     signature = sign(vault).json()["value"]
@@ -139,7 +139,7 @@ def test_a_key_survives_the_lab(vault: Vault) -> None:
 
 
 def test_the_log_says_who_used_which_key(vault: Vault) -> None:
-    """A line for each use, without what was signed."""
+    """The log has a line for the use of a key, without the signed text's digest."""
     vault.create(roles=False, keys=("all",))
     vault.ask("POST", "/keys/k1/create", {"kty": "RSA"})
     sign(vault)

@@ -1,4 +1,4 @@
-"""Our client of federated credentials keeps ARM's pace: nothing is lost to 409 and 429, on a clock that jumps."""
+"""Our client of federated credentials keeps ARM's pace, on a clock that jumps: no write is lost to 409 or 429."""
 
 import ssl
 from collections.abc import Callable
@@ -25,16 +25,16 @@ class Token:
         self._text = text
 
     async def token(self) -> str:
-        """Return it."""
+        """Return the token."""
         return self._text
 
     def note_refused(self, token: str) -> None:
-        """Nothing else is to be had."""
+        """Fail: there is no other token."""
         raise AssertionError(token)
 
 
 class World:
-    """A tenant on a clock that our client waits by, and the identity `one`."""
+    """A tenant with the identity `one`, on a clock by which our client waits."""
 
     def __init__(self, port: int, azure: Azure, clock: JumpingClock, http: httpx2.AsyncClient) -> None:
         self.azure, self.clock, self.notices = azure, clock, list[str]()
@@ -53,7 +53,7 @@ class World:
 
 
 def one(number: int) -> FederatedCredential:
-    """Return a credential of its own."""
+    """Return a credential with a name and subject of its own."""
     return FederatedCredential(
         f"fic-{number}", "https://issuer.example", f"subject-{number}", "api://AzureADTokenExchange"
     )
@@ -85,7 +85,7 @@ async def run(test: Callable[[World], Any]) -> World:
 
 
 async def test_ten_writes_take_their_time_and_none_is_refused() -> None:
-    """ARM's limit of 0.25 a second is kept, so that it never has to say 429."""
+    """The client writes once in four seconds, as ARM allows, so that ARM never answers 429."""
 
     async def write(world: World) -> None:
         credentials = world.credentials()
@@ -99,7 +99,7 @@ async def test_ten_writes_take_their_time_and_none_is_refused() -> None:
 
 
 async def test_a_throttled_write_comes_back_when_arm_says() -> None:
-    """Two of us do not know of each other: the 429s name a time, which is waited for, and said."""
+    """Clients that do not know of each other get 429; each waits for ARM's Retry-After and says so."""
 
     async def write(world: World) -> None:
         for number in range(5):
@@ -110,7 +110,7 @@ async def test_a_throttled_write_comes_back_when_arm_says() -> None:
 
 
 async def test_a_write_that_meets_another_is_repeated() -> None:
-    """409 of parallel writes passes; a conflict of another kind would not."""
+    """A write that gets 409 because another is under way is repeated, and the client says so."""
 
     async def write(world: World) -> None:
         world.azure.faults.throttle = False
@@ -132,7 +132,7 @@ async def test_a_write_that_meets_another_is_repeated() -> None:
 
 
 async def test_a_refusal_is_final() -> None:
-    """Nothing is repeated that cannot succeed."""
+    """A write that ARM refuses as invalid is not repeated."""
 
     async def write(world: World) -> None:
         with pytest.raises(AzureError, match="must be an https URL"):

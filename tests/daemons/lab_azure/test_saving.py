@@ -1,4 +1,4 @@
-"""A lab's Azure can be taken down and brought back: nobody who knew it notices."""
+"""A lab's Azure can be saved and restored without a difference for its clients."""
 
 import uuid
 from collections.abc import Callable
@@ -16,7 +16,7 @@ Send = Callable[..., httpx2.Response]
 
 
 def test_everything_is_there_again(azure: Azure, send: Send, sign_in: Callable[..., str]) -> None:
-    """Tenant, authority, keys, resources, secrets; a token from before still counts; a PATCH under way still ends."""
+    """Tenant, keys, resources and secrets are the same; earlier tokens are accepted; a PATCH under way still ends."""
     scale_set = azure.add_scale_set("ss", 1)[0].rpartition("/virtualMachines/")[0]
     owner = sign_in(f"{ARM}/.default")
     group = f"/subscriptions/{azure.settings.subscription_id}/resourceGroups/rg"
@@ -54,7 +54,7 @@ def test_everything_is_there_again(azure: Azure, send: Send, sign_in: Callable[.
 
 
 def _identities(azure: Azure) -> list[str]:
-    """Asked of IMDS's side, which settles what is due like any other request."""
+    """Return a machine's identities after a request to IMDS, which completes operations that are due."""
     machine = next(iter(azure.state.machines.values()))
     TestClient(azure.imds(f"{machine.id}/virtualMachines/0")).get("/metadata/versions", headers={"Metadata": "true"})
     return list(machine.identities.values())
@@ -62,13 +62,13 @@ def _identities(azure: Azure) -> list[str]:
 
 @pytest.mark.parametrize("text", ["", "{}", '{"format": 99, "state": {}}', '{"format": 1, "state": {"groups": 1}}'])
 def test_what_cannot_be_read_is_one_sentence(text: str) -> None:
-    """The sentence also says what to do."""
+    """An unreadable text gets one sentence, which also says to start a fresh lab."""
     with pytest.raises(LabError, match=r"saved Azure.*; start a fresh lab"):
         Azure.restore(text)
 
 
 def test_no_secret_shows_in_a_repr() -> None:
-    """Neither of applications nor of vaults nor a private key."""
+    """The repr of the state has neither the owner's secret nor a private key."""
     azure = Azure(AzureSettings())
     secret = azure.settings.owner.secret
     assert secret not in repr(azure.state)

@@ -19,7 +19,7 @@ def cluster(azure: Azure, send: Send, sign_in: SignIn) -> Management:
 
 
 def test_a_provider_is_registered_unregistered_and_remembered(manage: Management, cluster: Management) -> None:
-    """Who has a role anywhere may look; a namespace that is not registered takes no changes; saving keeps it."""
+    """An unregistered provider takes no changes; any role may read the state; saving keeps it."""
     base = f"{manage.subscription}/providers"
     assert manage("GET", f"{base}/microsoft.network").json()["registrationState"] == "NotRegistered"
     assert manage("POST", f"{base}/microsoft.network/register").json()["registrationState"] == "Registered"
@@ -40,7 +40,7 @@ def test_a_provider_is_registered_unregistered_and_remembered(manage: Management
 
 
 def test_lists_of_providers_come_in_pages(manage: Management, send: Send) -> None:
-    """Every namespace is on one page; `$top` makes pages, each with the address of the next."""
+    """Without `$top` all providers are on one page; with it each page has the address of the next."""
     complete = manage("GET", f"{manage.subscription}/providers").json()
     names = [entry["namespace"] for entry in complete["value"]]
     assert {"Microsoft.Authorization", "Microsoft.Storage", "microsoft.insights"} <= set(names)
@@ -57,7 +57,7 @@ def test_lists_of_providers_come_in_pages(manage: Management, send: Send) -> Non
 
 
 def test_who_has_no_role_does_not_see_the_subscription(manage: Management, cluster: Management) -> None:
-    """Its locations and providers neither; the tenant is everybody's."""
+    """A principal without a role sees neither the subscription nor its locations and providers."""
     assert "westeurope" in [one["name"] for one in cluster("GET", f"{manage.subscription}/locations").json()["value"]]
     assert cluster("GET", "/subscriptions").json()["count"]["value"] == 1
     own = manage.azure.settings.cluster.object_id
@@ -72,7 +72,7 @@ def test_who_has_no_role_does_not_see_the_subscription(manage: Management, clust
 
 
 def test_a_group_is_made_tagged_listed_and_deleted(manage: Management, cluster: Management, send: Send) -> None:
-    """Its ID is in Azure's own spelling, it stays in its region, and lists show what one may read."""
+    """Its ID has Azure's spelling, its region cannot change, and lists show only groups that the caller may read."""
     path = f"{manage.subscription}/resourcegroups/Shop"
     assert manage.code(manage("PUT", path, {})) == "LocationRequired"
     created = manage("PUT", path, {"location": "West Europe", "tags": {"env": "test"}})
@@ -97,7 +97,7 @@ def test_a_group_is_made_tagged_listed_and_deleted(manage: Management, cluster: 
 
 
 def test_resources_are_listed_by_type_tag_and_group(manage: Management, send: Send) -> None:
-    """In a group or in the subscription; machines with the tags that they were made with."""
+    """Lists in a group or the subscription are filtered by type, tag, group and name."""
     identity = f"{manage.group}/providers/Microsoft.ManagedIdentity/userAssignedIdentities/one"
     assert manage("PUT", identity, {"location": "eastus", "tags": {"env": "test"}}).status_code == 201
     machine = f"{manage.group}/providers/Microsoft.Compute/virtualMachines/vm0"

@@ -46,7 +46,7 @@ def subscription(azure: Azure) -> str:
 
 
 def test_the_cloud_is_described_without_a_token(send: Send) -> None:
-    """`metadata_host`: where to sign in, for which audiences, and what names of services end with."""
+    """`metadata_host` needs the sign-in endpoint, audiences, and the suffixes of services' names."""
     cloud = send("GET", f"{ARM}/metadata/endpoints?api-version=2022-09-01").json()
     authentication = cloud["authentication"]
     assert (cloud["name"], cloud["resourceManager"]) == ("AzureCloud", f"{ARM}/")
@@ -60,7 +60,7 @@ def test_the_cloud_is_described_without_a_token(send: Send) -> None:
 
 
 def test_azurerm_starts(azure: Azure, send: Send, sign_in: SignIn, subscription: str) -> None:
-    """A token for Graph says who one is; then every provider of the default set is there and is registered."""
+    """A Graph token says who signed in, and each provider of the default set is there and can be registered."""
     claims = jwt.decode(sign_in("https://graph.microsoft.com/.default"), options={"verify_signature": False})
     owner = azure.settings.owner
     assert (claims["appid"], claims["oid"], claims["tid"]) == (
@@ -83,7 +83,7 @@ def test_azurerm_starts(azure: Azure, send: Send, sign_in: SignIn, subscription:
 
 
 def test_azurerm_makes_and_destroys_a_group(send: Send, sign_in: SignIn, subscription: str) -> None:
-    """Not there, made, read back with its ID as it was asked for, empty, and gone."""
+    """The group is missing, created, read back with the same ID, listed as empty, and deleted."""
     token = sign_in("https://management.azure.com/.default")
     url, version = f"{subscription}/resourceGroups/Terraform", "?api-version=2023-07-01"
     assert send("GET", url + version, token).status_code == 404

@@ -1,4 +1,4 @@
-"""One vault of the lab's Azure and its owner's tokens, for the tests of what vaults hold."""
+"""A vault of the lab's Azure with its owner's tokens, for the tests of secrets, keys and certificates."""
 
 import uuid
 from collections.abc import Callable
@@ -16,7 +16,7 @@ SignIn = Callable[..., str]
 
 
 class Vault:
-    """One vault and its owner's tokens for ARM and for it."""
+    """A vault with its owner's tokens for ARM and for the vault."""
 
     def __init__(self, azure: Azure, send: Send, sign_in: SignIn) -> None:
         self.azure = azure
@@ -32,7 +32,7 @@ class Vault:
     def create(
         self, *, roles: bool, permissions: tuple[str, ...] = ("all", "purge"), **other_kinds: tuple[str, ...]
     ) -> httpx2.Response:
-        """Make the group and the vault; `permissions` are on secrets, `other_kinds` on keys and certificates."""
+        """Create the group and the vault; `permissions` are on secrets, `other_kinds` on keys and certificates."""
         self.send("PUT", f"{self.group}{self.api}", self.manager, json={"location": "eastus"})
         owner = self.azure.settings.owner.object_id
         policy = {"tenantId": "t", "objectId": owner, "permissions": {"secrets": list(permissions), **other_kinds}}

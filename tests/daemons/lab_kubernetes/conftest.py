@@ -22,7 +22,7 @@ def kubernetes(tmp_path: Path) -> Iterator[Kubernetes]:
 
 @pytest.fixture
 def kubectl(kubernetes: Kubernetes, tmp_path: Path) -> Kubectl:
-    """Run kubectl: the package's, which is newer than most machines' own; the labs of other tests have PATH's."""
+    """Run kubectl of the pinned package, which is newer than most machines' own; labs of other tests use PATH's."""
     assert kubernetes.admin_token
     program = str(Path(sys.executable).with_name("kubectl"))
     environment = {"KUBECONFIG": str(tmp_path / "kubeconfig"), "HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}

@@ -1,4 +1,4 @@
-"""The lab's user rotates the key of the cluster's tokens through the lab's control socket."""
+"""The lab's user rotates the key that signs the cluster's tokens, through the lab's control socket."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -31,7 +31,7 @@ class Cluster:
         raise AssertionError(digests)
 
     async def rotate_issuer_key(self, phase: str) -> list[str]:
-        """Take one step."""
+        """Take one step of the rotation."""
         return self.kubernetes.rotate_token_key(phase)
 
 
@@ -40,7 +40,7 @@ async def _status() -> dict[str, object]:
 
 
 def test_the_control_socket_rotates_the_key() -> None:
-    """Each step answers the published key IDs; one out of order is 400 with a sentence."""
+    """The answer to each step has the published key IDs; a step out of order gets 400 with a sentence."""
     door = control.application(_status, asyncio.Event(), Cluster(), Response())
     with TestClient(door) as http:
         refused = http.post("/issuer?phase=sign")

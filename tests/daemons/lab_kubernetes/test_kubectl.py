@@ -1,4 +1,4 @@
-"""The real kubectl finds a Kubernetes here."""
+"""The embedded Kubernetes serves the real kubectl."""
 
 import json
 import subprocess
@@ -92,7 +92,7 @@ def make_ready(kubernetes: Kubernetes) -> None:
 
 
 def test_a_custom_resource_is_served_once_it_is_defined(kubectl: Kubectl) -> None:
-    """Create, get, label, patch, delete: nothing pruned that the schema names."""
+    """Objects of the new kind are created, labelled, patched and deleted, with all fields of the schema."""
     good(kubectl("create", "-f", "-", stdin=DEFINITION))
     good(kubectl("wait", "--for=condition=Established", "crd/azureidentities.aadpodidentity.k8s.io", "--timeout=10s"))
     good(kubectl("create", "-f", "-", stdin=json.dumps(IDENTITY)))
@@ -105,7 +105,7 @@ def test_a_custom_resource_is_served_once_it_is_defined(kubectl: Kubectl) -> Non
 
 
 def test_apply_creates_and_then_changes(kubectl: Kubectl) -> None:
-    """`kubectl apply` of the walk-through's file works the first time and again."""
+    """`kubectl apply` creates an object, and a second `apply` changes it."""
     good(kubectl("apply", "-f", "-", stdin=DEFINITION))
     assert "created" in good(kubectl("apply", "-f", "-", stdin=json.dumps(IDENTITY)))
     changed = {**IDENTITY, "spec": {"type": 0, "clientID": "d"}}
@@ -115,7 +115,7 @@ def test_apply_creates_and_then_changes(kubectl: Kubectl) -> None:
 
 
 def test_an_unknown_field_is_named(kubectl: Kubectl) -> None:
-    """As a real server does for strict validation, which is kubectl's default."""
+    """With strict validation, kubectl's default, it is refused by name; without, it is dropped."""
     good(kubectl("create", "-f", "-", stdin=DEFINITION))
     wrong = {**IDENTITY, "spec": {"CLIENTID": "c"}}
     assert 'unknown field "spec.CLIENTID"' in kubectl("create", "-f", "-", stdin=json.dumps(wrong)).stderr
@@ -124,7 +124,7 @@ def test_an_unknown_field_is_named(kubectl: Kubectl) -> None:
 
 
 def test_a_value_outside_the_schema_is_refused(kubectl: Kubectl) -> None:
-    """The sentence names the field."""
+    """The refusal names the field whose value is outside the schema."""
     good(kubectl("create", "-f", "-", stdin=DEFINITION))
     wrong = {**IDENTITY, "spec": {"type": 7}}
     refused = kubectl("create", "-f", "-", stdin=json.dumps(wrong))
@@ -133,7 +133,7 @@ def test_a_value_outside_the_schema_is_refused(kubectl: Kubectl) -> None:
 
 
 def test_a_deployment_becomes_pods_on_all_nodes(kubectl: Kubectl, kubernetes: Kubernetes) -> None:
-    """Deployment, ReplicaSet, pods, scheduler; rollout status waits for them."""
+    """A Deployment's pods are scheduled on both nodes, and `rollout status` waits until they are ready."""
     add_node(kubernetes, "n1")
     add_node(kubernetes, "n2")
     good(kubectl("create", "-f", "-", stdin=json.dumps(DEPLOYMENT)))
@@ -172,7 +172,7 @@ def test_a_load_balancer_gets_an_address(kubectl: Kubectl, kubernetes: Kubernete
 
 
 def test_a_stale_write_is_a_conflict(kubectl: Kubectl, kubernetes: Kubernetes) -> None:
-    """Somebody wrote in between."""
+    """An object that has changed since it was read cannot be replaced with what was read."""
     made = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c"}, "data": {"a": "1"}}
     good(kubectl("create", "-f", "-", stdin=json.dumps(made)))
     stale = json.loads(good(kubectl("get", "configmap", "c", "-o", "json")))
@@ -182,7 +182,7 @@ def test_a_stale_write_is_a_conflict(kubectl: Kubectl, kubernetes: Kubernetes) -
 
 
 def test_a_service_account_may_do_what_its_role_says(kubectl: Kubectl, kubernetes: Kubernetes) -> None:
-    """RBAC: nothing without a rule."""
+    """With a pod's token kubectl lists what the role allows, and nothing else."""
     good(kubectl("create", "-f", "-", stdin=ROLE))
     pod = kubernetes.storage.create("pods", {"metadata": {"name": "p", "namespace": "default"}, "spec": {}})
     bound = {"name": "p", "uid": pod["metadata"]["uid"]}
@@ -193,7 +193,7 @@ def test_a_service_account_may_do_what_its_role_says(kubectl: Kubectl, kubernete
 
 
 def test_what_it_does_not_do_names_the_real_one(kubectl: Kubectl) -> None:
-    """The refusal is a sentence that names `--kubernetes real`."""
+    """The refusal of what the embedded Kubernetes lacks names `--kubernetes=real`."""
     refused = kubectl("create", "ingress", "web", "--rule=example.com/=web:80")
     assert "--kubernetes=real" in refused.stderr
     refused = kubectl("create", "--dry-run=server", "-f", "-", stdin=json.dumps(DEPLOYMENT))

@@ -20,7 +20,7 @@ OTHERS = [
 
 @pytest.mark.parametrize("path", INSTALLATIONS, ids=lambda path: str(path.relative_to(REPOSITORY)))
 def test_an_empty_cluster_takes_each_installation(kubectl: Kubectl, path: Path) -> None:
-    """One `kubectl create -f` each, without a warning; dry first, then in earnest."""
+    """`kubectl create -f` of each manifest succeeds without a warning, as a dry run and then really."""
     for dry in (["--dry-run=client"], []):
         done = kubectl("create", *dry, "-f", str(path))
         assert (done.returncode, done.stderr) == (0, "")
@@ -36,7 +36,7 @@ def test_the_demo_the_exceptions_and_the_uninstaller_are_taken(kubectl: Kubectl)
 
 
 def test_the_walk_throughs_manifests_are_kept_as_they_are(kubectl: Kubectl, kubernetes: Kubernetes) -> None:
-    """The spelling of 2018 passes strict validation, and nothing of it is pruned."""
+    """Their spelling of 2018 passes strict validation, and none of their fields is pruned."""
     assert kubectl("create", "-f", DEFINITIONS).returncode == 0
     for name in ("azureidentity", "azureidentitybinding", "keyvaultsample"):
         done = kubectl("apply", "--validate=strict", "-f", str(EXAMPLE / f"{name}.yaml"))

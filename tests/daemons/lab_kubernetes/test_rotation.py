@@ -1,4 +1,4 @@
-"""The key of the cluster's tokens is exchanged in three steps, and no token fails on the way."""
+"""The key that signs the cluster's tokens is replaced in three steps, and no token fails meanwhile."""
 
 import pytest
 
@@ -9,7 +9,7 @@ from podidentity_lab.kubernetes import ISSUER, Kubernetes
 
 
 def test_no_exchange_fails_while_the_key_is_rotated() -> None:
-    """Published, then signed with after Entra ID has seen it, then withdrawn: tokens of both keys are exchanged."""
+    """The new key is published, after a wait used, and the old one withdrawn; Entra ID accepts tokens of both."""
     tenant = Tenant()
     cluster = Kubernetes(TwoLines(), clock=tenant.clock.wall)
     tenant.azure.publish_issuer(ISSUER, cluster.token_keys)
@@ -49,7 +49,7 @@ def test_a_key_that_signs_before_it_was_seen_fails() -> None:
 
 @pytest.mark.parametrize("phases", [["sign"], ["withdraw"], ["publish", "publish"], ["publish", "withdraw"]])
 def test_steps_out_of_order_are_refused(phases: list[str]) -> None:
-    """A step that would leave tokens without a key is refused with the order."""
+    """A step out of order, after which tokens could fail, is refused with the right order."""
     cluster = Kubernetes(TwoLines())
     for phase in phases[:-1]:
         cluster.rotate_token_key(phase)

@@ -1,4 +1,4 @@
-"""Objects of the embedded Kubernetes go on in another one."""
+"""Objects of one embedded Kubernetes are saved and restored in another."""
 
 import json
 import os
@@ -85,7 +85,7 @@ WISH: dict[str, Any] = {
 
 
 def kubectl(kubeconfig: Path, *words: str, stdin: str = "") -> str:
-    """Run kubectl, successfully; return its output."""
+    """Run a kubectl command that must succeed; return its output."""
     done = subprocess.run(
         [str(Path(sys.executable).with_name("kubectl")), *words],
         input=stdin,
@@ -106,7 +106,7 @@ def uids(cluster: Kubernetes, *resources: str) -> dict[str, str]:
 
 
 def test_objects_go_on_and_what_the_cluster_derives_is_made_anew(tmp_path: Path) -> None:
-    """UIDs stay, so that owners do; pods of a Deployment come again from its ReplicaSet, of the same revision."""
+    """Objects keep their UIDs; a Deployment's pods are created anew by its ReplicaSet, which is the same."""
     kept = ("secrets", "services", "deployments.apps", "replicasets.apps", "wishes.example.com", "serviceaccounts")
     with embedded(tmp_path) as (kubeconfig, first):
         kubectl(kubeconfig, "create", "-f", "-", stdin=OBJECTS)
@@ -134,6 +134,6 @@ def test_objects_go_on_and_what_the_cluster_derives_is_made_anew(tmp_path: Path)
 
 @pytest.mark.parametrize("saved", [{}, {"format": 0, "objects": []}, {"format": 1, "objects": [{"resource": "x"}]}])
 def test_what_is_no_saved_kubernetes_is_a_sentence(tmp_path: Path, saved: dict[str, Any]) -> None:
-    """It says that it cannot be read, and what to do."""
+    """The sentence says that the saved Kubernetes cannot be used, and to start a fresh lab."""
     with pytest.raises(LabError, match=r"^the saved Kubernetes .*start a fresh lab"), embedded(tmp_path, backup=saved):
         pass

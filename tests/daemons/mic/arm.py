@@ -1,4 +1,4 @@
-"""A stand-in for ARM, Entra ID and IMDS on one real socket, in plain HTTP: a custom cloud, with faults on request."""
+"""A stand-in for ARM and Entra ID on one real socket, in plain HTTP: a custom cloud, with faults on request."""
 
 import asyncio
 import contextlib
@@ -36,7 +36,7 @@ class Fault(NamedTuple):
     headers: dict[str, str] = {}  # noqa: RUF012  # never changed
 
     def response(self) -> Response:
-        """Return it in the form of ARM."""
+        """Return the error in ARM's form."""
         return JSONResponse({"error": {"code": self.code, "message": self.message}}, self.status, self.headers)
 
 

@@ -50,7 +50,7 @@ class Machines:
         return self.client_ids.get(identity, "")
 
     async def patch(self, target: Target, change: TargetChange, state: ArmState) -> ArmState:
-        """Change it, unless it is to be refused."""
+        """Change a target's identities, unless one of them is to be refused."""
         del state
         self.patches.append((target, change))
         if target in self.slow:
@@ -125,7 +125,7 @@ class World:
                 future.cancel()
 
     async def watched(self, scope: Any, receive: Any, send: Any) -> None:
-        """Serve the API; note each request, and inject faults."""
+        """Serve the API, note each request, and inject the faults that are set."""
         self.requests.append((scope["method"], scope["path"]))
         self.watches_begun += b"watch=true" in scope["query_string"]
         is_write = scope["method"] != "GET" and "azureassignedidentities" in scope["path"]

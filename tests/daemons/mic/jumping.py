@@ -1,4 +1,4 @@
-"""The whole of MIC between snapshot and ARM on a clock that jumps; Kubernetes and ARM are in memory."""
+"""All of MIC between snapshot and ARM on a clock that jumps; Kubernetes and ARM are in memory."""
 
 import asyncio
 import selectors
@@ -45,7 +45,7 @@ class JumpingLoop(asyncio.SelectorEventLoop):
         super().__init__(Jumping())
 
     def time(self) -> float:
-        """Return how far it has jumped; the machine's own time does not count."""
+        """Return how far the loop's time has jumped; the machine's own time does not count."""
         return self._jumped
 
 
@@ -86,7 +86,7 @@ class Azure:
 
 
 class Memory:
-    """All ports to a cluster. `full_plans` counts the full plans, `partial_plan_sizes` has the pods of each other.
+    """All ports to a cluster. `full_plans` counts full plans; `partial_plan_sizes` has each partial plan's pods.
 
     `created` has the pod of each write, in their order.
     """
@@ -107,7 +107,7 @@ class Memory:
         assigned_by_mic: AssignedByMic,
         failing: tuple[AssignmentFailure, ...] = (),
     ) -> Snapshot:
-        """Return all of it."""
+        """Return a snapshot of the complete cluster, as for a full plan."""
         self.full_plans += 1
         objects = tuple(self._objects.values())
         return replace(
@@ -124,7 +124,7 @@ class Memory:
         return [pod.key for pod in self.now.pods if pod.node in nodes]
 
     def partial_snapshot(self, pods: AbstractSet[ObjectKey], targets: Mapping[Target, ArmState]) -> Snapshot:
-        """Return what concerns a few pods."""
+        """Return a snapshot of a few pods."""
         values = tuple(pod for pod in self.now.pods if pod.key in pods)
         self.partial_plan_sizes.append(len(pods))
         objects = tuple(identity for identity in self._objects.values() if identity.pod in pods)
@@ -152,7 +152,7 @@ class Memory:
             self.changes.note_pod(pod.key)
 
     async def create(self, identity: AzureAssignedIdentity) -> None:
-        """Write one, and note when it became Assigned."""
+        """Write an object, and note when it first became Assigned."""
         if self.create_seconds:
             await asyncio.sleep(self.create_seconds)
         self._objects[identity.key] = identity
@@ -165,7 +165,7 @@ class Memory:
     replace = mark = create
 
     async def delete(self, identity: AzureAssignedIdentity) -> None:
-        """Delete one."""
+        """Delete an object."""
         self._objects.pop(identity.key, None)
         self.changes.note_pod(identity.pod)
 
@@ -233,11 +233,11 @@ class Play:
 
     @property
     def time(self) -> float:
-        """Return the moment that it is."""
+        """Return the current moment on the clock that jumps."""
         return asyncio.get_running_loop().time()
 
     async def until(self, moment: float) -> None:
-        """Let time pass."""
+        """Let time pass until a moment."""
         await asyncio.sleep(moment - asyncio.get_running_loop().time())
 
 

@@ -1,4 +1,4 @@
-"""Several MICs as processes of their own, with one Kubernetes API and one ARM: the writes of each are noted."""
+"""Several MICs, each its own process, with one Kubernetes API and one ARM that note the writes of each."""
 
 import asyncio
 import contextlib
@@ -48,7 +48,7 @@ class Stage(World):
         self.patched_by: list[str] = []
 
     async def watched(self, scope: Any, receive: Any, send: Any) -> None:
-        """Kubernetes, with a note of each write."""
+        """Serve Kubernetes, and note each write."""
         member = member_of(scope)
         while member in self.partitioned:  # noqa: ASYNC110  # a partition: nothing comes back, however long one waits
             await asyncio.sleep(0.02)
@@ -65,7 +65,7 @@ class Stage(World):
         await super().watched(scope, receive, noting)
 
     async def azure(self, scope: Any, receive: Any, send: Any) -> None:
-        """Entra ID and ARM: tokens, and one document for each scale set."""
+        """Serve Entra ID and ARM: tokens, and one document for each scale set."""
         body = b""
         while True:
             message = await receive()
@@ -110,12 +110,12 @@ class Stage(World):
         return ""
 
     def by(self, member: str, since: int = 0) -> list[WriteRequest]:
-        """Return the writes of a member, from one moment on."""
+        """Return the writes of a member, from the write number `since` on."""
         return [request for request in self.write_requests[since:] if request.member == member]
 
 
 class Member:
-    """One MIC."""
+    """One MIC in a process of its own."""
 
     def __init__(self, name: str, process: asyncio.subprocess.Process, probe_port: int) -> None:
         self.name = name
@@ -135,7 +135,7 @@ class Member:
         return text.rpartition(b"\r\n\r\n")[2].decode()
 
     async def until_health(self, body: str) -> None:
-        """Wait for that body: on a loaded machine, a leader may miss its own deadline and lead again."""
+        """Wait until the health page has this body: on a loaded machine a leader may lose the lead for a while."""
         async with asyncio.timeout(SECONDS * 10):
             while await self.page() != body:  # noqa: ASYNC110  # the far side of a socket
                 await asyncio.sleep(0.05)

@@ -48,7 +48,7 @@ class Setting:
         await self.world.until(lambda: self.world.states() == expected_states, f"{expected_states}")
 
     def metric(self, line: str) -> bool:
-        """Whether the metrics page has a line that begins so."""
+        """Whether the metrics page has a line that begins with a text."""
         return any(row.startswith(line) for row in metrics.render(self.mic.registry).decode().splitlines())
 
 
@@ -102,7 +102,7 @@ def test_a_burst_costs_one_token_one_get_and_one_patch_for_each_scale_set(run: R
 
 
 def test_a_hanging_patch_delays_neither_others_nor_its_own_scale_sets_settled_pods(run: Run) -> None:
-    """A pod whose identity is on its target already is Assigned at once, the others when Azure is done."""
+    """A pod whose identity is on its scale set is Assigned at once, the others when Azure is done."""
 
     async def story(mic: Setting) -> None:
         slow = mic.arm.machine(SCALE_SET)
@@ -167,7 +167,7 @@ def test_a_missing_role_harms_nobody_else_and_a_touch_ends_it(run: Run) -> None:
 
 
 def test_a_culprit_that_arm_does_not_name_is_found(run: Run) -> None:
-    """MIC finds it by halving what it sends; the others are assigned."""
+    """MIC finds the refused identity by halving what it sends, and assigns the others."""
 
     async def story(mic: Setting) -> None:
         mic.arm.refusal_style = "vague"
@@ -195,7 +195,7 @@ def test_what_passes_is_retried(run: Run, fault_queue: str) -> None:
 
 
 def test_a_revoked_token_is_replaced(run: Run) -> None:
-    """After a 401 from ARM, MIC gets a new token at once, without a back-off."""
+    """After a 401 from ARM, MIC gets a new token and goes on."""
 
     async def story(mic: Setting) -> None:
         mic.arm.revoked = True
@@ -249,7 +249,7 @@ def test_the_system_assigned_and_foreign_identities_survive(run: Run) -> None:
 
 
 def test_an_identity_unassigned_by_hand_stops_nothing(run: Run) -> None:
-    """Its object is deleted with the pod all the same."""
+    """The assigned identity is deleted with its pod, though its identity was removed from the scale set by hand."""
 
     async def story(mic: Setting) -> None:
         mic.world.add(make.node(), make.identity(), make.binding(), make.pod())
@@ -286,7 +286,7 @@ def test_a_rotated_secret_is_used_and_a_broken_file_is_not(
 def test_another_resource_group_in_azure_json_moves_nodes_without_provider_id(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A new term begins with it."""
+    """With the changed file a new term begins, which finds the VM in the new resource group."""
     monkeypatch.setattr(reloading, "LOOK_SECONDS", 0.02)
 
     async def story(mic: Setting) -> None:

@@ -1,6 +1,6 @@
 """How long pods wait for their identities, on a clock that jumps: cases in which aad-pod-identity took minutes.
 
-The whole of MIC between snapshot and ARM runs as it is: sync, plan, writes, workers; Kubernetes and ARM are in memory.
+All of MIC between snapshot and ARM runs as it is: sync, plan, writes, workers; Kubernetes and ARM are in memory.
 Measured on aad-pod-identity v1.8.17: the good ones of six with two bad ones after 4 s, with 33 refused PATCHes in 20 s;
 not Assigned within 150 s after the role was granted; 429 with Retry-After 10: not within 120 s; 500 twice: 94 s;
 another scale set's PATCH of 25 s: 24 s.
@@ -36,7 +36,7 @@ def test_two_bad_identities_among_six_delay_nobody_and_cost_three_patches() -> N
 
 
 def test_touching_an_azureidentity_ends_its_waiting() -> None:
-    """The pod has the identity one PATCH later."""
+    """After the AzureIdentity is touched, its pod has the identity one PATCH later."""
 
     async def story(now: Play) -> None:
         now.azure.refused_identities = {make.identity_id("a")}
@@ -71,9 +71,9 @@ def test_an_azureidentity_that_is_touched_all_the_time_delays_nobody() -> None:
 
 
 def test_pods_of_a_refused_identity_that_come_and_go_spend_no_patches_of_others() -> None:
-    """They are the only ones on their scale set, which is idle between them: what was learned there is not forgotten.
+    """MIC remembers the refusal although the scale set has no pods in between.
 
-    Another's pod finds ARM's bucket nearly full and is not sent together with the refused identity.
+    A neighbour's pod then finds ARM's allowance nearly full, and is not sent together with the refused identity.
     """
 
     async def story(now: Play) -> None:
@@ -160,7 +160,7 @@ def test_a_pod_that_comes_during_a_plan_for_everything_waits_for_a_part_of_it() 
 
 @pytest.mark.parametrize("create_seconds", [0.01, 1.0])
 def test_a_pod_that_comes_during_a_plan_for_a_crowd_waits_for_a_part_of_it(create_seconds: float) -> None:
-    """However slow the API server: the thousands of writes of one namespace take turns with another's one."""
+    """However slow the API server is, thousands of writes of one namespace take turns with another's single write."""
 
     async def story(now: Play) -> None:
         crowd = [make.pod(f"p{number}", "crowd") for number in range(3 * sync.PART)]
@@ -179,7 +179,7 @@ def test_a_pod_that_comes_during_a_plan_for_a_crowd_waits_for_a_part_of_it(creat
 
 
 def test_pods_that_come_all_the_time_hold_up_nobody_and_no_full_plan() -> None:
-    """A namespace whose pods come faster than they are written: another's pod, and the plan for everything, go on."""
+    """While one namespace's pods come faster than they are written, another's pod and full plans have their turn."""
 
     async def story(now: Play) -> None:
         now.memory.create_seconds = 1.0

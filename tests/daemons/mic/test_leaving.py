@@ -1,4 +1,4 @@
-"""Nothing hangs when things go: objects, namespaces, MIC itself. And what was there before MIC came."""
+"""Nothing hangs when objects, namespaces or MIC itself are deleted; and what upstream left behind is taken over."""
 
 import asyncio
 import contextlib

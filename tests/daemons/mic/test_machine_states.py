@@ -1,4 +1,4 @@
-"""What MIC tells NMI of machines: one object for each, written when it changes and not with each pod."""
+"""What MIC reports to NMI of machines: one object for each, written when it changes and not with each pod."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +16,7 @@ Run = Callable[..., None]
 
 
 def told(world: Any, target: Target | None = None) -> MachineState | None:
-    """Return what NMI is told of a target; None when there is no object."""
+    """Return what MIC reports of a target; None when there is no object."""
     name = machine_state.object_name(target or make.target())
     found = [
         obj for obj in world.kubernetes.storage.list("leases.coordination.k8s.io") if obj["metadata"]["name"] == name
@@ -25,7 +25,7 @@ def told(world: Any, target: Target | None = None) -> MachineState | None:
 
 
 def identities(world: Any, target: Target | None = None) -> set[str] | None:
-    """Return the names of the identities that NMI is told of."""
+    """Return the names of the identities that MIC reports of a target."""
     state = told(world, target)
     return None if state is None else {identity.name for identity in state.client_ids}
 
@@ -36,7 +36,7 @@ async def until_assigned(world: Any) -> None:
 
 
 def test_it_is_written_with_the_identity_and_not_with_each_pod(run_in_world: Run) -> None:
-    """The first pod brings the identity and the object; a hundred more write nothing there."""
+    """The first pod brings the identity and a machine's object; a hundred more cause no write to the object."""
 
     async def story(world: Any) -> None:
         world.machines.carries[make.target()] = {make.identity_id("by-hand")}
@@ -52,7 +52,7 @@ def test_it_is_written_with_the_identity_and_not_with_each_pod(run_in_world: Run
 
 
 def test_it_says_by_which_rules_mic_assigns(run_in_world: Run) -> None:
-    """An NMI without the flag is to be no more generous than MIC."""
+    """The object says that MIC keeps namespaces apart, so that an NMI without the flag does so, too."""
 
     async def story(world: Any) -> None:
         world.add(make.node(), make.identity(), make.binding(), make.pod())
@@ -63,7 +63,7 @@ def test_it_says_by_which_rules_mic_assigns(run_in_world: Run) -> None:
 
 
 def test_it_goes_when_nobody_follows_the_machine_any_more(run_in_world: Run) -> None:
-    """Who is not told what is there asks IMDS; who is told what was there last year waits in vain."""
+    """The object is deleted with the machine's last pod, because NMI would rely on it while it is out of date."""
 
     async def story(world: Any) -> None:
         pod = make.pod()
@@ -76,7 +76,7 @@ def test_it_goes_when_nobody_follows_the_machine_any_more(run_in_world: Run) -> 
 
 
 def test_what_somebody_else_wrote_is_written_anew(run_in_world: Run) -> None:
-    """MIC writes only over the version that it knows, and reads what came between."""
+    """When somebody else has edited the object, MIC reads it again and writes the right content."""
 
     async def story(world: Any) -> None:
         world.add(make.node(), make.identity(), make.binding(), make.pod())
@@ -96,7 +96,7 @@ def test_what_somebody_else_wrote_is_written_anew(run_in_world: Run) -> None:
 
 
 def test_a_node_without_provider_id_goes_by_its_own_name(run_in_world: Run) -> None:
-    """Its NMI does not know where in Azure it lies: that stands in azure.json."""
+    """Such a node's object is named for the node: its NMI does not know the Azure ID, which azure.json completes."""
 
     async def story(world: Any) -> None:
         world.add(make.node("n1", ""), make.identity(), make.binding(), make.pod())
@@ -108,7 +108,7 @@ def test_a_node_without_provider_id_goes_by_its_own_name(run_in_world: Run) -> N
 
 @pytest.mark.parametrize("status", [403, 500])
 def test_pods_do_not_wait_for_it(run_in_world: Run, status: int) -> None:
-    """A role that forbids it, or an API server that fails, costs no pod its assigned identity."""
+    """A role that forbids the object, or an API server that fails, costs no pod its assigned identity."""
 
     async def story(world: Any) -> None:
         world.refuse, world.refusal_status = ("GET", "/leases"), status
@@ -123,7 +123,7 @@ def test_pods_do_not_wait_for_it(run_in_world: Run, status: int) -> None:
 
 
 def test_uninstalled_it_is_gone(run_in_world: Run) -> None:
-    """Only ours: a Lease without the label is somebody's lock."""
+    """Uninstalling removes MIC's Leases for machines, and no Lease without their label."""
 
     async def story(world: Any) -> None:
         world.add(make.node(), make.identity(), make.binding(), make.pod())
@@ -140,7 +140,7 @@ def test_uninstalled_it_is_gone(run_in_world: Run) -> None:
 
 
 def test_assigned_identities_may_be_off(run_in_world: Run) -> None:
-    """None is written and old ones go, with their finalizers; identities are assigned and NMI is told as ever."""
+    """No such object is written and old ones are deleted; identities are assigned and reported to NMI all the same."""
 
     async def story(world: Any) -> None:
         first = make.pod("first")

@@ -1,4 +1,4 @@
-"""MIC and NMI's watches on one API: what NMI decides by itself is what MIC writes, and goes on without MIC."""
+"""MIC and NMI's watches on one API: NMI decides by itself what MIC writes, and goes on without MIC."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -26,7 +26,7 @@ CUSTOM = "aadpodidentity.k8s.io"
 
 @asynccontextmanager
 async def following(world: World, settings: Settings | None = None) -> AsyncIterator[Cluster]:
-    """Follow the cluster as the NMI of node n1. A watch that is just being opened when all ends would end late."""
+    """Follow the cluster as the NMI of node n1; wait for all its watches, since one that is being opened ends late."""
     assert world.api is not None
     settings = settings or Settings("n1")
     cluster, others = Cluster(world.api, settings), world.watches_begun
@@ -47,19 +47,19 @@ def decided(cluster: Cluster, pod: Pod) -> dict[str, AssignedState]:
 
 
 def stored(world: World, pod: Pod) -> set[tuple[object, ...]]:
-    """Return what MIC's objects say of a pod."""
+    """Return the identities, bindings, nodes and states in MIC's objects for a pod."""
     objects = world.kubernetes.storage.list(f"azureassignedidentities.{CUSTOM}")
     items = [crd.parse_assigned(obj) for obj in objects]
     return {(item.identity, item.binding, item.node, item.state) for item in items if item.pod == pod.key}
 
 
 def own(cluster: Cluster, pod: Pod) -> set[tuple[object, ...]]:
-    """Return the same by NMI's own decision."""
+    """Return the same values by NMI's own decision."""
     return {(item.identity, item.binding, item.node, item.state) for item in cluster.assigned_to(pod)}
 
 
 def test_nmi_says_what_mic_writes(run_in_world: Run) -> None:
-    """Of several namespaces and identities, before the PATCH and after it, and when a binding goes."""
+    """NMI decides as MIC writes, in two namespaces, before the PATCH and after it, and when a binding is deleted."""
 
     async def story(world: World) -> None:
         pods = [make.pod("web"), make.pod("web", "team-b"), make.pod("other", selector="writer")]
@@ -85,7 +85,7 @@ def test_nmi_says_what_mic_writes(run_in_world: Run) -> None:
 
 
 def test_without_mic_a_new_pod_has_its_identity_at_once(play: Play) -> None:
-    """MIC ends; what it said of the machine stays, and no write of its stands between a pod and its token."""
+    """After MIC has ended, its report of the machine stays, and NMI gives a new pod the identity by it."""
 
     async def story(world: World, api: Api) -> None:
         world.api = api
@@ -103,7 +103,7 @@ def test_without_mic_a_new_pod_has_its_identity_at_once(play: Play) -> None:
 
 
 def test_without_a_word_of_mic_no_namespace_uses_anothers(play: Play) -> None:
-    """Whether MIC keeps namespaces apart is not known; a pod's own binding counts, and IMDS says what is there."""
+    """Without MIC's report NMI gives a pod only what its own namespace's bindings allow."""
 
     async def story(world: World, api: Api) -> None:
         world.api = api
@@ -117,7 +117,7 @@ def test_without_a_word_of_mic_no_namespace_uses_anothers(play: Play) -> None:
 
 
 def test_the_stricter_rule_counts(run_in_world: Run) -> None:
-    """MIC keeps namespaces apart, NMI has no such flag: what MIC says of the machine tells it."""
+    """If MIC keeps namespaces apart and says so in its report, an NMI without the flag does so, too."""
 
     async def story(world: World) -> None:
         world.kubernetes.storage.create("namespaces", {"metadata": {"name": "team-b"}})
@@ -131,7 +131,7 @@ def test_the_stricter_rule_counts(run_in_world: Run) -> None:
 
 
 def test_an_allow_list_that_nmi_does_not_read_allows_nothing(run_in_world: Run) -> None:
-    """With the flag NMI goes by the annotation, as MIC does; without it it gives nothing away."""
+    """With its flag NMI goes by the namespace's annotation, as MIC does; without the flag NMI gives nothing."""
 
     async def story(world: World) -> None:
         world.annotate_namespace("default", {ANNOTATION: make.resource_id("reader")})
@@ -150,7 +150,7 @@ def test_an_allow_list_that_nmi_does_not_read_allows_nothing(run_in_world: Run) 
 
 
 def test_a_role_without_the_rights_goes_by_mics_objects_until_it_has_them(play: Play) -> None:
-    """Upstream's role: the watch of assigned identities, as before; corrected, it is followed without a restart."""
+    """With upstream's role NMI goes by MIC's objects; given the rights, it decides itself without a restart."""
 
     async def story(world: World, api: Api) -> None:
         world.api = Api(_http(api), JumpingClock())
@@ -170,7 +170,7 @@ def test_a_role_without_the_rights_goes_by_mics_objects_until_it_has_them(play: 
 
 
 def test_a_node_gets_its_provider_id_later(play: Play) -> None:
-    """A node that has just joined: its NMI finds out which machine it is, and is told what is there."""
+    """When the node that has just joined gets its provider ID, its NMI learns which machine it is."""
 
     async def story(world: World, api: Api) -> None:
         world.api = Api(_http(api), JumpingClock())
@@ -191,7 +191,7 @@ def test_a_node_gets_its_provider_id_later(play: Play) -> None:
 
 
 def test_conditions_wake_nobody(run_in_world: Run) -> None:
-    """MIC writes what became of an identity on it: that changes no decision."""
+    """Conditions and annotations of an AzureIdentity change no decision, so they make no new revision."""
 
     async def story(world: World) -> None:
         world.add(make.node(), make.identity(), make.binding(), make.pod())

@@ -1,4 +1,4 @@
-"""A plan made in slices is the plan made at a stretch, and what changes between two slices is not lost."""
+"""A plan that is made in slices equals the plan made without a pause, and no change between two slices is lost."""
 
 import asyncio
 import itertools
@@ -29,7 +29,7 @@ NAMES = "ab"
 
 
 def whole(snapshot: Snapshot, policy: Policy) -> tuple[Plan, tuple[Conditions, Conditions]]:
-    """Plan at a stretch."""
+    """Plan without a pause."""
     desired = assigning.desired_assignments(snapshot, policy)
     plan = planning.plan(desired, snapshot, policy)
     return plan, conditions.of_plan(plan, desired, snapshot, policy)
@@ -45,7 +45,7 @@ async def sliced(snapshot: Snapshot, policy: Policy) -> tuple[Plan, tuple[Condit
 
 @pytest.fixture(scope="module", autouse=True)
 def smallest_slices() -> Iterator[None]:
-    """Stop after each item, for a moment."""
+    """Let each slice have one item, and pause after it."""
     with mock.patch.object(steps, "STEP", 1), mock.patch.object(slices, "SLICE_SECONDS", 0.0):
         yield
 
@@ -53,7 +53,7 @@ def smallest_slices() -> Iterator[None]:
 @given(snapshots(), snapshots(), POLICIES)
 @settings(max_examples=50, deadline=None)
 def test_a_plan_in_slices_is_the_plan_at_a_stretch(snapshot: Snapshot, other: Snapshot, policy: Policy) -> None:
-    """For any cluster, though another plan is made in the same moments."""
+    """For any cluster both plans are equal, even while another plan is made in between."""
 
     async def both() -> tuple[tuple[Plan, tuple[Conditions, Conditions]], ...]:
         return await asyncio.gather(sliced(snapshot, policy), sliced(other, policy))
@@ -75,7 +75,7 @@ def test_sorting_in_steps_is_sorting(numbers: list[int], step: int) -> None:
 
 
 def test_other_work_has_its_turn_between_two_slices() -> None:
-    """Each stop leaves the loop to whoever waits for it."""
+    """Between any two steps another task of the event loop runs."""
     turns: list[str] = []
 
     def count() -> Steps[str]:
@@ -107,7 +107,7 @@ EVENTS = st.lists(
 @given(EVENTS)
 @settings(max_examples=60, deadline=None)
 def test_what_changes_while_a_plan_is_made_is_not_lost(events: list[tuple[int, str, int]]) -> None:
-    """Pods come and go between any two slices: once all is quiet, everything is as if nothing had been under way."""
+    """Pods come and go between any two slices; in the end objects and identities fit the pods that are left."""
 
     async def story(now: Play) -> None:
         pods = {number: make.pod(f"p{number}", node=f"n{number % len(NODES)}") for number in range(6)}
@@ -134,7 +134,7 @@ def test_what_changes_while_a_plan_is_made_is_not_lost(events: list[tuple[int, s
 
 
 def test_a_full_plan_takes_nothing_from_a_pod_that_came_meanwhile() -> None:
-    """It knows nothing of the pod, whose identity is on the scale set and would be taken off."""
+    """A full plan that does not know a new pod does not take the pod's identity off the scale set."""
 
     async def story(now: Play) -> None:
         first = make.pod("first", node="n0")
@@ -154,7 +154,7 @@ def test_a_full_plan_takes_nothing_from_a_pod_that_came_meanwhile() -> None:
 
 
 def test_a_full_plan_does_not_write_what_a_newer_plan_has_written() -> None:
-    """Both find a pod without its object; the plan for the pod alone is done first."""
+    """Both plans find a pod without its object; only the plan for the pod alone creates it."""
 
     async def story(now: Play) -> None:
         memory, pod = now.memory, make.pod("late", node="n0")
@@ -173,7 +173,7 @@ def test_a_full_plan_does_not_write_what_a_newer_plan_has_written() -> None:
 
 
 def test_urgent_full_plans_do_not_wait_for_the_rest_and_do_not_follow_each_other_for_ever() -> None:
-    """A binding of a thousand pods takes effect at once; somebody who changes it all the time is slowed down."""
+    """A requested full plan starts at once, but a thousand requests in a row are slowed down to a limited rate."""
 
     async def story(now: Play) -> None:
         memory = now.memory

@@ -1,4 +1,4 @@
-"""Many things at once, and things that go wrong on the way: in the end everything is as it should be."""
+"""Many changes at once, and failures on the way: in the end each pod has exactly its identities."""
 
 import asyncio
 import random

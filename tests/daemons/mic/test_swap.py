@@ -38,7 +38,7 @@ def role() -> list[tuple[str, dict[str, Any]]]:
 def test_under_upstreams_role_and_definitions_all_of_upstream_works(
     tmp_path: Path, definitions: list[dict[str, Any]]
 ) -> None:
-    """It leads, assigns and takes away; what needs more is off, with one warning each that names the right."""
+    """MIC leads, assigns and removes; what needs more rights is off, with one warning each that names the right."""
 
     async def run() -> None:
         async with staged(tmp_path, without_conditions(definitions)) as stage:
@@ -66,7 +66,7 @@ def test_under_upstreams_role_and_definitions_all_of_upstream_works(
 
 
 def test_a_mic_that_may_not_read_its_lock_is_not_ready(tmp_path: Path, definitions: list[dict[str, Any]]) -> None:
-    """It can never lead: its page of readiness and its log name the right, and a rollout stops there."""
+    """Such a MIC can never lead: its readiness page and its log name the missing right."""
 
     async def run() -> None:
         async with staged(tmp_path, definitions) as stage:
@@ -88,7 +88,7 @@ def test_a_mic_that_may_not_read_its_lock_is_not_ready(tmp_path: Path, definitio
 def test_the_command_takes_identities_off_and_leaves_the_lock_to_whoever_comes(
     tmp_path: Path, definitions: list[dict[str, Any]]
 ) -> None:
-    """`mic --uninstall` as the chart's hook runs it, after MIC was killed: the next MIC leads at once."""
+    """`mic --uninstall`, as the chart's hook runs it after MIC was killed, removes all and gives up the lock."""
 
     async def run() -> None:
         async with staged(tmp_path, definitions) as stage:
@@ -108,7 +108,7 @@ def test_the_command_takes_identities_off_and_leaves_the_lock_to_whoever_comes(
 
 
 def test_an_allow_list_that_cannot_be_read_ends_mic(tmp_path: Path, definitions: list[dict[str, Any]]) -> None:
-    """Without the right to read namespaces it does not start: one sentence, exit status 2, and nothing is assigned."""
+    """Without the right to read namespaces MIC ends with one sentence and exit status 2, before it leads."""
 
     async def run() -> None:
         async with staged(tmp_path, definitions) as stage:

@@ -27,7 +27,7 @@ IDENTITY = make.assigned(make.pod())
 
 
 def play(story: Callable[[WatchedCluster, Changes], Any]) -> None:
-    """Run a story with a cluster whose watches the test plays, after a full plan."""
+    """Run a story with a cluster whose watches the test simulates, after a full plan."""
 
     async def run() -> None:
         cluster, changes = WatchedCluster(cast("Any", SimpleNamespace(clock=SYSTEM_CLOCK))), Changes()
@@ -88,7 +88,7 @@ def test_what_others_write_concerns_its_pod_at_once() -> None:
 
 
 def test_of_a_pod_only_what_a_plan_depends_on_counts() -> None:
-    """A pod is planned again when its node, label, phase or UID changes, not for its address."""
+    """A pod is planned again when its node, phase or UID changes or it is deleted, not for its address."""
 
     async def story(cluster: WatchedCluster, changes: Changes) -> None:
         pod = make.pod()
@@ -165,7 +165,7 @@ def test_a_partial_snapshot_shows_what_the_full_one_shows() -> None:
 def put(
     cluster: WatchedCluster, *values: Pod | Node | AzureIdentity | AzureIdentityBinding, version: str = "1"
 ) -> None:
-    """Let the watches show objects."""
+    """Let the watches show these objects."""
     for value in values:
         stores: dict[type, Any] = {
             Pod: cluster.pods,
@@ -178,7 +178,7 @@ def put(
 
 
 def test_a_changed_rule_is_planned_for_the_pods_that_it_concerns() -> None:
-    """A binding, an identity or a node right after a full plan: its pods do not wait for the rest that follows one."""
+    """Pods of a changed binding, identity or node are planned for at once; they do not wait for the next full plan."""
 
     async def story(cluster: WatchedCluster, changes: Changes) -> None:
         web, other = make.pod("web"), make.pod("other", selector="writer", node="n2")
@@ -203,7 +203,7 @@ def test_a_changed_rule_is_planned_for_the_pods_that_it_concerns() -> None:
 
 
 def test_a_rule_that_concerns_many_is_left_to_the_full_plan() -> None:
-    """A plan for the pods alone would be one for all."""
+    """If a change concerns too many pods, a full plan is due and no partial one."""
 
     async def story(cluster: WatchedCluster, changes: Changes) -> None:
         put(cluster, *(make.pod(f"p{number}") for number in range(PODS_AT_ONCE + 1)))
@@ -218,7 +218,7 @@ def test_a_rule_that_concerns_many_is_left_to_the_full_plan() -> None:
 def test_a_binding_right_after_a_full_plan_waits_for_no_rest(
     run_in_world: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However long MIC rests after it: the cluster may be large."""
+    """Though MIC may rest an hour after a full plan, a new binding's pod is Assigned before the rest ends."""
     monkeypatch.setattr(sync, "REST_SECONDS_PER_POD", 3600.0)
     monkeypatch.setattr(sync, "LONGEST_REST_SECONDS", 3600.0)
 

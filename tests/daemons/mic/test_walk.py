@@ -1,4 +1,4 @@
-"""The walk of a new pod, as ARCHITECTURE.md has it, is the way from the watch's event to the identity in Azure."""
+"""ARCHITECTURE.md's walk of a new pod is the way from the watch's event to the identity in Azure."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +13,7 @@ STANDS_IN = "azure/compute.py"
 
 
 def test_a_new_pod_runs_the_files_of_its_walk(run_in_world: Callable[..., None]) -> None:
-    """Whoever reads the fifteen files has read everything that decides, and nothing in vain."""
+    """A new pod runs the fifteen files that ARCHITECTURE.md lists, and no other that decides anything."""
     files, beside = walk("a new pod")
 
     async def story(world: Any) -> None:

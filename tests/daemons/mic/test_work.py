@@ -1,4 +1,4 @@
-"""What a pod costs a MIC that has many: how many plans there are, and for how many pods each is. Counts, no times."""
+"""What a pod costs a MIC that has many: the number of plans, and the number of pods in each; no times."""
 
 import pytest
 

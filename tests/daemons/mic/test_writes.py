@@ -1,4 +1,4 @@
-"""What MIC writes to Kubernetes, how much of it at a time, and when it keeps or gives what."""
+"""What MIC writes to Kubernetes and how much at a time, and how long it keeps identities."""
 
 import asyncio
 from collections.abc import Callable

@@ -103,7 +103,7 @@ class Drill:
                 await asyncio.sleep(0.001)
 
     def come_back(self) -> None:
-        """Let the API server be there again. It has forgotten what happened meanwhile, so watches are too old."""
+        """Let the API server be there again, without the history of what happened meanwhile: watches are too old."""
         self.server.reachable = True
         self.server.forget_history()
 
@@ -114,13 +114,13 @@ class Drill:
     # Time.
 
     async def pass_time(self, seconds: float) -> None:
-        """Let time pass in steps, so that whoever sleeps wakes in between."""
+        """Let time pass in steps, so that each task that sleeps wakes in between."""
         for _ in range(int(seconds)):
             self.clock.jump(1.0)
             await asyncio.sleep(0.001)
 
     async def until(self, holds: Callable[[], Any], event: str) -> None:
-        """Let time pass slowly until something is true."""
+        """Let time pass slowly until a condition holds."""
         try:
             async with asyncio.timeout(60):
                 while not holds():
@@ -152,7 +152,7 @@ class Drill:
             client.hang_up()
 
     async def until_answered(self, number: int, matches: Callable[[Answer], bool], event: str) -> Answer:
-        """Ask again and again until the answer is as wanted."""
+        """Ask again and again until an answer matches."""
         async with asyncio.timeout(60):
             while not matches(answer := await self.ask(number)):
                 self.confirm()

@@ -99,13 +99,13 @@ class FakeCluster:
         return tuple(pod for pod in self.pods if address in pod.ips and pod.live and not pod.host_network)
 
     def confirmed_at(self) -> float:
-        """Return when the watch was last heard."""
+        """Return when the watch of pods was last confirmed."""
         if not self.synced:
             return -float("inf")
         return self._clock.steady() if self.silent_since is None else self.silent_since
 
     def grants_confirmed_at(self) -> float:
-        """Return when everything else was last heard."""
+        """Return when all other watches were last confirmed."""
         return self._clock.steady() if self.synced else -float("inf")
 
     async def look(self, address: str) -> Sequence[Pod]:
@@ -131,7 +131,7 @@ class FakeCluster:
         return next((pod for pod in self.pods if pod.key == key), None)
 
     def there_since(self, identity: IdentityId) -> float | None:
-        """Return since when MIC says that an identity is on the machine."""
+        """Return since when an identity is on the machine, as MIC reports it."""
         return self.machine.get(identity)
 
     def assigned_to(self, pod: Pod) -> Sequence[AzureAssignedIdentity]:
@@ -194,7 +194,7 @@ class Client:
         return Answer(int(line.split(" ")[1]), headers, body)
 
     async def has_ended(self) -> bool:
-        """Return whether NMI ends the connection without another byte."""
+        """Whether NMI ends the connection without another byte."""
         async with asyncio.timeout(10):
             try:
                 return await self.reader.read(1) == b""
@@ -241,7 +241,7 @@ class Serving:
         return client
 
     async def ask(self, target: str = TARGET, *headers: str) -> Answer:
-        """Ask once on a connection of its own."""
+        """Ask once on a new connection."""
         client = await self.connect()
         try:
             return await client.ask(target, *headers)

@@ -1,4 +1,4 @@
-"""Whose token a pod's request is answered with, how long a choice is reused, and what is remembered of a pod."""
+"""Which identity's token a pod's request gets, how long a choice is reused, and what is remembered of a pod."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -174,7 +174,7 @@ def test_a_pod_waits_for_its_first_identity_and_not_for_one_that_was_taken_away(
 
 
 def test_a_pod_that_is_gone_is_forgotten_and_no_other() -> None:
-    """The choices of a deleted pod are forgotten with it: they keep the pod's object in memory for nobody."""
+    """The choices of a deleted pod are forgotten, so that they do not keep the pod's object in memory."""
     neighbour = make.pod("neighbour")
     access = access_to(Grants(make.assigned(), make.assigned(neighbour)))
     first, kept = access.choice(POD, REQUEST, 0.0), access.choice(neighbour, REQUEST, 0.0)
@@ -185,7 +185,7 @@ def test_a_pod_that_is_gone_is_forgotten_and_no_other() -> None:
 
 
 def test_edits_of_an_identity_are_not_remembered_for_ever() -> None:
-    """The pod had a thousand client IDs: the last one taken away is refused at once, the first is as if never had."""
+    """Of a thousand client IDs that a pod had, the last is refused at once; the first is forgotten and waited for."""
     access = access_to(Grants())
     for edit in range(1000):
         access.note_identity(POD.uid, make.identity(client_id=f"client-{edit}"))
@@ -269,7 +269,7 @@ def test_namespaced_nmi_gives_nothing_of_another_namespace() -> None:
 
 
 def test_what_imds_does_not_know_is_not_there_for_some_seconds_where_nmi_decides() -> None:
-    """NMI asks IMDS again after these seconds. Where NMI goes by MIC's objects, IMDS has the last word at once."""
+    """NMI asks IMDS again after some seconds; where NMI goes by MIC's objects, IMDS's refusal counts at once."""
     grants = Grants(make.assigned())
     access = access_to(grants)
     choice = permission(access.choice(POD, REQUEST, 0.0))

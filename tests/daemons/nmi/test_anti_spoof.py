@@ -36,8 +36,8 @@ def port(number: int, *addresses: str) -> Port:
 class Host:
     """A host whose ports a test sets, an API server, and what NMI was told. Only the kernel is not real.
 
-    `listing` is the kernel's own table as nft lists it, None without one; `tables` were loaded, `looked_at` has the
-    event loop's time of each look.
+    `listing` is the kernel's own table as nft lists it, None without one; `tables` are those that were loaded;
+    `looked_at` has the event loop's time of each look.
     """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *, enabled: bool = True) -> None:
@@ -228,7 +228,7 @@ async def test_the_table_is_loaded_when_it_changes_or_somebody_changed_it(host: 
 
 
 async def test_what_is_gone_takes_its_connections_along(host: Host) -> None:
-    """An answer under way must not reach whoever comes next: connections end with the interface, and with the pod."""
+    """Connections end with their interface or pod, so that an answer under way does not reach the next pod."""
     other = replace(make.pod("other"), ips=("10.0.0.2",))
     host.pods, host.ports = (WEB, other), [*host.ports, port(2, "10.0.0.2")]
     await host.proven_after(1)

@@ -1,4 +1,4 @@
-"""The token cache and what keeps us within IMDS's limits, on a clock that jumps."""
+"""The token cache, and the limits that keep NMI's calls within IMDS's own, on a clock that jumps."""
 
 import asyncio
 import contextlib
@@ -99,7 +99,7 @@ async def test_a_long_token_is_refreshed_at_half_its_life(spread: float, share: 
 
 @pytest.mark.parametrize(("spread", "remaining"), [(0.0, 900), (1.0, 1200)])
 async def test_a_short_token_is_refreshed_with_a_quarter_of_an_hour_left(spread: float, remaining: int) -> None:
-    """SDKs ask again in the last five minutes: they must find a fresh one by then."""
+    """SDKs ask again in a token's last five minutes, and must find a fresh one by then."""
     async with fresh_cache(spread=spread, life_seconds=HOUR) as caching:
         assert await caching.text() == "no 1"
         caching.clock.jump(HOUR - 5 - remaining - 1)
@@ -217,7 +217,7 @@ async def test_a_failure_is_nobody_elses() -> None:
 
 
 async def test_what_makes_a_token_another_one_is_in_the_key() -> None:
-    """Kind of source, identity, tenant, secret and resource: each alone makes another token."""
+    """Each of kind of source, identity, tenant, secret and resource alone makes another cache entry."""
     secret = SecretReference("default", "s")
     base = ServicePrincipal("t", "c", "https://login.microsoftonline.com", secret, certificate=False)
     sources: list[Source] = [
@@ -240,7 +240,7 @@ async def test_what_makes_a_token_another_one_is_in_the_key() -> None:
 
 
 async def test_memory_is_bounded_and_what_is_used_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A flood of resources pushes out what nobody asks for, not what somebody does; failures are bounded too."""
+    """A flood of resources pushes out unused tokens and not one in use; remembered failures are bounded, too."""
     monkeypatch.setattr(cache, "ENTRY_LIMIT", 10)
 
     async with fresh_cache() as caching:
@@ -330,7 +330,7 @@ async def test_a_brokers_token_is_kept_for_seconds() -> None:
 
 
 async def test_an_answers_time_counts_down() -> None:
-    """The bytes of an answer are made once a second, and each time with what is left."""
+    """The bytes of an answer are made once a second, with the seconds that the token has left."""
     clock = JumpingClock()
     token = CachedToken(Token("t", int(clock.wall()) + 60, 0, RESOURCE), clock)
     second = int(clock.wall())
@@ -446,7 +446,7 @@ async def test_a_pod_with_many_identities_has_one_share() -> None:
 
 
 async def test_a_pod_begins_two_calls_a_second_at_most() -> None:
-    """IMDS answers 20 a second for the whole machine: whoever asks for ever new resources waits, and nobody else."""
+    """IMDS answers 20 a second for the whole machine: a pod that asks for ever new resources waits, and no other."""
     async with fresh_cache(firsts=cache.FIRSTS_PER_ASKER) as caching:
         moments: list[float] = []
         for number in range(20):
@@ -610,7 +610,7 @@ STEPS = [("ask", 0), ("pass", 700), ("pass", 3000), ("jump", -5000), ("jump", 50
 @example([("ask", 0), ("jump", -5000), ("pass", 3000), ("pass", 3000), ("ask", 0)])
 @example([("ask", 0), ("pass", 700), ("fail", 0), ("pass", 3000), ("ask", 0), ("ask", 0)])
 async def test_an_expired_token_is_never_given(steps: list[tuple[str, int]]) -> None:
-    """Whatever fails, returns or jumps: what is given is still good by the clock that does not jump."""
+    """Whatever fails or jumps, a token that is given is still valid by the clock that does not jump."""
     async with fresh_cache(life_seconds=HOUR) as caching:
         for step, seconds in steps:
             match step:

@@ -111,7 +111,7 @@ async def following(directory: Path, settings: Settings) -> AsyncIterator[Follow
 
 
 def resource_ids(follow: Following, namespace: str = "default") -> list[str]:
-    """Return the names of the identities that the usual pod may use."""
+    """Return the names of the identities that the test's usual pod may use."""
     return [match.identity.key.name for match in follow.cluster.bound_to(make.pod(namespace=namespace))]
 
 

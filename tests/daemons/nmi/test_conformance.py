@@ -107,19 +107,19 @@ def test_upgrade_in_http_1_0_is_ignored() -> None:
     ],
 )
 def test_no_host_two_hosts_or_a_host_that_is_none(headers: tuple[str, ...]) -> None:
-    """Each of these requests is answered with 400."""
+    """A request without a Host, with two, or with a malformed one gets 400."""
     assert ask(request(GOOD, *headers))[0].status == 400
 
 
 @pytest.mark.parametrize("host", ["", "a", "169.254.169.254:80", "[fe80::1]:80", "a.b-c_d~"])
 def test_a_host_may_be_any_or_empty(host: str) -> None:
-    """Which host is named decides nothing: 169.254.169.254 is reached by its address."""
+    """The name in Host decides nothing, because 169.254.169.254 is reached by its address."""
     assert ask(request(GOOD, f"Host: {host}", "Metadata: true"))[0].status == 200
 
 
 @pytest.mark.parametrize("headers", [("Host: a\t", "Metadata:\ttrue \t"), ("Host:a", "Metadata:true\t")])
 def test_whitespace_around_values_does_not_count(headers: tuple[str, ...]) -> None:
-    """Spaces and tabs before and after a value are no part of it."""
+    """Spaces and tabs before and after a header's value are not part of it."""
     assert ask(request(GOOD, *headers))[0].status == 200
 
 

@@ -97,7 +97,7 @@ async def test_every_pipelined_request_is_answered_in_order() -> None:
 
 
 async def test_what_is_sent_ahead_of_answers_stays_with_the_client() -> None:
-    """However much is pipelined, NMI holds little of it, and answers all of it in the end."""
+    """However much a client pipelines, NMI holds little of it at a time, and answers all of it in the end."""
     async with listening() as nmi:
         client = await nmi.connect(GREEDY)
         client.writer.write(PIPELINED * 4)
@@ -136,7 +136,7 @@ def nmi_buffer(nmi: Serving) -> int:
 
 
 async def waiting_half_closed(nmi: Serving, version: str = "HTTP/1.1") -> Client:
-    """Ask for what has to be waited for, end our side, and let the time pass in which most are answered."""
+    """Ask for a token that has to be waited for, end our side, and let the time pass in which most are answered."""
     nmi.cluster.assigned_identities.clear()
     nmi.cluster.notify()
     client = await nmi.connect()

@@ -1,4 +1,4 @@
-"""What NMI tells of its work: the audit line, metrics with bounded labels, an Event for each pod's first token."""
+"""What NMI reports of its work: the audit line, metrics with bounded labels, an Event for each pod's first token."""
 
 import asyncio
 import json
@@ -68,7 +68,7 @@ async def test_each_answer_is_one_line(capfd: pytest.CaptureFixture[str]) -> Non
 
 
 async def test_the_line_names_the_identity_that_answered(capfd: pytest.CaptureFixture[str]) -> None:
-    """Two AzureIdentities with one resource ID share their tokens, but not what is written of them."""
+    """Two AzureIdentities with one resource ID share their tokens, but each audit line names the right one."""
     async with serving(Settings("n1", log_format="json")) as nmi:
         nmi.cluster.add(web := pod(), make.identity("reader"))
         for _ in range(2):
@@ -244,7 +244,7 @@ async def test_ten_thousand_waiting_requests_cost_nothing(monkeypatch: pytest.Mo
         return step(*arguments, **keywords)
 
     async def other_requests(nmi: Serving) -> float:
-        """Change and serve other pods, and say what CPU time that took this process."""
+        """Change and serve other pods; return the CPU time that this process took for it."""
         client = await nmi.connect_as_node()
         start = time.process_time()
         for number in range(300):

@@ -117,7 +117,7 @@ async def test_another_identity_of_the_pod_answers_while_the_first_is_missing() 
 
 
 async def test_other_refusals_of_imds_are_passed_on_at_once() -> None:
-    """Only an identity that is not on the machine is something to wait for."""
+    """Only an identity that is missing on the machine is waited for; other refusals are passed on at once."""
     async with serving() as nmi:
         Machine(nmi, "reader")
         nmi.cluster.add(pod(), make.identity())

@@ -168,7 +168,7 @@ def test_a_route_says_where_a_pod_comes_in_before_it_asks() -> None:
 
 
 def moved(cluster: Cluster, *reports: tuple[float, int], pod: Pod = WEB, interface: int = 6) -> bool:
-    """Report ways in, each after so many seconds; return whether the pod is believed at an interface then."""
+    """Report a pod's interfaces, each after so many seconds; return whether the pod is then believed at one of them."""
     for seconds, number in reports:
         cluster.clock.jump(seconds)
         cluster.pod_lookup.expect(pod.uid, number)

@@ -39,12 +39,12 @@ class Pair:
     certificate: x509.Certificate
 
     def archive(self, password: str = "") -> bytes:
-        """Write PKCS#12."""
+        """Return key and certificate as a PKCS#12 archive."""
         lock = serialization.BestAvailableEncryption(password.encode()) if password else serialization.NoEncryption()
         return pkcs12.serialize_key_and_certificates(b"sp", self.key, self.certificate, None, lock)
 
     def pem(self) -> bytes:
-        """Write both as PEM."""
+        """Return key and certificate as PEM."""
         form = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         key = self.key.private_bytes(serialization.Encoding.PEM, *form)
         return key + self.certificate.public_bytes(serialization.Encoding.PEM)
@@ -170,7 +170,7 @@ async def test_any_one_key_of_the_secret_holds_it(entra: StandInEntra, keys: dic
 
 @pytest.mark.parametrize("password", ["", "open sesame"], ids=["unlocked", "locked"])
 async def test_a_certificate_gets_a_token(entra: StandInEntra, pair: Pair, password: str) -> None:
-    """Type 2: the assertion is signed with the archive's key, and Entra checks it."""
+    """For an identity of type 2 the assertion is signed with the archive's key, and Entra ID checks it."""
     async with signing_in(entra) as nmi:
         entra.applications["app"] = pair.certificate
         nmi.cluster.secrets[SECRET] = {"certificate": pair.archive(password), "password": password.encode()}
@@ -205,7 +205,7 @@ async def test_the_nodes_programs_get_the_primary_tenants_token(
 
 
 async def test_tenants_do_not_share_tokens(entra: StandInEntra) -> None:
-    """The same application in two tenants: the cache tells them apart."""
+    """The cache keeps tokens of one application in two tenants apart."""
     async with signing_in(entra) as nmi:
         nmi.cluster.add(web := pod(), principal(entra))
         assert " in tenant-1 " in (await nmi.ask()).token
@@ -257,7 +257,7 @@ async def test_a_locked_archive_is_a_sentence(entra: StandInEntra, pair: Pair, p
 
 
 async def test_a_foreign_secret_is_refused_before_the_cache(entra: StandInEntra) -> None:
-    """An identity of another namespace that names this one's Secret gets nothing, cached or not."""
+    """An identity that names another namespace's Secret gets no token, not even a cached one."""
     async with signing_in(entra) as nmi:
         nmi.cluster.add(web := pod(), principal(entra))
         assert (await nmi.ask()).status == 200
@@ -269,7 +269,7 @@ async def test_a_foreign_secret_is_refused_before_the_cache(entra: StandInEntra)
 
 
 async def test_secret_namespaces_allow_it(entra: StandInEntra) -> None:
-    """With --secret-namespaces an identity may use a Secret of the namespaces listed there, too."""
+    """With --secret-namespaces an identity may also use a Secret of the namespaces in that list."""
     async with signing_in(entra, secret_namespaces=frozenset({"default"})) as nmi:
         nmi.cluster.add(pod(), replace(principal(entra), key=make.identity("sharer", "team-b").key))
         assert (await nmi.ask()).status == 200
@@ -288,7 +288,7 @@ async def test_secret_namespaces_allow_it(entra: StandInEntra) -> None:
     ids=["5xx", "429", "5xx-for-good", "no-token", "no-json", "400"],
 )
 async def test_entras_failures(entra: StandInEntra, replies: list[Reply], status: int, posts: int) -> None:
-    """Failures that may pass are tried again, honouring Retry-After; refusals are reported at once."""
+    """Failures that may pass are tried again; refusals are reported at once."""
     async with signing_in(entra) as nmi:
         nmi.cluster.add(pod(), principal(entra))
         entra.script.extend(replies)

@@ -35,7 +35,7 @@ async def passing_on() -> AsyncIterator[PassingOn]:
 
 
 async def test_one_pod_cannot_hold_all_places() -> None:
-    """A hundred requests of one pod: all but its share are refused, and a neighbour's is among the next to be asked."""
+    """Of a hundred requests of one pod all but its share are refused, and a neighbour's request is answered."""
     async with passing_on() as (passing, imds, _):
         imds.gate = asyncio.Event()
         greedy = [asyncio.create_task(passing.forward(INSTANCE, "10.0.0.1")) for _ in range(100)]

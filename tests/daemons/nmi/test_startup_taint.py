@@ -1,4 +1,4 @@
-"""The node's start-up taint goes when pods are intercepted, and not before."""
+"""NMI removes the node's start-up taint once pods are intercepted, and not before."""
 
 import asyncio
 import json
@@ -33,7 +33,7 @@ def anyio_backend() -> str:
 async def removing(
     directory: Path, taints: list[dict[str, str]] | None, ready: Callable[[], bool] = lambda: True
 ) -> AsyncIterator[tuple[ScriptedServer, "asyncio.Task[None]", JumpingClock]]:
-    """Start to take the taint off a node."""
+    """Run the removal of the start-up taint from a node."""
     async with ScriptedServer.listening() as server:
         server.put(PATH, {"metadata": {"name": "n1"}, "spec": {"taints": taints} if taints is not None else {}})
         clock = JumpingClock()
@@ -47,7 +47,7 @@ async def removing(
 
 
 def patches(server: ScriptedServer) -> list[Any]:
-    """Return what was written."""
+    """Return the patches that were sent."""
     return [json.loads(request.body) for request in server.requests if request.method == "PATCH"]
 
 

@@ -248,7 +248,7 @@ async def test_what_was_passed_on_is_refused(header: str, tmp_path: Path) -> Non
 
 
 def hostile_requests(token: str) -> list[tuple[bytes, set[int]]]:
-    """Requests that must get no token, and the statuses that each may get instead."""
+    """Return requests that must get no token, each with the statuses that it may get instead."""
     good = f"GET {PATH}{QUERY} HTTP/1.1\r\nHost: x\r\nMetadata: true\r\nAuthorization: Basic {token}\r\n\r\n".encode()
     assert good.count(b"Metadata: true") == 1
     path = PATH.encode()

@@ -389,7 +389,7 @@ async def test_an_address_that_becomes_known_during_the_look_is_not_missed() -> 
 
 
 async def asks_in_time_of_a_test(nmi: Serving) -> "asyncio.Task[Answer]":
-    """Stop the event loop's time: only the test moves it, with NMI's own. Ask, and return once the request waits."""
+    """Let only the test move the event loop's time, with NMI's own; ask, and return once the request waits."""
     loop = asyncio.get_running_loop()
     loop.time = nmi.clock.steady  # type: ignore[method-assign]
     asking = asyncio.create_task(nmi.ask())
@@ -446,7 +446,7 @@ async def test_two_pods_at_one_address_get_nothing() -> None:
 
 @pytest.mark.parametrize("change", [{"phase": "Succeeded"}, {"host_network": True}], ids=["finished", "host-network"])
 async def test_pods_that_do_not_own_their_address_are_not_matched(change: dict[str, object]) -> None:
-    """A finished pod keeps its address in its status; a host-network pod has its node's."""
+    """A finished pod, and a host-network pod, which has its node's address, get no token by their address."""
     async with serving() as nmi:
         nmi.cluster.add(replace(pod(), **change), make.identity())  # type: ignore[arg-type]
         nmi.cluster.api = []
@@ -645,7 +645,7 @@ async def test_a_recreated_pod_does_not_inherit() -> None:
 
 @pytest.mark.parametrize("excepted", [True, False])
 async def test_excepted_pods_are_answered_as_imds_would(*, excepted: bool) -> None:
-    """An exception's pods and MIC itself get what they ask of IMDS: the machine's identity, or the one they name."""
+    """An exception's pods and MIC itself get any token of IMDS: the machine's, or that of the identity they name."""
     async with serving() as nmi:
         web = replace(pod(selector=""), labels={"app": "Tool"}) if excepted else replace(make.mic_pod(), ips=(ADDRESS,))
         nmi.cluster.pods.append(web)

@@ -1,4 +1,4 @@
-"""The walk of a warm token request, as ARCHITECTURE.md has it, is the way that a request takes."""
+"""ARCHITECTURE.md's walk of a warm token request is the way that a request takes."""
 
 import make
 from daemons.nmi.harness import pod, serving

@@ -1,4 +1,4 @@
-"""The webhook on a real TLS socket: reviews in, patches out."""
+"""The webhook on a real TLS socket: admission reviews are sent, and patches come back."""
 
 import asyncio
 import base64
@@ -28,7 +28,7 @@ LABELS = {"azure.workload.identity/use": "true"}
 
 @dataclass
 class Accounts:
-    """Service accounts that a test scripts."""
+    """Service accounts whose annotations a test sets."""
 
     annotations: dict[str, dict[str, str]] = field(default_factory=dict)
     failure: KubernetesError | None = None
@@ -49,7 +49,7 @@ class Webhook:
     metrics: Metrics
 
     async def review(self, content: Mapping[str, Any], kind: str = "Pod", path: str = MUTATE_PATH) -> dict[str, Any]:
-        """Ask about an object of namespace shop; return the response."""
+        """Send a review of an object in namespace shop; return the response."""
         request = {"uid": "u", "kind": {"kind": kind}, "namespace": "shop", "object": content}
         document = {"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": request}
         answer = await self.client.post(path, params={"timeout": "10s"}, json=document)
@@ -86,7 +86,7 @@ def pod(**annotations: str) -> dict[str, Any]:
 
 
 def test_a_labelled_pod_is_changed() -> None:
-    """By a patch, with a warning where something will not work."""
+    """The response has a patch, and a warning about what is missing; the metrics count the review."""
 
     async def test() -> None:
         async with serving() as webhook:
@@ -106,7 +106,7 @@ def test_a_labelled_pod_is_changed() -> None:
 
 
 def test_what_is_refused() -> None:
-    """With a sentence, and 400 for whoever creates the pod."""
+    """A pod without its service account, or with a bad annotation, is refused with a sentence and status 400."""
 
     async def test() -> None:
         async with serving() as webhook:
@@ -122,7 +122,7 @@ def test_what_is_refused() -> None:
 
 
 def test_other_kinds_pass() -> None:
-    """Whatever sends them here; misplaced labels get a warning at the second path."""
+    """Other kinds of objects are admitted unchanged; a misplaced label gets a warning at the second path."""
 
     async def test() -> None:
         async with serving() as webhook:
@@ -136,7 +136,7 @@ def test_other_kinds_pass() -> None:
 
 
 def test_an_api_server_that_fails() -> None:
-    """503: failurePolicy says what becomes of the pod."""
+    """While service accounts cannot be read there is no review but an error, so the failurePolicy decides."""
 
     async def test() -> None:
         async with serving() as webhook:
@@ -148,7 +148,7 @@ def test_an_api_server_that_fails() -> None:
 
 
 def test_what_is_no_review() -> None:
-    """4xx; a large one is read, a larger one is not."""
+    """What is no review gets 4xx; a review of 3 MB is read, and a body over the limit gets 413."""
 
     async def test() -> None:
         async with serving() as webhook:

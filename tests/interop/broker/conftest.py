@@ -1,4 +1,4 @@
-"""One lab with one broker for all tests here, and each SDK's program once, with the environment of one pod."""
+"""One lab with one broker for all tests here, and a program of each SDK, with the environment of one pod."""
 
 import contextlib
 import os
@@ -29,12 +29,12 @@ class World:
     ca_file: str
 
     def variables(self, **changes: str) -> dict[str, str]:
-        """Return the environment of the pod's container, changed."""
+        """Return the environment of the pod's container, with changes."""
         return self.stage.variables(self.broker, self.cart, self.reader, self.ca_file) | changes
 
     @contextlib.contextmanager
     def asking(self, account: Account, client_id: str) -> Iterator[Callable[[], int]]:
-        """Ask on one connection, as often as one likes; each answer is its status alone."""
+        """Yield a function that asks for a token on one connection and returns the status of the answer."""
         form = {
             "client_id": client_id,
             "client_assertion": Path(account.token_file).read_text(),
@@ -53,7 +53,7 @@ Start = Callable[..., Program]
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """A broker at work."""
+    """The lab with a broker that serves."""
     with set_up(tmp_path_factory.mktemp("broker")) as stage:
         broker = stage.start()
         cart, reader = stage.account(CART), stage.identity("reader")
@@ -84,7 +84,7 @@ def programs(world: World, start: Start) -> Mapping[str, Program]:
 
 @pytest.fixture(scope="session")
 def misled(world: World, start: Start) -> dict[str, Program]:
-    """Programs that were told another name of the broker's, or none, and are asking."""
+    """Programs with a wrong name of the broker in their environment, or none, whose first request is under way."""
     programs = {}
     for sdk in available():
         for name in ("", "other.example"):
@@ -105,7 +105,7 @@ def identity(world: World, request: pytest.FixtureRequest) -> str:
 
 
 def available() -> list[Sdk]:
-    """Return the SDKs that can be had here. Where CI is set, a missing one fails."""
+    """Return the SDKs whose tools are on this machine. Where CI is set, a missing one fails."""
     sdks = []
     for sdk in SDKS:
         try:

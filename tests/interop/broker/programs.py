@@ -1,4 +1,4 @@
-"""The SDKs' programs as processes: each in its own language, each with everything from the environment."""
+"""The SDKs' programs as processes: each in its own language, each with all its settings in the environment."""
 
 import json
 import subprocess
@@ -16,7 +16,7 @@ _MAVEN = {"m": "http://maven.apache.org/POM/4.0.0"}
 
 @dataclass(frozen=True, slots=True)
 class Sdk:
-    """An SDK whose `WorkloadIdentityCredential` knows token proxies: `client` (in interop.clients) has its program.
+    """An SDK whose `WorkloadIdentityCredential` can use a token proxy; `client` (in interop.clients) has its program.
 
     `command` needs nothing but the client's directory, which is also its working directory: pods do not see the tests.
     """
@@ -43,7 +43,7 @@ def _java(directory: Path) -> list[str]:
 
 
 def _line_after(file: str, text: str) -> Callable[[], str]:
-    """Return what stands after a text in a file of pins."""
+    """Return a function that reads the word after a text in a file of pinned versions."""
     return lambda: (HERE / file).read_text().partition(text)[2].split()[0].strip('",')
 
 
@@ -92,13 +92,13 @@ class Program:
         self._errors = errors
 
     def begin(self, **request: Any) -> None:
-        """Send a request: see tests/interop/python/workload.py."""
+        """Send a request, as tests/interop/python/workload.py describes it."""
         assert self._process.stdin
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
 
     def end(self) -> Answer:
-        """Return the answer to it."""
+        """Return the answer to the request that was sent last."""
         assert self._process.stdout
         line = self._process.stdout.readline()
         assert line, f"{self.title} ended: {self._errors.read_text()[-3000:]}"
@@ -111,7 +111,7 @@ class Program:
         return self.end()
 
     def close(self) -> None:
-        """End it."""
+        """End the program."""
         self._process.kill()
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):

@@ -1,6 +1,6 @@
-"""`podidentity broker` whose certificates are replaced within seconds; everything else is the daemon as it is.
+"""`podidentity broker` that replaces its certificates within seconds; everything else is the daemon as it is.
 
-Usually a new CA waits ten minutes, until kubelets have brought it into every pod.
+Usually a new CA is not used for ten minutes, until kubelets have brought it into every pod.
 """
 
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""A broker as a process of its own between the lab's Kubernetes and the lab's Azure, all on sockets with TLS.
+"""A broker in a process of its own between the lab's Kubernetes and the lab's Azure, all on sockets with TLS.
 
 The pods are objects of the API, their tokens come from TokenRequest; a thread stands in for the kubelet that keeps the
 CA's ConfigMap in a volume. Entra ID is reached under its real name, through an HTTPS proxy.
@@ -65,12 +65,12 @@ class Broker:
     log: Path
 
     def lines(self) -> list[Json]:
-        """Return the log."""
+        """Return the log, decoded from JSON."""
         return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
 
 
 class Forms:
-    """Azure's hosts, and the forms of the requests for tokens of identities that reached Entra ID."""
+    """Azure's hosts, with a record of the forms in which Entra ID was asked for tokens of identities."""
 
     def __init__(self, application: Callable[..., Awaitable[None]]) -> None:
         self.all: list[dict[str, str]] = []
@@ -89,13 +89,13 @@ class Forms:
         await self._application(scope, note, send)
 
     def of(self, client_id: str) -> list[dict[str, str]]:
-        """Return those for one identity."""
+        """Return the forms for one identity."""
         return [form for form in self.all if form["client_id"] == client_id]
 
 
 @dataclass
 class Stage:
-    """Everything, with one broker; `folder` holds what a kubelet would bring into pods."""
+    """The lab and one broker; `folder` holds the files that a kubelet would bring into pods."""
 
     folder: Path
     kubernetes: Kubernetes
@@ -163,7 +163,7 @@ class Stage:
         self.kubectl("delete", "clusterrolebinding", grant)
 
     def bundle(self, name: str = NAME) -> str:
-        """Return what a broker's ConfigMap says that clients must trust."""
+        """Return the certificates in a broker's ConfigMap, which clients must trust."""
         return str(self.kubernetes.storage.get("configmaps", NAMESPACE, f"{name}-ca")["data"]["ca.crt"])
 
     def start(self, name: str = NAME, *program: str) -> Broker:
@@ -238,7 +238,7 @@ class Stage:
 
 @contextlib.contextmanager
 def set_up(folder: Path) -> Iterator[Stage]:
-    """The lab's Kubernetes and Azure with the broker's own accounts in both; no broker yet."""
+    """Yield the lab's Kubernetes and Azure with the broker's own accounts in both; no broker runs yet."""
     with contextlib.ExitStack() as resources:
         path, kubernetes = resources.enter_context(embedded(folder))
         azure = Azure(AzureSettings())
@@ -258,7 +258,7 @@ def set_up(folder: Path) -> Iterator[Stage]:
 
 
 def _create_own_account(stage: Stage) -> None:
-    """The broker's service account with its rights, its kubeconfig, and its token for Entra ID."""
+    """Create the broker's service account with its rights, its kubeconfig, and its token for Entra ID."""
     key = f"{NAMESPACE}/{NAME}"
     account = stage.account(key)
     subject = {"kind": "ServiceAccount", "namespace": NAMESPACE, "name": NAME}
@@ -290,7 +290,7 @@ def _environment(azure: Azure, folder: Path, proxy_port: int) -> dict[str, str]:
 
 @contextlib.contextmanager
 def _proxy(port: int) -> Iterator[int]:
-    """An HTTPS proxy behind which every name is the lab's Azure."""
+    """Run an HTTPS proxy behind which every name is the lab's Azure; yield its port."""
     writers: list[asyncio.StreamWriter] = []
 
     async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

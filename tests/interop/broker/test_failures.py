@@ -1,4 +1,4 @@
-"""What SDKs do when Entra ID fails, when a grant is withdrawn, and when certificates are replaced under them."""
+"""What SDKs do when Entra ID fails, when a grant is withdrawn, and when certificates are replaced meanwhile."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ ATTEMPTS = 4
 def test_a_moments_failure_of_entra_is_outlasted(
     world: World, programs: Programs, identity: str, status: int, pause: int | None
 ) -> None:
-    """Each SDK asks again, after Retry-After where there is one, and gets its token."""
+    """Each SDK asks again, after Retry-After if there is one, and gets its token."""
     faults = world.stage.azure.faults
     faults.retry_after_seconds = pause
     faults.entra_statuses.append(status)
@@ -34,7 +34,7 @@ def test_a_moments_failure_of_entra_is_outlasted(
 def test_a_lasting_failure_of_entra_is_told(
     world: World, programs: Programs, identity: str, status: int, number: str
 ) -> None:
-    """With Entra ID's words after four attempts, as without a proxy; what the broker has is given meanwhile."""
+    """After four attempts each SDK shows Entra ID's error, as without a proxy; cached tokens are given meanwhile."""
     identities_of(ask_all(programs))
     faults = world.stage.azure.faults
     faults.retry_after_seconds = 1
@@ -50,9 +50,9 @@ def test_a_lasting_failure_of_entra_is_told(
 
 
 def test_a_silence_of_entra_is_outlasted(world: World, programs: Programs, identity: str) -> None:
-    """The broker gives the call up after 10 s and says 503; each SDK asks again and has its token, all of one call.
+    """After 10 s the broker answers 503; each SDK asks again and gets a token of one shared call.
 
-    Meanwhile the broker gives the tokens that it has.
+    Meanwhile the broker gives tokens that are in its cache.
     """
     identities_of(ask_all(programs))
     faults, forms = world.stage.azure.faults, world.stage.forms
@@ -73,7 +73,7 @@ def test_a_silence_of_entra_is_outlasted(world: World, programs: Programs, ident
 
 @pytest.mark.usefixtures("misled")  # they need 20 s, which pass here
 def test_what_is_taken_away_is_gone_within_30_seconds(world: World, programs: Programs) -> None:
-    """A grant that is withdrawn, a pod that is deleted: each SDK's next request fails, though tokens are cached."""
+    """After a grant is withdrawn or a pod deleted, each SDK's next request fails, though the token was cached."""
     client_id = world.stage.identity("lent")
     borrower, pod = world.stage.account("borrower/any"), world.stage.account("borrower/deleted")
     grant = world.stage.grant(client_id, borrower.key)
@@ -95,9 +95,9 @@ def test_what_is_taken_away_is_gone_within_30_seconds(world: World, programs: Pr
 
 
 def test_who_expects_another_name_gets_no_answer(misled: dict[str, Program]) -> None:
-    """Without a server name, the address is no name of the certificate's; nor is any name that it was not given.
+    """A client that expects the address, or another name, in the certificate ends with an error about it.
 
-    That the name of `--server-names` is one, all other tests show.
+    All other tests show that the name of `--server-names` is in the certificate.
     """
     answers = {title: program.end() for title, program in misled.items()}
     for title, message in messages_of(answers).items():
@@ -106,7 +106,7 @@ def test_who_expects_another_name_gets_no_answer(misled: dict[str, Program]) -> 
 
 
 def test_certificates_are_replaced_while_clients_run(world: World, start: Start) -> None:
-    """A CA that an administrator replaces, until the old one is trusted no more: no request for a token fails.
+    """While an administrator's order replaces the CA, until the old one is retired, no token request fails.
 
     Serving certificates are replaced every few seconds as well. Each SDK asks with the credential that it began with
     (Java's, which would not ask again, with new ones), and the CA's file changes as the kubelet changes it.

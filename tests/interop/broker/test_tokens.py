@@ -1,6 +1,6 @@
-"""SDKs with their switch on get tokens of their identities through the broker, and tell their users what is missing.
+"""SDKs with token proxies switched on get tokens through the broker, and tell their users what is missing.
 
-They are the published ones, unmodified; all that they know is in the environment, as in a pod.
+The SDKs are the published ones, unmodified; all their settings are in the environment, as in a pod.
 """
 
 from collections.abc import Mapping
@@ -33,7 +33,7 @@ def identities_of(answers: Mapping[str, Answer]) -> set[object]:
 
 
 def messages_of(answers: Mapping[str, Answer]) -> dict[str, str]:
-    """Return the words of each SDK's exception; none has a token."""
+    """Return the message of each SDK's exception; no answer may have a token."""
     assert not any("token" in answer for answer in answers.values()), answers
     return {title: answer["message"] for title, answer in answers.items()}
 
@@ -41,7 +41,7 @@ def messages_of(answers: Mapping[str, Answer]) -> dict[str, str]:
 def test_an_sdk_gets_a_token_and_the_reason_for_a_refusal(
     world: World, programs: Programs, sdk: Sdk, record: Record
 ) -> None:
-    """The token of the pod's identity, granted as AKS documents it; for another account its exception says what to do.
+    """The pod's account gets its identity's token; another account's exception says which grant is missing.
 
     Go and Java ask for scopes that mean nothing without a user; Entra ID is not asked for them.
     """
@@ -60,7 +60,7 @@ def test_an_sdk_gets_a_token_and_the_reason_for_a_refusal(
 
 
 def test_a_refusal_costs_entra_nothing(world: World, programs: Programs) -> None:
-    """Who is not granted an identity brings about no call."""
+    """A request for an identity that is not granted causes no call to Entra ID."""
     client_id = world.stage.identity("nobodys")
     for message in messages_of(ask_all(programs, client_id=client_id)).values():
         assert f"service account {world.cart.key} may not use identity {client_id}" in message
@@ -68,7 +68,7 @@ def test_a_refusal_costs_entra_nothing(world: World, programs: Programs) -> None
 
 
 def test_a_grant_to_a_namespace(world: World, programs: Programs) -> None:
-    """To `system:serviceaccounts:NAMESPACE`: its accounts have the identity, another namespace's have not."""
+    """A grant to the group `system:serviceaccounts:NAMESPACE` holds for that namespace's accounts, and no others."""
     client_id = world.stage.identity("of-a-namespace")
     world.stage.grant(client_id, "system:serviceaccounts:team")
     member, stranger = world.stage.account("team/any"), world.stage.account("other/any")
@@ -77,18 +77,18 @@ def test_a_grant_to_a_namespace(world: World, programs: Programs) -> None:
 
 
 def test_the_case_of_a_client_id_does_not_matter(world: World, programs: Programs) -> None:
-    """Upper case is the same identity."""
+    """A client ID in upper case names the same identity."""
     assert identities_of(ask_all(programs, client_id=world.reader.upper())) == {world.reader}
 
 
 def test_another_tenant_is_refused(world: World, programs: Programs) -> None:
-    """With the tenant to set: also where the SDK looks its authority up first."""
+    """The error names the tenant to use, also if the SDK looks its authority up first."""
     for message in messages_of(ask_all(programs, tenant_id=OTHER_TENANT)).values():
         assert f"are in tenant {world.stage.tenant_id}, not in" in message
 
 
 def test_discovery_stays_in_the_proxy(world: World, start: Start, sdk: Sdk) -> None:
-    """Go and Java ask whether their authority is known, Go what it is like too; nothing of it reaches Entra ID."""
+    """The broker answers the discovery requests of Go and Java itself; Entra ID gets only token requests."""
     before = len(_discoveries(world))
     assert identity_of(start(sdk, world.variables()).ask()) == world.reader
     instance = "/common/discovery/instance"
@@ -106,7 +106,7 @@ def _discoveries(world: World) -> list[str]:
 
 
 def test_capabilities_share_a_token(world: World, programs: Programs, identity: str) -> None:
-    """Clients that understand challenges say so in five spellings; one call serves them all."""
+    """SDKs write the capability `CP1` in five ways; one call to Entra ID serves them all."""
     assert identities_of(ask_all(programs, client_id=identity, cae=True, new=True)) == {identity}
     assert identities_of(ask_all(programs, client_id=identity, cae=True, new=True)) == {identity}
     claims = [form["claims"] for form in world.stage.forms.of(identity)]
@@ -115,7 +115,7 @@ def test_capabilities_share_a_token(world: World, programs: Programs, identity: 
 
 @pytest.mark.parametrize("cae", [False, True])
 def test_a_challenge_reaches_entra(world: World, programs: Programs, identity: str, cae: bool) -> None:  # noqa: FBT001
-    """Past all caches, with what the client understands. Java's SDK sends no claims with a federated credential."""
+    """A challenge passes all caches, with the client's capabilities. Java's SDK sends none with such a credential."""
     challenged = {title: program for title, program in programs.items() if not title.startswith("Java")}
     ask_all(challenged, client_id=identity, cae=cae)
     before = len(world.stage.forms.of(identity))
@@ -128,7 +128,7 @@ def test_a_challenge_reaches_entra(world: World, programs: Programs, identity: s
 
 
 def test_a_credential_that_spreads_is_waited_for(world: World, programs: Programs) -> None:
-    """No SDK sees an error, and one event on the broker's service account says which identity it was."""
+    """While a new credential spreads, no SDK gets an error, and one line of the broker's log names the identity."""
     faults = world.stage.azure.faults
     faults.federation_delay_seconds = 2.0
     client_id = world.stage.identity("created-a-moment-ago")
@@ -141,7 +141,7 @@ def test_a_credential_that_spreads_is_waited_for(world: World, programs: Program
 
 
 def test_an_identity_without_a_credential(world: World, programs: Programs) -> None:
-    """The exception has Entra ID's number and what the credential must name."""
+    """The exception has Entra ID's error number and the subject that the credential must name."""
     client_id = world.stage.identity("trusts-nobody", credential=False)
     world.stage.grant(client_id, world.cart.key)
     for message in messages_of(ask_all(programs, client_id=client_id)).values():

@@ -1,7 +1,7 @@
 """Asks for a token with Python's ManagedIdentityCredential and DefaultAzureCredential, as any program does.
 
-Prints one JSON object: for each credential its token, or its error's type and sentence. With SELECTOR, the first is
-given that client ID. All else is in the environment.
+Prints one JSON object: for each credential its token, or its error's type and message. With SELECTOR, the first
+credential names that client ID. All other settings are in the environment.
 """
 
 import json
@@ -14,7 +14,7 @@ SCOPE = "https://vault.azure.net/.default"
 
 
 def answer(credential: Any) -> dict[str, str]:
-    """Ask, whatever comes of it."""
+    """Ask with a credential; return its token or its error."""
     try:
         return {"token": credential.get_token(SCOPE).token}
     except Exception as error:  # noqa: BLE001  # whichever type it is: that is what is asked

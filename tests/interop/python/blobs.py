@@ -18,7 +18,7 @@ LARGE = bytes(range(256)) * 4096  # 1 MiB: eight blocks, and eight ranges
 
 
 def main() -> None:
-    """Run once."""
+    """Run all steps once, and print what the client returned."""
     seen: dict[str, object] = {"versions": {"azure-storage-blob": version("azure-storage-blob")}}
     small_pieces = {"max_single_put_size": 128 * 1024, "max_block_size": 128 * 1024}
     ranges = {"max_single_get_size": 128 * 1024, "max_chunk_get_size": 128 * 1024}
@@ -56,7 +56,7 @@ def name_of(error: HttpResponseError) -> str:
 
 
 def refusals(container: ContainerClient) -> list[str]:
-    """Return what the SDK raises: over a blob, over a changed one, as a reader, with a key, and for a missing blob."""
+    """Return the errors for an existing blob, a changed one, a reader's write, a key and a missing blob."""
     user = ClientSecretCredential(
         os.environ["AZURE_TENANT_ID"], os.environ["USER_CLIENT_ID"], os.environ["USER_CLIENT_SECRET"]
     )

@@ -22,7 +22,7 @@ LOCK = BestAvailableEncryption(b"open")
 
 
 def main() -> None:
-    """Run once."""
+    """Run all steps once, and print what the client returned."""
     seen: dict[str, object] = {"versions": {"azure-keyvault-certificates": version("azure-keyvault-certificates")}}
     credential = EnvironmentCredential()
     policy = CertificatePolicy(issuer_name="Self", subject="CN=sdk.example", san_dns_names=["sdk.example"])

@@ -21,7 +21,7 @@ PACKAGES = ("azure-mgmt-authorization", "azure-mgmt-compute", "azure-mgmt-msi")
 
 
 def main() -> None:
-    """Run once."""
+    """Run all steps once, and print what the libraries returned."""
     credential = EnvironmentCredential()
     said: dict[str, object] = {"versions": {name: version(name) for name in PACKAGES}}
     identities = ManagedServiceIdentityClient(credential, SUBSCRIPTION)
@@ -37,7 +37,7 @@ def main() -> None:
 
 
 def assign(authorization: AuthorizationManagementClient, made: object) -> list[str]:
-    """Give the identity the role Reader on the group; return the roles that it then has there."""
+    """Give the identity the role Reader on the group; return the roles that it then has on the group."""
     scope = f"/subscriptions/{SUBSCRIPTION}/resourceGroups/{GROUP}"
     reader = next(iter(authorization.role_definitions.list(scope, filter="roleName eq 'Reader'")))
     parameters = {
@@ -53,7 +53,7 @@ def assign(authorization: AuthorizationManagementClient, made: object) -> list[s
 
 
 def change(compute: ComputeManagementClient, identity: str) -> list[list[str]]:
-    """Make a VM, put the identity on it and take it off again; return what it carried after each."""
+    """Create a VM, assign the identity to it and remove it again; return the VM's identities after each step."""
     compute.virtual_machines.begin_create_or_update(GROUP, MACHINE, {"location": "westeurope"}).result()
     carried = []
     given: tuple[dict[str, str] | None, ...] = ({}, None)
@@ -66,7 +66,7 @@ def change(compute: ComputeManagementClient, identity: str) -> list[list[str]]:
 
 
 def missing(compute: ComputeManagementClient) -> str:
-    """Return the type of a missing machine's error."""
+    """Return the type and code of the error for a missing machine."""
     try:
         compute.virtual_machines.get(GROUP, "nowhere")
     except ResourceNotFoundError as error:
@@ -75,7 +75,7 @@ def missing(compute: ComputeManagementClient) -> str:
 
 
 def refused(identity: str) -> str:
-    """Return what the cluster's principal is told when it may not assign an identity."""
+    """Return the error that the cluster's principal gets when it may not assign an identity."""
     names = ("AZURE_TENANT_ID", "CLUSTER_CLIENT_ID", "CLUSTER_CLIENT_SECRET")
     credential = ClientSecretCredential(*(os.environ[name] for name in names))
     cluster = ComputeManagementClient(credential, SUBSCRIPTION)

@@ -1,7 +1,7 @@
-"""Reads one secret with one of Python's clients, and says how that went as one line of JSON.
+"""Reads one secret with one of Python's clients, and prints how that went as one line of JSON.
 
-The argument names the client: sync, aio or msal. The environment names the vault and the secret; whose token it is,
-nothing here says: that is for the address that every client asks.
+The argument names the client: default, sync, aio or msal. The environment names the vault and the secret, and no
+identity: that is decided at the address that every client asks.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ SECRET = os.environ["AZURE_KEYVAULT_SECRET_NAME"]
 
 
 def read_sync() -> str:
-    """azure-identity and azure-keyvault-secrets."""
+    """Return the secret, read with DefaultAzureCredential."""
     from azure.identity import DefaultAzureCredential
     from azure.keyvault.secrets import SecretClient
 
@@ -24,7 +24,7 @@ def read_sync() -> str:
 
 
 def read_sync_managed() -> str:
-    """Return the same with the credential that asks for a managed identity alone."""
+    """Return the secret, read with the credential that asks for a managed identity only."""
     from azure.identity import ManagedIdentityCredential
     from azure.keyvault.secrets import SecretClient
 
@@ -40,12 +40,12 @@ async def _read_aio() -> str:
 
 
 def read_aio() -> str:
-    """Return the asynchronous clients."""
+    """Return the secret, read with the asynchronous clients."""
     return asyncio.run(_read_aio())
 
 
 def read_msal() -> str:
-    """Msal's own client for managed identities, then a plain request."""
+    """Return the secret, read with a token of msal's own client for managed identities and a plain request."""
     import msal
     import requests
 
@@ -64,7 +64,7 @@ CLIENTS = {"default": read_sync, "sync": read_sync_managed, "aio": read_aio, "ms
 
 
 def main() -> None:
-    """Run once."""
+    """Read the secret once, and print the outcome."""
     packages = ("azure-identity", "azure-keyvault-secrets", "msal")
     said: dict[str, object] = {"ok": True, "versions": {name: version(name) for name in packages}}
     try:

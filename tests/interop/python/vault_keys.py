@@ -1,4 +1,4 @@
-"""Azure's key client for Python, unmodified, against a vault for roles: makes keys, uses, deletes and recovers them.
+"""Azure's key client for Python, unmodified, against a vault for roles: creates, uses, deletes and recovers keys.
 
 Signs in with the environment's service principal and prints what it saw as one line of JSON. AZURE_KEYVAULT_NAME names
 the vault; the principal of USER_CLIENT_ID and USER_CLIENT_SECRET has Key Vault Crypto User there.
@@ -23,7 +23,7 @@ OWNER = EnvironmentCredential()
 
 
 def main() -> None:
-    """Run once."""
+    """Run all steps once, and print what the client returned."""
     seen: dict[str, object] = {"versions": {"azure-keyvault-keys": version("azure-keyvault-keys")}}
     with KeyClient(VAULT, OWNER) as client:
         first = client.create_rsa_key("rsa", size=3072, tags={"size": "3072"})
@@ -84,7 +84,7 @@ def encrypt(client: KeyClient) -> list[str]:
 
 
 def refusals(client: KeyClient) -> list[str]:
-    """Return what the SDK raises for a key that is not there, a wrong size, and a principal that may only use keys."""
+    """Return the errors for a missing key, a wrong size, and a principal that may only use keys."""
     user = ClientSecretCredential(
         os.environ["AZURE_TENANT_ID"], os.environ["USER_CLIENT_ID"], os.environ["USER_CLIENT_SECRET"]
     )

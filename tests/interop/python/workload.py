@@ -17,7 +17,7 @@ _credentials: dict[str, Any] = {}
 
 
 def credential_for(request: dict[str, Any], kind: Any) -> Any:
-    """Return the credential of a request, with the switch on; the same one for the same identity."""
+    """Return the credential for a request, with the token proxy switched on; equal requests share a credential."""
     options = {option: request[name] for name, option in NAMES.items() if request.get(name)}
     key = json.dumps(options, sort_keys=True)
     if request.get("new") or key not in _credentials:
@@ -26,7 +26,7 @@ def credential_for(request: dict[str, Any], kind: Any) -> Any:
 
 
 def options_of(request: dict[str, Any]) -> dict[str, Any]:
-    """Return what `get_token` is given beside the scope."""
+    """Return the arguments of `get_token` beside the scope."""
     return {
         **({"claims": request["claims"]} if request.get("claims") else {}),
         **({"enable_cae": True} if request.get("cae") else {}),

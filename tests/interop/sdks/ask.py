@@ -32,7 +32,7 @@ class Static:
 
 
 class AsyncStatic(Static):
-    """The same, asynchronously."""
+    """An asynchronous credential that always works."""
 
     async def get_token(self, *_: str, **__: Any) -> AccessToken:  # type: ignore[override]
         """Return a token."""
@@ -43,7 +43,7 @@ class AsyncStatic(Static):
         return AccessTokenInfo(BEHIND, int(time.time()) + 100)
 
     async def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: no connection is open."""
 
 
 def sync(asked: dict[str, Any]) -> dict[str, Any]:

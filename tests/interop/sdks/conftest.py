@@ -38,7 +38,7 @@ class Sdk:
         threading.Thread(target=self._read, daemon=True).start()
 
     def begin(self, client: str, options: dict[str, str] | None = None, *, chain: bool = False) -> None:
-        """Ask for a token of a resource that nobody has asked for: SDKs have caches of their own."""
+        """Ask for a token of a resource that was never asked for before, because SDKs have caches of their own."""
         resource = f"https://resource-{next(_numbers)}.example"
         asked = {"client": client, "resource": resource, "options": options or {}, "chain": chain}
         assert self._process.stdin is not None
@@ -46,12 +46,12 @@ class Sdk:
         self._process.stdin.flush()
 
     def end(self) -> dict[str, Any]:
-        """Wait for what the SDK makes of it."""
+        """Wait for the SDK's answer and return it."""
         told: dict[str, Any] = json.loads(self._answers.get(timeout=100))
         return told
 
     def ask(self, client: str, options: dict[str, str] | None = None, *, chain: bool = False) -> dict[str, Any]:
-        """Ask and wait."""
+        """Ask, wait for the answer and return it."""
         self.begin(client, options, chain=chain)
         return self.end()
 
@@ -82,7 +82,7 @@ class World:
         return self._sdks[pod, is_node]
 
     def answered(self, status: int) -> int:
-        """Count the requests that NMI has answered so."""
+        """Return how many requests NMI has answered with a status."""
         _, text = self.node.page("/metrics", 9090)
         lines = [line for line in text.splitlines() if "nmi_operations_duration_seconds_count{" in line]
         return sum(int(float(line.rpartition(" ")[2])) for line in lines if f'status_code="{status}"' in line)
@@ -95,7 +95,7 @@ class World:
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """One NMI for all tests. It does not wait for MIC, so that SDKs see what it says at once."""
+    """One NMI for all tests, which does not wait for MIC, so that SDKs get its answers at once."""
     need_namespaces()
     with Network("bridge") as network, Node(network, tmp_path_factory.mktemp("nmi")) as node:
         node.add_pod(LABELLED, "one")
@@ -109,7 +109,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 
 def node_command() -> list[str]:
-    """Put the script beside the SDK that all interop tests share, which is installed when it is not there."""
+    """Return the command for Node's SDK, with the script beside the SDK; install the SDK if it is missing."""
     try:
         installed = clients.installed("javascript")
     except clients.MissingToolError as error:

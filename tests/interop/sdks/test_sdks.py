@@ -1,4 +1,4 @@
-"""What real SDKs make of NMI's answers: azure-identity sync and aio, MSAL, @azure/identity, through the redirect."""
+"""How real SDKs handle NMI's answers: azure-identity sync and aio, MSAL, @azure/identity, through the redirect."""
 
 import time
 
@@ -15,7 +15,7 @@ DAY = 86400
 
 @pytest.mark.parametrize("client", CLIENTS)
 def test_a_pod_gets_the_token_of_its_first_identity(world: World, client: str) -> None:
-    """Without a selector: the first binding's identity; the SDK reads when the token ends."""
+    """Without a selector it is the first binding's identity, and the SDK reads when the token expires."""
     told = world.sdk(LABELLED, client).ask(client)
     assert told.get("token", told).startswith("token of one "), told
     assert DAY - 600 < told["expires_on"] - time.time() <= DAY + 5
@@ -24,7 +24,7 @@ def test_a_pod_gets_the_token_of_its_first_identity(world: World, client: str) -
 @pytest.mark.parametrize("client", CLIENTS)
 @pytest.mark.parametrize("selector", ["client_id", "msi_res_id"])
 def test_a_pod_names_one_of_its_identities(world: World, client: str, selector: str) -> None:
-    """By client ID or resource ID, under the parameter name that each SDK chooses for it."""
+    """A pod names it by client ID or resource ID, under the parameter that each SDK uses."""
     value = "CLIENT-OF-TWO" if selector == "client_id" else make.resource_id("two")
     options = {selector: value}
     if client in {"sync", "aio"} and selector == "msi_res_id":
@@ -35,7 +35,7 @@ def test_a_pod_names_one_of_its_identities(world: World, client: str, selector: 
 
 
 def test_aio_may_also_say_mi_res_id(world: World) -> None:
-    """The other spelling, which Go's SDK uses."""
+    """NMI also takes `mi_res_id`, the spelling of Go's SDK."""
     options = {"identity_config": {"mi_res_id": make.resource_id("two")}}
     told = world.sdk(LABELLED, "aio").ask("aio", options)  # type: ignore[arg-type]
     assert told.get("token", told).startswith("token of two "), told
@@ -43,7 +43,7 @@ def test_aio_may_also_say_mi_res_id(world: World) -> None:
 
 @pytest.mark.parametrize("client", CLIENTS)
 def test_a_pod_without_an_identity_is_told_at_once(world: World, client: str) -> None:
-    """400 `Identity not found`: one request, no retry, and the error that lets a chain go on."""
+    """The SDK gets 400 `Identity not found`, does not retry, and raises the error that lets a chain go on."""
     before = world.answered(400)
     told = world.sdk(PLAIN, client).ask(client)
     expected = {"msal": "invalid_request", "node": "CredentialUnavailableError"}
@@ -53,7 +53,7 @@ def test_a_pod_without_an_identity_is_told_at_once(world: World, client: str) ->
 
 @pytest.mark.parametrize("client", CLIENTS)
 def test_an_object_id_is_not_found(world: World, client: str) -> None:
-    """It is never known to match; the pod's own identity is not given instead."""
+    """NMI knows no object IDs: such a request gets no token, not even of the pod's own identity."""
     options = {"object_id": "33333333-3333-3333-3333-333333333333"}
     if client in {"sync", "aio"}:
         options = {"identity_config": dict(options)}  # type: ignore[dict-item]
@@ -63,14 +63,14 @@ def test_an_object_id_is_not_found(world: World, client: str) -> None:
 
 @pytest.mark.parametrize("client", RETRYING)
 def test_a_chain_goes_on(world: World, client: str) -> None:
-    """A pod without the label falls through to the next credential."""
+    """In a pod without the label the chain uses its next credential."""
     told = world.sdk(PLAIN, client).ask(client, chain=True)
     assert told.get("token") == "from the next credential of the chain", told
 
 
 @pytest.mark.parametrize("client", ["sync", "aio", "node-default"])
 def test_probes_are_answered(world: World, client: str) -> None:
-    """In a chain SDKs first ask without the Metadata header: that 400 means that IMDS is there."""
+    """In a chain SDKs first ask without the Metadata header; NMI's 400 tells them that IMDS is there."""
     refused, granted = world.answered(400), world.answered(200)
     told = world.sdk(LABELLED, client).ask(client, chain=client != "node-default")
     assert told.get("token", told).startswith("token of one "), told
@@ -79,7 +79,7 @@ def test_probes_are_answered(world: World, client: str) -> None:
 
 @pytest.mark.parametrize("client", RETRYING)
 def test_503_with_retry_after_is_honoured(world: World, client: str) -> None:
-    """While two pods claim an address nobody is answered; the SDK comes back and gets its token."""
+    """While two pods claim an address NMI answers 503; the SDK asks again and gets its token."""
     before = world.answered(503)
     world.node.add_pod(LABELLED, "twin")
     sdk = world.sdk(LABELLED, client)
@@ -94,7 +94,7 @@ def test_503_with_retry_after_is_honoured(world: World, client: str) -> None:
 
 @pytest.mark.parametrize("client", RETRYING)
 def test_404_is_retried_until_the_identity_is_there(world: World, client: str) -> None:
-    """Upstream's answer after a wait in vain: SDKs ask again."""
+    """SDKs ask again after upstream's 404 for an identity that is not assigned yet, and then get its token."""
     before = world.answered(404)
     name = f"late-{client}"
     sdk = world.sdk(LABELLED, client)

@@ -1,4 +1,4 @@
-"""What the SDKs send, byte for byte as a socket sees it: the shapes that NMI's parser is made for."""
+"""What the SDKs send, byte for byte: the forms of requests that NMI's parser is made for."""
 
 import json
 import os
@@ -21,7 +21,7 @@ ID = "/subscriptions/s/resourcegroups/g/providers/Microsoft.ManagedIdentity/user
 
 
 class Recorder(socketserver.ThreadingTCPServer):
-    """Gives everybody a token and keeps the heads."""
+    """A server that answers every request with a token and keeps the request heads."""
 
     daemon_threads = True
 
@@ -52,7 +52,7 @@ def _answer(connection: socket.socket) -> None:
 
 @pytest.fixture
 def recorder() -> Iterator[Recorder]:
-    """A server of this process's own."""
+    """A recording server in this process."""
     with Recorder() as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server
@@ -60,7 +60,7 @@ def recorder() -> Iterator[Recorder]:
 
 
 def ask(recorder: Recorder, client: str, *asked: dict[str, Any]) -> list[bytes]:
-    """Ask with one SDK, and return the heads that it sent."""
+    """Ask with one SDK, and return the request heads that it sent."""
     command = node_command() if client == "node" else [sys.executable, str(HERE / "ask.py")]
     lines = [
         json.dumps({"client": client, "resource": f"https://r{number}.example", "chain": False, "options": one})
@@ -78,7 +78,7 @@ def ask(recorder: Recorder, client: str, *asked: dict[str, Any]) -> list[bytes]:
 
 @pytest.mark.parametrize(("client", "slash"), [("sync", ""), ("aio", ""), ("msal", ""), ("node", "/")])
 def test_each_sdk_asks_in_its_own_way(recorder: Recorder, client: str, slash: str) -> None:
-    """Path, api-version, Metadata header and the parameter that names an identity; all of it is a token request."""
+    """Each SDK's path, api-version, Metadata header and selector are understood as a token request."""
     by_resource_id = {"msi_res_id": ID}
     options: list[dict[str, Any]] = [{}, {"client_id": "c"}, by_resource_id]
     if client in {"sync", "aio"}:
@@ -98,7 +98,7 @@ def test_each_sdk_asks_in_its_own_way(recorder: Recorder, client: str, slash: st
 
 @pytest.mark.parametrize("client", ["sync", "aio", "node"])
 def test_a_new_request_id_does_not_make_a_new_question(recorder: Recorder, client: str) -> None:
-    """SDKs put something unique into each head: NMI must recognise the next one without parsing it anew."""
+    """SDKs put something unique into each head: NMI must recognise the next head without parsing it."""
     one, two = ask(recorder, client, {}, {})
     two = two.replace(b"r1.example", b"r0.example")
     assert deciding_lines(one) == deciding_lines(two) is not None
