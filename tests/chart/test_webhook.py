@@ -81,7 +81,7 @@ PREDECESSORS_VALUES = {
     *("podLabels", "podAnnotations", "podDisruptionBudget", "revisionHistoryLimit", "extraEnv", "extraVolumes"),
     *("extraVolumeMounts", "customTokenEndpoint"),
 }
-"""Those of azure-workload-identity's chart 1.6."""
+"""The values of azure-workload-identity's chart 1.6."""
 
 
 def test_the_predecessors_values_are_taken() -> None:

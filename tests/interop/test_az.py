@@ -188,7 +188,7 @@ def test_every_command_succeeds_and_shows_what_it_did(az: Az, way: str, record: 
         assert [one.lower() for one in seen[machine]["userAssignedIdentities"]] == [demo.lower()]
     assert seen["principal"]["id"] == az.ids["principal"]
     assert seen["token"]["accessToken"]
-    if way == WAYS[0]:  # once is enough for what is beyond the requests of both ways
+    if way == WAYS[0]:  # the further commands are run in one of the two places only
         further(az)
     az.type(LAST)
     assert az.json("az group list") is not None
@@ -277,7 +277,7 @@ def test_an_application_signs_in_as_it_may(on_host: Az, record: Record) -> None:
     assert refused.status != 0
     az.configuration = base
     scope = az.ids["group"].rpartition("/resourceGroups")[0]
-    # Named: az's own names hold the second, and an application of the same name loses its password to the next.
+    # With names: az's default names change each second only, and an application loses its password to its namesake.
     made = az.json(f"az ad sp create-for-rbac -n password --role Reader --scopes {scope}")
     certified = az.json(f"az ad sp create-for-rbac -n certificate --role Reader --scopes {scope} --create-cert")
     for number, how in (

@@ -23,7 +23,7 @@ TITLES = {
     ),
     "arc": ("Python azure-identity", "JavaScript @azure/identity", "Go azidentity"),
 }
-"""Which clients are tried in which dialect; go-autorest is of before both."""
+"""Which clients are tried in which dialect; go-autorest is older than both."""
 READERS_BY_DIALECT = [
     (reader, dialect) for dialect in DIALECTS for reader in READERS if reader.title in TITLES[dialect]
 ]

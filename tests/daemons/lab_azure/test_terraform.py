@@ -36,7 +36,7 @@ Microsoft.PowerBIDedicated Microsoft.RecoveryServices Microsoft.Relay Microsoft.
 Microsoft.SecurityInsights Microsoft.ServiceBus Microsoft.ServiceFabric Microsoft.SignalRService Microsoft.Sql
 Microsoft.StreamAnalytics Microsoft.TimeSeriesInsights Microsoft.Web microsoft.insights
 """.split()  # noqa: SIM905  # words are read as words
-"""What the default set, `legacy`, has beyond it."""
+"""What the default set, `legacy`, has beyond the set `core`."""
 
 
 @pytest.fixture

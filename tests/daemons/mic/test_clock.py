@@ -172,7 +172,7 @@ def test_a_pod_that_comes_during_a_plan_for_a_crowd_waits_for_a_part_of_it(creat
         await now.until(3600)
         wait = next(index for index, name in enumerate(now.memory.created) if name == "late") - before
         part = min(sync.PART, max(sync.FIRST_PART, sync.PART_SECONDS * BATCH / create_seconds))
-        assert wait <= 2 * part  # one of changed pods, one of the plan for everything
+        assert wait <= 2 * part  # a part of the plan for changed pods, and one of a full plan
         assert {pod.key.name for pod in crowd} < set(now.memory.created)
 
     play(story)

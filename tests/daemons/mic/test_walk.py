@@ -9,7 +9,7 @@ from walking import files_run, walk
 LIBRARIES = ("core/model/", "kube/", "serving/")
 """As well as the modules of `podidentity` itself: `timing`, `bounded`, `http`, `errors`."""
 STANDS_IN = "azure/compute.py"
-"""What the machines of these tests stand in for."""
+"""The module in whose place these tests have machines in memory."""
 
 
 def test_a_new_pod_runs_the_files_of_its_walk(run_in_world: Callable[..., None]) -> None:

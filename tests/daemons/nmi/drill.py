@@ -98,7 +98,7 @@ class Drill:
         assert self.cluster is not None
         self.confirm()
         async with asyncio.timeout(20):
-            # Nobody can set an event for what a socket brings.
+            # No event is set when bytes arrive on a socket, so this looks again and again.
             while min(self.cluster.confirmed_at(), self.cluster.grants_confirmed_at()) < self.clock.steady():  # noqa: ASYNC110
                 await asyncio.sleep(0.001)
 

@@ -128,7 +128,7 @@ def test_what_cannot_be_read_beforehand_ends_by_its_limits(
     monkeypatch.setattr(certificates, "_PROGRAM", (str(program),))
     monkeypatch.setattr(certificates, "SIGNING_SECONDS", 30.0 if by_processor else 2.0)
     signer, certificate = Signer(), Certificate(with_most_rounds(pair, tmp_path), PASSWORD)
-    for _ in range(3 if by_processor else 1):  # what the clock ended is not remembered: the node may have been busy
+    for _ in range(3 if by_processor else 1):  # an end by the clock is not remembered: the node may have been busy
         with pytest.raises(ConfigurationError, match="takes too long or too much memory"):
             signer.sign(certificate, "app", "https://login/token", adfs=False)
     assert starts.read_text() == "start "  # after the first time the refusal is remembered

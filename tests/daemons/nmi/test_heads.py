@@ -134,7 +134,7 @@ def test_a_memory_forgets_what_was_not_used_for_longest() -> None:
     assert len(memory) == 3
     memory.remember(3, "3")
     assert len(memory) == 4
-    assert memory.recall(0) == "0"  # used: it goes with the younger ones
+    assert memory.recall(0) == "0"  # used just now: it is kept with the younger ones
     for number in (4, 5):
         memory.remember(number, str(number))
     assert [memory.recall(number) for number in (1, 2)] == [None, None]

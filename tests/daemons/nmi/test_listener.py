@@ -24,7 +24,7 @@ GREEDY = "127.0.0.2"
 SHORT = b"GET / HTTP/1.1\r\nHost:a\r\n\r\n"
 PIPELINED = SHORT * (15_000 // len(SHORT))
 TURNS_OF_A_NEWCOMER = 4
-"""Its connection is accepted in one turn and read in the next; asyncio begins tasks of its own between them."""
+"""A new connection is accepted in one turn and read in the next; asyncio begins tasks of its own between them."""
 
 
 @asynccontextmanager
@@ -254,7 +254,7 @@ async def test_a_newcomer_does_not_wait_a_turn_for_each_connection_before_it() -
             connection.setblocking(False)
             return connection
 
-        connections = [connect() for _ in range(queue)]  # the event loop rests meanwhile
+        connections = [connect() for _ in range(queue)]  # the event loop does not run meanwhile
         turns = 0
         while not is_answered(connections[-1]):
             await asyncio.sleep(0)
@@ -277,7 +277,7 @@ async def test_a_pod_that_connects_all_the_time_keeps_no_other_in_its_queue() ->
             connection.setblocking(False)
             return connection
 
-        connections = [connect(GREEDY, SHORT) for _ in range(400)]  # the event loop rests meanwhile
+        connections = [connect(GREEDY, SHORT) for _ in range(400)]  # the event loop does not run meanwhile
         neighbour = connect(ADDRESS, request(TOKEN_PATH + QUERY))
         turns = 0
         while not is_answered(neighbour):

@@ -184,7 +184,7 @@ async def test_where_a_pod_may_ask_from(*, own: bool, ips: tuple[str, ...], stat
     cluster.add(node_pod("web", ips=ips))
     file_request = TokenFileRequest(TokenRequest("r", READER), proof=broker.token("default/cart", "web"))
     answer = await direct_door(clock, cluster, own=own).answer(file_request, Peer("10.9.9.9"))
-    assert answer.status == status  # 401: it came to the broker
+    assert answer.status == status  # 401: the request reached the broker
 
 
 async def test_a_stale_watch_refuses(tmp_path: Path) -> None:
@@ -198,7 +198,7 @@ async def test_a_stale_watch_refuses(tmp_path: Path) -> None:
 async def test_a_proof_may_be_ahead_of_the_watch(tmp_path: Path) -> None:
     """A pod that asks before NMI's watch shows it waits for the watch instead of being refused."""
     async with stage(tmp_path) as at:
-        door = at.nmi.listener.app._token_file  # the stage's settings wait for nobody
+        door = at.nmi.listener.app._token_file  # by the stage's settings no request waits
         door._wait_seconds = 25.0
         at.nmi.cluster.remove(at.pod)
         task = asyncio.ensure_future(at.ask())

@@ -216,7 +216,7 @@ def test_a_binding_and_a_grant_may_come_later_than_the_pod(tmp_path: Path) -> No
     async def test() -> None:
         async with experienced(tmp_path) as (nmi, broker):
             broker.cluster.grants.clear()
-            broker.clock.jump(60)  # the broker knows of a grant for 30 s
+            broker.clock.jump(60)  # the broker remembers a grant for 30 s
             scheduled = replace(pod("web"), phase="Pending", ips=(), service_account="cart")
             broker.cluster.add_pod(str(scheduled.key), "cart", "n1", uid=scheduled.uid)
             nmi.cluster.add(scheduled)

@@ -71,7 +71,7 @@ def test_a_silence_of_entra_is_outlasted(world: World, programs: Programs, ident
     assert len(forms.of(identity)) == 2
 
 
-@pytest.mark.usefixtures("misled")  # they need 20 s, which pass here
+@pytest.mark.usefixtures("misled")  # these programs need 20 s, which pass during this test
 def test_what_is_taken_away_is_gone_within_30_seconds(world: World, programs: Programs) -> None:
     """After a grant is withdrawn or a pod deleted, each SDK's next request fails, though the token was cached."""
     client_id = world.stage.identity("lent")
