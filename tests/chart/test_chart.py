@@ -283,7 +283,7 @@ def test_the_uninstall_hook_does_what_mic_does() -> None:
     mic = one(found, "Deployment", "aad-pod-identity-mic")["spec"]["template"]["spec"]
     (container,), (of_mic,) = pod["containers"], mic["containers"]
     assert job["metadata"]["annotations"]["helm.sh/hook"] == "pre-delete"
-    assert pod["hostNetwork"] is True  # as a pod it would be refused by NMI
+    assert pod["hostNetwork"] is True  # NMI would refuse its requests to IMDS from the pod network
     assert (pod["volumes"], container["volumeMounts"]) == (mic["volumes"], of_mic["volumeMounts"])
     assert container["env"] == of_mic["env"]
     assert "--uninstall-deployment=aad-pod-identity-mic" in container["args"]
@@ -329,10 +329,8 @@ def test_nmi_finds_what_it_needs_for_the_broker() -> None:
     (container,) = pod["containers"]
     settings = settings_of(parse("nmi", TABLE, container["args"]), {"FORCENAMESPACED": "true"})
     assert (settings.broker, settings.token_file_port) == (url, 2580)
-    assert (pod["hostNetwork"], pod["dnsPolicy"]) == (
-        True,
-        "ClusterFirstWithHostNet",
-    )  # the broker's URL names a Service
+    # The broker's URL names a Service, which only the cluster's DNS knows.
+    assert (pod["hostNetwork"], pod["dnsPolicy"]) == (True, "ClusterFirstWithHostNet")
     (volume,) = [volume for volume in pod["volumes"] if volume["name"] == "broker"]
     token, authority = volume["projected"]["sources"]
     assert token["serviceAccountToken"]["audience"] == PROXY_AUDIENCE

@@ -115,7 +115,7 @@ async def test_an_order_replaces_the_ca_at_once(cluster: Cluster, new_replica: M
 async def test_a_replica_that_knows_nothing_of_a_replacement_is_trusted(
     cluster: Cluster, new_replica: Make, clock: JumpingClock
 ) -> None:
-    """A replica that missed a replacement is trusted until its certificate ends, at first by one CA alone."""
+    """A replica that missed a replacement stays trusted, at first even by clients that read only the first CA."""
     replica, late = await new_replica(), await new_replica()
     async with replica.running(), late.running(is_cut_off=True):
         cluster.change_secret(lambda secret: annotate(secret, "leaked"))

@@ -63,7 +63,7 @@ def test_it_says_by_which_rules_mic_assigns(run_in_world: Run) -> None:
 
 
 def test_it_goes_when_nobody_follows_the_machine_any_more(run_in_world: Run) -> None:
-    """The object is deleted with the machine's last pod, because NMI would rely on it while it is out of date."""
+    """The object is deleted with the machine's last pod: nobody would update it any more, and NMI would rely on it."""
 
     async def story(world: Any) -> None:
         pod = make.pod()

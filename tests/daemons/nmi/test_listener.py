@@ -50,7 +50,7 @@ def count_answers(nmi: Serving, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 async def test_pipelined_requests_keep_no_neighbour_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of 23,000 pipelined requests of one pod, a few hundred are answered before a neighbour's on a new connection."""
+    """Of 23,000 pipelined requests of one pod only a few hundred are answered before a neighbour's new connection."""
     async with listening() as nmi:
         clients = count_answers(nmi, monkeypatch)
         greedy = [await nmi.connect(GREEDY) for _ in range(40)]

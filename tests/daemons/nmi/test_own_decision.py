@@ -93,7 +93,7 @@ async def test_without_mic_imds_is_asked_again() -> None:
 
 @pytest.mark.parametrize(("header", "status"), [(False, 404), (True, 503)])
 async def test_a_wait_in_vain_ends_as_it_does_with_mic(*, header: bool, status: int) -> None:
-    """Once both waits are over the answer is 404, or 503 with Retry-After where the flag for that is set."""
+    """Once both waits are over the answer is 404, or with --set-retry-after-header 503 and Retry-After."""
     settings = Settings("n1", wait_known_seconds=0, wait_created_seconds=0, wait_assigned_seconds=0)
     async with serving(replace(settings, retry_after_header=header)) as nmi:
         Machine(nmi)

@@ -116,7 +116,7 @@ def test_an_address_of_two_is_nobodys_and_both_are_named() -> None:
 
 
 def test_a_connection_is_one_pods_for_its_whole_life() -> None:
-    """If the watch shows another pod at its address, the API server is asked, and if it agrees, all is refused."""
+    """If the watch has another pod at the address, the API server is asked; if it agrees, the request is refused."""
     cluster = Cluster()
     connection = peer()
     assert cluster.find(connection) is WEB
