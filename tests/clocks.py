@@ -1,4 +1,4 @@
-"""Time that only a test moves."""
+"""A clock that only tests move."""
 
 import asyncio
 import heapq
@@ -8,9 +8,9 @@ START_SECONDS = 1000.0
 
 
 class JumpingClock:
-    """A `podidentity.timing.Clock` that stands still, unless a test moves it.
+    """A `podidentity.timing.Clock` that stands still until a test moves it.
 
-    With `hasty`, each sleep moves it too, so that nothing ever waits; without, sleepers wait for `jump`.
+    With `hasty`, each sleep moves the clock, so that nothing ever waits; without it, sleepers wait for `jump`.
     """
 
     def __init__(self, *, hasty: bool = True, wall: float = 1_800_000_000.0) -> None:
@@ -34,11 +34,11 @@ class JumpingClock:
 
     @property
     def waiting(self) -> int:
-        """How many sleep at this moment: when it is everybody, nothing more happens until time passes."""
+        """Return how many tasks are asleep now: when all are, nothing happens until time passes."""
         return sum(1 for _, _, woken in self._sleepers if not woken.done())
 
     async def sleep(self, seconds: float) -> None:
-        """Wait for the time to come, or bring it."""
+        """Wait until the clock is moved past the time; a hasty clock moves there itself."""
         self.slept.append(seconds)
         if (self.hasty and seconds < self.hasty_below) or seconds <= 0:
             self.jump(max(seconds, 0.0))
@@ -49,7 +49,7 @@ class JumpingClock:
         await woken
 
     def jump(self, seconds: float) -> None:
-        """Let `seconds` pass on both clocks, and wake who waited for them."""
+        """Move both clocks by `seconds`, and wake whoever has slept long enough."""
         self._steady += seconds
         while self._sleepers and self._sleepers[0][0] <= self._steady:
             _, _, woken = heapq.heappop(self._sleepers)
@@ -57,5 +57,5 @@ class JumpingClock:
                 woken.set_result(None)
 
     def set_wall(self, seconds: float) -> None:
-        """Set the wall clock forward by `seconds`, or back, as an administrator may."""
+        """Move the wall clock alone by `seconds`, forward or back, as an administrator may."""
         self._ahead += seconds

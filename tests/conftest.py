@@ -1,7 +1,8 @@
-"""For all tests: asynchronous ones run on asyncio; a property is about truth, not speed, so hypothesis has no deadline.
+"""For all tests: asynchronous ones run on asyncio, and hypothesis has no deadline: properties are not about speed.
 
-Whatever waits is an `async def test_...`. `asyncio.run` is for code that runs elsewhere: in a thread of another network
-namespace, in a program of its own. Stories of MIC are functions that the fixtures of daemons/mic run in a fresh world.
+A test that waits is an `async def test_...`. `asyncio.run` is for code that runs elsewhere: in a thread of another
+network namespace, in a program of its own. MIC's scenarios are functions that the fixtures of daemons/mic run in a
+fresh world.
 """
 
 import pytest
@@ -15,5 +16,5 @@ settings.load_profile("untimed")
 
 @pytest.fixture
 def anyio_backend() -> str:
-    """Run asynchronous tests on asyncio's own loop; `loops` has the daemons'."""
+    """Run asynchronous tests on asyncio's own loop; `loops` has the one of the daemons."""
     return "asyncio"

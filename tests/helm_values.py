@@ -1,4 +1,4 @@
-"""A chart's values, one by one: for tests that each of them takes effect."""
+"""A chart's values one by one, for tests that each value has an effect."""
 
 import copy
 from typing import Any

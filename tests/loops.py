@@ -1,4 +1,4 @@
-"""The event loop that the daemons run on, for tests of what is close to it: sockets, their limits and their ends."""
+"""The event loop of the daemons, for tests of sockets, their limits and their ends."""
 
 from typing import Any
 

@@ -29,9 +29,9 @@ _next_port = itertools.count(os.getpid() * 64)
 
 @contextlib.asynccontextmanager
 async def serving(app: Application, tls: ssl.SSLContext | None = None) -> AsyncIterator[int]:
-    """Serve an application as long as the body runs; its port.
+    """Serve an application during the body; yield its port.
 
-    uvicorn's own main loop is left out: it would look five times, a tenth of a second apart, before it ends.
+    uvicorn's own main loop is left out: it would check five times, a tenth of a second apart, before it ends.
     """
     config = uvicorn.Config(
         app, interface="asgi3", host=LOOPBACK, port=0, proxy_headers=False, log_level="error", lifespan="off", ws="none"
@@ -65,7 +65,7 @@ async def _end(server: uvicorn.Server) -> None:
 def served(
     app: Application, tls: ssl.SSLContext | None = None, beside: Callable[[], Awaitable[None]] | None = None
 ) -> Iterator[int]:
-    """Serve an application in a thread of its own; its port. `beside` runs in the same loop for as long."""
+    """Serve an application in a thread of its own and yield its port; `beside` runs in the same loop meanwhile."""
     told: Future[tuple[int, Callable[[], object]]] = Future()
 
     async def run() -> None:
@@ -88,7 +88,7 @@ def served(
 
 
 def unused_port() -> int:
-    """Return a port on which nobody listens, and which nobody gets who does not ask for it by number."""
+    """Return a port on which nobody listens, and which is given to nobody who does not ask for it by number."""
     while True:
         port = _PORTS[next(_next_port) % len(_PORTS)]
         with contextlib.suppress(OSError), socket.socket() as probe:

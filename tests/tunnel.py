@@ -1,4 +1,4 @@
-"""A proxy on loopback through which every public name leads to servers of a test, as HTTPS_PROXY names it."""
+"""A proxy on loopback that leads every public name to servers of a test, for HTTPS_PROXY."""
 
 import asyncio
 import contextlib
@@ -12,7 +12,7 @@ Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 @contextlib.contextmanager
 def tunnel(ports: Mapping[str, int]) -> Iterator[str]:
-    """Carry CONNECT to `ports` by host name; its address. Any other name is refused with 502."""
+    """Carry CONNECT to `ports` by host name and yield the proxy's address. Any other name is refused with 502."""
     ready: Future[tuple[int, asyncio.AbstractEventLoop, asyncio.Event]] = Future()
 
     async def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -1,6 +1,6 @@
 """What aad-pod-identity v1.8.17 installs, as facts for tests: its rights, its definitions, its objects.
 
-Written from what its deploy/infra/deployment-rbac.yaml says, for tests that begin where its users are.
+Written from what its deploy/infra/deployment-rbac.yaml says, for tests that begin with its installation.
 """
 
 from typing import Any
@@ -81,7 +81,7 @@ def rules(rights: tuple[tuple[str, str, str], ...]) -> list[Json]:
 
 
 def definitions() -> list[Json]:
-    """Its definitions: the lower-case names alone, no rules, a status that nobody but the assigned identity uses."""
+    """Return its definitions: lower-case names alone, no rules, a status that only assigned identities use."""
     assigned = {
         "azureIdentityRef": _embedded(_IDENTITY),
         "azureBindingRef": _embedded(_BINDING),
@@ -100,7 +100,7 @@ def definitions() -> list[Json]:
 
 
 def roles() -> list[Json]:
-    """Its accounts, roles and bindings."""
+    """Return its service accounts, roles and bindings."""
     api = "rbac.authorization.k8s.io"
     made: list[Json] = []
     for part, rights in (("nmi", NMI_RIGHTS), ("mic", MIC_RIGHTS)):
@@ -128,7 +128,7 @@ def roles() -> list[Json]:
 
 
 def daemon_set(image: str) -> Json:
-    """Its NMI. Images are the node's own here, so the pull policy is not its `Always`."""
+    """Return its NMI. Images are on the node already, so that the pull policy is not `Always` as in its manifest."""
     labels = {"component": "nmi", "tier": "node", "k8s-app": "aad-pod-id"}
     container = {
         "name": "nmi",
@@ -163,7 +163,7 @@ def daemon_set(image: str) -> Json:
 
 
 def deployment(image: str) -> Json:
-    """Its MIC."""
+    """Return its MIC."""
     labels = {"component": "mic", "k8s-app": "aad-pod-id", "app": "mic"}
     container = {
         "name": "mic",
@@ -188,7 +188,7 @@ def deployment(image: str) -> Json:
 
 
 def assigned(pod: str, node: str, identity: Json, binding: Json, state: str | None) -> Json:
-    """Return what its MIC writes for a pod of namespace `default`; without a status as its first versions did."""
+    """Return what its MIC writes for a pod of namespace `default`; with `state` None, as its first versions did."""
     metadata = {
         "name": f"{pod}-default-{identity['metadata']['name']}",
         "labels": {"nodename": node},

@@ -19,7 +19,7 @@ RBAC = "rbac.authorization.k8s.io"
 
 
 def objects(release: str, namespace: str, image: str, command: list[str]) -> list[Json]:
-    """What the release consists of. `image` and `command` stand in for its binaries: nobody answers its probes."""
+    """Return the objects of the release. `image` and `command` replace its binaries; nobody answers its probes."""
     rights = {"nmi": upstreams.NMI_RIGHTS, "mic": upstreams.MIC_RIGHTS}
     made = [one for part, granted in rights.items() for one in _roles(part, namespace, granted)]
     made += [_workload(part, release, namespace, image, command) for part in rights]
@@ -36,7 +36,7 @@ def objects(release: str, namespace: str, image: str, command: list[str]) -> lis
 
 
 def secret(release: str, namespace: str, kept: list[Json], values: Json) -> Json:
-    """Helm's record of the release's first revision (`helm.sh/helm/v3`, pkg/storage/driver and pkg/release)."""
+    """Return Helm's record of the release's first revision (`helm.sh/helm/v3`, pkg/storage/driver and pkg/release)."""
     now = datetime.now(UTC).isoformat()
     info = {"first_deployed": now, "last_deployed": now, "deleted": "", "description": "Install complete"}
     metadata = {"apiVersion": "v1", "name": CHART, "version": VERSION, "appVersion": APP_VERSION}
@@ -107,7 +107,7 @@ def _labels(release: str) -> dict[str, str]:
 
 
 def _owned(obj: Json, release: str, namespace: str) -> Json:
-    """With the marks by which Helm knows what is its own."""
+    """Return an object with the marks by which Helm recognizes its own."""
     made = copy.deepcopy(obj)
     made["metadata"]["labels"] = _labels(release)
     made["metadata"]["annotations"] = {

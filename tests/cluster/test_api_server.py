@@ -1,4 +1,4 @@
-"""The API server hangs, is slow and dies: pods go on getting their tokens, and the daemons go on where they were."""
+"""The API server hangs, is slow or is killed: pods still get their tokens, and the daemons continue afterwards."""
 
 import contextlib
 import json
@@ -22,7 +22,7 @@ ANSWERS = 200  # of three threads that pause 50 ms after each: some seconds
 
 @pytest.fixture(scope="module")
 def asking(installed: Cluster) -> Iterator[Identity]:
-    """A pod on each node that keeps asking on new connections."""
+    """A pod on each node that asks for a token again and again, each time on a new connection."""
     made = installed.identity("serving")
     installed.bind(made)
     for node in NODES:
@@ -38,7 +38,10 @@ def _has_tokens(installed: Cluster, node: str, identity: Identity) -> bool:
 
 
 def test_a_hanging_api_server_is_not_missed(installed: Cluster, asking: Identity) -> None:
-    """It stands still for as long as each pod has hundreds of answers, all of them its own token; then all goes on."""
+    """While the API server is stopped, each pod gets hundreds of answers, all with its own token.
+
+    Then new pods are served.
+    """
     server = _api_server(installed)
 
     def hang(answered: Callable[[], bool]) -> None:
@@ -53,7 +56,7 @@ def test_a_hanging_api_server_is_not_missed(installed: Cluster, asking: Identity
 
 
 def test_a_slow_api_server_is_waited_for(installed: Cluster, asking: Identity) -> None:
-    """It stands still every other half second: a new pod has its token, nobody else notices."""
+    """While the API server stops every other half second, a new pod gets its token and other pods get theirs."""
 
     def slow(answered: Callable[[], bool]) -> None:
         with _every_other(0.5, _api_server(installed)):
@@ -64,7 +67,7 @@ def test_a_slow_api_server_is_waited_for(installed: Cluster, asking: Identity) -
 
 
 def test_a_killed_api_server_is_not_missed(installed: Cluster, asking: Identity) -> None:
-    """It dies three times and comes back: no other answer, no packet past NMI, no daemon that ends."""
+    """When the API server is killed three times, pods get tokens only, no packet passes NMI, and no daemon restarts."""
 
     def kill(answered: Callable[[], bool]) -> None:
         for _ in range(3):
@@ -80,7 +83,7 @@ def test_a_killed_api_server_is_not_missed(installed: Cluster, asking: Identity)
 
 @contextlib.contextmanager
 def _every_other(seconds: float, process: int) -> Iterator[None]:
-    """Let a process run only every other so many seconds."""
+    """Let a process run and stop it in turn, `seconds` each."""
     over = threading.Event()
 
     def hold_back() -> None:
@@ -100,7 +103,10 @@ def _every_other(seconds: float, process: int) -> Iterator[None]:
 
 
 def _nothing_but_tokens(installed: Cluster, asking: Identity, trouble: Callable[[Callable[[], bool]], None]) -> None:
-    """Make `trouble`, which is told when there are enough answers since: they are tokens, and no daemon restarted."""
+    """Run `trouble`; then hold that all answers since were tokens and that no daemon restarted.
+
+    `trouble` gets a function that says whether each pod has had enough answers since the beginning.
+    """
     addresses = {node: installed.pod_ip(f"serving-{node}") for node in NODES}
     started = installed.restarts()
     before = {node: _counts(installed, address) for node, address in addresses.items()}
@@ -115,7 +121,7 @@ def _nothing_but_tokens(installed: Cluster, asking: Identity, trouble: Callable[
 
 
 def _goes_on(installed: Cluster, name: str) -> None:
-    """Both daemons act on what is new."""
+    """Hold that a new identity and pod are served, which needs both daemons."""
     identity = installed.identity(name)
     installed.bind(identity)
     installed.create(pod(name, ONCE, binding=name))
@@ -133,7 +139,7 @@ def _counts(installed: Cluster, address: str) -> Counter[str]:
 
 
 def _api_server(installed: Cluster) -> int:
-    """Its process; 0 while there is none."""
+    """Return the process ID of the API server; 0 while there is none."""
     own = f"--audit-log-path={installed.logs}/audit.log".encode()
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
@@ -145,5 +151,5 @@ def _api_server(installed: Cluster) -> int:
 
 
 def _last_logs(installed: Cluster) -> str:
-    """Return what NMI said last: for a failure on a busy machine."""
+    """Return the last lines of NMI's logs, for the message of a failure."""
     return installed.kubectl("logs", "-l", "component=nmi", "--tail=40", "--prefix", "--timestamps")

@@ -1,7 +1,7 @@
-"""The broker on a real cluster: who gets tokens, what it may do, and what a load of clients notices of its changes.
+"""The broker on a real cluster: who gets tokens, what it may do, and which of its changes a load of clients notices.
 
 Runs before NMI is installed. The load (`programs.BROKER_LOAD`) runs from the first test to the last but one, so that
-the slow steps of one change pass while another is tested; what each test holds is that nothing failed up to its end.
+the slow steps of one change pass while another is tested; each test holds that no request has failed up to its end.
 """
 
 import datetime as dt
@@ -35,14 +35,14 @@ NOBODYS = "99999999-0000-4000-8000-000000000000"
 
 @pytest.fixture(scope="module")
 def place(cluster: Cluster) -> Iterator[Place]:
-    """The broker at work."""
+    """The broker, installed, and its clients."""
     with brokers.installed(cluster) as one:
         yield one
 
 
 @pytest.fixture(scope="module")
 def replacement(place: Place) -> list[str]:
-    """The CA's replacement, ordered: which CAs sign before it."""
+    """Order a replacement of the CA; the CAs that signed the serving certificates until then."""
     before = place.replica_issuers()
     wish = f"podidentity.io/replace-ca={time.time()}"
     place.cluster.kubectl("annotate", "secret", f"{BROKER}-ca", "-n", HOME, wish)
@@ -51,7 +51,7 @@ def replacement(place: Place) -> list[str]:
 
 @pytest.fixture(scope="module")
 def sdks(place: Place) -> Mapping[str, str]:
-    """The names of the containers in which the SDKs that can be had here ask, by the SDKs' titles."""
+    """The containers in which Azure's SDKs ask, by the title of the SDK; only SDKs that can be installed here."""
     available = []
     for sdk in SDKS:
         try:
@@ -68,7 +68,11 @@ def sdks(place: Place) -> Mapping[str, str]:
 
 @pytest.mark.usefixtures("replacement")
 def test_fifty_service_accounts_of_25_namespaces_share_one_credential(place: Place) -> None:
-    """Granted to a namespace's group or to themselves, in AKS's spelling; Entra ID is asked once by each replica."""
+    """Fifty service accounts use one identity through one federated credential.
+
+    They are granted it by name or by their namespace's group, with AKS's ClusterRoles; each replica asks Entra ID at
+    most twice.
+    """
     pairs = [(namespace, name) for namespace in NAMESPACES for name in brokers.ACCOUNTS]
     answers = [place.ask(token(place.cluster, *pair)) for pair in pairs]
     assert len(answers) == 50
@@ -79,7 +83,7 @@ def test_fifty_service_accounts_of_25_namespaces_share_one_credential(place: Pla
 
 
 def test_a_replica_is_killed(place: Place) -> None:
-    """With SIGKILL, in the middle of requests: no `get_token` of the 32 clients fails."""
+    """A replica is killed while it answers: no `get_token` of the 32 clients fails."""
     kill(place, min(place.ready_replicas()))
 
 
@@ -92,7 +96,10 @@ def kill(place: Place, name: str) -> None:
 
 
 def test_a_service_account_without_a_grant_gets_a_sentence(place: Place) -> None:
-    """403 that names it, the identity and what is missing; Entra ID hears nothing of it."""
+    """The answer is 403 and names the service account, the identity and the right that is missing.
+
+    Entra ID is not asked.
+    """
     before = place.exchanges()
     status, document = place.ask(token(place.cluster, OUTSIDE, "web"))
     assert (status, document["error"]) == (403, "unauthorized_client")
@@ -103,14 +110,18 @@ def test_a_service_account_without_a_grant_gets_a_sentence(place: Place) -> None
 
 @pytest.mark.parametrize("audience", [EXCHANGE_AUDIENCE, ""], ids=["entra", "api-server"])
 def test_a_token_for_somebody_else_is_refused(place: Place, audience: str) -> None:
-    """Of a pod that may use the identity, and good for whom it is."""
+    """A token of a pod that may use the identity is refused when its audience is not the broker."""
     status, document = place.ask(token(place.cluster, NAMESPACES[1], "web", audience))
     assert (status, document["error"]) == (401, "invalid_client")
 
 
 @pytest.mark.parametrize("trick", ["key", "none", "HS256", "subject"])
 def test_a_forged_token_is_refused(place: Place, trick: str) -> None:
-    """Made of a good one by who has the public keys: with another key, with none, with a public one, with old proof."""
+    """A forger has a good token and the public keys.
+
+    He signs with a key of his own, with none, or with the public key as a shared secret, or puts the good signature
+    under other claims.
+    """
     good = token(place.cluster, NAMESPACES[1], "web")
     claims = jwt.decode(good, options={"verify_signature": False})
     header = {"kid": jwt.get_unverified_header(good)["kid"]}
@@ -135,7 +146,10 @@ def test_a_forged_token_is_refused(place: Place, trick: str) -> None:
 
 @pytest.mark.usefixtures("sdks")  # they start while this waits
 def test_what_is_withdrawn_ends_in_time(place: Place) -> None:
-    """A grant within 30 s, a deleted pod's token within 60 s, both used a moment before and in the cache."""
+    """A grant that is deleted ends within 30 s, and the token of a pod that is deleted within 60 s.
+
+    Both were used a moment before, so that the broker has them in its cache.
+    """
     cluster = place.cluster
     granted = token(cluster, NAMESPACES[0], "web")
     deleted = token(cluster, NAMESPACES[2], "web")
@@ -157,7 +171,10 @@ def test_what_is_withdrawn_ends_in_time(place: Place) -> None:
 
 
 def test_the_broker_may_do_little(place: Place) -> None:
-    """As the API server sees it: no tokens, no Secrets but its own, no pods; reviews and its own CA."""
+    """The broker may ask for reviews and write its own CA and its bundles.
+
+    It may read no pods or other Secrets, and make no tokens.
+    """
     groups = ["system:serviceaccounts", f"system:serviceaccounts:{HOME}", "system:authenticated"]
 
     def can(verb: str, resource: str, namespace: str = "", **more: str) -> bool:
@@ -187,7 +204,10 @@ def test_the_broker_may_do_little(place: Place) -> None:
 
 
 def test_a_credential_that_is_missing_is_an_event(place: Place) -> None:
-    """One, on the broker's own service account, with what the credential must name; the pod gets its token."""
+    """While a federated credential is missing there is one event that says what it must name.
+
+    Once it exists, the pod gets its token.
+    """
     cluster = place.cluster
     identity = cluster.admin.create_identity(GROUP, "late", LOCATION)["properties"]["clientId"]
     create(cluster, *brokers.grant(identity, "identity-late", brokers.group(NAMESPACES[1])))
@@ -214,7 +234,10 @@ def test_a_credential_that_is_missing_is_an_event(place: Place) -> None:
 
 @pytest.mark.parametrize("title", [sdk.title for sdk in SDKS])
 def test_an_sdk_in_a_pod_gets_a_token(place: Place, sdks: Mapping[str, str], title: str) -> None:
-    """Of the pod's identity, with its switch on; for another identity its exception says what is missing."""
+    """With its switch for the proxy on, an SDK gets the pod's token.
+
+    For another identity its exception says what is missing.
+    """
     if title not in sdks:
         pytest.skip(f"{title} cannot be had here")
     place.cluster.finished("sdks", CLIENTS)
@@ -225,10 +248,10 @@ def test_an_sdk_in_a_pod_gets_a_token(place: Place, sdks: Mapping[str, str], tit
 
 
 def test_the_other_replica_is_killed_and_serves_with_the_next_ca(place: Place, replacement: Sequence[str]) -> None:
-    """No `get_token` fails, of clients that had both CAs in their file before.
+    """A restarted replica serves with the new CA, and no `get_token` of clients that trust both CAs fails.
 
-    The ten minutes between publishing the new CA and signing with it are cut short: once the clients' own file has
-    both, the moment in the Secret is written back.
+    The ten minutes between publishing the new CA and signing with it are cut short: once the clients' file has both,
+    the time of publication in the Secret is set back.
     """
     cluster = place.cluster
     until(lambda: "next.published" in place.authority(), "the successor to be published")
@@ -244,10 +267,10 @@ def test_the_other_replica_is_killed_and_serves_with_the_next_ca(place: Place, r
 
 
 def test_the_cluster_signs_with_another_key(place: Place) -> None:
-    """Published first, then used: no token fails, old or new, at Entra ID itself or at the broker.
+    """A new key is published first and then signs: no token fails, old or new, at Entra ID or at the broker.
 
-    The lab's only API server starts again to read its keys. On a busy machine that takes longer than the broker may go
-    on with what it heard before; clients are then told that the cluster cannot be asked.
+    The lab's only API server restarts to read its keys. On a busy machine that takes longer than the broker may rely on
+    its last answer; clients are then told that the cluster cannot be asked.
     """
     cluster = place.cluster
     place.excuses = ("the cluster cannot be asked",)
@@ -266,20 +289,23 @@ def test_the_cluster_signs_with_another_key(place: Place) -> None:
 
 
 def exchange_token(place: Place) -> str:
-    """Return a token of a replica, as its kubelet would have it made for Entra ID."""
+    """Return a token of a replica for Entra ID, such as its kubelet requests."""
     name = next(iter(place.ready_replicas()))
     return token(place.cluster, HOME, name, EXCHANGE_AUDIENCE, BROKER)
 
 
 def test_ca_and_serving_certificates_are_replaced_under_load(place: Place, replacement: Sequence[str]) -> None:
-    """The replica that went on serves with a certificate of the new CA as well, and no client noticed."""
+    """The replica that was not restarted serves with a certificate of the new CA as well, and no client notices."""
     until(lambda: not set(place.replica_issuers()) & set(replacement), "serving certificates of the new CA")
     assert len(set(place.replica_issuers())) == 1
     place.tokens_go_on()
 
 
 def test_the_clusters_old_signing_key_is_withdrawn_under_load(place: Place) -> None:
-    """Once no token of it is left: no token fails. Meanwhile Helm upgrades the broker, which keeps its CA."""
+    """The old key is withdrawn once no token of it is in use: no token fails.
+
+    Meanwhile Helm upgrades the broker, which keeps its CA.
+    """
     cluster = place.cluster
     kid, authority = place.load("/kid"), place.authority()
     replicas = set(place.ready_replicas())
@@ -300,7 +326,7 @@ def test_the_clusters_old_signing_key_is_withdrawn_under_load(place: Place) -> N
 
 
 def test_uninstalled_nothing_is_left(place: Place) -> None:
-    """Of what Helm installed, and of what the broker wrote: its CA, its bundles."""
+    """Nothing is left of what Helm installed, nor of what the broker wrote: its CA and its bundles."""
     cluster = place.cluster
     place.helm.uninstall(BROKER, timeout=brokers.TIMEOUT_SECONDS)
     kinds = "deployment,service,serviceaccount,secret,configmap,role,rolebinding,networkpolicy,poddisruptionbudget"

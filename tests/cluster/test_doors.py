@@ -1,7 +1,7 @@
-"""NMI's two doors through the broker, on real nodes: the metadata address and the token file, without MIC.
+"""NMI's two doors through the broker, on real nodes and without MIC: the metadata address and the token file.
 
-Runs before anything else is installed, and leaves nothing. The lab's nodes have a metadata service, which hears of no
-token here until an identity moves to its machine.
+Runs before anything else is installed, and leaves nothing. The nodes have a metadata service, but no machine has an
+identity until a test puts one there.
 """
 
 import json
@@ -36,7 +36,7 @@ NODES = ("node-0", "node-1")
 
 @dataclass
 class Doors:
-    """NMI and the broker in their cluster, an identity that trusts the broker, and pods that ask."""
+    """NMI and the broker in their cluster, an identity that trusts the broker, and pods that request tokens."""
 
     cluster: Cluster
     identity: str
@@ -47,34 +47,34 @@ class Doors:
     """Packets of pods that had passed towards the metadata service when NMI was ready."""
 
     def ask(self, pod: str, path: str, **query: str) -> tuple[int, Json]:
-        """What a pod was answered: status and document."""
+        """Return what a pod was answered: status and document."""
         status, _, document = self.get(pod, path, **query)
         return status, document
 
     def get(self, pod: str, path: str, **query: str) -> Any:
-        """What a pod says."""
+        """Return the text that a pod's program answers."""
         return self.http.get(f"{self.pods[pod]}{path}?{urlencode(query)}").raise_for_status().json()
 
     def owner(self, pod: str, path: str, **query: str) -> str:
-        """Whose token a pod was given."""
+        """Return the client ID of the token that a pod was given."""
         status, document = self.ask(pod, path, **query)
         assert status == 200, document
         return client_id(document["access_token"])
 
     def nmi(self, node: str) -> Json:
-        """NMI's pod on a node."""
+        """Return NMI's pod on a node."""
         (pod,) = self.cluster.get("pods", "-n", SYSTEM, "--field-selector", f"spec.nodeName={node}")["items"]
         result: Json = pod
         return result
 
     def metadata_requests(self) -> int:
-        """How often a node's metadata service was asked for a token of the identity."""
+        """Return how often the nodes' metadata service was asked for a token of the identity."""
         entries = control.ask(Directory(self.cluster.lab.directory), "GET", "/azure/log")
         return sum(entry["service"] == "imds" and entry["who"] == self.identity for entry in entries)
 
 
 def asking_pod(identity: str, name: str, namespace: str, node: str, program: str = DOOR_CLIENT, **spec: Any) -> Json:
-    """A pod that may run under Pod Security's `restricted`, with what the webhook injects for the token file."""
+    """Return a pod that Pod Security's level `restricted` admits, with what the webhook injects for the token file."""
     variables: list[Json] = [
         {"name": "PODIDENTITY_HOST_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.hostIP"}}},
         {"name": "IDENTITY_ENDPOINT", "value": f"http://$(PODIDENTITY_HOST_IP):2580/token-file/{identity}"},
@@ -115,7 +115,10 @@ def asking_pod(identity: str, name: str, namespace: str, node: str, program: str
 
 
 def namespace_objects(name: str) -> tuple[Json, Json]:
-    """A namespace, `restricted` or for pods on the node's network, and its service account."""
+    """Return a namespace and its service account.
+
+    The namespace is `restricted`, or allows pods on the node's network.
+    """
     labels = {"pod-security.kubernetes.io/enforce": "privileged" if name == ON_HOST else "restricted"}
     namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
     return namespace, {
@@ -126,7 +129,7 @@ def namespace_objects(name: str) -> tuple[Json, Json]:
 
 
 def bind(identity: str, resource_id: str, namespace: str) -> tuple[Json, Json]:
-    """An AzureIdentity whose tokens come from the broker, and its binding: what a team has from before, annotated."""
+    """Return an AzureIdentity, annotated so that its tokens come from the broker, and its binding."""
     azure_identity = custom("AzureIdentity", "doors", {"type": 0, "resourceID": resource_id, "clientID": identity})
     binding = custom("AzureIdentityBinding", "doors", {"azureIdentity": "doors", "selector": "doors"})
     for item in (azure_identity, binding):
@@ -136,7 +139,7 @@ def bind(identity: str, resource_id: str, namespace: str) -> tuple[Json, Json]:
 
 
 def install(cluster: Cluster) -> None:
-    """Install as the files say: the broker, NMI alone, and what lets NMI use the broker."""
+    """Install the broker and NMI alone from their manifests, and the role by which NMI may use the broker."""
     cluster.kubectl("wait", "--for=delete", f"namespace/{HOME}", "--timeout=240s")
     tenant = cluster.lab.variables["LAB_TENANT_ID"]
     manifest = (REPOSITORY / "deploy/broker/broker.yaml").read_text()
@@ -151,7 +154,7 @@ def install(cluster: Cluster) -> None:
 
 @pytest.fixture(scope="module")
 def doors(cluster: Cluster) -> Iterator[Doors]:
-    """Everything installed, and pods that ask, two of them in each granted namespace and one elsewhere."""
+    """Everything installed, and pods: two in a granted namespace, one on the node's network, one without a grant."""
     install(cluster)
     created = cluster.admin.create_identity(GROUP, "doors", LOCATION)
     cluster.admin.create_federated_credential(GROUP, "doors", BROKER, ISSUER, SUBJECT)
@@ -194,7 +197,7 @@ def doors(cluster: Cluster) -> Iterator[Doors]:
 
 
 def is_answering(doors: Doors, pod: str) -> bool:
-    """Whether a pod can be asked."""
+    """Whether a pod answers requests."""
     try:
         return bool(doors.get(pod, "/proof"))
     except httpx2.HTTPError:
@@ -202,14 +205,17 @@ def is_answering(doors: Doors, pod: str) -> bool:
 
 
 def test_a_legacy_pod_gets_its_token_by_the_metadata_address(doors: Doors) -> None:
-    """From the broker, under `restricted`, by a binding that it had before; no machine carries the identity."""
+    """A pod with nothing but a binding gets its token from the broker, though no machine carries the identity."""
     for pod in ("near", "far"):
         until(lambda pod=pod: doors.ask(pod, "/metadata")[0] == 200, f"a token for {pod}")  # type: ignore[misc]
         assert doors.owner(pod, "/metadata") == doors.identity
 
 
 def test_without_a_grant_there_is_no_token_by_any_door(doors: Doors) -> None:
-    """A binding is no grant: 400 by the metadata address, at once and in its own words, 403 with the file."""
+    """A binding is no grant.
+
+    NMI answers 400 with IMDS's sentence by the metadata address, and 403 by the token file.
+    """
     status, document = doors.ask("outside", "/metadata")
     assert status == 400
     assert document["error_description"].startswith("Identity not found")
@@ -220,7 +226,7 @@ def test_without_a_grant_there_is_no_token_by_any_door(doors: Doors) -> None:
 
 @pytest.mark.parametrize("pod", ["near", "far", "on-host"])
 def test_a_pod_proves_itself_with_its_file(doors: Doors, pod: str) -> None:
-    """On the node's network too, where it has the node's address."""
+    """The token in a pod's file proves which pod asks, also on the node's network, where its address is the node's."""
     assert doors.owner(pod, "/token-file") == doors.identity
     status, document = doors.ask(pod, "/token-file", more=f"&client_id={doors.identity}")
     assert (status, document["client_id"]) == (200, doors.identity)
@@ -228,7 +234,10 @@ def test_a_pod_proves_itself_with_its_file(doors: Doors, pod: str) -> None:
 
 
 def test_azures_own_sdk_gets_its_token_unmodified(doors: Doors) -> None:
-    """By the file, under `restricted` and on the node's network; and as on a VM, with nothing in its environment."""
+    """Azure's SDK gets a token by the file and, without any variable, by the metadata address.
+
+    It asks by the file under `restricted` and on the node's network.
+    """
     program = (REPOSITORY / "tests/interop/managed/managed.py").read_text()
     as_on_a_vm = asking_pod(doors.identity, "sdk-metadata", RESTRICTED, NODES[1], program)
     as_on_a_vm["spec"]["containers"][0]["env"] = []
@@ -246,13 +255,13 @@ def test_azures_own_sdk_gets_its_token_unmodified(doors: Doors) -> None:
 
 @pytest.fixture(scope="module")
 def webhook(doors: Doors) -> Iterator[None]:
-    """The webhook, which offers the door."""
+    """The webhook, installed with the port of the token-file door."""
     with token_file_webhook(doors.cluster, DOOR_PORT):
         yield
 
 
 def plain_pod(name: str, namespace: str, node: str, program: str, **spec: Any) -> Json:
-    """The same pod as a team writes it: with nothing that leads to a token."""
+    """Return such a pod as a team writes it: without label, variables and volume of the door."""
     item = asking_pod("", name, namespace, node, program, **spec)
     item["metadata"]["labels"] = {}
     item["spec"]["volumes"] = []
@@ -263,7 +272,10 @@ def plain_pod(name: str, namespace: str, node: str, program: str, **spec: Any) -
 
 @pytest.mark.usefixtures("webhook")
 def test_the_webhook_leads_an_unmodified_program_to_the_door(doors: Doors) -> None:
-    """By a label and an annotation that pods have for workload identity's proxy, which the node's network never had."""
+    """A pod with the label and the annotation of workload identity's proxy gets the door.
+
+    The door also works on the node's network, where that proxy never did.
+    """
     cluster, program = doors.cluster, (REPOSITORY / "tests/interop/managed/managed.py").read_text()
     pods = {"injected": (RESTRICTED, NODES[0], {}), "injected-on-host": (ON_HOST, NODES[1], {"hostNetwork": True})}
     for name, (namespace, node, spec) in pods.items():
@@ -284,7 +296,7 @@ def test_the_webhook_leads_an_unmodified_program_to_the_door(doors: Doors) -> No
 
 @pytest.mark.usefixtures("webhook")
 def test_a_workload_of_aad_pod_identity_is_migrated_to_the_door(doors: Doors) -> None:
-    """By what `migrate --to token-file` writes and says: its pods then have what they need, and their token."""
+    """What `migrate --to token-file` writes and prints takes a workload to the door, and its pods get their token."""
     cluster, labels = doors.cluster, {"aadpodidbinding": "doors"}
     item = plain_pod("", LEGACY, NODES[0], DOOR_CLIENT, restartPolicy="Always")
     template = {"metadata": {"labels": labels}, "spec": item["spec"]}
@@ -304,13 +316,16 @@ def test_a_workload_of_aad_pod_identity_is_migrated_to_the_door(doors: Doors) ->
 
 
 def test_a_pod_on_the_nodes_network_gets_nothing_of_the_node(doors: Doors) -> None:
-    """Nor of another pod there whose token it has: that pod's service account is asked for a grant, and has none."""
+    """A pod on the node's network that sends another pod's token is judged as that pod.
+
+    The other pod's service account has no grant, so that the answer is 403.
+    """
     status, document = doors.ask("on-host", "/token-file", proof=doors.get("outside", "/proof"))
     assert status == 403, document
 
 
 def test_another_pods_token_is_refused(doors: Doors) -> None:
-    """From a pod's own address: that of a pod beside it, and that of a pod of another node."""
+    """A pod that sends another pod's token is refused, whether the other pod is on this node or not."""
     status, document = doors.ask("near", "/token-file", proof=doors.get("on-host", "/proof"))
     assert status == 403
     assert "another pod's address" in document["error_description"]
@@ -320,7 +335,7 @@ def test_another_pods_token_is_refused(doors: Doors) -> None:
 
 
 def test_a_compromised_node_gets_its_own_pods_identities_and_nothing_else(doors: Doors) -> None:
-    """With NMI's own token of node-0: a pod there, as far as that pod may; a pod of node-1, never."""
+    """Whoever has NMI's token of node-0 gets what pods there may have, and never anything of node-1's pods."""
     stolen = nmi_token(doors, NODES[0])
     assert ask_as_nmi(doors, stolen, "near", RESTRICTED)[0] == 200
     status, document = ask_as_nmi(doors, stolen, "outside", UNGRANTED)
@@ -345,13 +360,13 @@ def test_nmi_may_make_no_tokens_and_read_no_secrets(doors: Doors) -> None:
 
 
 def test_no_metadata_service_was_asked_for_any_of_it(doors: Doors) -> None:
-    """The machines carry no identity, and nobody tried."""
+    """None of the tests above had a metadata service asked for a token."""
     assert doors.metadata_requests() == 0
     assert doors.cluster.imds_packets() == doors.packets
 
 
 def test_an_identity_moves_to_the_machine_and_back(doors: Doors) -> None:
-    """By its annotation alone: same objects, same binding, same pod."""
+    """The annotation alone moves an identity between machine and broker; objects, binding and pod stay the same."""
     cluster = doors.cluster
     provider = cluster.get("node", NODES[0])["spec"]["providerID"]
     scale_set = provider.removeprefix("azure://").partition("/virtualMachines/")[0]
@@ -366,13 +381,13 @@ def test_an_identity_moves_to_the_machine_and_back(doors: Doors) -> None:
 
 
 def set_machine_identity(cluster: Cluster, scale_set: str, identities: Json) -> None:
-    """Put an identity on a scale set, or take it off."""
+    """Put an identity on a scale set, or remove it with None."""
     body = {"identity": {"type": "UserAssigned", "userAssignedIdentities": identities}}
     once_free(lambda: cluster.admin._arm("PATCH", scale_set, COMPUTE_VERSION, body))
 
 
 def source_of_token(doors: Doors) -> str:
-    """Ask by the metadata address; where the token came from, as NMI's log says, or "" without one."""
+    """Request a token by the metadata address; return its source according to NMI's log, "" without a token."""
     status, document = doors.ask("near", "/metadata")
     if status != 200:
         return ""
@@ -383,7 +398,7 @@ def source_of_token(doors: Doors) -> str:
 
 
 def nmi_token(doors: Doors, node: str) -> str:
-    """NMI's own token for the broker, as whoever has a node has it."""
+    """Return a token with which NMI asks the broker, as an attacker on its node would have it."""
     pod = doors.nmi(node)["metadata"]
     bound = {"apiVersion": "v1", "kind": "Pod", "name": pod["name"], "uid": pod["uid"]}
     request = {"spec": {"audiences": ["api://AKSIdentityBinding"], "boundObjectRef": bound}}
@@ -393,7 +408,7 @@ def nmi_token(doors: Doors, node: str) -> str:
 
 
 def ask_as_nmi(doors: Doors, assertion: str, pod: str, namespace: str) -> tuple[int, Json]:
-    """What the broker's door for NMI answers."""
+    """Return what the broker answers to NMI's kind of request, in the name of `pod`."""
     uid = doors.cluster.get("pod", pod, "-n", namespace)["metadata"]["uid"]
     return doors.ask(
         "on-host",

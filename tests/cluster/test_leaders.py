@@ -1,6 +1,6 @@
-"""Two MICs on a real cluster: whichever way the leader goes, the other one takes over, and the former writes no more.
+"""Two MICs on a real cluster: however the leader is lost, the other takes over and the former one writes no more.
 
-Who wrote what stands in the API server's audit log, by pod: a service account's token names the pod that it is of.
+The API server's audit log says which pod wrote what: the token of a service account names its pod.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ Out = Callable[[Cluster, str], contextlib.AbstractContextManager[None]]
 
 @contextlib.contextmanager
 def killed(installed: Cluster, name: str) -> Iterator[None]:
-    """The pod's processes are killed, and the pod is deleted: restarted under its name, it would still lead."""
+    """The pod's processes are killed and the pod is deleted: restarted under its name, it would still be the leader."""
     for pid in installed.processes("mic", name):
         os.kill(pid, signal.SIGKILL)
     installed.kubectl("delete", "pod", name, "--force", "--grace-period=0")
@@ -35,7 +35,7 @@ def killed(installed: Cluster, name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def stopped(installed: Cluster, name: str) -> Iterator[None]:
-    """The pod's processes stand still, as on a node that swaps; then they go on as if nothing had happened."""
+    """The pod's processes are stopped, as on a node that swaps, and continue after the body."""
     pids = installed.processes("mic", name)
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
@@ -49,7 +49,7 @@ def stopped(installed: Cluster, name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def partitioned(installed: Cluster, name: str) -> Iterator[None]:
-    """The pod is still told everything, but nothing that it sends to the API server or to Azure arrives."""
+    """The pod still receives everything, but nothing that it sends reaches the API server or Azure."""
     rule = "table inet cut { chain out { type filter hook output priority 0; tcp dport { 443, 6443 } drop; }; }"
     with open(f"/proc/{min(installed.processes('mic', name))}/ns/net", "rb") as network:  # noqa: PTH123  # a descriptor
         enter = ["nsenter", f"--net=/proc/self/fd/{network.fileno()}", "--"]
@@ -66,7 +66,10 @@ def partitioned(installed: Cluster, name: str) -> Iterator[None]:
 
 @pytest.mark.parametrize("out", [killed, stopped, partitioned])
 def test_another_mic_takes_over(installed: Cluster, out: Out) -> None:
-    """New pods get their identities from the other MIC; once that leads, nothing that the former wrote takes effect."""
+    """A new pod gets its identity from the other MIC.
+
+    Once that one leads, no write of the former leader takes effect.
+    """
     identity = installed.identity(f"led-{out.__name__}")
     installed.bind(identity)
     until(lambda: len(installed.processes("mic")) == 2, "two MICs")
@@ -84,7 +87,7 @@ def test_another_mic_takes_over(installed: Cluster, out: Out) -> None:
 
 
 def _leader(installed: Cluster) -> str:
-    """Return who holds MIC's lease; a pod's name."""
+    """Return the pod that holds MIC's lease, "" when none does."""
     return str(installed.get("lease", upstreams.LOCK)["spec"].get("holderIdentity") or "")
 
 

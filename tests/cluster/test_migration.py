@@ -1,8 +1,8 @@
-"""From aad-pod-identity to podidentity and back, on a cluster that holds what aad-pod-identity left there.
+"""From aad-pod-identity to podidentity and back, on a cluster with the objects that aad-pod-identity leaves.
 
-The tests are one story, in this order: its objects; our images under its manifests; our manifests; back again; our
-manifests at once. They run last: they take podidentity off the cluster, and what upstream's roles refuse would spoil
-what `test_rights` counts.
+The tests build on each other, in this order: its objects; our images under its manifests; our manifests; back again;
+our manifests at once. They run last: they remove podidentity from the cluster, and what upstream's roles refuse would
+spoil what `test_rights` counts.
 """
 
 import json
@@ -39,7 +39,7 @@ CHAIN = """\
 
 @dataclass
 class Story:
-    """The cluster and what was there at the beginning."""
+    """The cluster, and what was there at the beginning."""
 
     cluster: Cluster
     identities: dict[str, Identity]
@@ -49,7 +49,7 @@ class Story:
     """Node to the netfilter tables and routing rules that it had without any of the two."""
 
     def answer(self, name: str) -> list[str]:
-        """Return what a pod gets that asks now: status, and whose token."""
+        """Return what a pod gets that asks now: the status, and the client ID of the token."""
         told: list[str] = json.loads(self.cluster.kubectl("exec", name, "--", "python3", "-c", ONCE))
         return told
 
@@ -122,7 +122,10 @@ def story(cluster: Cluster) -> Iterator[Story]:
 
 
 def test_our_images_under_its_manifests(story: Story) -> None:
-    """Only the images change: assigned pods are served by NMI alone, MIC then takes over what is left, as upstream."""
+    """With only the images changed, NMI alone serves pods that are assigned already.
+
+    MIC then takes over everything else.
+    """
     cluster, packets = story.cluster, story.cluster.imds_packets()
     right = _versions(story, "kept")
     _change_image(cluster, "daemonset", "nmi")
@@ -143,7 +146,7 @@ def test_our_images_under_its_manifests(story: Story) -> None:
 
 
 def test_each_missing_right_is_said_once(story: Story) -> None:
-    """No loop of errors: each process tries a right that upstream's role lacks, says so, and leaves it."""
+    """Each process tries a right that upstream's role lacks about once, logs that, and works without it."""
     missing = {
         ("create", "events"),
         ("get", "leases"),
@@ -171,7 +174,10 @@ def test_each_missing_right_is_said_once(story: Story) -> None:
 
 
 def test_our_manifests_over_it(story: Story) -> None:
-    """`kubectl apply` of ours: pods ask on and only get their own, what is right is not written again."""
+    """After `kubectl apply` of our manifests pods still get their own tokens.
+
+    Objects that are right are not written again.
+    """
     cluster = story.cluster
     names = (*STATES, "late")
     before, uids = [_versions(story, name) for name in names], _uids(cluster)
@@ -195,7 +201,10 @@ def test_our_manifests_over_it(story: Story) -> None:
 
 
 def test_back_to_it(story: Story) -> None:
-    """The recipe of docs/migrate: nothing of ours is left on the nodes, and its objects are as it writes them."""
+    """After the recipe of docs/migrate nothing of ours is left on the nodes.
+
+    The objects are such as aad-pod-identity writes them.
+    """
     cluster = story.cluster
     before = {name: _stored(story, name)["spec"] for name in STATES}
     assert all(story.rules(node) > story.tables[node] for node in cluster.nodes())
@@ -224,7 +233,7 @@ def test_back_to_it(story: Story) -> None:
 
 
 def test_our_manifests_straight_over_it(story: Story) -> None:
-    """Without a step between: `kubectl apply` of ours on its workloads, chain, and objects in each state."""
+    """Our manifests are applied at once over its workloads, its chain on the nodes, and objects in each state."""
     cluster = story.cluster
     for name, state in STATES.items():
         status = json.dumps({"status": {"status": state}})
@@ -243,7 +252,7 @@ def test_our_manifests_straight_over_it(story: Story) -> None:
 
 
 def _writes_of_the_lock(cluster: Cluster) -> list[str]:
-    """Return the last requests about it: when, which pod, what, which answer."""
+    """Return the last requests about the lock: time, pod, verb and answer."""
     return [
         f"{one['requestReceivedTimestamp']} {one['user'].get('extra', {})} {one['verb']} {one.get('responseStatus')}"
         for one in cluster.requests()
@@ -252,7 +261,7 @@ def _writes_of_the_lock(cluster: Cluster) -> list[str]:
 
 
 def _put_its_chain(story: Story) -> None:
-    """What its NMI puts on every node."""
+    """Put the iptables chain of aad-pod-identity's NMI on every node."""
     for node in story.cluster.nodes():
         for line in CHAIN.splitlines():
             story.on_node(node, "iptables-nft", "-w", "-t", "nat", *line.split())
@@ -260,7 +269,10 @@ def _put_its_chain(story: Story) -> None:
 
 
 def _asleep(instead_of: str = "command") -> list[dict[str, Any]]:
-    """Its workloads. Its binaries are not here: in their place, or in that of their flags, runs what does nothing."""
+    """Return its workloads with a command that does nothing.
+
+    Its binaries are not here, so that the command takes their place or that of their flags (`instead_of`).
+    """
     made = [upstreams.daemon_set(TOOLS), upstreams.deployment(TOOLS)]
     for one in made:
         one["spec"]["template"]["spec"]["containers"][0][instead_of] = SLEEP
@@ -268,7 +280,7 @@ def _asleep(instead_of: str = "command") -> list[dict[str, Any]]:
 
 
 def _change_image(cluster: Cluster, kind: str, name: str) -> None:
-    """What `kubectl set image` does; and the stand-in's command goes, so that the image's entry point runs."""
+    """Do what `kubectl set image` does, and remove the stand-in's command, so that the image's entry point runs."""
     at = "/spec/template/spec/containers/0"
     change = [
         {"op": "replace", "path": f"{at}/image", "value": _image(name)},
@@ -286,7 +298,10 @@ def _image(name: str) -> str:
 
 
 def _leave_objects(story: Story) -> None:
-    """What aad-pod-identity's last leader left: objects in each state, for pods that live and pods that are gone."""
+    """Create what aad-pod-identity's last leader left.
+
+    There are objects in each state, of pods that exist and of pods that are gone.
+    """
     cluster, nodes = story.cluster, ("node-0", "node-1")
     for name, identity in story.identities.items():
         cluster.bind(identity, selector=name)
@@ -359,7 +374,7 @@ def _restarts(obj: dict[str, Any]) -> int:
 
 
 def _limit_patch() -> str:
-    """Return what the page says to take away what upstream's manifest leaves."""
+    """Return the patch of docs/migrate that removes the CPU limits of upstream's manifest."""
     text = PAGE.read_text()
     return text[text.index("-p '") + 4 : text.index("]'") + 1]
 
@@ -369,7 +384,7 @@ def _conditions(cluster: Cluster, name: str) -> bool:
 
 
 def _reads_as_upstream_writes(story: Story, name: str, stored: dict[str, Any]) -> None:
-    """Names, label, finalizer and fields that its code looks at."""
+    """Hold that names, label, finalizer and fields are those that aad-pod-identity's code reads."""
     spec, identity = stored["spec"], story.identities[name]
     assert stored["metadata"]["labels"] == {"nodename": spec["nodename"]}
     assert stored["metadata"]["finalizers"] == [f"azureassignedidentity.finalizers.{upstreams.GROUP}"]

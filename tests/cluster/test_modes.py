@@ -1,6 +1,6 @@
-"""The two other ways to run: managed mode, where an administrator assigns identities, and one namespace at a time.
+"""The two other ways to run: managed mode, where an administrator assigns identities, and namespaced mode.
 
-Each is installed on a cluster without podidentity, and taken off again. Runs last for that.
+Each is installed on a cluster without podidentity and removed again, so that these tests run last.
 """
 
 import json
@@ -35,7 +35,7 @@ def bare(cluster: Cluster) -> Iterator[Cluster]:
 
 @pytest.fixture
 def managed(bare: Cluster) -> Iterator[Cluster]:
-    """NMI alone, in kube-system, as the manifest of managed mode has it."""
+    """NMI alone in kube-system, from the manifest of managed mode."""
     bare.kubectl("apply", "--server-side", "--force-conflicts", "-f", MANAGED)
     bare.roll_out("daemonset/nmi", SYSTEM)
     yield bare
@@ -45,7 +45,7 @@ def managed(bare: Cluster) -> Iterator[Cluster]:
 
 @pytest.fixture
 def namespaced(bare: Cluster) -> Cluster:
-    """Both daemons, told that namespaces are apart before they run for the first time."""
+    """Both daemons in namespaced mode from their first start on."""
     manifests = list(yaml.safe_load_all((DEPLOY / "deployment-rbac.yaml").read_text()))
     flags = {"DaemonSet": ("--forceNamespaced", *IMPATIENT), "Deployment": ("--forceNamespaced",)}
     for one in manifests:
@@ -58,7 +58,7 @@ def namespaced(bare: Cluster) -> Cluster:
 
 
 def test_managed_mode(managed: Cluster) -> None:
-    """A binding is enough for a pod of its namespace and for no other; IMDS has the last word; nobody writes."""
+    """A binding serves pods of its own namespace only; IMDS refuses an identity that the machine lacks."""
     packets = managed.imds_packets()
     assigned, missing = managed.identity("managed"), managed.identity("unassigned")
     words = managed.get("node", "node-0")["spec"]["providerID"].split("/")
@@ -72,7 +72,7 @@ def test_managed_mode(managed: Cluster) -> None:
 
 
 def test_namespaced_mode(namespaced: Cluster) -> None:
-    """The same label in another namespace is worth nothing there, until that has an identity and a binding itself."""
+    """A label gives nothing in another namespace until that has an identity and a binding of its own."""
     packets = namespaced.imds_packets()
     here, there = namespaced.identity("here"), namespaced.identity("there")
     namespaced.bind(here, selector="shared")
@@ -84,7 +84,7 @@ def test_namespaced_mode(namespaced: Cluster) -> None:
 
 
 def _answer(cluster: Cluster, obj: Json, namespace: str = "default") -> list[str]:
-    """Return what a new pod is told: status, and whose token."""
+    """Return what a new pod is answered: the status, and the client ID of the token."""
     name = obj["metadata"]["name"]
     cluster.create(obj, namespace=namespace)
     told: list[str] = json.loads(cluster.finished(name, namespace))

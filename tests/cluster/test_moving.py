@@ -1,6 +1,6 @@
 """From `deploy/infra` to the namespace of a new installation, by the commands of docs/migrate.
 
-On a cluster without podidentity; it leaves none.
+Runs on a cluster without podidentity, and leaves it so.
 """
 
 import json
@@ -63,6 +63,6 @@ def test_moved_pods_and_machines_keep_what_they_have(cluster: Cluster, kept: Ide
 
 
 def answer(cluster: Cluster) -> list[str]:
-    """Return what the pod gets that asks now."""
+    """Return what the pod gets that asks now: the status, and the client ID of the token."""
     told: list[str] = json.loads(cluster.kubectl("exec", "moving", "--", "python3", "-c", ONCE))
     return told

@@ -1,4 +1,4 @@
-"""Tokens on a real cluster, the daemons in pods of their own: every kind of pod gets its own, and nobody else's."""
+"""Tokens on a real cluster, the daemons in pods: each kind of pod gets its own tokens, and nobody else's."""
 
 import json
 from functools import partial
@@ -17,7 +17,7 @@ CHURN_SECONDS = 600.0  # three minutes were measured on a machine that had much 
 
 @pytest.fixture(scope="module")
 def reader(installed: Cluster) -> Identity:
-    """An identity, bound."""
+    """An identity with its binding."""
     made = installed.identity("reader")
     installed.bind(made)
     return made
@@ -25,14 +25,14 @@ def reader(installed: Cluster) -> Identity:
 
 @pytest.fixture(scope="module")
 def writer(installed: Cluster) -> Identity:
-    """Another one."""
+    """Another identity with its binding."""
     made = installed.identity("writer")
     installed.bind(made)
     return made
 
 
 def test_every_pod_gets_its_own_on_every_node(installed: Cluster, reader: Identity, writer: Identity) -> None:
-    """Two identities on two nodes, four pods at once, four tokens of the right owner."""
+    """Pods of two identities on two nodes ask at the same time, and each gets its own identity's token."""
     asked = {}
     for node in ("node-0", "node-1"):
         for identity in (reader, writer):
@@ -50,7 +50,7 @@ def test_a_pod_without_the_label_gets_nothing(installed: Cluster) -> None:
 
 
 def test_an_init_container_has_the_identity_already(installed: Cluster, reader: Identity) -> None:
-    """A pod that is still Pending gets its token; its containers start only if it did."""
+    """A pod that is still Pending gets its token: its init container must succeed before its containers start."""
     obj = pod("initialised", ONCE, binding=reader.name)
     obj["spec"]["initContainers"] = [_container(OWN, reader)]
     installed.create(obj)
@@ -58,7 +58,7 @@ def test_an_init_container_has_the_identity_already(installed: Cluster, reader: 
 
 
 def test_jobs_and_cron_jobs_are_pods_like_others(installed: Cluster, reader: Identity, writer: Identity) -> None:
-    """A Job's pod, and one that a CronJob would make."""
+    """The pods of a Job and of a Job made from a CronJob get their tokens."""
     installed.create(_job("job", reader), {**_cron_job(writer)})
     installed.kubectl("create", "job", "from-cron", "--from=cronjob/cron")
     for name in ("job", "from-cron"):
@@ -69,9 +69,9 @@ def test_jobs_and_cron_jobs_are_pods_like_others(installed: Cluster, reader: Ide
 def test_a_recreated_pod_of_a_stateful_set_does_not_inherit(
     installed: Cluster, reader: Identity, writer: Identity
 ) -> None:
-    """`web-0` comes back under its name with another label: it has the other identity, from its first token on.
+    """`web-0` is created again under its name with another label, and has the other identity from its first token on.
 
-    It comes back once more, as it was: what is told of it is told again.
+    It is then created once more with the same label, and has the same identity.
     """
     stateful = _stateful_set("web", reader)
     installed.create(stateful)
@@ -107,7 +107,10 @@ def test_a_service_principal_with_a_secret(installed: Cluster) -> None:
 
 
 def test_an_exception_leads_to_the_nodes_own_service(installed: Cluster, reader: Identity) -> None:
-    """An excepted pod asks the node's metadata service, which knows one identity; no packet is the pod's."""
+    """NMI answers an excepted pod with the token of the node's only identity.
+
+    The pod's own packets still do not reach IMDS.
+    """
     before = installed.imds_packets()
     installed.create(custom("AzurePodIdentityException", "excepted", {"podLabels": {"app": "excepted"}}))
     installed.create(pod("holder", KEEP_ASKING, binding=reader.name, node="node-0"))
@@ -136,7 +139,7 @@ def test_many_pods_that_come_and_go_on_every_node(installed: Cluster, reader: Id
 
 
 def test_an_identity_that_is_edited_while_it_is_in_use(installed: Cluster) -> None:
-    """The AzureIdentity comes to name another identity: its pods get that one's tokens."""
+    """When an AzureIdentity is changed to name another identity, its pods get tokens of the other one."""
     before, after = installed.identity("edited-before"), installed.identity("edited-after")
     installed.bind(before)
     installed.create(pod("edited", KEEP_ASKING, binding=before.name, node="node-1"))
@@ -148,7 +151,7 @@ def test_an_identity_that_is_edited_while_it_is_in_use(installed: Cluster) -> No
 
 
 def test_nobody_inherits_an_address(installed: Cluster, reader: Identity, writer: Identity) -> None:
-    """Pods follow one another on one address, with another identity or none: the former's token is never theirs."""
+    """Pods with another identity or none follow each other on one address, and none gets its predecessor's token."""
     addresses, answers = [], []
     chosen = [reader, None, writer, None, reader, writer]
     for number, identity in enumerate(chosen):

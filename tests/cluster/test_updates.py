@@ -1,4 +1,4 @@
-"""NMI comes and goes under load from pods of both nodes: a pod gets its own token or waits, and never anything else."""
+"""NMI is updated, evicted and killed under load: a pod gets its own token or waits, and never gets anything else."""
 
 import contextlib
 import copy
@@ -23,7 +23,7 @@ BUSY = 4  # times the reference
 
 @pytest.fixture(scope="module")
 def asking(installed: Cluster) -> Iterator[Identity]:
-    """A pod on each node that keeps asking on new connections."""
+    """A pod on each node that asks for a token again and again, each time on a new connection."""
     made = installed.identity("asking")
     installed.bind(made)
     for node in NODES:
@@ -35,10 +35,10 @@ def asking(installed: Cluster) -> Iterator[Identity]:
 
 
 def test_rolling_updates_are_not_noticed(installed: Cluster, asking: Identity) -> None:
-    """By surge: a successor serves before its predecessor stops. No request fails, and no SYN is sent twice.
+    """A successor serves before its predecessor stops: no request fails, and no SYN is sent twice.
 
-    A client whose SYN nobody answers sends it again after a second. The longest time without a token is also compared
-    with that of an update of a workload that has nothing to do with tokens, which costs the machine as much.
+    A client whose SYN is not answered sends it again after a second. The longest time without a token is also compared
+    with that during an update of another workload, which costs the machine as much.
     """
     installed.create(daemon_set("idle"))
     installed.roll_out("daemonset/idle")
@@ -58,7 +58,10 @@ def test_rolling_updates_are_not_noticed(installed: Cluster, asking: Identity) -
 
 
 def test_from_the_way_before_surge_and_back_refuses_nobody(installed: Cluster, asking: Identity) -> None:
-    """From NMIs that hand nothing over, without a supervisor and with declared ports, and back to them, under load."""
+    """An update from an older NMI's manifest and one back to it refuse nobody.
+
+    The older NMI has no supervisor, declares its ports and does not hand its sockets over.
+    """
     now = installed.get("daemonset", "nmi")
     with _nothing_but_tokens(installed, asking, allowed=set()):
         for manifest in (as_before(now), clean(now)):
@@ -69,7 +72,7 @@ def test_from_the_way_before_surge_and_back_refuses_nobody(installed: Cluster, a
 
 
 def test_eviction_refuses_nobody(installed: Cluster, asking: Identity) -> None:
-    """A drained node's NMI goes as in an update; its DaemonSet brings it back."""
+    """An NMI that is evicted, as when its node is drained, ends as in an update; the DaemonSet starts another one."""
     with _nothing_but_tokens(installed, asking, allowed=set()):
         before = _nmi_pods(installed)
         for name in before:
@@ -80,7 +83,10 @@ def test_eviction_refuses_nobody(installed: Cluster, asking: Identity) -> None:
 
 
 def test_a_killed_process_makes_pods_wait(installed: Cluster, asking: Identity) -> None:
-    """Its supervisor keeps the sockets: no connection is refused. What it was answering is cut."""
+    """When NMI's process is killed, connections that it was answering are cut, and none is refused.
+
+    Its supervisor keeps the sockets open until it has started again.
+    """
     cut = {"ConnectionResetError", "RemoteDisconnected"}
     restarts = sum(installed.restarts("nmi").values())
     with _nothing_but_tokens(installed, asking, allowed=cut):
@@ -98,9 +104,10 @@ def test_a_killed_process_makes_pods_wait(installed: Cluster, asking: Identity) 
 
 
 def test_a_killed_container_lets_nothing_through(installed: Cluster, asking: Identity) -> None:
-    """SIGKILL of its first process gives nobody time for anything: connections are refused or cut, no packet passes.
+    """When NMI's container is killed, connections are refused or cut, and no packet reaches the metadata service.
 
-    The successor answers 503 until it has listed the pods.
+    A SIGKILL of the container's first process leaves no time for anything. The successor may answer 503 until it has
+    listed the pods.
     """
     cut = {"ConnectionRefusedError", "ConnectionResetError", "RemoteDisconnected", "TimeoutError", "503"}
     with _nothing_but_tokens(installed, asking, allowed=cut):
@@ -130,13 +137,13 @@ def daemon_set(name: str) -> Json:
 
 
 def clean(daemon_set: Json) -> Json:
-    """Return an object of the API server's without what is the server's own."""
+    """Return an object without the fields that the API server adds."""
     kept = {name: daemon_set["metadata"][name] for name in ("name", "namespace", "labels")}
     return {"apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": kept, "spec": daemon_set["spec"]}
 
 
 def as_before(daemon_set: Json) -> Json:
-    """NMI as it was installed before it handed its sockets over."""
+    """Return the manifest of an NMI that does not hand its sockets over yet."""
     manifest = copy.deepcopy(clean(daemon_set))
     manifest["spec"]["updateStrategy"] = {"type": "RollingUpdate"}
     (container,) = manifest["spec"]["template"]["spec"]["containers"]
@@ -150,7 +157,7 @@ def as_before(daemon_set: Json) -> Json:
 
 @contextlib.contextmanager
 def _nothing_but_tokens(installed: Cluster, asking: Identity, allowed: set[str]) -> Iterator[None]:
-    """Over the body, pods on both nodes get their own tokens, afterwards too; else only what is `allowed`."""
+    """Hold that pods on both nodes get their own tokens in the body and after it, or else what is `allowed`."""
     own, packets = f"200 {asking.client_id}", installed.imds_packets()
     before = {node: Counter(installed.counts(f"asking-{node}")) for node in NODES}
     yield
@@ -164,7 +171,7 @@ def _nothing_but_tokens(installed: Cluster, asking: Identity, allowed: set[str])
 
 
 def _until_answered(installed: Cluster, own: str) -> None:
-    """Wait for an answer to each of the pods."""
+    """Wait until each of the pods has one more token."""
     for node in NODES:
         until(_grown(installed, node, own, installed.counts(f"asking-{node}").get(own, 0), by=1), f"a token on {node}")
 

@@ -1,8 +1,8 @@
-"""The webhook on a real API server: what pods get, by which door they have tokens, and that none slips past.
+"""The webhook on a real API server: what pods get, by which door they have tokens, and that each is injected.
 
-Webhook and broker are installed by Helm from their charts. Runs before NMI is installed. The order to replace the CA is
-given first, so that its slow steps pass while the rest is tested. Labelled pods are created all the time from then on
-until nothing changes any more.
+Webhook and broker are installed by Helm from their charts, before NMI is installed. A replacement of the CA is ordered
+first, so that its slow steps pass while the rest is tested. From the first test that needs it until the replicas have
+been replaced, labelled pods are created all the time.
 """
 
 import datetime as dt
@@ -89,13 +89,13 @@ def place(cluster: Cluster) -> Iterator[Place]:
 
 @pytest.fixture(scope="module")
 def pods(place: Place) -> Iterator[Steady]:
-    """Labelled pods that are created all the time, from the first test that wants it to the last."""
+    """Labelled pods that are created at a steady pace, from the first test that needs them to the last."""
     with steady(place.server, pod()) as work:
         yield work
 
 
 def go_on(pods: Steady) -> None:
-    """Wait until more pods were created; hold that each so far was admitted with injection."""
+    """Wait until more pods were created; hold that every one so far was admitted with injection."""
     more = pods.total + PACE_PODS
     until(lambda: pods.total >= more, "more pods")
     assert pods.counts == {"injected": pods.counts["injected"]}
@@ -103,7 +103,7 @@ def go_on(pods: Steady) -> None:
 
 @pytest.fixture(scope="module")
 def promotion(place: Place, pods: Steady) -> None:
-    """The new CA is published, and its ten minutes until it signs are cut short."""
+    """Wait until the new CA is published, and cut short the ten minutes until it signs."""
     cluster = place.cluster
 
     def has_successor() -> bool:
@@ -119,7 +119,10 @@ def promotion(place: Place, pods: Steady) -> None:
 
 
 def test_a_labelled_pod_gets_its_variables_its_volume_and_its_mounts(place: Place) -> None:
-    """In all containers and init containers but those that are to be skipped; what a container sets itself stays."""
+    """All containers and init containers get them, except those to be skipped.
+
+    A variable that a container sets itself stays.
+    """
     item = pod("cart", skip_containers=" a ; b")
     spec, (main,) = item["spec"], item["spec"]["containers"]
     own = {"name": "AZURE_CLIENT_ID", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}
@@ -148,7 +151,7 @@ def test_a_labelled_pod_gets_its_variables_its_volume_and_its_mounts(place: Plac
 
 
 def test_a_pod_that_is_admitted_twice_is_as_one_that_is_admitted_once(place: Place) -> None:
-    """One volume and no variable twice, also where the name is made later."""
+    """A second admission adds no volume and no variable, also for a pod whose name is generated."""
     once = place.admitted(pod())
     once["metadata"] = {key: once["metadata"][key] for key in ("generateName", "namespace", "labels")}
     twice = place.admitted(once)
@@ -157,7 +160,7 @@ def test_a_pod_that_is_admitted_twice_is_as_one_that_is_admitted_once(place: Pla
 
 
 def test_the_broker_is_one_annotation_away(place: Place) -> None:
-    """In any case of its letters; exactly one variable for the CA, which is mounted."""
+    """The annotation, in any case, adds the broker's address, one variable for its CA, and the CA's volume."""
     item = place.admitted(pod(account=PROXIED, use_identity_binding="TRUE"))
     variables = environment(item["spec"]["containers"][0])
     assert variables["AZURE_KUBERNETES_TOKEN_PROXY"] == f"https://{BROKER_NAME}.{BROKER}.svc"
@@ -170,7 +173,10 @@ def test_the_broker_is_one_annotation_away(place: Place) -> None:
 
 
 def test_instead_of_a_privileged_sidecar_a_pod_gets_the_token_file_door(place: Place) -> None:
-    """What `test_doors` has in its pods' manifests, in a restricted namespace, and no further container."""
+    """The annotation for workload identity's proxy gives a pod the door and no further container.
+
+    The pod has what `test_doors` writes into its manifests by hand.
+    """
     item, expected = place.admitted(pod(inject_proxy_sidecar="true")), asking_pod(place.client_ids[DIRECT], "", "", "")
     ((container,), (other,)) = (each["spec"]["containers"] for each in (item, expected))
     assert environment(container) | {"PORT": "8080"} == environment(other)
@@ -196,7 +202,7 @@ def test_instead_of_a_privileged_sidecar_a_pod_gets_the_token_file_door(place: P
     ids=["too-short", "too-long", "no-number", "no-account"],
 )
 def test_what_is_refused_says_why(place: Place, item: Json, sentences: list[str]) -> None:
-    """In kubectl's own output, with the limits."""
+    """The output of kubectl has the webhook's sentence, with the limits or the name of what is wrong."""
     process = place.try_create(item)
     assert process.returncode != 0
     assert all(sentence in process.stderr for sentence in sentences), process.stderr
@@ -220,7 +226,7 @@ def test_the_pods_own_expiration_wins(place: Place) -> None:
 
 
 def test_kubectl_shows_what_will_not_work(place: Place) -> None:
-    """A service account without a client ID; the label where it does nothing."""
+    """For a service account without client ID, and for the label where it does nothing, kubectl prints a warning."""
     process = place.try_create(pod(account=PLAIN))
     assert process.returncode == 0
     assert f"Warning: service account {TEAM}/{PLAIN} has no annotation {KEY}/client-id" in process.stderr
@@ -258,7 +264,10 @@ def test_other_pods_are_never_sent_to_it(place: Place) -> None:
 def test_a_program_reads_a_secret(
     place: Place, account: str, text: str, annotations: dict[str, str], request: pytest.FixtureRequest
 ) -> None:
-    """azure-workload-identity's quick start, and Azure's SDK by two doors, in a restricted namespace."""
+    """Programs read a secret with tokens of Entra ID and of the broker, in a restricted namespace.
+
+    One program is azure-workload-identity's quick start, the other uses Azure's SDK.
+    """
     name = request.node.callspec.id
     create(place.cluster, program(name, account, text, **annotations))
     assert place.cluster.finished(name, TEAM) == "Hello!\n"
@@ -266,7 +275,7 @@ def test_a_program_reads_a_secret(
 
 
 def test_a_workload_of_aad_pod_identity_is_migrated_beside_workload_identitys(place: Place) -> None:
-    """From its binding to its own token at Entra ID, and from there to the broker, by what `migrate` writes."""
+    """What `migrate` writes takes a workload from its binding to workload identity, and from there to the broker."""
     cluster, name = place.cluster, "legacy"
     cluster.kubectl("apply", "--server-side", "-f", str(DEFINITIONS))
     identity = cluster.identity("webhook-legacy")
@@ -302,7 +311,7 @@ def test_a_workload_of_aad_pod_identity_is_migrated_beside_workload_identitys(pl
 
 
 def test_a_pod_that_was_labelled_too_late_is_found(place: Place) -> None:
-    """The webhook never saw it; `explain` says so, and what to do."""
+    """A pod that got the label after its creation was not injected; `explain` says so."""
     item = unlabelled("late")
     item["spec"]["nodeSelector"] = {"none": "x"}
     create(place.cluster, item)
@@ -315,7 +324,7 @@ def test_a_pod_that_was_labelled_too_late_is_found(place: Place) -> None:
 
 @pytest.mark.usefixtures("promotion")
 def test_two_thousand_at_once(place: Place, pods: Steady) -> None:
-    """None is refused, and none is admitted without injection; certificates are replaced meanwhile."""
+    """Two thousand pods created at once are all admitted with injection, while certificates are replaced."""
     before = place.reviews()
     assert create_at_once(place.server, pod(), AT_ONCE) == {"injected": AT_ONCE}
     assert place.reviews() >= before + AT_ONCE
@@ -324,14 +333,14 @@ def test_two_thousand_at_once(place: Place, pods: Steady) -> None:
 
 @pytest.mark.usefixtures("promotion")
 def test_ca_and_serving_certificates_are_replaced_while_pods_are_created(place: Place, pods: Steady) -> None:
-    """The configuration has the new CA before anybody serves with it: no pod is refused, each is injected."""
+    """The configuration has the new CA before a replica serves with it: no pod is refused, and each is injected."""
     until(lambda: not place.certificates() & place.first_authorities, "serving certificates of the new CA")
     assert place.certificates() <= set(place.bundle())
     go_on(pods)
 
 
 def test_both_replicas_are_replaced_while_pods_are_created(place: Place, pods: Steady) -> None:
-    """Each is deleted, the next when its successor is ready: no pod is refused, each is injected."""
+    """One replica after the other is deleted and replaced: no pod is refused, and each is injected."""
     for name in place.ready_names():
         place.cluster.kubectl("delete", "pod", name, "-n", HOME, "--wait=false")
         until(lambda name=name: name not in place.ready_names(), f"{name} to leave")  # type: ignore[misc]
@@ -341,7 +350,10 @@ def test_both_replicas_are_replaced_while_pods_are_created(place: Place, pods: S
 
 
 def test_without_it_labelled_pods_are_refused_and_others_are_created(place: Place) -> None:
-    """A pod without its token must not start; nobody else depends on the webhook."""
+    """Without the webhook labelled pods are refused, since they would start without their token.
+
+    Other pods are created.
+    """
     place.cluster.kubectl("scale", "deployment", DEPLOYMENT, "-n", HOME, "--replicas=0")
     place.cluster.delete("pod", "--all", "-n", HOME)  # without their time to drain
     errors: list[str] = []
@@ -360,7 +372,7 @@ def test_without_it_labelled_pods_are_refused_and_others_are_created(place: Plac
 
 
 def test_it_may_do_little(place: Place) -> None:
-    """As the API server sees it: its own Secret and configuration, service accounts one by one, nothing else."""
+    """It may use its own Secret and configuration, read service accounts one by one, and nothing else."""
 
     def can(verb: str, resource: str, *words: str) -> bool:
         subject = f"system:serviceaccount:{HOME}:azure-wi-webhook-admin"

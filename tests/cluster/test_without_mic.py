@@ -1,4 +1,7 @@
-"""Without MIC: a new pod whose identity is on its machine gets its token as before; whoever needs MIC's work waits."""
+"""Without MIC, a new pod whose identity is on its machine gets its token as before.
+
+One whose identity is not there waits.
+"""
 
 import json
 from collections.abc import Iterator
@@ -15,7 +18,7 @@ NODES = ("node-0", "node-1")
 
 @pytest.fixture(scope="module")
 def standing(installed: Cluster) -> Iterator[Identity]:
-    """An identity on the machines of both nodes, each with a pod that keeps it there; MIC is away."""
+    """An identity on the machines of both nodes, each with a pod that keeps it there; then MIC is stopped."""
     made = installed.identity("standing")
     installed.bind(made)
     for node in NODES:
@@ -34,7 +37,7 @@ def standing(installed: Cluster) -> Iterator[Identity]:
 
 
 def test_a_new_pod_has_its_token_without_any_write_of_mics(installed: Cluster, standing: Identity) -> None:
-    """On each node; no object of MIC's names the pod."""
+    """A new pod on each node gets its token, and no AzureAssignedIdentity names that pod."""
     for node in NODES:
         name = f"late-{node}"
         installed.create(pod(name, ONCE, binding=standing.name, node=node))
@@ -44,7 +47,7 @@ def test_a_new_pod_has_its_token_without_any_write_of_mics(installed: Cluster, s
 
 
 def test_bindings_made_and_removed_without_mic_count(installed: Cluster, standing: Identity) -> None:
-    """A binding for another label gives the token, and its end takes it away at once."""
+    """A new binding gives a pod the token; after its deletion the pod gets refusals alone."""
     spec = {"azureIdentity": standing.name, "selector": "unmanned"}
     installed.create(custom("AzureIdentityBinding", "unmanned", spec))
     installed.create(pod("unmanned", KEEP_ASKING, binding="unmanned", node="node-0"))

@@ -51,7 +51,7 @@ class Place:
     """Which CA signed the serving certificates first."""
 
     def try_create(self, pod: Json, *words: str) -> CompletedProcess[str]:
-        """`kubectl create` on trial: admission runs, nothing is stored."""
+        """Run `kubectl create --dry-run=server`: admission runs, nothing is stored."""
         command = ("create", "--dry-run=server", "-o", "json", "-f", "-", *words)
         return self.cluster.try_kubectl(*command, stdin=json.dumps(pod))
 
@@ -82,7 +82,7 @@ class Place:
         ]
 
     def ready_names(self) -> list[str]:
-        """Their names."""
+        """Return the names of those replicas."""
         return [item["metadata"]["name"] for item in self.ready()]
 
     def addresses(self) -> list[str]:
@@ -116,7 +116,7 @@ class Place:
 
 
 def pod(name: str = "", account: str = DIRECT, **annotations: str) -> Json:
-    """Return a labelled pod that a restricted namespace takes; annotations by the end of their names."""
+    """Return a labelled pod that a restricted namespace admits; `annotations` are named by the end of their key."""
     metadata: Json = {"namespace": TEAM, "labels": {f"{KEY}/use": "true"}}
     metadata["annotations"] = {f"{KEY}/{key.replace('_', '-')}": value for key, value in annotations.items()}
     metadata |= {"name": name} if name else {"generateName": "cart-"}
@@ -133,7 +133,7 @@ def pod(name: str = "", account: str = DIRECT, **annotations: str) -> Json:
 
 
 def unlabelled(name: str = "") -> Json:
-    """Return the same pod without the label."""
+    """Return the same pod without its label."""
     item = pod(name)
     item["metadata"]["labels"] = {}
     return item
@@ -175,7 +175,7 @@ def install(cluster: Cluster, source: Any, name: str, namespace: str, values: Js
 
 @contextlib.contextmanager
 def token_file_webhook(cluster: Cluster, port: int) -> Iterator[None]:
-    """The webhook alone, from its chart, with its defaults but for the port of the token-file door."""
+    """The webhook alone, from its chart, with the port of the token-file door as its only setting of note."""
     cluster.kubectl("wait", "--for=delete", f"namespace/{HOME}", "--timeout=240s")
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
     create(cluster, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": HOME, "labels": labels}})
@@ -189,13 +189,13 @@ def token_file_webhook(cluster: Cluster, port: int) -> Iterator[None]:
 
 
 def podidentity(cluster: Cluster, *words: str) -> CompletedProcess[str]:
-    """Run our own command as whoever owns the cluster."""
+    """Run the `podidentity` command with the rights of the cluster's owner."""
     command, variables = [sys.executable, "-m", "podidentity", *words], cluster.lab.variables
     return subprocess.run(command, env=variables, capture_output=True, text=True, check=False, timeout=120)
 
 
 def migrate(cluster: Cluster, way: str, namespace: str) -> list[Json]:
-    """Do what `podidentity migrate` writes and says: apply its manifests, run its kubectl commands."""
+    """Apply the manifests that `podidentity migrate` writes, and run the kubectl commands that it prints."""
     process = podidentity(cluster, "migrate", "--to", way, "-n", namespace)
     assert process.returncode == 0, process.stderr
     cluster.kubectl("apply", "--server-side", "-f", "-", stdin=process.stdout)

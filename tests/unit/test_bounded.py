@@ -8,7 +8,7 @@ from podidentity.bounded import BoundedDict, SingleFlight
 
 
 def test_the_oldest_entry_goes_when_there_is_one_too_many() -> None:
-    """A memory never grows past its limit, and an entry that is written again is the youngest."""
+    """A memory never grows over its limit; an entry that is written again counts as the newest."""
     memory: BoundedDict[str, int] = BoundedDict(2)
     memory["a"] = 1
     memory["b"] = 2
@@ -18,7 +18,7 @@ def test_the_oldest_entry_goes_when_there_is_one_too_many() -> None:
 
 
 async def test_those_who_ask_together_share_one_call() -> None:
-    """However many ask for a key while its call is under way, it is made once."""
+    """A call is made once for all who ask for its key while it runs."""
     flights: SingleFlight[str, int] = SingleFlight()
     calls = 0
 
@@ -35,7 +35,7 @@ async def test_those_who_ask_together_share_one_call() -> None:
 
 
 async def test_an_error_reaches_everybody_who_waits() -> None:
-    """A call that fails fails for all of them, and the next one is made anew."""
+    """An error reaches all who wait for the call, and the next call is a new one."""
     flights: SingleFlight[str, int] = SingleFlight()
 
     async def call() -> int:
@@ -47,7 +47,7 @@ async def test_an_error_reaches_everybody_who_waits() -> None:
 
 
 async def test_a_call_goes_on_for_those_who_stay_and_ends_with_the_last() -> None:
-    """One caller that gives up takes nothing from the others; when the last one gives up, so does the call."""
+    """A call goes on when one of its callers gives up, and is cancelled with the last one."""
     flights: SingleFlight[str, int] = SingleFlight()
     started, release, ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
 

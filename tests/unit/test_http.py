@@ -1,4 +1,4 @@
-"""What podidentity asks of every HTTP answer."""
+"""What podidentity reads from any HTTP answer."""
 
 from datetime import UTC, datetime
 
@@ -26,7 +26,7 @@ NOW = datetime(2026, 1, 31, 12, 0, 0, tzinfo=UTC)
     ],
 )
 def test_a_pause_is_read_or_there_is_none(text: str, seconds: float | None) -> None:
-    """Seconds and dates are understood and bounded; anything else asks for no pause."""
+    """Retry-After may be seconds or a date, and is bounded; anything else asks for no pause."""
     headers = [(b"Retry-After", text.encode())]
     assert retry_after_seconds(httpx2.Response(429, headers=headers), NOW) == seconds
 
@@ -35,7 +35,7 @@ def test_a_pause_is_read_or_there_is_none(text: str, seconds: float | None) -> N
     ("body", "content"), [(b'{"a": 1}', {"a": 1}), (b"[1]", {}), (b"<html>", {}), (b"[" * 100_000, {}), (b"\xff", {})]
 )
 def test_json_is_an_object_or_nothing(body: bytes, content: dict[str, int]) -> None:
-    """What is no JSON object, however odd, is an empty one."""
+    """A body that is no JSON object is read as an empty one."""
     assert json_object(body) == content
 
 

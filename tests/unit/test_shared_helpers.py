@@ -1,4 +1,4 @@
-"""What tests share: waiting ends with a sentence, and time passes only when a test says so."""
+"""Helpers that tests share: waiting fails with a sentence, and time passes only when a test moves it."""
 
 import asyncio
 
@@ -10,14 +10,14 @@ from waiting import eventually, until
 
 
 def test_waiting_ends_as_soon_as_it_may() -> None:
-    """A condition that holds at its third look is looked at three times."""
+    """Waiting ends as soon as the condition holds."""
     looks = [True, False, False]
     until(looks.pop, "three looks")
     assert looks == []
 
 
 async def test_waiting_in_vain_is_a_sentence() -> None:
-    """It names what was waited for; a description that says how far things got is made only then."""
+    """The error names what was waited for; a description that is a function is called only then."""
     with pytest.raises(AssertionError, match=r"never happened within 0\.01 s: rain"):
         until(lambda: False, "rain", 0.01)
     with pytest.raises(AssertionError, match=r"never happened within 0\.01 s: rain; 3 clouds"):
@@ -25,14 +25,14 @@ async def test_waiting_in_vain_is_a_sentence() -> None:
 
 
 async def test_a_loop_runs_while_a_test_waits() -> None:
-    """What the condition waits for may be a task of the same loop."""
+    """The event loop runs meanwhile, so that a condition may depend on a task."""
     event = asyncio.Event()
     asyncio.get_running_loop().call_soon(event.set)
     await eventually(event.is_set, "the event")
 
 
 async def test_a_clock_moves_when_a_test_moves_it() -> None:
-    """Both clocks by the same; the wall clock alone when somebody sets it; a hasty clock with each sleep."""
+    """Both clocks move by the same time; the wall clock can be set alone; a hasty clock moves with each sleep."""
     clock: timing.Clock = JumpingClock(wall=5000.0)
     steady = clock.steady()
     await clock.sleep(7)

@@ -1,4 +1,4 @@
-"""The supervisor with small programs as its daemon: who ends what, and what becomes of the sockets."""
+"""The supervisor with small programs as its daemon: how each of them ends, and what happens to the sockets."""
 
 import os
 import signal
@@ -32,13 +32,13 @@ def start(act: str) -> subprocess.Popen[str]:
 
 
 def line(process: subprocess.Popen[str]) -> list[str]:
-    """Read the next line of a daemon as words."""
+    """Return the words of a daemon's next line."""
     assert process.stdout is not None
     return process.stdout.readline().split()
 
 
 def test_connections_wait_while_a_killed_daemon_starts_again() -> None:
-    """Its socket stays open in between: the same port, and a connection that nobody has accepted yet."""
+    """The socket stays open meanwhile: the port is the same, and a connection waits to be accepted."""
     with start(LISTEN) as supervisor:
         count, first = line(supervisor)
         port = int(*line(supervisor))
@@ -53,13 +53,13 @@ def test_connections_wait_while_a_killed_daemon_starts_again() -> None:
 
 
 def test_what_a_daemon_refuses_ends_it() -> None:
-    """Whoever runs the container is told: the status says whose fault it is."""
+    """When a daemon refuses to start, the supervisor ends with the daemon's exit status."""
     with start("sys.exit(3)") as supervisor:
         assert supervisor.wait(10) == 3
 
 
 def test_a_daemon_that_crashes_all_the_time_is_given_up() -> None:
-    """The container ends, and is started at a slower pace."""
+    """After six crashes in a minute the supervisor ends, so that the container is restarted more slowly."""
     with start("raise ValueError") as supervisor:
         _, said = supervisor.communicate(timeout=60)
     assert supervisor.returncode == 1
@@ -67,7 +67,7 @@ def test_a_daemon_that_crashes_all_the_time_is_given_up() -> None:
 
 
 def test_no_program_is_a_sentence() -> None:
-    """The command line lacks the program to run."""
+    """Without a program on the command line there is one sentence that says what to write."""
     command = [sys.executable, "-m", "podidentity", "supervise"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (
@@ -77,7 +77,10 @@ def test_no_program_is_a_sentence() -> None:
 
 
 def test_the_startup_probe_asks_the_processes_themselves() -> None:
-    """Whatever answers on a port that two pods share: a process that has started says so by its name."""
+    """The probe looks for a process whose name says that it has started.
+
+    A port is no proof: on the host's network two pods may share it.
+    """
     program = "import signal; open('/proc/self/comm', 'w').write('nmi-started'); signal.pause()"
     command = [sys.executable, "-m", "podidentity", "started"]
     # In a PID namespace of its own, as in a container: others on this machine may be NMIs. It ends with its shell.

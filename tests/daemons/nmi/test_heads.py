@@ -103,6 +103,42 @@ def test_what_means_the_same_is_understood_once() -> None:
         assert heads.recall(text) is None
 
 
+def forget(heads: Heads, count: int) -> None:
+    """Have `heads` understand so many other heads, none of which has a request ID."""
+    for number in range(count):
+        heads.understand(head(*PLAIN, line=LINE.replace(b"=r", b"=%d" % number)))
+
+
+def test_a_head_with_a_request_id_is_remembered_when_its_deciding_lines_are_forgotten() -> None:
+    """Heads without their request ID have a memory of their own, which heads without one do not fill.
+
+    A head that was recognized by its deciding lines is in that memory as well.
+    """
+    heads = Heads(Rules())
+    meaning = heads.understand(head(*PLAIN, ID + b"1"))
+    assert heads.recall(head(*PLAIN, ID + b"1", b"User-Agent: a")) is meaning
+    forget(heads, 1100)  # more than two generations of 512
+    assert heads.recall(head(*PLAIN)) is None
+    assert heads.recall(head(*PLAIN, ID + b"2")) is meaning
+    assert heads.recall(head(*PLAIN, ID + b"2", b"User-Agent: a")) is meaning
+
+
+def test_a_head_of_the_older_generation_is_remembered() -> None:
+    """A head that is not plain is remembered by all its bytes, also when 512 others came since."""
+    heads = Heads(Rules())
+    text = head(*PLAIN, b"A: \xe9")
+    meaning = heads.understand(text)
+    forget(heads, 600)
+    assert heads.recall(text) is meaning
+
+
+def test_headers_are_told_apart_by_their_names() -> None:
+    """A value that is a header's name means nothing, and a harmless header may be repeated."""
+    heads = Heads(Rules())
+    assert refusal(heads, head(*PLAIN, b"X-Forwarded-For: host")) == 400
+    assert refusal(heads, head(*PLAIN, *(b"A: b",) * 8)) == 0
+
+
 def test_a_long_head_is_understood_anew_each_time() -> None:
     """Heads of up to 2 KiB are remembered; longer ones are not, so that a flood of them takes no memory."""
     heads = Heads(Rules())
@@ -123,7 +159,9 @@ def test_how_an_answer_must_be_sent() -> None:
     old = heads.understand(head(*PLAIN, b"Connection: keep-alive", line=LINE.replace(b"1.1", b"1.0")))
     assert (old.keep_open, old.interim, old.request) == (False, False, TokenRequest("r"))
     assert heads.understand(head(*PLAIN, line=LINE.replace(b"GET", b"HEAD"))).without_content
-    assert not heads.understand(b"\r\n\r\n").keep_open
+    broken = heads.understand(b"\r\n\r\n")
+    assert (broken.keep_open, broken.interim) == (False, False)
+    assert not heads.understand(head(*PLAIN, *(b"A: b",) * 63)).keep_open
 
 
 def test_a_memory_forgets_what_was_not_used_for_longest() -> None:

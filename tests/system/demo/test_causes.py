@@ -1,4 +1,4 @@
-"""Each step of the demo with its cause taken away: a step that passes then would prove nothing."""
+"""Each step of the demo fails when its cause is missing: a step that passed all the same would prove nothing."""
 
 import contextlib
 import dataclasses
@@ -30,7 +30,7 @@ Step = Callable[[Stage], None]
 
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    """One lab for all steps; they follow each other as in the demo, each after its own failure."""
+    """One lab for all steps, in the demo's order: each step fails first, then passes."""
     home = tmp_path_factory.mktemp("labs")
     home.chmod(0o700)
     with pytest.MonkeyPatch.context() as patched:
@@ -42,7 +42,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
 
 @dataclasses.dataclass
 class Vain(Stage):
-    """A stage that does not wait long for what will not come, `awaited`, and as long as ever for all else."""
+    """A stage that does not wait long for `awaited`, which will not happen, and as usual for everything else."""
 
     awaited: str = ""
 
@@ -68,7 +68,7 @@ class Vain(Stage):
 
 
 def plays(stage: Stage, step: Step) -> str:
-    """Play one step; return what it said when it failed, "" when it passed."""
+    """Play one step; return its error message, "" when it passed."""
     told = io.StringIO()
     heard = dataclasses.replace(stage, narrator=Narrator(Console(file=told, soft_wrap=True, width=10_000)))
     passed = running.play(heard, [("the step", step)])
@@ -78,14 +78,14 @@ def plays(stage: Stage, step: Step) -> str:
 
 
 def fails(stage: Stage, step: Step, expected: str) -> None:
-    """The step must fail, soon, for this reason."""
+    """Hold that the step fails soon, with this reason."""
     known = {one.name: getattr(stage, one.name) for one in dataclasses.fields(stage)}
     said = plays(Vain(**known, awaited=expected.replace(f"waited {VAIN_SECONDS:g} s", "waited")), step)
     assert re.search(expected, said), f"{step.__name__} said: {said!r}"
 
 
 def passes(stage: Stage, *steps: Step) -> None:
-    """The steps must pass."""
+    """Hold that the steps pass."""
     for step in steps:
         assert plays(stage, step) == "", step.__name__
 
@@ -98,12 +98,12 @@ def nobody(stage: Stage) -> Iterator[Stage]:
 
 
 def delete(stage: Stage, *objects: str) -> None:
-    """Take away what a failed step left."""
+    """Delete objects that a failed step left."""
     stage.quietly("delete", "--ignore-not-found", *objects)
 
 
 def test_the_vault_and_its_secret(stage: Stage) -> None:
-    """Without a sign-in no group, without a group no vault, without a vault no secret."""
+    """Without a sign-in there is no group, without a group no vault, without a vault no secret."""
     with nobody(stage) as other:
         fails(other, story.create_group, "signing in .* answered 401")
     fails(stage, story.create_vault, "answered 404: .*ResourceGroupNotFound")
@@ -113,7 +113,7 @@ def test_the_vault_and_its_secret(stage: Stage) -> None:
 
 
 def test_the_installation(stage: Stage, tmp_path: Path) -> None:
-    """An image that nobody has is no installation; without the kinds there are no identities; the counter counts."""
+    """The steps fail with an image that does not exist, without the definitions, and when no packet is counted."""
     passes(stage, proofs.without_podidentity)
     for name in ("deploy", "examples"):
         shutil.copytree(FILES / name, tmp_path / name)
@@ -130,7 +130,7 @@ def test_the_installation(stage: Stage, tmp_path: Path) -> None:
 
 
 def test_identity_and_rights(stage: Stage) -> None:
-    """No sign-in, no identity; nobody of that ID, no role and no policy."""
+    """The steps fail without a sign-in, and for a principal that does not exist."""
     with nobody(stage) as other:
         fails(other, story.create_identity, "signing in .* answered 401")
     passes(stage, story.create_identity)
@@ -154,7 +154,7 @@ def test_the_application(stage: Stage) -> None:
 
 
 def test_the_neighbour(stage: Stage) -> None:
-    """Let past NMI by an exception, the neighbour has the node's token, and the step sees it."""
+    """An exception lets the neighbour past NMI to the node's token, and the step notices that."""
     exception = {
         "apiVersion": "aadpodidentity.k8s.io/v1",
         "kind": "AzurePodIdentityException",
@@ -177,7 +177,10 @@ class Forgetful(Admin):
 
 
 def test_the_second_application(stage: Stage) -> None:
-    """Without the role its identity is not assigned; with rights on the vault it would be let in."""
+    """Without the role its identity is not assigned.
+
+    With rights on the vault, the step that expects a refusal fails.
+    """
     with contextlib.closing(Forgetful(stage.environment)) as admin:
         ungranted = dataclasses.replace(stage, admin=admin)
         fails(ungranted, proofs.second_identity, "waited 3 s for pod second-app to finish")
@@ -195,7 +198,7 @@ def test_the_second_application(stage: Stage) -> None:
 
 
 def test_the_forgotten_role(stage: Stage) -> None:
-    """With the role there is nothing to complain about."""
+    """The step waits for a complaint about a missing role, and fails when the role is there."""
     made = stage.admin.create_identity(story.GROUP, promises.FORGOTTEN, story.LOCATION)
     granted = stage.admin.assign_role(ROLE, stage.admin.cluster_principal(), made["id"])
     fails(stage, promises.without_the_role, "waited 3 s for an event")
@@ -209,7 +212,7 @@ def test_the_forgotten_role(stage: Stage) -> None:
 
 
 def test_the_deleted_binding(stage: Stage) -> None:
-    """A second binding of the same identity keeps the tokens coming."""
+    """With a second binding of the identity the tokens do not end, and the step fails."""
     binding = {
         "apiVersion": "aadpodidentity.k8s.io/v1",
         "kind": "AzureIdentityBinding",
@@ -226,7 +229,7 @@ def test_the_deleted_binding(stage: Stage) -> None:
 
 
 def test_the_last_pod(stage: Stage) -> None:
-    """While somebody else's pod needs the identity, it stays."""
+    """While another pod uses the identity it stays on the scale set, and the step fails."""
     start_asking(stage, "another-user", {"aadpodidbinding": story.IDENTITY})
     fails(stage, promises.last_pod_gone, f"waited 3 s for {story.IDENTITY} to leave the scale set")
     delete(stage, "pod/another-user")
@@ -236,7 +239,7 @@ def test_the_last_pod(stage: Stage) -> None:
 
 
 def test_the_interception(stage: Stage) -> None:
-    """Without NMI and its guard, pods reach the metadata service, and both steps that deny it fail."""
+    """Without NMI and its guard pods reach the metadata service, and the step that counts packets there fails."""
     passes(stage, promises.nmi_comes_and_goes, proofs.no_packet_reached_imds)
     delete(stage, "daemonset/nmi")
     stage.quietly("create", "-f", "deploy/infra/uninstall.yaml")
@@ -252,12 +255,12 @@ def test_the_interception(stage: Stage) -> None:
 
 
 def test_a_cluster_on_azure(stage: Stage) -> None:
-    """Its nodes have a provider, and somebody answers at the metadata address."""
+    """The step for clusters outside Azure fails, since these nodes have a provider."""
     fails(stage, elsewhere.no_machine, "providers of the nodes: expected")
 
 
 def test_a_cluster_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a tenant no broker, without a sign-in no credential, without a grant no token, with one no refusal."""
+    """The steps fail without a tenant, without a sign-in, without a grant, and with a grant for everybody."""
     monkeypatch.setenv("PODIDENTITY_LAB_HOME", str(tmp_path))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     tmp_path.chmod(0o700)
@@ -284,7 +287,7 @@ def test_a_cluster_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_every_step_of_the_demo_is_here() -> None:
-    """A new step needs a way to fail."""
+    """Each step fails in a test above, or is listed as one that fails otherwise."""
     text = Path(__file__).read_text()
     played = {f"{step.__module__.rpartition('.')[2]}.{step.__name__}" for _, step in running.STEPS}
     assert {name for name in played if f"fails(stage, {name}," not in text and name not in _FAILS_OTHERWISE} == set()

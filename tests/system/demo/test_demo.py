@@ -1,4 +1,4 @@
-"""`podidentity lab demo`: the walk-through passes, and a step that does not come true is told."""
+"""`podidentity lab demo`: all its steps pass, and a step that fails is reported."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""The images, made twice: by `tools/image.py` into an archive, and by the Dockerfile with Debian's buildah."""
+"""The images, built twice: by `tools/image.py` as an archive, and from the Dockerfile with Debian's buildah."""
 
 import json
 import os
@@ -28,7 +28,7 @@ PROGRAMS = {
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What an image says of a path, but for its time."""
+    """What an image has at a path, except for the time."""
 
     kind: bytes
     mode: int
@@ -67,7 +67,7 @@ def entries(archive: Path) -> dict[str, Entry]:
 
 @pytest.mark.timeout(600)
 def test_two_checkouts_make_the_same_bytes(archive: Path, tmp_path: Path) -> None:
-    """Whoever builds a version in another directory has the same archive, bit for bit."""
+    """An archive built in another directory is the same, byte for byte."""
     other = tmp_path / "elsewhere"
     other.mkdir()
     for name in SOURCES:
@@ -82,7 +82,7 @@ def test_two_checkouts_make_the_same_bytes(archive: Path, tmp_path: Path) -> Non
 
 @pytest.mark.timeout(600)
 def test_the_archive_holds_the_product_alone(archive: Path) -> None:
-    """No program but those listed, nothing setuid or setgid, nothing of the lab, and every package with its licence."""
+    """Only listed programs, no setuid or setgid file, nothing of the lab, licences of listed packages alone."""
     paths = entries(archive)
     programs = {
         path for path in paths if path.startswith(("usr/bin/", "usr/sbin/", "usr/local/bin/", "usr/local/sbin/"))
@@ -100,7 +100,7 @@ def test_the_archive_holds_the_product_alone(archive: Path) -> None:
 @pytest.mark.timeout(900)
 @pytest.mark.root
 def test_the_dockerfile_makes_the_same_files_and_they_run(archive: Path, buildah: Buildah, tmp_path: Path) -> None:
-    """Debian's own Python builds it; every file is the archive's, and the programs start."""
+    """An image built with Debian's own Python has the archive's files, and its programs start."""
     saved = tmp_path / "nmi.tar"
     image = buildah.image("nmi")
     buildah.run("push", image, f"docker-archive:{saved}")
@@ -131,7 +131,7 @@ def test_the_dockerfile_makes_the_same_files_and_they_run(archive: Path, buildah
 
 @pytest.mark.parametrize("name", ["broker", "webhook"])
 def test_broker_and_webhook_are_nobody(archive: Path, name: str) -> None:
-    """Where its pod says nothing, it still is not root."""
+    """The image itself names a user that is not root, for pods that name none."""
     with tarfile.open(archive) as whole:
         manifest = json.load(whole.extractfile("manifest.json") or pytest.fail("no manifest"))
         (image,) = [image for image in manifest if image["RepoTags"][0].startswith(f"podidentity/{name}:")]
@@ -141,7 +141,10 @@ def test_broker_and_webhook_are_nobody(archive: Path, name: str) -> None:
 
 @pytest.mark.root
 def test_a_daemon_that_is_told_to_stop_before_python_runs_ends(archive: Path, tmp_path: Path) -> None:
-    """As its container's first process it would never hear of it: it would go on, and be killed 30 s later."""
+    """SIGTERM ends the container even before Python has a handler for it.
+
+    A first process without a handler ignores the signal; it would be killed 30 s later.
+    """
     if os.geteuid() != 0:
         missing("another root needs root")
     extract(archive, tmp_path)

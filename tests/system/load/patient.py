@@ -1,8 +1,9 @@
-"""A client that asks again as SDKs do, and counts. The standard library alone: it is also the program of a soak's pods.
+"""A client that repeats refused requests as SDKs do, and counts.
 
-As a program it asks at PER_SECOND on CONNECTIONS connections for SECONDS, for the resources below, checks that each
-token is the one of the identity OWN (a client ID) and for the resource that it asked for, and tells on port 8080 what
-came of it. Every FRESH requests a connection is replaced by a new one.
+It needs the standard library alone, since it is also the program of a soak's pods. As a program it asks PER_SECOND
+times a second on CONNECTIONS connections for SECONDS, for the resources below. It checks that each token is of the
+identity OWN (a client ID) and for the resource that it asked for, and serves its counts on port 8080. After FRESH
+requests a connection is replaced by a new one.
 """
 
 import asyncio
@@ -51,13 +52,16 @@ class Client:
 
 @dataclass
 class Patience:
-    """Asks until there is a token. `again` counts refusals that it asked again after, by status; `broken` others."""
+    """Requests a token until there is one.
+
+    `again` counts the refusals after which it asked again, by status; `broken` counts broken connections.
+    """
 
     again: dict[int, int] = field(default_factory=dict)
     broken: int = 0
 
     async def insist(self, client: Client, target: str) -> dict[str, Any] | None:
-        """Ask until there is a token: its answer; None when there is none in time."""
+        """Ask until there is a token and return the answer; None when there is none in time."""
         gives_up = time.monotonic() + GIVE_UP_SECONDS
         while time.monotonic() < gives_up:
             try:
@@ -75,7 +79,7 @@ class Patience:
 
 
 class Pod:
-    """What a pod of a soak does and has seen. Times are counted by milliseconds, to 0.01 ms."""
+    """What a pod of a soak does and what it has seen. Times are counted in milliseconds, to 0.01 ms."""
 
     def __init__(self, own: str) -> None:
         self._own = own
@@ -114,7 +118,7 @@ class Pod:
         client.hang_up()
 
     def told(self) -> dict[str, Any]:
-        """Return what it has seen so far."""
+        """Return what the client has seen so far."""
         return {
             "over": self.over,
             "again": self.patience.again,
@@ -140,7 +144,7 @@ def _owner(token: str) -> str:
 
 
 async def main() -> None:
-    """Ask, and go on telling afterwards; without CONNECTIONS, ask once, print what was seen and end."""
+    """Ask, and serve the counts afterwards; without CONNECTIONS, ask once, print the outcome and end."""
     pod, connections = Pod(os.environ["OWN"]), int(os.environ.get("CONNECTIONS", "0"))
     if not connections:
         await pod.ask(Client(), "https://r0.vault.azure.net")

@@ -32,7 +32,10 @@ def crowd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Crowd]:
 
 @pytest.mark.timeout(240)
 def test_a_full_node_is_served_without_an_error_and_memory_stays(crowd: Crowd) -> None:
-    """Known and new heads, 32 and 512 connections: each pod its own token, every time; memory in budget, and flat."""
+    """Each of 250 pods gets its own token every time, and memory stays within its budget.
+
+    Requests have known and new heads and come on 32 and 512 connections.
+    """
     resident = []
     for connections in (32, 512):
         for unique in ("false", "true"):
@@ -55,7 +58,7 @@ def test_a_full_node_is_served_without_an_error_and_memory_stays(crowd: Crowd) -
 def test_nmi_is_killed_at_random_moments_under_load(
     crowd: Crowd, request: pytest.FixtureRequest, record_property: Any
 ) -> None:
-    """SIGKILL and a new start, again and again: no pod gets another's token or the node's, and all are served again."""
+    """NMI is killed and started again several times: no pod gets a foreign token, and all are served again."""
     chance, told = random.Random(), dict[str, Any]()  # noqa: S311  # moments, not secrets
     flags = ("-connections=64", "-seconds=10", "-persist", f"-expect={expected(PODS)}")
     loading = threading.Thread(target=lambda: told.update(crowd.load(crowd.sources, *flags)))

@@ -1,4 +1,4 @@
-"""The soak's client sees what is wrong and what is lost: its zeroes mean something."""
+"""The soak's client notices wrong and lost tokens, so that its zeroes mean something."""
 
 import asyncio
 import base64
@@ -36,31 +36,31 @@ def token(owner: str, resource: str = VAULT) -> tuple[int, dict[str, Any]]:
 
 
 def after(*answers: tuple[int, dict[str, Any]] | OSError) -> dict[str, Any]:
-    """Return what the pod of the identity `own` tells after these answers to one question."""
+    """Return the counts of a pod of the identity `own` that asked once and got these answers."""
     pod = patient.Pod("own")
     asyncio.run(pod.ask(Answers(*answers), VAULT))
     return pod.told()
 
 
 def test_its_own_token_is_right() -> None:
-    """Nothing to tell but the time that it took."""
+    """The pod's own token is counted with its time, and nothing else is."""
     told = after(token("own"))
     assert (told["wrong"], told["lost"], sum(told["times"].values())) == ([], [], 1)
 
 
 @pytest.mark.parametrize("answer", [token("other"), token("own", "https://r2.vault.azure.net")])
 def test_anybody_elses_token_is_wrong(answer: tuple[int, dict[str, Any]]) -> None:
-    """Another identity's, or its own for another resource."""
+    """A token of another identity, or for another resource, is counted as wrong."""
     assert len(after(answer)["wrong"]) == 1
 
 
 def test_a_refusal_and_a_broken_connection_are_asked_again() -> None:
-    """They are counted, and the token that comes at last is right."""
+    """Both are counted and followed by another request, whose token is right."""
     told = after((503, {}), ConnectionResetError(), (503, {}), token("own"))
     assert (told["again"], told["broken"], told["wrong"], told["lost"]) == ({503: 2}, 1, [], [])
 
 
 def test_an_answer_that_never_comes_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    """When patience is over, here at once."""
+    """A request without an answer is counted as lost when its time is over."""
     monkeypatch.setattr(patient, "GIVE_UP_SECONDS", 0.0)
     assert len(after()["lost"]) == 1

@@ -1,6 +1,6 @@
 """A node with NMI on it in a cluster with MIC: both daemons as processes, the lab's Kubernetes API, ARM and IMDS.
 
-Pods are in one network namespace, each at an address of its own, and ask through the real redirect.
+Pods share one network namespace, each with an address of its own, and ask through the real redirect.
 """
 
 import asyncio
@@ -97,17 +97,17 @@ class Whole(Node):
         return self.page("/healthz", 8080) == (200, "Active")
 
     def tell(self, *objects: Any) -> None:
-        """Create objects, all in one turn of the API server."""
+        """Create objects, all in one turn of the API server's event loop."""
         self.cluster.call(self.world.add, *objects)
 
     def tell_identity(self, name: str) -> tuple[AzureIdentity, AzureIdentityBinding]:
-        """Create an identity, and a binding whose selector has its name."""
+        """Create an identity, and a binding whose selector has the same name."""
         made = make.identity(name), make.binding(name, azure_identity=name, selector=name)
         self.tell(*made)
         return made
 
     def schedule(self, name: str, selector: str, *, node: str = "n1", address: str = "") -> float:
-        """Create a pod that has its node and address; the time before."""
+        """Create a pod that has its node and address; return the time just before."""
         _, obj = worlds.rendered(make.pod(name, node=node, selector=selector))
         if address:
             obj["status"] |= {"podIP": address, "podIPs": [{"ip": address}]}
@@ -138,17 +138,17 @@ class Whole(Node):
         self.network.pods[0].run(f"ip -batch - <<END\n{added}\nEND")
 
     def asking(self, address: str) -> "Asking":
-        """Begin to ask from an address, again and again until there is a token."""
+        """Start a client at an address that asks again and again until there is a token."""
         return Asking(self.network, address)
 
     def until_assigned(self, name: str, seconds: float = 60.0) -> float:
-        """When a pod's identity was Assigned, as the API server saw it."""
+        """Wait until a pod's identity is Assigned; return when the API server saw that."""
         until(lambda: name in self.assigned_at, f"{name} is Assigned", seconds)
         return self.assigned_at[name]
 
 
 class Asking:
-    """A client in a pod. It asks at once again while it is refused."""
+    """A client in a pod, which asks again at once while it is refused."""
 
     def __init__(self, network: Network, address: str) -> None:
         self._network = network
@@ -171,7 +171,7 @@ class Asking:
             self._stop.wait(AGAIN_SECONDS)
 
     def answer(self, seconds: float) -> tuple[float, str]:
-        """When the token came, and the token."""
+        """Wait for the token; return when it came, and the token."""
         self._thread.join(seconds)
         self._stop.set()
         assert self._told is not None, f"no token at {self._address} within {seconds} s"

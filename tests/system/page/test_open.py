@@ -1,4 +1,4 @@
-"""`podidentity lab open` with a lab and a browser."""
+"""`podidentity lab open` with a lab and a real browser."""
 
 import contextlib
 import http.client
@@ -62,7 +62,7 @@ def url(up: Lab) -> Iterator[str]:
 
 @pytest.fixture
 def shown(url: str, tmp_path: Path) -> Iterator[Browser]:
-    """A browser that has the page, and had nothing to complain of at the end."""
+    """A browser with the page open; at the end it must not have reported any problem."""
     with browser(tmp_path) as window:
         window.open(url)
         until(
@@ -73,7 +73,7 @@ def shown(url: str, tmp_path: Path) -> Iterator[Browser]:
 
 
 def faults(up: Lab) -> dict[str, Any]:
-    """Return what `lab fault` would show."""
+    """Return what `podidentity lab fault` prints."""
     current: dict[str, Any] = control.ask(Directory(up.directory), "GET", "/azure/faults")
     return current
 
@@ -84,7 +84,10 @@ def text(window: Browser, element: str) -> str:
 
 
 def test_a_request_of_a_pod_appears_and_its_pod_is_text(up: Lab, shown: Browser) -> None:
-    """The page shows what happens after it was loaded, nothing of it is run, and the secret is not in the address."""
+    """The page shows a request made after it was loaded; a pod's hostile text is not run as HTML.
+
+    The address bar has no secret.
+    """
     up.create(pod("asker", ASKING))
     until(lambda: "default/asker" in text(shown, "trails"), "the pod's request on the page")
     until(lambda: "default/asker" in text(shown, "group-pods"), "the pod on the page")
@@ -95,7 +98,7 @@ def test_a_request_of_a_pod_appears_and_its_pod_is_text(up: Lab, shown: Browser)
 
 
 def test_the_keyboard_turns_a_switch(up: Lab, shown: Browser) -> None:
-    """Tab reaches it, the focus is seen, Space turns it on, Enter off; the focus stays."""
+    """Tab reaches a switch, which shows the focus and keeps it; Space turns it on, Enter off."""
     for _ in range(60):
         shown.press("Tab")
         if shown.value("document.activeElement.id") == "switch-imds-fails":
@@ -114,7 +117,7 @@ def test_the_keyboard_turns_a_switch(up: Lab, shown: Browser) -> None:
 
 
 def test_what_the_command_sets_the_page_shows(up: Lab, shown: Browser) -> None:
-    """And `Clear all` clears it."""
+    """Faults that `lab fault set` sets appear on the page, and its button clears them all."""
     assert up.run("fault", "set", "--name", up.name, "entra_seconds=5.0", "imds_seconds=0.1").returncode == 0
     until(lambda: "imds_seconds=0.1" in text(shown, "other-faults"), "the fault on the page")
     assert shown.value("document.getElementById('switch-entra-slow').getAttribute('aria-pressed')") == "true"
@@ -124,14 +127,14 @@ def test_what_the_command_sets_the_page_shows(up: Lab, shown: Browser) -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_fits_a_telephone_and_can_be_read(shown: Browser, scheme: str) -> None:
-    """No scrolling to the side at 360 pixels; text has the contrast of WCAG's AA (4.5) on its ground."""
+    """At 360 pixels nothing scrolls sideways, and texts have the contrast of WCAG's level AA (4.5)."""
     shown.resize(360, 740, scheme)
     assert shown.value("document.documentElement.scrollWidth") <= 360
     assert shown.value(CONTRASTS) == []
 
 
 def test_a_thousand_requests_a_second(up: Lab, shown: Browser) -> None:
-    """The page counts all, shows the last ones, and a switch works meanwhile."""
+    """Four thousand requests in a row are all counted, at most 200 are listed, and a switch works meanwhile."""
     port = Directory(up.directory).facts()["identity_port"]  # type: ignore[index]
     requests = 4_000
     with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port)) as connection:
@@ -146,7 +149,10 @@ def test_a_thousand_requests_a_second(up: Lab, shown: Browser) -> None:
 
 
 def test_whom_it_lets_in(url: str) -> None:
-    """Without the secret, and for another host, nobody; with it, under a strict policy; the log as lines of JSON."""
+    """Requests without the secret, from another origin or for another host get 403.
+
+    With the secret they get a strict policy.
+    """
     base, _, secret = url.partition("/?token=")
     with httpx2.Client(base_url=base, trust_env=False) as client:
         for path in ("/", "/?token=wrong", f"/events?token={secret}", "/log.jsonl", "/static/page.js"):
@@ -165,7 +171,7 @@ def test_whom_it_lets_in(url: str) -> None:
 
 
 def test_without_a_lab_it_says_what_to_do(tmp_path: Path) -> None:
-    """As every command of a lab."""
+    """Without a lab the command prints one sentence that says how to start one."""
     home = tmp_path / "none"
     home.mkdir(mode=0o700)
     finished = Lab(home, "none").run("open", "--name", "none")

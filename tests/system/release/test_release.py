@@ -1,4 +1,4 @@
-"""A release, built from a fresh clone at a tag, twice: what it consists of, and that the bytes are the same."""
+"""A release, built twice from fresh clones at a tag: what it contains, and that its bytes are the same."""
 
 import hashlib
 import importlib.util
@@ -58,7 +58,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 def test_it_has_everything_to_publish(folders: list[Path]) -> None:
-    """Nothing is missing, nothing else is in it."""
+    """The directory has exactly the files to publish."""
     names = {path.name for path in folders[1].iterdir()}
     archive = next(name for name in names if name.startswith("images-") and name.endswith(".tar"))
     charts = [yaml.safe_load(path.read_text()) for path in REPOSITORY.glob("charts/*/Chart.yaml")]
@@ -77,7 +77,7 @@ def test_it_has_everything_to_publish(folders: list[Path]) -> None:
 
 
 def test_the_same_commit_makes_the_same_bytes(folders: list[Path]) -> None:
-    """Whoever doubts a release builds it again; the sums are those of the files."""
+    """Two builds of a commit have the same sums, and the sums are those of the files."""
     one, other = ((folder / "SHA256SUMS").read_text() for folder in folders)
     assert one == other
     for line in one.splitlines():
@@ -87,7 +87,7 @@ def test_the_same_commit_makes_the_same_bytes(folders: list[Path]) -> None:
 
 
 def test_the_sums_are_signed(folders: list[Path], tmp_path: Path) -> None:
-    """`ssh-keygen -Y verify` takes the signature for these sums, and for no others."""
+    """`ssh-keygen -Y verify` accepts the signature for these sums, and for no others."""
     dist = folders[0]
     public = (dist.parents[1] / "signer.pub").read_text()
     allowed = tmp_path / "allowed"
@@ -111,7 +111,7 @@ def test_the_sums_are_signed(folders: list[Path], tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["podidentity", "podidentity_lab"])
 def test_a_source_archive_makes_the_same_wheel(folders: list[Path], tmp_path: Path, name: str) -> None:
-    """What distributors build from is whole."""
+    """A wheel built from the source archive has the files of the published wheel."""
     with tarfile.open(folders[0] / f"{name}-{VERSION}.tar.gz") as tar:
         tar.extractall(tmp_path, filter="data")
     source = next(tmp_path.iterdir())
@@ -126,7 +126,7 @@ def test_a_source_archive_makes_the_same_wheel(folders: list[Path], tmp_path: Pa
 
 
 def test_chart_and_manifests_name_the_published_images(folders: list[Path]) -> None:
-    """They install what the release publishes, and render as the chart does."""
+    """Charts and manifests install images that the release publishes."""
     dist = folders[0]
     images = set((dist / "IMAGES").read_text().split())
     assert images
@@ -147,7 +147,7 @@ def test_chart_and_manifests_name_the_published_images(folders: list[Path]) -> N
 
 
 def test_the_image_archive_has_its_published_names(folders: list[Path]) -> None:
-    """Its layers are those of build/image.tar."""
+    """The archive has the members of build/image.tar, and the published names as tags."""
     with tarfile.open(IMAGE) as old, tarfile.open(next(folders[0].glob("images-*.tar"))) as new:
         assert old.getnames() == new.getnames()
         content = new.extractfile("manifest.json")
@@ -157,7 +157,7 @@ def test_the_image_archive_has_its_published_names(folders: list[Path]) -> None:
 
 
 def test_bills_name_what_is_installed(folders: list[Path]) -> None:
-    """The images' packages of both kinds; a distribution's dependencies in the pinned versions."""
+    """The images' bill names Debian's and Python's packages; a distribution's bill names its dependencies as pinned."""
 
     def components(pattern: str) -> dict[str, str]:
         bill = json.loads(next(folders[0].glob(pattern)).read_text())
@@ -175,14 +175,14 @@ def test_bills_name_what_is_installed(folders: list[Path]) -> None:
 
 
 def test_notes_are_the_versions_part_of_the_changelog(folders: list[Path]) -> None:
-    """Of a development version, what is unreleased."""
+    """The notes are the part of CHANGELOG.md for the version."""
     notes = (folders[0] / "NOTES.md").read_text()
     assert notes.startswith(f"# podidentity {VERSION}\n")
     assert notes.split("\n\n", 1)[1].strip() in (folders[0].parent / "CHANGELOG.md").read_text()
 
 
 def test_a_tree_that_is_no_release_is_refused(tmp_path: Path) -> None:
-    """Changes, and a commit without the version's tag: one sentence each."""
+    """A checkout with changes, and a commit without the version's tag, are refused with a sentence each."""
     checkout = clone(tmp_path / "clone")
     (checkout / "README.md").write_text("changed")
     assert "it has changes (M README.md); commit them" in release(checkout).stderr

@@ -29,14 +29,14 @@ def written(folder: Path, text: str) -> str:
 
 @pytest.mark.parametrize("text", [json.dumps(GOOD), "\n".join(f"{name}: {value}" for name, value in GOOD.items())])
 def test_json_and_yaml_are_read(tmp_path: Path, text: str) -> None:
-    """Upstream allows both."""
+    """The file may be JSON or YAML, as upstream allows."""
     config = load_cloud_config(written(tmp_path, text), {})
     assert (config.tenant_id, config.client_id, config.subscription_id) == ("t", "c", "s")
     assert config.cloud.arm == "https://management.usgovcloudapi.net"
 
 
 def test_the_secret_never_shows_in_a_repr(tmp_path: Path) -> None:
-    """Logs print values."""
+    """Logs print the repr of values, so the configuration's repr leaves the client secret out."""
     assert "s3cr3t" not in repr(load_cloud_config(written(tmp_path, json.dumps(GOOD)), {}))
 
 
@@ -59,25 +59,25 @@ def test_a_managed_identity_needs_no_secret(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_wrong_is_named(tmp_path: Path, text: str, said: str) -> None:
-    """One sentence, with the file or the field in it."""
+    """Each mistake in the file is one sentence that names what is wrong with the file or with which field."""
     with pytest.raises(ConfigurationError, match=said):
         load_cloud_config(written(tmp_path, text), {})
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    """And the flag that names it."""
+    """The error names the missing file and the flag that points to it."""
     with pytest.raises(ConfigurationError, match=r"nothing\.json: No such file.*--cloudconfig"):
         load_cloud_config(str(tmp_path / "nothing.json"), {})
 
 
 def test_a_missing_variable_is_named() -> None:
-    """Without --cloudconfig the environment speaks."""
+    """Without --cloudconfig the environment is read, and the error names the variable that is empty."""
     with pytest.raises(ConfigurationError, match="SUBSCRIPTION_ID is empty"):
         load_cloud_config("", {})
 
 
 def test_a_custom_cloud_needs_its_endpoints(tmp_path: Path) -> None:
-    """They are taken as they stand."""
+    """A custom cloud's endpoints come from the file that a variable names; without the variable the error names it."""
     path = tmp_path / "cloud.json"
     path.write_text(
         json.dumps({"resourceManagerEndpoint": "https://arm.lab/", "activeDirectoryEndpoint": "https://l/"})
@@ -89,7 +89,7 @@ def test_a_custom_cloud_needs_its_endpoints(tmp_path: Path) -> None:
 
 
 def test_a_certificate_takes_the_place_of_the_secret(tmp_path: Path) -> None:
-    """As the cloud provider's fields name it."""
+    """A certificate and its password are read from the fields that the Azure cloud provider uses."""
     given = {name: value for name, value in GOOD.items() if name != "aadClientSecret"}
     told = given | {"aadClientCertPath": "/mic.pfx", "aadClientCertPassword": "s3cr3t"}
     config = load_cloud_config(written(tmp_path, json.dumps(told)), {})
@@ -132,13 +132,13 @@ def test_every_variable_is_read() -> None:
     ],
 )
 def test_clouds_are_found_in_any_case(name: str, arm: str) -> None:
-    """Under the names of azure.json and of az."""
+    """Azure's clouds are found by azure.json's names and by those of az, in upper or lower case."""
     assert find_cloud(name).arm == arm
     assert find_cloud(name).in_the_clear == ()
 
 
 def test_a_custom_cloud_is_taken_as_it_stands(tmp_path: Path) -> None:
-    """Names in any case, plain http too, which is then told."""
+    """Field names are read in any case; an endpoint with plain HTTP is accepted and listed in `in_the_clear`."""
     path = tmp_path / "cloud.json"
     given = {
         "ResourceManagerEndpoint": "http://arm.local:8080/",
@@ -162,7 +162,7 @@ def test_a_custom_cloud_is_taken_as_it_stands(tmp_path: Path) -> None:
     ],
 )
 def test_a_custom_cloud_that_is_none_is_told(tmp_path: Path, text: str, said: str) -> None:
-    """With the file and the field."""
+    """The error says that the file cannot be read, or names the field that is not an address."""
     path = tmp_path / "cloud.json"
     path.write_text(text)
     with pytest.raises(ConfigurationError, match=said):
@@ -178,7 +178,7 @@ def test_a_custom_cloud_needs_its_file() -> None:
 def test_a_changed_file_is_read_again_and_a_broken_one_changes_nothing(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """With one warning for each broken writing."""
+    """A new configuration is read; a broken file changes nothing, with one warning for each broken version."""
     path = written(tmp_path, json.dumps(GOOD))
     config = ReloadedConfig(path, {})
     assert config.reload() is None

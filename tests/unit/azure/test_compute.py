@@ -9,7 +9,7 @@ READER, WRITER = make.identity_id("reader"), make.identity_id("writer")
 
 
 def test_every_field_of_a_document_may_be_missing() -> None:
-    """Nil pointers crashed upstream."""
+    """A missing or null field is read as nothing there; upstream crashed with a nil pointer."""
     assert read_state({}) == ArmState()
     assert read_state({"identity": None, "properties": None}) == ArmState()
 
@@ -29,7 +29,7 @@ def test_a_scale_set_under_deletion_is_gone() -> None:
 
 
 def test_only_what_changes_is_named() -> None:
-    """Others' identities stay: they are not in the request at all."""
+    """A PATCH names only the identities that change, so that all others stay on the target."""
     asked = render_identity(TargetChange(assign=(WRITER,)), ArmState(frozenset({READER})))
     assert asked == {"type": "UserAssigned", "userAssignedIdentities": {WRITER.text: {}}}
     removed = render_identity(TargetChange(unassign=(WRITER,)), ArmState(frozenset({READER, WRITER})))
@@ -37,7 +37,7 @@ def test_only_what_changes_is_named() -> None:
 
 
 def test_the_last_identity_leaves_and_the_system_assigned_one_stays() -> None:
-    """UserAssigned goes to None, SystemAssigned stays SystemAssigned."""
+    """Without user-assigned identities the type is None, or SystemAssigned where the machine has that one."""
     last = TargetChange(unassign=(READER,))
     assert render_identity(last, ArmState(frozenset({READER}))) == {"type": "None", "userAssignedIdentities": None}
     system = ArmState(frozenset({READER}), system_assigned=True)

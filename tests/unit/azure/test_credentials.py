@@ -56,7 +56,7 @@ async def ask(credential: ArmCredential, _issuer: Issuer) -> None:
 
 
 def test_a_secret_asks_entra_for_arms_audience() -> None:
-    """Client credentials, at the cloud's own login."""
+    """MIC signs in with the client credentials grant at its cloud's Entra ID, for ARM's audience."""
     (asked,) = run(ask).asked
     assert str(asked.url) == "https://login.microsoftonline.com/tenant/oauth2/v2.0/token"
     form = {name: values[0] for name, values in parse_qs(asked.content.decode()).items()}
@@ -73,7 +73,7 @@ def test_a_secret_asks_entra_for_arms_audience() -> None:
     [("", {}), ("c-1", {"client_id": "c-1"}), ("/subscriptions/s/x", {"msi_res_id": "/subscriptions/s/x"})],
 )
 def test_a_managed_identity_asks_imds(own: str, selector: dict[str, str]) -> None:
-    """System-assigned, or by client ID, or by resource ID as newer azure.json files name it."""
+    """The identity is system-assigned, or named by client ID, or by resource ID as in newer azure.json files."""
     (asked,) = run(ask, replace(MANAGED, user_assigned_identity=own)).asked
     assert asked.url.host == "169.254.169.254"
     assert asked.headers["Metadata"] == "true"
@@ -91,7 +91,7 @@ def test_a_hundred_who_ask_at_once_cost_one_call() -> None:
 
 
 def test_a_token_is_renewed_before_it_ends() -> None:
-    """It is fetched anew when it has five minutes left."""
+    """A token is fetched anew once less than five minutes of it are left."""
 
     async def test(credential: ArmCredential, issuer: Issuer) -> None:
         await credential.token()
@@ -104,7 +104,7 @@ def test_a_token_is_renewed_before_it_ends() -> None:
 
 
 def test_while_no_new_token_can_be_had_the_old_one_serves() -> None:
-    """To its end, and a refusal is not asked for again at once."""
+    """The old token serves until it expires, and Entra ID is not asked again for each request meanwhile."""
 
     async def test(credential: ArmCredential, issuer: Issuer) -> None:
         await credential.token()
@@ -120,7 +120,7 @@ def test_while_no_new_token_can_be_had_the_old_one_serves() -> None:
 
 
 def test_a_refusal_is_a_sentence_and_counts_for_a_moment() -> None:
-    """A hundred targets do not ask a hundred times."""
+    """The error has Entra ID's words and the file to check, and answers further requests for some seconds."""
 
     async def test(credential: ArmCredential, issuer: Issuer) -> None:
         told = {"error": "invalid_client", "error_description": "AADSTS7000215: Invalid client secret."}
@@ -136,7 +136,7 @@ def test_a_refusal_is_a_sentence_and_counts_for_a_moment() -> None:
 
 
 def test_what_was_refused_by_arm_is_not_used_again() -> None:
-    """Nor is a newer token thrown away because of an older one."""
+    """A token that ARM refused is replaced; a newer token stays when the refusal of the older one is reported again."""
 
     async def test(credential: ArmCredential, _issuer: Issuer) -> None:
         first = await credential.token()
@@ -149,7 +149,7 @@ def test_what_was_refused_by_arm_is_not_used_again() -> None:
 
 
 def test_a_new_azure_json_counts_at_once() -> None:
-    """Also while a token for the former one is on its way, and after a refusal."""
+    """A token that is on its way when azure.json changes is not used: one is fetched with the new secret."""
 
     async def test(credential: ArmCredential, issuer: Issuer) -> None:
         asking = asyncio.create_task(credential.token())
@@ -171,7 +171,7 @@ def test_a_new_azure_json_counts_at_once() -> None:
     ],
 )
 def test_what_is_no_token_is_told(answer: httpx2.Response, said: str) -> None:
-    """A portal or a proxy answers in HTML."""
+    """An answer without a token, such as a portal's or a proxy's HTML page, is an error."""
 
     async def test(credential: ArmCredential, issuer: Issuer) -> None:
         issuer.answers = [answer]
@@ -182,7 +182,7 @@ def test_what_is_no_token_is_told(answer: httpx2.Response, said: str) -> None:
 
 
 def test_no_answer_is_told() -> None:
-    """The error names IMDS, which was asked, and what for."""
+    """When IMDS cannot be reached, the error names IMDS and what the token was for."""
 
     async def test(_credential: ArmCredential, issuer: Issuer) -> None:
         def broken(request: httpx2.Request) -> httpx2.Response:
@@ -196,7 +196,7 @@ def test_no_answer_is_told() -> None:
 
 
 def test_a_certificate_that_cannot_be_read_is_told() -> None:
-    """With the field that names it."""
+    """The error names the certificate's path and the field that holds it."""
 
     async def test(credential: ArmCredential, _issuer: Issuer) -> None:
         with pytest.raises(AzureError, match=r"/nowhere\.pfx cannot be used.*aadClientCertPath"):

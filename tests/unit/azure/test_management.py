@@ -72,7 +72,7 @@ class Arm:
 
 
 def test_a_patch_is_over_when_its_operation_is() -> None:
-    """However often it must be looked at; the answer to the PATCH tells the client IDs."""
+    """MIC polls the operation until it has succeeded; the client IDs come from the answer to the PATCH."""
     shown = {"identity": {"userAssignedIdentities": {make.resource_id("reader"): {"clientId": "C"}}}}
     doing = answer(json={"status": "InProgress"}, headers={"Retry-After": "0"})
     arm = Arm(answer(json=shown, headers=OPERATION), doing, answer(json={"status": "Succeeded"}))
@@ -87,7 +87,7 @@ def test_a_patch_without_an_operation_is_over_at_once() -> None:
 
 
 def test_an_operation_may_be_named_by_location_alone() -> None:
-    """The older form: 202 until it is over."""
+    """ARM's older form is supported: a Location header, and 202 until the operation is over."""
     where = {"Location": f"{BASE}/operations/1", "Retry-After": "0"}
     arm = Arm(answer(202, headers=where), answer(202, headers={"Retry-After": "0"}), answer(200))
     arm.patch()
@@ -95,7 +95,7 @@ def test_an_operation_may_be_named_by_location_alone() -> None:
 
 
 def test_an_operation_that_failed_says_why() -> None:
-    """With ARM's code and words; the status is that of the answer."""
+    """The error has ARM's code and message; its status is that of the HTTP answer, which is 200."""
     error = {"code": "LinkedAuthorizationFailed", "message": "no permission"}
     with pytest.raises(AzureError, match="no permission") as caught:
         Arm(answer(headers=OPERATION), answer(json={"status": "Failed", "error": error})).patch()
@@ -105,7 +105,7 @@ def test_an_operation_that_failed_says_why() -> None:
 
 
 def test_a_look_that_fails_is_no_end() -> None:
-    """ARM goes on working; but an operation that it does not know is lost."""
+    """A poll that fails with 503 is repeated; an operation that ARM does not know any more (404) is an error."""
     hiccup = answer(503, headers={"Retry-After": "0"})
     arm = Arm(answer(headers=OPERATION), hiccup, answer(json={"status": "Succeeded"}))
     arm.patch()
@@ -125,7 +125,7 @@ def test_a_look_that_fails_is_no_end() -> None:
     ],
 )
 def test_no_token_goes_to_a_foreign_host(where: str) -> None:
-    """A header that names another host is not followed."""
+    """When the operation's URL is not one of ARM's, the error says so and no request is sent there."""
     arm = Arm(answer(headers={"Azure-AsyncOperation": where}))
     with pytest.raises(AzureError, match="foreign host"):
         arm.patch()
@@ -133,7 +133,7 @@ def test_no_token_goes_to_a_foreign_host(where: str) -> None:
 
 
 def test_a_regional_part_of_arm_is_arm() -> None:
-    """Operations are often looked after where the machine is."""
+    """The operation's URL may be on a subdomain of ARM's host: regions have endpoints of their own."""
     where = {"Azure-AsyncOperation": "https://westus.arm.example/1", "Retry-After": "0"}
     Arm(answer(headers=where), answer(json={"status": "Succeeded"})).patch()
 
@@ -164,14 +164,14 @@ def test_what_does_not_exist_is_gone() -> None:
     ],
 )
 def test_a_refusal_carries_what_arm_said(body: dict[str, object], said: str) -> None:
-    """In whatever form, with its Retry-After."""
+    """Whatever form the refusal has, the error has its text and its Retry-After."""
     with pytest.raises(AzureError, match=said) as caught:
         Arm(answer(429, headers={"Retry-After": "7"}, **body)).get()
     assert caught.value.retry_after_seconds == 7
 
 
 async def test_no_answer_is_an_error_without_status() -> None:
-    """Its address is in the sentence, its query is not."""
+    """The error's sentence has the URL's path without its query, and its status is 0."""
 
     def broken(request: httpx2.Request) -> httpx2.Response:
         raise httpx2.ConnectError("no route", request=request)
@@ -204,7 +204,10 @@ def test_retry_after_is_seconds_or_a_date(text: str, seconds: float | None) -> N
 
 
 async def test_a_failed_login_is_nobodys_fault_but_mics() -> None:
-    """Its status must not be taken for ARM's: a 400 of IMDS would set aside the identities of pods."""
+    """When MIC's own sign-in fails, the error has status 0.
+
+    With IMDS's 400 it would look like ARM's refusal, and the identities of pods would be set aside.
+    """
 
     class Nobody(Whoever):
         async def token(self) -> str:
@@ -238,7 +241,11 @@ DEEP = b'{"a":' * 100_000
     ],
 )
 def test_a_document_of_another_shape_is_an_error_and_no_guess(body: bytes) -> None:
-    """To take it for a machine without identities would put on, or forget, what is there; nor may it end MIC."""
+    """An unexpected document is an AzureError.
+
+    Read as a machine without identities, it would make MIC assign identities again or forget those that are there; any
+    other exception would end MIC.
+    """
     with pytest.raises(AzureError):
         Arm(answer(json=None, content=body)).get()
 
@@ -256,7 +263,7 @@ def test_an_error_of_another_shape_is_an_error(error: str) -> None:
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308, 304])
 def test_a_redirect_is_a_refusal(status: int) -> None:
-    """It is not followed, no token goes there, and what was asked for was not done."""
+    """A redirect is not followed and raises an error: no token goes to its target."""
     arm = Arm(answer(status, headers={"Location": "https://evil.example/"}))
     with pytest.raises(AzureError):
         arm.patch()
@@ -264,7 +271,10 @@ def test_a_redirect_is_a_refusal(status: int) -> None:
 
 
 def test_an_endless_answer_is_not_read_to_its_end() -> None:
-    """Nor do ARM's words go on for ever: they are shown in conditions, events and logs."""
+    """An answer that is too long is an error.
+
+    ARM's code and message are cut, since conditions, events and logs show them.
+    """
     with pytest.raises(AzureError, match="too long"):
         Arm(answer(json=None, content=bytes(LONGEST_ANSWER_BYTES + 1))).get()
     told = {"error": {"code": "c" * 10_000, "message": "m" * 100_000}}
@@ -275,7 +285,7 @@ def test_an_endless_answer_is_not_read_to_its_end() -> None:
 
 
 def test_an_endlessly_slow_answer_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each byte comes in time, and the last one never."""
+    """An answer has a time limit as a whole, so that one that arrives byte by byte ends in an error too."""
     monkeypatch.setattr(management, "LONGEST_ANSWER_SECONDS", 0.05)
 
     async def drops() -> AsyncIterator[bytes]:

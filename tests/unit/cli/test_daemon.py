@@ -65,7 +65,7 @@ class Trial:
 
 @pytest.fixture
 def trial() -> Iterator[Trial]:
-    """A daemon of which nothing was called yet. Logging is afterwards as it was: a command sets it up."""
+    """A daemon that nothing has called yet. Logging, which commands change, is set back at the end."""
     root, ours = logging.getLogger(), logging.getLogger("podidentity")
     handlers, levels = list(root.handlers), (root.level, ours.level)
     yield Trial([])
@@ -75,13 +75,13 @@ def trial() -> Iterator[Trial]:
 
 
 def test_the_daemon_runs_with_its_settings_on_uvloop(trial: Trial) -> None:
-    """It is prepared first, then it serves."""
+    """A daemon's `prepare` is called with its settings, then `serve`, which runs on uvloop."""
     assert trial.command().run(["--port=7"]) == 0
     assert trial.calls == ["prepare 7", "serve 7 on uvloop"]
 
 
 def test_a_preparation_may_say_what_serves(trial: Trial) -> None:
-    """A daemon that knows what was done already takes the place of the usual one."""
+    """`prepare` may return what serves in place of the usual daemon."""
     other = Trial([])
     assert replace(trial.command(), prepare=lambda _: other.serve).run([]) == 0
     assert (trial.calls, other.calls) == ([], ["serve 80 on uvloop"])
@@ -97,7 +97,10 @@ def test_a_preparation_may_say_what_serves(trial: Trial) -> None:
     ],
 )
 def test_what_refuses_to_start_was_prepared(words: list[str], error: type[Exception], trial: Trial) -> None:
-    """NMI closes its node off in this way: a typing error must not leave it open."""
+    """`prepare` is called even when the flags are wrong.
+
+    NMI closes its node off in it: a typing error must not leave the node open.
+    """
     with pytest.raises(error):
         trial.command().run(words)
     assert [call.partition(" ")[0] for call in trial.calls] == ["prepare"]
@@ -108,21 +111,21 @@ def test_what_refuses_to_start_was_prepared(words: list[str], error: type[Except
     [("--help", "Usage: podidentity trial"), ("--version", f"podidentity trial, version {__version__}")],
 )
 def test_help_and_version_touch_nothing(word: str, line: str, trial: Trial, capsys: pytest.CaptureFixture[str]) -> None:
-    """Nor does a wrong setting keep them from being shown."""
+    """Help and version are printed even with a wrong setting, and nothing is prepared or served."""
     assert trial.command().run([word, "--port=0"]) == 0
     assert capsys.readouterr().out.startswith(line)
     assert trial.calls == []
 
 
 def test_an_uninstallation_says_what_it_did(trial: Trial, capsys: pytest.CaptureFixture[str]) -> None:
-    """Its sentence is printed; nothing is prepared or served."""
+    """`--uninstall` prints its sentence, and nothing is prepared or served."""
     assert trial.command().run(["--uninstall"]) == 0
     assert capsys.readouterr().out == "It is gone.\n"
     assert trial.calls == ["uninstall 80"]
 
 
 def test_a_daemon_without_uninstallation_or_upstreams_flags(trial: Trial, capsys: pytest.CaptureFixture[str]) -> None:
-    """A table may be as short as COMMON; its help then names no flags of klog."""
+    """A daemon may do with the table COMMON; its help then does not mention klog's flags."""
     command = replace(trial.command(), table=(TABLE[0], *COMMON), uninstall=None, prepare=None)
     assert command.run([]) == 0
     assert trial.calls == ["serve 80 on uvloop"]
@@ -133,13 +136,13 @@ def test_a_daemon_without_uninstallation_or_upstreams_flags(trial: Trial, capsys
 
 
 def test_flags_without_effect_are_named_in_one_warning(trial: Trial, capfd: pytest.CaptureFixture[str]) -> None:
-    """As they are written on the command line."""
+    """The warning names the flags as they were written on the command line."""
     trial.command().run(["--logtostderr", "--enableProfile"])
     assert "flags without effect: --logtostderr, --enableProfile; they may be left out" in capfd.readouterr().err
 
 
 def test_errors_of_a_daemon_come_out_as_they_are(trial: Trial) -> None:
-    """One alone is raised, and several in a group: `main` makes one sentence of both."""
+    """Errors that a daemon raises in a group reach the caller in a group; `main` makes a sentence of them."""
 
     def fail(_flags: Flags, _settings: int) -> Coroutine[Any, Any, None]:
         async def daemon() -> None:
@@ -154,7 +157,7 @@ def test_errors_of_a_daemon_come_out_as_they_are(trial: Trial) -> None:
 
 
 def test_what_is_read_in_the_same_way_for_all() -> None:
-    """The User-Agent, and upstream's variable beside its flag."""
+    """All daemons build the User-Agent in one way, and read FORCENAMESPACED beside its flag."""
     flags = parse("p", TABLE, ["--custom-user-agent=of us"])
     assert user_agent("nmi", flags) == f"podidentity-nmi/{__version__} of us"
     assert user_agent("mic", parse("p", TABLE, [])) == f"podidentity-mic/{__version__}"

@@ -41,7 +41,7 @@ WORDS = (
     ],
 )
 def test_every_way_to_write_a_flag(dashes: str, words: list[str], name: str, value: object) -> None:
-    """One dash or two, value behind `=` or in the next word."""
+    """A flag has one dash or two, and its value follows `=` or is the next word."""
     flags = parse("p", WORDS, [dashes + words[0], *words[1:]])
     assert flags.values[name] == value
     assert flags.names == {name}
@@ -53,7 +53,7 @@ def test_the_short_form_of_verbosity() -> None:
 
 
 def test_defaults_are_read_like_values() -> None:
-    """What the table says is what an empty command line gives."""
+    """With an empty command line each flag has the default of its table."""
     flags = parse("p", WORDS, [])
     assert (flags.text("name"), flags.number("count"), flags.switch("loud"), flags.seconds("every")) == (
         "x",
@@ -78,7 +78,7 @@ def test_defaults_are_read_like_values() -> None:
     ],
 )
 def test_a_wrong_word_is_one_sentence(words: list[str], told: str) -> None:
-    """It names the word and says what to do; exit status 2."""
+    """The sentence names the word and says what to do; the exit status is 2."""
     with pytest.raises(UsageError, match=told) as raised:
         parse("p", WORDS, words)
     assert "\n" not in str(raised.value)
@@ -86,7 +86,7 @@ def test_a_wrong_word_is_one_sentence(words: list[str], told: str) -> None:
 
 
 def test_flags_without_effect_are_reported() -> None:
-    """Accepted for the sake of manifests, told once."""
+    """They are accepted, since manifests pass them, and listed so that a warning can name them."""
     assert parse("p", WORDS, ["--logtostderr", "--name=y", "--vmodule=a=1"]).without_effect == (
         "logtostderr",
         "vmodule",
@@ -114,7 +114,7 @@ def test_durations(text: str, seconds: float | None) -> None:
 
 @pytest.mark.parametrize("width", [72, 80, 100])
 def test_help_shows_every_flag_that_matters(width: int) -> None:
-    """Generated from the table; fits the reader's terminal; has an example; what does nothing is named last."""
+    """The help fits the terminal and has each flag of the table and an example; flags without effect come last."""
     text = render_help(COMMAND.program, COMMAND.summary, TABLE, COMMAND.example, width)
     assert all(f"--{flag.name}" in text for flag in TABLE if not flag.hidden)
     assert max(len(line) for line in text.splitlines()) <= width
@@ -162,7 +162,7 @@ def settings(*words: str, **environ: str) -> Settings:
 
 
 def test_settings_of_the_usual_manifest() -> None:
-    """Flags of upstream's DaemonSet, with NODE_NAME and HOST_IP of the downward API."""
+    """The flags of upstream's DaemonSet are read, together with NODE_NAME and HOST_IP of the downward API."""
     made = settings("--node=n1", "--http-probe-port=8085", "--enableScaleFeatures=true", HOST_IP="10.0.0.4")
     assert (made.node, made.probe_port, made.listen_address, made.port) == ("n1", 8085, "10.0.0.4", 2579)
     assert (made.wait_created_seconds, made.wait_assigned_seconds) == (80.0, 20.0)
@@ -192,20 +192,20 @@ def test_settings_of_the_usual_manifest() -> None:
     ],
 )
 def test_wrong_settings_are_one_sentence(words: list[str], told: str) -> None:
-    """Each sentence names the flag."""
+    """Each sentence says what is wrong with the setting or what to give instead."""
     with pytest.raises(UsageError, match=told):
         settings(*words)
 
 
 @pytest.mark.parametrize(("columns", "width"), [("40", 72), ("80", 80), ("300", 100)])
 def test_help_is_as_wide_as_the_terminal(columns: str, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The width has a lower and an upper bound."""
+    """The help is as wide as the terminal, but at least 72 and at most 100 columns."""
     monkeypatch.setenv("COLUMNS", columns)
     assert help_width() == width
 
 
 def test_klogs_flags_are_accepted() -> None:
-    """Manifests pass them; those that do nothing are named in one warning."""
+    """Manifests pass klog's flags; all but `-v` are accepted without effect."""
     given = {flag.name for flag in TABLE if flag.hidden} | {"v"}
     values = {flag.name: flag.default for flag in TABLE}
     flags = parse(COMMAND.program, TABLE, [f"--{name}={values[name]}" for name in given])
@@ -214,7 +214,7 @@ def test_klogs_flags_are_accepted() -> None:
 
 
 def test_the_login_of_a_custom_cloud_is_read_from_its_description(tmp_path: Path) -> None:
-    """AZURE_ENVIRONMENT_FILEPATH, as MIC reads it; Microsoft's own clouds are known besides."""
+    """The file that AZURE_ENVIRONMENT_FILEPATH names adds its sign-in address to those of Microsoft's clouds."""
     file = tmp_path / "cloud.json"
     file.write_text(
         '{"resourceManagerEndpoint": "https://arm.own/", "activeDirectoryEndpoint": "https://Login.Own.Cloud/"}'
@@ -228,7 +228,7 @@ def test_the_login_of_a_custom_cloud_is_read_from_its_description(tmp_path: Path
 
 @pytest.mark.parametrize("allowed", [True, False])
 def test_kubenet_is_refused_unless_it_is_allowed(tmp_path: Path, *, allowed: bool) -> None:
-    """The check and its flag are upstream's."""
+    """A kubelet configuration with kubenet keeps NMI from starting, unless the flag allows it, as in upstream."""
     file = tmp_path / "kubelet"
     file.write_text("KUBELET_FLAGS=--cloud-provider=azure --network-plugin=kubenet\n")
     words = [f"--kubelet-config={file}", f"--allow-network-plugin-kubenet={str(allowed).lower()}"]
@@ -238,7 +238,7 @@ def test_kubenet_is_refused_unless_it_is_allowed(tmp_path: Path, *, allowed: boo
 
 
 def test_an_unreadable_kubelet_config_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A missing file is nothing at all; one that cannot be read does not keep NMI from starting."""
+    """A missing file is ignored; one that cannot be read is logged as a warning, and NMI starts."""
     refuse_kubenet(parse(COMMAND.program, TABLE, [f"--kubelet-config={tmp_path / 'none'}"]))
     assert caplog.records == []
     refuse_kubenet(parse(COMMAND.program, TABLE, [f"--kubelet-config={tmp_path}"]))
@@ -260,7 +260,7 @@ def test_an_unreadable_kubelet_config_is_a_warning(tmp_path: Path, caplog: pytes
     ],
 )
 def test_a_time_that_mic_cannot_wait_is_refused(*, word: str, refused: bool) -> None:
-    """In one sentence that names the flag; what has no effect may have any value."""
+    """A duration that is too short is refused with an example; flags without effect may have any value."""
     given = parse("mic", mic.TABLE, [word])
     with pytest.raises(UsageError, match="too short; write for example") if refused else contextlib.nullcontext():
         mic.settings_of(given, {"MIC_POD_NAMESPACE": "default"})

@@ -1,4 +1,4 @@
-"""What `doctor` checks of a role is what the manifests grant: two tables, made for two readers, that must not drift."""
+"""The rights that `doctor` checks are those that the manifests grant: two tables that must agree."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -13,7 +13,7 @@ Granted = set[tuple[str, str, str]]
 
 
 def granted(rules: Iterable[dict[str, Any]]) -> Granted:
-    """Verb, group and resource of each right in a role."""
+    """Return verb, group and resource of each right in a role."""
     return {
         (verb, group, resource)
         for rule in rules
@@ -30,7 +30,7 @@ def checked(asked: Iterable[Right], *, home: bool) -> Granted:
 
 @pytest.mark.parametrize("allow_list", [False, True])
 def test_of_mic(*, allow_list: bool) -> None:
-    """Its rights hold everywhere, or where MIC runs."""
+    """MIC's rights hold everywhere, or in the namespace where MIC runs."""
     asked = diagnosing.mic_rights(allow_list=allow_list)
     listed = rights.namespace_rules() if allow_list else []
     assert checked(asked, home=False) == granted([*rights.mic_rules(), *listed])
@@ -45,7 +45,7 @@ def test_of_mic(*, allow_list: bool) -> None:
 @pytest.mark.parametrize("allow_list", [False, True])
 @pytest.mark.parametrize("taint", ["", "podidentity.io/starting"])
 def test_of_nmi(*, managed: bool, allow_list: bool, taint: str) -> None:
-    """In either mode; in standard mode also what MIC says of its machine."""
+    """NMI's rights agree in both modes; in standard mode NMI also reads what MIC publishes of machines."""
     asked = diagnosing.nmi_rights(managed=managed, allow_list=allow_list, startup_taint=taint)
     listed = rights.namespace_rules() if allow_list else []
     listed += rights.startup_taint_rules() if taint else []

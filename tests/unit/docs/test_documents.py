@@ -1,4 +1,4 @@
-"""Documents stay in step with the code: links lead somewhere, named tests exist, the flag reference is fresh."""
+"""Documents agree with the code: links lead somewhere, tests that they name exist, the flag reference is up to date."""
 
 import ast
 import functools
@@ -28,7 +28,7 @@ def functions_of(path: Path) -> frozenset[str]:
 
 
 def named_tests(text: str) -> Iterator[tuple[str, str]]:
-    """Each `file::test` of a page; one without a file belongs to the file before it."""
+    """Yield each `file::test` of a page; a test without a file belongs to the file before it."""
     file = ""
     for found in NAMED_TEST.finditer(text):
         file = found[1] or file
@@ -44,7 +44,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))
 def test_tests_that_a_page_names_exist(page: Path) -> None:
-    """A claim that rests on a test rests on one that is there."""
+    """A test that a page names as proof exists."""
     named = named_tests(page.read_text())
     assert [(file, test) for file, test in named if test not in functions_of(REPOSITORY / file)] == []
 
@@ -57,7 +57,7 @@ def test_every_row_of_the_threat_model_names_a_test() -> None:
 
 
 def test_pages_that_the_program_names_exist() -> None:
-    """An error that sends its reader to a page must not send them nowhere."""
+    """A page that an error message names exists."""
     sources = [*(REPOSITORY / "src").rglob("*.py"), *(REPOSITORY / "tools").rglob("*.py")]
     named = {page for source in sources for page in NAMED_PAGE.findall(source.read_text())}
     assert named
@@ -65,7 +65,7 @@ def test_pages_that_the_program_names_exist() -> None:
 
 
 def test_the_flag_reference_is_fresh() -> None:
-    """What the page says is what the daemons read."""
+    """The page has the flags that the daemons read."""
     command = [sys.executable, str(REPOSITORY / "tools" / "reference.py"), "--check"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (0, "")
@@ -81,14 +81,17 @@ def test_every_field_of_azure_json_is_documented() -> None:
 
 
 def test_the_start_up_taint_has_one_key() -> None:
-    """A node joins with the key that NMI is told to take off: pages that spell it differently leave nodes tainted."""
+    """All pages spell the key of the start-up taint as NMI does.
+
+    Otherwise a node would join with a taint that NMI does not remove.
+    """
     keys = {key for page in PAGES for key in re.findall(r"[\w.-]+/starting\b", page.read_text())}
     assert keys == {"podidentity.io/starting"}
 
 
 @pytest.mark.parametrize("source", ["src/podidentity", "lab/src/podidentity_lab"])
 def test_the_architecture_has_each_module(source: str) -> None:
-    """A newcomer finds a line for every module, below the name of its package, and no line for one that is gone."""
+    """ARCHITECTURE.md has a line for every module, below its package, and none for a module that is gone."""
     folder = REPOSITORY / source
     modules = {
         (".".join(path.parent.relative_to(folder.parent).parts), path.stem)
@@ -104,7 +107,7 @@ def test_the_architecture_has_each_module(source: str) -> None:
 
 
 def test_the_architecture_names_files_that_exist() -> None:
-    """Where the text sends its reader, there is something to read."""
+    """Every file that the text names exists."""
     text = (REPOSITORY / "ARCHITECTURE.md").read_text().partition("## Every module")[0]
     sources = [REPOSITORY / "src/podidentity", REPOSITORY / "lab/src/podidentity_lab"]
     files = [f"/{path.relative_to(source)}" for source in sources for path in source.rglob("*.py")]

@@ -32,7 +32,7 @@ ROWS = [
     ],
 )
 def test_the_page_names_the_pinned_version(client: str, file: str, form: str) -> None:
-    """A new pin needs a new run; and what the page shows has passed."""
+    """The page shows the pinned version of each client, with tests that passed: a new pin needs a new run."""
     pinned = re.search(form, (PINS / file).read_text())
     shown = [row for row in ROWS if row[0] == client]
     assert pinned
@@ -41,7 +41,7 @@ def test_the_page_names_the_pinned_version(client: str, file: str, form: str) ->
 
 
 def test_no_file_of_the_clients_names_a_registry() -> None:
-    """Packages come by name, from wherever the machine's own package managers get them."""
+    """Packages are named without a registry, so that the machine's own package managers decide where they come from."""
     files = [path for path in PINS.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
     registries = re.compile(r"registry\.npmjs|pypi\.org|files\.pythonhosted|proxy\.golang|repo\d*\.maven|sum\.golang")
     assert [str(path) for path in files if registries.search(path.read_text(errors="replace"))] == []

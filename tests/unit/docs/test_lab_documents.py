@@ -1,4 +1,4 @@
-"""What is said of the lab is true of it: the picture, the variables, the manifest."""
+"""Documents of the lab are true: the picture, the variables, the manifest, the kinds."""
 
 import re
 from pathlib import Path
@@ -15,14 +15,14 @@ ROOT = Path(__file__).parents[3]
 
 
 def test_the_picture_is_of_todays_demo() -> None:
-    """It shows all steps passed, and fetches nothing."""
+    """The picture shows all steps of the demo as passed, and loads nothing from elsewhere."""
     drawn = (ROOT / "docs/demo.svg").read_text().replace("&#160;", " ")
     assert f"demo: {len(STEPS)} of {len(STEPS)} steps passed" in drawn
     assert re.findall(r"url\(.?http", drawn) == []
 
 
 def test_every_variable_of_a_lab_is_documented(tmp_path: Path) -> None:
-    """A shell's user finds in docs/lab.md what each is for."""
+    """docs/lab.md says what each variable of a lab's shell is for."""
     names = "gateway_port tenant_id subscription_id location node_resource_group owner_client_id owner_client_secret"
     facts = ", ".join(
         f'"{name}": 1' for name in f"{names} cluster_client_id cluster_client_secret logs name registry".split()
@@ -34,13 +34,13 @@ def test_every_variable_of_a_lab_is_documented(tmp_path: Path) -> None:
 
 
 def test_the_manifest_is_the_one_of_deploy(capsys: pytest.CaptureFixture[str]) -> None:
-    """`podidentity lab manifest` prints what kubectl is to take."""
+    """`podidentity lab manifest` prints the manifest of deploy/."""
     with pytest.raises(SystemExit):
         main(["lab", "manifest"])
     assert capsys.readouterr().out == (ROOT / "deploy/infra/deployment-rbac.yaml").read_text()
 
 
 def test_the_lab_has_the_kinds_that_its_page_lists() -> None:
-    """Whoever needs a Job sees before the first error that there is none."""
+    """The page lists the kinds that the lab has, so that a missing one is known before the first error."""
     text = (ROOT / "docs/lab.md").read_text().split("and no others, besides custom resources:", 1)[1].split(".", 1)[0]
     assert sorted(re.findall(r"\w+", text)) == sorted(kind.kind for kind in BUILT_IN)

@@ -15,7 +15,7 @@ PROGRAMS = {name.partition(" ")[0] for name in programs.PROGRAMS | programs.LONG
 
 
 def test_the_page_is_written_from_its_figures() -> None:
-    """Nobody edits a figure by hand: `python tools/performance.py page` writes figures, page and plots together."""
+    """`python tools/performance.py page` writes the page, so that no figure is edited by hand."""
     assert page.render(FIGURES) == PAGE
 
 
@@ -24,7 +24,7 @@ MEASURED = [row for row in rows.ROWS if row.line in FIGURES["lines"]]
 
 @pytest.mark.parametrize("row", MEASURED, ids=lambda row: row.claim[:40])
 def test_each_row_of_the_budget_has_a_program_and_a_figure(row: rows.Row) -> None:
-    """`make bench` runs it, or whoever names it; and the page shows what it told."""
+    """Each row with a figure has a program in bench/, which `make bench` or its name runs, and a verdict."""
     assert (ROOT / "bench" / f"{row.program}.py").is_file()
     assert row.program in PROGRAMS
     assert row.render(FIGURES["lines"][row.line]["figures"])
@@ -32,13 +32,13 @@ def test_each_row_of_the_budget_has_a_program_and_a_figure(row: rows.Row) -> Non
 
 
 def test_a_row_that_nobody_has_measured_says_so() -> None:
-    """Its program exists before somebody has the hour that it takes."""
+    """A row without a figure says "not measured"."""
     figures = FIGURES | {"lines": {}}
     assert page.render(figures).count("| not measured | - |") == len(rows.ROWS)
 
 
 def test_figures_of_several_days_say_so() -> None:
-    """A run of one program leaves the other rows as they were."""
+    """When rows were measured on different days, the page gives the first and the last day."""
     lines = {"nmi": FIGURES["lines"]["nmi"] | {"date": "2026-01-02"}}
     assert "Measured on 2026-01-02," in page.render(FIGURES | {"date": "2026-01-02", "lines": lines})
     lines["soak"] = FIGURES["lines"]["soak"] | {"date": "2026-03-04"}
@@ -46,13 +46,13 @@ def test_figures_of_several_days_say_so() -> None:
 
 
 def test_make_bench_runs_every_program() -> None:
-    """A program that is not listed would never be run."""
+    """Every program in bench/ is in the list that `make bench` runs."""
     there = {path.stem for path in (ROOT / "bench").glob("*.py") if "def main(" in path.read_text()}
     assert there == PROGRAMS
 
 
 def test_what_was_not_measured_again_stays_on_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run of one program updates its rows; half an hour of soak is not thrown away, nor kept over a newer one."""
+    """A run of one program updates that program's rows alone."""
     monkeypatch.setattr(programs, "RESULTS", tmp_path)
     lasting = {"bench": "old"}
     assert programs.collect({"soak real": lasting, "nmi": lasting}) == {"soak real": lasting, "nmi": lasting}
@@ -62,7 +62,7 @@ def test_what_was_not_measured_again_stays_on_the_page(tmp_path: Path, monkeypat
 
 
 def test_each_line_says_what_was_measured_its_spread_and_the_verdict() -> None:
-    """Of a spread the median counts."""
+    """A line has the median and its spread; the median is compared with the budget."""
     spread = {"median": 2.0, "least": 1.5, "most": 2.5}
     line = {"budget": {"ratio": 1.9, "mib": 52}, "measured": {"ratio": spread, "mib": 50.0}}
     assert programs.verdicts(line) == [
@@ -74,12 +74,15 @@ def test_each_line_says_what_was_measured_its_spread_and_the_verdict() -> None:
 
 @pytest.mark.parametrize("name", sorted({row.line for row in rows.ROWS}))
 def test_each_line_on_the_page_can_be_measured_by_its_name(name: str) -> None:
-    """`python tools/performance.py run NAME` is all that a row needs."""
+    """The name of every line can be given to `python tools/performance.py run`."""
     assert rows.run_name(name) in programs.PROGRAMS | programs.LONG
 
 
 def test_the_plots_are_there() -> None:
-    """Each picture of the page is in the repository, without a date, so that the same figures give the same bytes."""
+    """Each plot of the page is in the repository.
+
+    Plots have no date, so that the same figures give the same bytes.
+    """
     pictures = re.findall(r"\]\((performance/[a-z]+\.svg)\)", PAGE)
     assert len(pictures) == 4
     for picture in pictures:
@@ -87,7 +90,7 @@ def test_the_plots_are_there() -> None:
 
 
 def test_a_row_that_is_over_says_so() -> None:
-    """The verdict comes from the program's own line, and only from what the row is about."""
+    """A row's verdict comes from its program's output, and only from the limits that concern the row."""
     row = next(row for row in rows.ROWS if row.limits == ("hung",))
     line = FIGURES["lines"][row.line]
     assert row.verdict(line | {"over": ["p99_hung_ms: 200 > 150"]}) == "**no**"
@@ -95,7 +98,10 @@ def test_a_row_that_is_over_says_so() -> None:
 
 
 def test_the_kernels_part_stands_beside_the_servers_own() -> None:
-    """A ratio of the sums hides what no server can save; without such figures there is no table."""
+    """Processor time of kernel and server are shown apart; without such figures there is no table.
+
+    A ratio of their sums would hide the part that no server can save.
+    """
     told = {
         f"{server}, known head": {"user_micros": {"median": 5.0}, "system_micros": {"median": 16.04}}
         for server in ("nmi", "go")

@@ -1,4 +1,4 @@
-"""The site: every page is in it, links that lead nowhere break it, and its search knows what the pages say."""
+"""The site has every page, a broken link fails its build, and its search finds the words of pages."""
 
 import json
 import shutil
@@ -13,7 +13,7 @@ pytest.importorskip("zensical", reason="zensical is not installed; run make inst
 
 @pytest.fixture
 def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of docs/ with a build directory of its own; its folder."""
+    """Copy docs/ to a folder with a build directory of its own; return the folder."""
     shutil.copytree(REPOSITORY / "docs", tmp_path / "docs")
     (tmp_path / "build").mkdir()
     for name, path in {
@@ -27,7 +27,7 @@ def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_every_page_is_built_and_found(copy: Path) -> None:
-    """A word of a page leads to it."""
+    """Every page is built, and the search finds a page by its words."""
     assert site.main() == 0
     pages = list((copy / "docs").rglob("*.md"))
     assert len(list((copy / "build/site").rglob("index.html"))) == len(pages)
@@ -36,7 +36,7 @@ def test_every_page_is_built_and_found(copy: Path) -> None:
 
 
 def test_a_link_that_leads_nowhere_breaks_it(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Nobody has to click on all of them."""
+    """A link to a page that does not exist fails the build."""
     page = copy / "docs/lab.md"
     page.write_text(page.read_text() + "\n[gone](concepts/gone.md)\n")
     assert site.main() != 0
@@ -44,14 +44,14 @@ def test_a_link_that_leads_nowhere_breaks_it(copy: Path, capsys: pytest.CaptureF
 
 
 def test_a_page_of_no_section_is_refused(copy: Path) -> None:
-    """Nobody would find it."""
+    """A page that is in no section fails the build: readers would not find it."""
     (copy / "docs/stray.md").write_text("# Stray\n")
     with pytest.raises(SystemExit, match=r"docs/stray\.md: it is in no section"):
         site.main()
 
 
 def test_links_that_leave_docs_lead_to_the_projects_home() -> None:
-    """On the site there is no file of the repository; links inside stay."""
+    """Links to files outside docs/ lead to the project's home; links between pages stay."""
     text = "[a](../../README.md) [b](../lab.md#x) [c](../../deploy/infra) [d](https://example.org)"
     home = site.home()
     assert site.rewrite(text, Path("concepts")) == (

@@ -1,4 +1,4 @@
-"""Blob storage's decisions: conditions, ranges, pages, blocks."""
+"""What the lab's Blob storage decides: conditions, ranges, pages, blocks, rights."""
 
 import email.utils
 
@@ -34,13 +34,13 @@ PAST, SAME, FUTURE = (email.utils.formatdate(MODIFIED_AT + seconds, usegmt=True)
 def test_a_condition_holds_or_says_how_it_does_not(
     headers: dict[str, str], blob: Blob | None, read: Unmet | None, write: Unmet | None
 ) -> None:
-    """Reads that would bring nothing new are 304; writes over what is there are 409, over what has changed 412."""
+    """A read that would bring nothing new is 304; a write over an existing blob is 409, over a changed one 412."""
     assert blob_rules.unmet_condition(headers, blob, is_read=True) == read
     assert blob_rules.unmet_condition(headers, blob, is_read=False) == write
 
 
 def test_a_date_that_is_none_is_refused() -> None:
-    """The sentence has it."""
+    """The error shows the text that is no date."""
     with pytest.raises(BlobError, match="'yesterday' is not a date of HTTP") as refusal:
         blob_rules.unmet_condition({"if-modified-since": "yesterday"}, BLOB, is_read=True)
     assert (refusal.value.status, refusal.value.code) == (400, "InvalidHeaderValue")
@@ -51,13 +51,13 @@ def test_a_date_that_is_none_is_refused() -> None:
     [("", None), ("bytes=0-", (0, 10)), ("bytes=2-3", (2, 4)), ("bytes=8-99", (8, 10)), ("bytes=-3", None)],
 )
 def test_a_range_ends_where_the_blob_ends(text: str, expected: tuple[int, int] | None) -> None:
-    """What is no range of Azure's is ignored, as HTTP has it."""
+    """A range is cut at the blob's end; a form that Azure does not support is ignored, as in HTTP."""
     assert blob_rules.byte_range(text, 10) == expected
 
 
 @pytest.mark.parametrize(("text", "size"), [("bytes=10-", 10), ("bytes=0-5", 0), ("bytes=3-2", 10)])
 def test_a_range_behind_the_end_is_refused(text: str, size: int) -> None:
-    """SDKs read an empty blob so: first a range, and at 416 everything."""
+    """SDKs request a range of an empty blob, and the whole blob after the 416."""
     with pytest.raises(BlobError) as refusal:
         blob_rules.byte_range(text, size)
     assert (refusal.value.status, refusal.value.code) == (416, "InvalidRange")
@@ -67,13 +67,13 @@ NAMES = ["b", "a/2", "a/1", "c/x/1", "c/y"]
 
 
 def test_a_list_is_sorted_and_begins_with_its_prefix() -> None:
-    """Without a delimiter, every name."""
+    """Without a delimiter all names with the prefix are listed in order."""
     assert blob_rules.page(NAMES, Selection(), 0) == Page(("a/1", "a/2", "b", "c/x/1", "c/y"), (), "")
     assert blob_rules.page(NAMES, Selection(prefix="c/"), 0).names == ("c/x/1", "c/y")
 
 
 def test_a_delimiter_makes_folders() -> None:
-    """Each once, at every depth."""
+    """Each folder is listed once, at every depth."""
     assert blob_rules.page(NAMES, Selection(delimiter="/"), 0) == Page(("b",), ("a/", "c/"), "")
     assert blob_rules.page(NAMES, Selection("c/", "/"), 0) == Page(("c/y",), ("c/x/",), "")
 
@@ -81,7 +81,7 @@ def test_a_delimiter_makes_folders() -> None:
 @pytest.mark.parametrize("delimiter", ["", "/"])
 @pytest.mark.parametrize("limit", [1, 2, 3])
 def test_pages_together_are_the_list(delimiter: str, limit: int) -> None:
-    """None is lost, none comes twice, and no page is longer than its limit."""
+    """No name is lost or repeated, and no page is longer than its limit."""
     entries: list[str] = []
     marker = ""
     for _ in range(10):
@@ -96,7 +96,7 @@ def test_pages_together_are_the_list(delimiter: str, limit: int) -> None:
 
 
 def test_blocks_are_joined_in_the_lists_order() -> None:
-    """A committed block, the same one replaced, and an uncommitted one."""
+    """Each block is the committed, the uncommitted or the latest one, as its entry says."""
     uncommitted = {"dHdv": b"TWO", "bmV3": b"new"}
     entries = [("Uncommitted", "bmV3"), ("Committed", "dHdv"), ("Latest", "dHdv"), ("Latest", "b25l")]
     content, sizes = blob_rules.join_blocks(entries[:2], BLOB, uncommitted)
@@ -111,13 +111,13 @@ def test_blocks_are_joined_in_the_lists_order() -> None:
 
 @pytest.mark.parametrize("name", ["ab", "Upper", "a--b", "-ab", "a_b", "x" * 64])
 def test_a_container_has_azures_names(name: str) -> None:
-    """Others are refused."""
+    """Names that Azure does not accept are refused."""
     with pytest.raises(BlobError, match="container name"):
         blob_rules.check_container_name(name)
 
 
 def test_names_and_ids_have_limits() -> None:
-    """Those of Azure."""
+    """The names of blobs and the IDs of blocks have Azure's limits."""
     blob_rules.check_container_name("a-1")
     blob_rules.check_blob_name("x" * 1024)
     with pytest.raises(BlobError, match="at most 1024"):
@@ -144,5 +144,5 @@ def test_names_and_ids_have_limits() -> None:
     ],
 )
 def test_each_request_needs_one_right(method: str, query: dict[str, str], blob: str, right: str) -> None:
-    """Containers are a matter of actions, what is in them of data actions."""
+    """Containers need rights of control (actions), blobs rights on data (data actions)."""
     assert blob_rights.right_of(method, query, blob) == right

@@ -1,4 +1,4 @@
-"""Where labs lie: nothing that is not theirs is ever touched."""
+"""The home of labs: nothing in it that is not a lab's is ever touched."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from podidentity_lab import directory
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A directory of ours alone, named as the home of labs."""
+    """A directory of this user alone, set as the home of labs."""
     place = tmp_path / "home"
     place.mkdir(mode=0o700)
     monkeypatch.setenv("PODIDENTITY_LAB_HOME", str(place))
@@ -18,7 +18,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_directory_with_other_things_is_refused_and_stays(home: Path) -> None:
-    """Every directory in it would pass for a lab that crashed, and be removed."""
+    """A directory with other things is not used: what is in it would be removed like a lab that crashed."""
     precious = home / "documents/thesis.txt"
     precious.parent.mkdir()
     precious.write_text("years of work")
@@ -31,7 +31,7 @@ def test_a_directory_with_other_things_is_refused_and_stays(home: Path) -> None:
 
 
 def test_a_lock_of_something_else_is_no_sign_of_labs(home: Path) -> None:
-    """Other programs call their locks so, too."""
+    """A `.lock` with other contents does not make a directory a home of labs."""
     (home / ".lock").write_text("4711")
     (home / "documents").mkdir()
     with pytest.raises(LabError, match="is not a directory of labs"):
@@ -41,7 +41,7 @@ def test_a_lock_of_something_else_is_no_sign_of_labs(home: Path) -> None:
 
 
 def test_a_directory_of_the_system_is_refused_without_advice_to_remove_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Root would follow it."""
+    """The refusal of /etc does not say to remove it or change its mode: root might do so."""
     monkeypatch.setenv("PODIDENTITY_LAB_HOME", "/etc")
     with pytest.raises(LabError) as refusal:
         directory.all_labs()
@@ -51,7 +51,7 @@ def test_a_directory_of_the_system_is_refused_without_advice_to_remove_it(monkey
 
 
 def test_what_a_crashed_lab_left_is_removed(home: Path) -> None:
-    """The home knows itself again, and its dead labs go."""
+    """In a home of labs, the directory of a lab that crashed is removed."""
     assert directory.all_labs() == ()
     (home / "crashed/logs").mkdir(parents=True)
     assert directory.all_labs() == ()

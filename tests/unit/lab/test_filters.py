@@ -1,4 +1,4 @@
-"""`$filter` of ARM's lists: what it compares, how, and what it refuses."""
+"""The `$filter` of ARM's lists: what it compares, how, and what is refused."""
 
 import pytest
 
@@ -33,19 +33,19 @@ RESOURCE = {
     ],
 )
 def test_a_filter_is_a_conjunction_of_comparisons(condition: str, *, fits: bool) -> None:
-    """Names compare without case, values of tags with; a value belongs to the tag that the filter names."""
+    """Names compare without case, values of tags with case; a value belongs to the tag that the filter names."""
     assert filters.matches(filters.parse(condition), RESOURCE) is fits
 
 
 def test_a_resource_without_tags_and_group_fits_no_comparison_of_them() -> None:
-    """A resource group has an ID that is shorter than a resource's."""
+    """A resource without tags or resource group matches no comparison of those."""
     assert not filters.matches(filters.parse("tagName eq 'env'"), {"id": "/subscriptions/s", "tags": None})
     assert not filters.matches(filters.parse("resourceGroup eq 'shop'"), {"id": "/subscriptions/s"})
 
 
 @pytest.mark.parametrize("condition", ["plan/name eq 'x'", "name gt 'a'", "name eq 'a' or name eq 'b'", "plan eq 'x'"])
 def test_what_the_lab_does_not_know_is_refused(condition: str) -> None:
-    """A filter that was ignored would list what nobody wanted."""
+    """An unknown filter is refused: ignored, it would list resources that nobody asked for."""
     with pytest.raises(answers.Refusal) as refusal:
         filters.parse(condition)
     assert refusal.value.response.status_code == 400

@@ -1,4 +1,4 @@
-"""`lab load`: what of an archive ends in a store and in a root, and what is refused, each with one sentence."""
+"""`lab load`: what of an archive gets into a store and a root, and what is refused, each with one sentence."""
 
 import gzip
 import json
@@ -39,7 +39,10 @@ def unpack(folder: Path, *contents: bytes) -> Path:
 
 
 async def test_every_form_of_archive_gives_the_same_root(tmp_path: Path) -> None:
-    """Docker's, OCI's as an archive and as a directory; the upper layer's file is over the lower's."""
+    """Docker's archive, and OCI's as archive and directory, give the same root.
+
+    Upper layers replace files of lower ones.
+    """
     docker, layout = make.docker_files(LAYERS, [NAME]), make.layout_files(LAYERS, NAME)
     paths = (
         make.write(tmp_path / "docker.tar", docker),
@@ -58,7 +61,7 @@ async def test_every_form_of_archive_gives_the_same_root(tmp_path: Path) -> None
 
 
 def test_what_is_exported_is_the_same_image(tmp_path: Path) -> None:
-    """For containerd of a real cluster's nodes: the same manifest under the same full names."""
+    """An exported archive, made for the containerd of a real cluster's nodes, has the same manifests and names."""
     store, copy = Store(tmp_path / "store"), Store(tmp_path / "copy")
     files = make.docker_files(LAYERS, [NAME, "other:2"])
     digests = archive.image_names(read(make.write(tmp_path / "a.tar", files), store), "")
@@ -69,7 +72,10 @@ def test_what_is_exported_is_the_same_image(tmp_path: Path) -> None:
 
 
 def test_a_compressed_archive_and_shared_layers_are_read(tmp_path: Path) -> None:
-    """`docker save | gzip`; and an older Docker's archive, in which a second image's layer is a link to the first's."""
+    """A compressed archive is read.
+
+    In an archive of an older Docker, a layer may be a link to that of another image.
+    """
     files = make.docker_files(LAYERS[:1], ["a:1"])
     layer = next(iter(files))
     manifest = json.loads(files["manifest.json"])
@@ -99,14 +105,14 @@ def test_a_compressed_archive_and_shared_layers_are_read(tmp_path: Path) -> None
     ],
 )
 def test_a_bad_archive_is_refused(tmp_path: Path, name: str, content: bytes | tarfile.TarInfo, sentence: str) -> None:
-    """One sentence, which names the archive's member."""
+    """The error is a sentence that says what is wrong."""
     path = make.write(tmp_path / "bad.tar", {**make.docker_files(LAYERS, [NAME]), name: content})
     with pytest.raises(ImageError, match=sentence):
         read(path, Store(tmp_path / "store"))
 
 
 def test_content_that_is_not_what_its_digest_says_is_refused(tmp_path: Path) -> None:
-    """Of a layer, a configuration or a manifest; and one that is missing; and one of another size."""
+    """A layer, configuration or manifest with another digest or size, or a missing one, is refused."""
     files = make.layout_files(LAYERS, NAME)
     for number, name in enumerate(name for name in files if name.startswith("blobs/")):
         path = make.write(tmp_path / f"{number}.tar", {**files, name: files[name] + b" "})
@@ -123,7 +129,7 @@ def test_content_that_is_not_what_its_digest_says_is_refused(tmp_path: Path) -> 
 
 
 def test_a_huge_member_is_refused_before_it_is_read(tmp_path: Path) -> None:
-    """Its header says how large it is; the archive may end right there."""
+    """A member is refused by the size in its header, even if the archive ends right there."""
     info = tarfile.TarInfo("layer.tar")
     info.size = 9 << 30
     path = tmp_path / "huge.tar"
@@ -133,7 +139,7 @@ def test_a_huge_member_is_refused_before_it_is_read(tmp_path: Path) -> None:
 
 
 def test_what_is_no_archive_is_refused(tmp_path: Path) -> None:
-    """Text, and a tar file or directory of something else."""
+    """A text file, and a tar file or directory of something else, are refused."""
     (tmp_path / "text").write_text("no archive")
     with pytest.raises(ImageError, match="cannot be read as a tar archive"):
         read(tmp_path / "text", Store(tmp_path / "store"))
@@ -143,7 +149,7 @@ def test_what_is_no_archive_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_image_of_several_platforms_is_this_machine_s(tmp_path: Path) -> None:
-    """An index in an index: the descriptor for this machine is followed; others are not looked at."""
+    """The descriptor for this machine's platform is followed, also in an index within an index."""
     files = make.layout_files(LAYERS, "")
     inner = json.loads(files["index.json"])["manifests"][0]
     other = {**make.descriptor(b"missing"), "platform": {"os": "linux", "architecture": "other"}}
@@ -159,7 +165,7 @@ def test_an_image_of_several_platforms_is_this_machine_s(tmp_path: Path) -> None
 
 
 async def test_an_image_for_another_machine_is_refused(tmp_path: Path) -> None:
-    """Its programs could not start, with an error that nobody understands."""
+    """The error names the other platform: the image's programs could not start."""
     text = json.dumps({"os": "linux", "architecture": "s390x", "rootfs": {"diff_ids": []}}).encode()
     manifest = json.dumps([{"Config": "c.json", "RepoTags": [NAME], "Layers": []}]).encode()
     store = Store(tmp_path / "store")
@@ -171,7 +177,7 @@ async def test_an_image_for_another_machine_is_refused(tmp_path: Path) -> None:
 
 
 def test_layers_are_compressed_in_three_ways(tmp_path: Path) -> None:
-    """Plain, gzip and zstd; what is compressed is checked against the digest of what is in it."""
+    """Layers may be plain, or compressed with gzip or zstd; the digest is that of the uncompressed layer."""
     plain = make.tar({"file": "content"})
     for number, content in enumerate((plain, gzip.compress(plain), zstandard.compress(plain))):
         blob = tmp_path / str(number)
@@ -186,7 +192,10 @@ def test_layers_are_compressed_in_three_ways(tmp_path: Path) -> None:
 
 
 def test_whiteouts_remove_what_is_below(tmp_path: Path) -> None:
-    """A file, a directory, and all of a directory but what the same layer puts there, in whichever order."""
+    """A whiteout removes a file or directory of lower layers.
+
+    An opaque directory keeps only what its own layer puts there, in any order.
+    """
     lower = make.tar({"a/file": "", "a/stays": "", "b/sub/file": "", "c/old": "", "c/sub/old": ""})
     upper = make.tar({"a/.wh.file": "", ".wh.b": "", "c/new": "", "c/sub/new": "", "c/.wh..wh..opq": ""})
     root = unpack(tmp_path, lower, upper)
@@ -195,7 +204,7 @@ def test_whiteouts_remove_what_is_below(tmp_path: Path) -> None:
 
 
 def test_no_name_and_no_link_leads_out_of_the_root(tmp_path: Path) -> None:
-    """A link of one layer is followed as in the container when the next writes through it; `..` is refused."""
+    """A link is followed within the root, as in a container; names with `..` are refused."""
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "victim").write_text("as it was")
@@ -219,7 +228,7 @@ def test_no_name_and_no_link_leads_out_of_the_root(tmp_path: Path) -> None:
 
 
 def test_links_directories_and_modes_are_kept(tmp_path: Path) -> None:
-    """A hard link shares its file; devices are left out; a file takes a link's place."""
+    """Hard links and modes are kept, devices are left out, and a file may replace a link."""
     lower = make.tar(
         {
             "bin/tool": "x",
@@ -238,7 +247,7 @@ def test_links_directories_and_modes_are_kept(tmp_path: Path) -> None:
 
 
 def test_a_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A few compressed bytes are not unpacked without end, nor are files without number."""
+    """The unpacked size and the number of files are bounded."""
     monkeypatch.setattr(layers, "ROOT_LIMIT_BYTES", 1 << 20)
     plain = make.tar({"zeros": "\0" * (2 << 20)})
     with pytest.raises(ImageError, match="unpacked; make it smaller"):
@@ -262,13 +271,13 @@ def test_a_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     ],
 )
 def test_names_are_read_as_kubernetes_reads_them(text: str, name: str) -> None:
-    """The registry and the tag that are not written are docker.io and latest."""
+    """Without them, a name's registry is docker.io and its tag latest."""
     assert str(names.parse(text)) == name
 
 
 @pytest.mark.parametrize("text", ["", "App", "app:", "app@sha256:0", "a//b", "../a", "host:x/a", "a" * 201, "a:b:c"])
 def test_what_is_no_name_is_refused(text: str) -> None:
-    """It would become a path."""
+    """A malformed name is refused, since names become paths."""
     with pytest.raises(ImageError, match="no name of an image"):
         names.parse(text)
 
@@ -289,19 +298,19 @@ GROUP = "root:x:0:\ndata:x:50:app,other\n"
     ],
 )
 def test_a_user_is_looked_up_in_the_image(text: str, user: config.User) -> None:
-    """By name or number, with its group, its other groups and its home."""
+    """A user is found by name or number, with its group, other groups and home."""
     assert config.user_of(text, PASSWD, GROUP) == user
 
 
 def test_a_user_or_group_that_the_image_lacks_is_refused() -> None:
-    """A container runtime would not start it, either."""
+    """An unknown user or group is refused, as by a container runtime."""
     for text in ("ghost", "app:ghosts"):
         with pytest.raises(ImageError, match="has no such"):
             config.user_of(text, PASSWD, GROUP)
 
 
 def test_links_in_a_circle_end(tmp_path: Path) -> None:
-    """As the kernel ends them."""
+    """Links that form a circle are the kernel's error."""
     (tmp_path / "a").symlink_to("b")
     (tmp_path / "b").symlink_to("/a")
     with pytest.raises(OSError, match="levels of symbolic links"):

@@ -1,4 +1,4 @@
-"""Files of ConfigMaps and Secrets in a pod of the lab: they follow their objects."""
+"""Files of ConfigMaps and Secrets in a pod of the lab change with their objects."""
 
 import base64
 from pathlib import Path
@@ -29,7 +29,10 @@ def write(kubernetes: Kubernetes, data: dict[str, str]) -> None:
 
 @pytest.mark.parametrize("volume", [{"configMap": {"name": "ca"}}, {"secret": {"secretName": "ca"}}, PROJECTED])
 def test_files_follow_their_object(tmp_path: Path, volume: Json) -> None:
-    """A changed value is in the file, a new key has one, a key that is gone has none; the mode stays."""
+    """Changed values, new keys and removed keys show in the files, whose mode stays.
+
+    The files stay when their object is deleted.
+    """
     kubernetes = Kubernetes(TwoLines())
     token, library = kubernetes.service_account_token, Library(Store(tmp_path))
     cluster = Cluster(kubernetes.storage, token, library, "", "", tmp_path, bridge=False, rootless=True)
@@ -53,7 +56,7 @@ def test_files_follow_their_object(tmp_path: Path, volume: Json) -> None:
 
 
 def test_a_pod_without_such_volumes_is_not_looked_after(tmp_path: Path) -> None:
-    """Most pods have none."""
+    """A pod without such volumes has no files to refresh."""
     kubernetes = Kubernetes(TwoLines())
     token, library = kubernetes.service_account_token, Library(Store(tmp_path))
     cluster = Cluster(kubernetes.storage, token, library, "", "", tmp_path, bridge=False, rootless=True)

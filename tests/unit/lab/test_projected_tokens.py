@@ -52,7 +52,7 @@ def claims_of(token: str) -> Json:
 
 
 def test_a_projected_token_is_renewed_at_four_fifths_of_its_life(tmp_path: Path) -> None:
-    """A file keeps its token until 80 % of expirationSeconds; then it has one of the key that signs now, same mode."""
+    """A token is renewed after 80 % of expirationSeconds, with the key that signs then and the same mode."""
     clock = Clock()
     kubernetes = Kubernetes(TwoLines(), clock=clock)
     node, pod = node_of(kubernetes, clock, tmp_path), pod_of(kubernetes, 600)
@@ -82,7 +82,7 @@ def test_a_projected_token_is_renewed_at_four_fifths_of_its_life(tmp_path: Path)
 
 
 def test_a_token_of_less_than_ten_minutes_is_no_volume(tmp_path: Path) -> None:
-    """The pod waits with a sentence, as the real API refuses such a pod."""
+    """A lifetime under ten minutes is an error: the real API refuses such a pod."""
     clock = Clock()
     kubernetes = Kubernetes(TwoLines(), clock=clock)
     with pytest.raises(volumes.VolumeError, match="599 is less than 10 minutes"):

@@ -1,4 +1,4 @@
-"""Objects in Kubernetes' protobuf encoding: what kubectl and Go controllers send, and what nobody should."""
+"""Objects in Kubernetes' protobuf encoding, which kubectl and controllers in Go send."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from podidentity_lab.kubernetes.statuses import ApiError
 
 
 def encoded(number: int, value: bytes | int) -> bytes:
-    """One field on the wire, shorter than 128 bytes."""
+    """Return one field on the wire, shorter than 128 bytes."""
     return bytes([number << 3, value]) if isinstance(value, int) else bytes([number << 3 | 2, len(value)]) + value
 
 
@@ -18,7 +18,7 @@ def body(api_version: str, kind: str, raw: bytes) -> bytes:
 
 
 def test_zero_is_kept_where_it_says_something() -> None:
-    """Replicas are a pointer: none asked for is not the same as not said. An empty struct says nothing."""
+    """A zero is kept in fields that are pointers in Go, such as replicas: none is not the same as not set."""
     spec = encoded(1, 0) + encoded(4, b"") + encoded(5, 0)  # replicas, strategy, minReadySeconds
     deployment = protobuf.read(body("apps/v1", "Deployment", encoded(1, encoded(1, b"web")) + encoded(2, spec)))
     assert deployment == {
@@ -30,14 +30,14 @@ def test_zero_is_kept_where_it_says_something() -> None:
 
 
 def test_a_volume_is_one_object_with_its_source() -> None:
-    """Protobuf nests what JSON does not; an empty directory is an empty object."""
+    """A volume's source is nested in protobuf and not in JSON; an empty source is an empty object."""
     volume = encoded(1, b"scratch") + encoded(2, encoded(2, b""))
     pod = protobuf.read(body("v1", "Pod", encoded(2, encoded(1, volume))))
     assert pod["spec"]["volumes"] == [{"name": "scratch", "emptyDir": {}}]
 
 
 def test_times_numbers_and_either_of_two() -> None:
-    """Times are text, ports a number or a name, quantities text, secrets base64."""
+    """Times become text, a port its number or name, and secrets base64."""
     probe = encoded(1, encoded(2, encoded(2, encoded(1, 1) + encoded(3, b"http"))))  # httpGet, its port
     container = encoded(1, b"main") + encoded(10, probe)
     pod = protobuf.read(body("v1", "Pod", encoded(1, encoded(8, encoded(1, 1))) + encoded(2, encoded(2, container))))
@@ -60,7 +60,7 @@ def test_times_numbers_and_either_of_two() -> None:
     ],
 )
 def test_what_cannot_be_read_is_refused(raw: bytes, status: int) -> None:
-    """The status says that it is the client's fault."""
+    """The status is 400 for a malformed object, 415 for an unknown kind."""
     with pytest.raises(ApiError) as caught:
         protobuf.read(raw)
     assert caught.value.status == status

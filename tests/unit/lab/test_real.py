@@ -1,4 +1,4 @@
-"""The parts of the real cluster that need no cluster: image archives, what containers trust, the pinned module."""
+"""Parts of the lab's real cluster that need no cluster: image archives, what containers trust, the pinned module."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from podidentity_lab.real import archive, machine, program
 
 
 def test_the_same_files_make_the_same_archive(tmp_path: Path) -> None:
-    """Neither times, owners nor the order in which files are found are in an image."""
+    """Times and the order of files do not change an image."""
     written = []
     for number in (1, 2):
         folder = tmp_path / str(number)
@@ -26,7 +26,7 @@ def test_the_same_files_make_the_same_archive(tmp_path: Path) -> None:
 
 
 def test_a_layer_that_two_images_share_is_there_once(tmp_path: Path) -> None:
-    """The daemons' images in one archive cost what one costs."""
+    """A layer that two images share is stored once."""
     (tmp_path / "file").write_text("x")
     archive.layer([(tmp_path / "file", "file")], tmp_path / "layer")
     images = [archive.Image([f"{name}:1"], [tmp_path / "layer"], [name]) for name in ("nmi", "mic")]
@@ -39,7 +39,7 @@ def test_a_layer_that_two_images_share_is_there_once(tmp_path: Path) -> None:
 
 
 def test_everything_in_a_layer_is_roots(tmp_path: Path) -> None:
-    """Whoever builds an image leaves no trace of an account in it."""
+    """Files in a layer belong to root and have no names of the builder's account."""
     (tmp_path / "file").write_text("x")
     archive.layer([(tmp_path / "file", "opt/file")], tmp_path / "layer")
     with tarfile.open(tmp_path / "layer") as tar:
@@ -47,7 +47,7 @@ def test_everything_in_a_layer_is_roots(tmp_path: Path) -> None:
 
 
 def test_a_container_trusts_the_labs_azure_and_keeps_all_else() -> None:
-    """The node adds one file and the variables that point to it."""
+    """The node adds the file with the lab's CA and the variables that point to it, and changes nothing else."""
     spec = {"mounts": [{"destination": "/proc"}], "process": {"env": ["PATH=/bin"], "cwd": "/"}, "root": {}}
     told = machine.trusting(spec, Path("/run/ca.pem"))
     assert [one["destination"] for one in told["mounts"]] == ["/proc", machine.CERTIFICATES]
@@ -57,14 +57,17 @@ def test_a_container_trusts_the_labs_azure_and_keeps_all_else() -> None:
 
 
 def test_all_parts_of_kubernetes_are_of_one_release() -> None:
-    """Staging modules of another release than k8s.io/kubernetes build, and fail in odd ways later."""
+    """All modules of Kubernetes are of the same release: a mixture builds, but fails at runtime."""
     minor = program.version().removeprefix("v1.")
     lines = (program.SOURCE / "go.mod").read_text().split("replace (")[1].splitlines()
     assert {line.split()[-1] for line in lines if "=>" in line} == {f"v0.{minor}"}
 
 
 def test_a_node_pulls_names_of_the_labs_registry_from_the_lab() -> None:
-    """Its own loopback is another one; containerd takes the address from a file for each name, to pull only."""
+    """For each name of the lab's registry containerd has the lab's address, to pull only.
+
+    The names are those of loopback, and a node's loopback is another one.
+    """
     hosts = machine.registry_hosts(41000)
     assert set(hosts) == {"localhost:41000", "127.0.0.1:41000"}
     for text in hosts.values():

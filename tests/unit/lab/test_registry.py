@@ -1,4 +1,4 @@
-"""The lab's registry: the requests of the OCI distribution specification, and what it refuses."""
+"""The lab's registry: requests of the OCI distribution specification, and what is refused."""
 
 import json
 from collections.abc import Iterator
@@ -49,7 +49,10 @@ def code(response: object) -> tuple[int, str]:
 
 
 def test_an_image_is_pushed_and_pulled(http: TestClient) -> None:
-    """A layer in chunks, a configuration in one request, the manifest under a tag; pulled by tag and by digest."""
+    """A layer is pushed in chunks, a configuration at once, and a manifest under a tag.
+
+    The image is pulled by tag and by digest.
+    """
     assert http.get("/v2/").headers["Docker-Distribution-API-Version"] == "registry/2.0"
     assert http.head(f"/v2/team/app/blobs/{make.digest(LAYER)}").status_code == 404
     location = http.post("/v2/team/app/blobs/uploads/").headers["Location"]
@@ -75,7 +78,7 @@ def test_an_image_is_pushed_and_pulled(http: TestClient) -> None:
 
 
 def test_a_blob_that_is_here_is_mounted(http: TestClient) -> None:
-    """From any repository: a client need not send it again. One that is not here is uploaded as usual."""
+    """A blob that the registry has is taken from another repository; any other one must be uploaded."""
     push(http, LAYER)
     query = {"mount": make.digest(LAYER), "from": "team/app"}
     assert http.post("/v2/other/blobs/uploads/", params=query).status_code == 201
@@ -83,7 +86,7 @@ def test_a_blob_that_is_here_is_mounted(http: TestClient) -> None:
 
 
 def test_what_is_not_what_its_digest_says_is_refused(http: TestClient, store: Store) -> None:
-    """A blob or a manifest; and nothing of it stays."""
+    """A blob or a manifest with another digest is refused, and nothing of it is kept."""
     location = http.post("/v2/app/blobs/uploads/").headers["Location"]
     assert code(http.put(location, params={"digest": NOTHING}, content=LAYER)) == (400, "DIGEST_INVALID")
     assert code(http.put(location, params={"digest": NOTHING})) == (404, "BLOB_UPLOAD_UNKNOWN")
@@ -94,7 +97,7 @@ def test_what_is_not_what_its_digest_says_is_refused(http: TestClient, store: St
 
 
 def test_a_manifest_without_its_blobs_is_refused(http: TestClient) -> None:
-    """A pull could not end well; nor could that of what is no manifest."""
+    """A manifest whose blobs are missing is refused, and so is what is no manifest."""
     assert code(http.put("/v2/app/manifests/1", content=MANIFEST)) == (400, "MANIFEST_BLOB_UNKNOWN")
     for content in (b"{", b"[]"):
         assert code(http.put("/v2/app/manifests/1", content=content)) == (400, "MANIFEST_INVALID")
@@ -104,7 +107,7 @@ def test_a_manifest_without_its_blobs_is_refused(http: TestClient) -> None:
 
 
 def test_a_chunk_out_of_order_is_refused(http: TestClient) -> None:
-    """It says where to go on; the upload stays, until it is given up."""
+    """A chunk out of order is refused with 416; the upload continues to exist until it is deleted."""
     location = http.post("/v2/app/blobs/uploads/").headers["Location"]
     assert code(http.patch(location, content=b"x", headers={"Content-Range": "5-5"})) == (416, "BLOB_UPLOAD_INVALID")
     assert http.delete(location).status_code == 204
@@ -112,7 +115,7 @@ def test_a_chunk_out_of_order_is_refused(http: TestClient) -> None:
 
 
 def test_sizes_and_numbers_are_bounded(http: TestClient, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Of a blob, of a manifest, and of uploads that nobody ends; what was refused leaves no file."""
+    """Blobs and manifests are bounded in size, and unfinished uploads in number; what is refused leaves no file."""
     monkeypatch.setattr(stores, "BLOB_LIMIT_BYTES", 10)
     location = http.post("/v2/app/blobs/uploads/").headers["Location"]
     assert code(http.patch(location, content=b"x" * 11)) == (413, "SIZE_INVALID")
@@ -125,14 +128,17 @@ def test_sizes_and_numbers_are_bounded(http: TestClient, monkeypatch: pytest.Mon
 
 
 def test_a_web_page_pushes_nothing(http: TestClient) -> None:
-    """A browser says where a request comes from; a name that somebody lets lead to loopback is no name of ours."""
+    """A request with a web page's Origin, or for another host, is refused.
+
+    A page may resolve a name of its own to loopback.
+    """
     response = http.post("/v2/app/blobs/uploads/", headers={"Origin": "http://evil.example"})
     assert code(response) == (403, "DENIED")
     assert http.get("/v2/", headers={"Host": "evil.example"}).status_code == 400
 
 
 def test_another_user_is_refused(store: Store) -> None:
-    """Whoever the kernel names as another user, as at the lab's gateway."""
+    """A request of another user, according to the kernel, is refused, as at the lab's gateway."""
     door = application(store, REGISTRY_NAMES, lambda client, server: client == server, writable=True)
     with TestClient(door, base_url="http://localhost") as client:
         assert code(client.get("/v2/")) == (403, "DENIED")
@@ -140,14 +146,14 @@ def test_another_user_is_refused(store: Store) -> None:
 
 
 def test_no_name_is_a_path(http: TestClient, tmp_path: Path) -> None:
-    """Neither a repository's nor a digest's nor a tag's."""
+    """A repository's name with dots, and a digest with slashes, are refused."""
     assert code(http.put("/v2/a/%2e%2e/b/manifests/1", content=b"{}"))[1] == "NAME_INVALID"
     assert http.get("/v2/app/blobs/..%2f..%2fetc").status_code == 404
     assert not (tmp_path / "pushed").exists()
 
 
 def test_to_pull_only(store: Store) -> None:
-    """What nodes reach of it takes nothing."""
+    """The registry that nodes reach accepts no uploads."""
     with TestClient(application(store, REGISTRY_NAMES, writable=False), base_url="http://localhost") as client:
         assert client.post("/v2/app/blobs/uploads/").status_code in {404, 405}
         assert client.put("/v2/app/manifests/1", content=b"{}").status_code == 405

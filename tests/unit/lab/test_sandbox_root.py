@@ -1,4 +1,4 @@
-"""What of this machine a container of the embedded lab sees."""
+"""Which directories of this machine a container of the embedded lab gets."""
 
 from pathlib import Path
 
@@ -6,7 +6,10 @@ from podidentity_lab.sandbox.root import readable_parts
 
 
 def test_a_directory_of_its_owner_alone_is_mounted_by_its_contents(tmp_path: Path) -> None:
-    """A container's user who is not root could not pass it: a virtual environment below /root, for example."""
+    """The contents of a directory that only its owner can read are mounted one by one.
+
+    A container's user other than root could not pass the directory, such as a virtual environment below /root.
+    """
     folder = tmp_path / "environment"
     for name in ("bin", "lib"):
         (folder / name).mkdir(parents=True)

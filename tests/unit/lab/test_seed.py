@@ -1,4 +1,4 @@
-"""What is wrong with a seed is said before a lab starts, with the place and what to do."""
+"""A wrong seed is refused before a lab starts, with the place of the mistake and what to do."""
 
 from pathlib import Path
 
@@ -30,7 +30,7 @@ WRONG = {
 
 @pytest.mark.parametrize("text", WRONG)
 def test_what_is_wrong_is_named(tmp_path: Path, text: str) -> None:
-    """One sentence, with the file."""
+    """The error is one sentence that begins with the file."""
     file = tmp_path / "seed.yaml"
     file.write_text(text)
     with pytest.raises(ConfigurationError) as error:
@@ -42,7 +42,7 @@ def test_what_is_wrong_is_named(tmp_path: Path, text: str) -> None:
 
 @pytest.mark.parametrize(("name", "reason"), [("nope", "No such file"), ("folder", "Is a directory"), ("b", "no text")])
 def test_a_file_that_is_none_is_named(tmp_path: Path, name: str, reason: str) -> None:
-    """Likewise."""
+    """A file that cannot be read as text is refused with the reason."""
     (tmp_path / "folder").mkdir()
     (tmp_path / "b").write_bytes(b"\xff\xfe")
     with pytest.raises(ConfigurationError, match=reason):
@@ -50,12 +50,12 @@ def test_a_file_that_is_none_is_named(tmp_path: Path, name: str, reason: str) ->
 
 
 def test_an_empty_seed_is_a_seed(tmp_path: Path) -> None:
-    """Nothing is made."""
+    """An empty file creates nothing."""
     (tmp_path / "seed.yaml").write_text("")
     assert seed.read(tmp_path / "seed.yaml") == seed.Seed()
 
 
 def test_a_saved_azure_is_not_seeded_again() -> None:
-    """Half of it would be there already."""
+    """--seed with --state is refused, since part of the seed would be there already."""
     with pytest.raises(UsageError, match="leave --seed or --state out"):
         LabSettings("lab", state=Path("a"), seed=Path("s"))

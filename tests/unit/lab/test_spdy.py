@@ -1,4 +1,4 @@
-"""SPDY/3.1, as kubectl speaks it to forward ports."""
+"""SPDY/3.1 as kubectl uses it to forward ports."""
 
 import struct
 import zlib
@@ -17,12 +17,12 @@ def control(kind: int, body: bytes) -> bytes:
 
 
 def test_the_dictionary_is_that_of_the_specification() -> None:
-    """Both sides' compressors start from the same 1,423 bytes, which zlib compares by this checksum (RFC 1950)."""
+    """The dictionary of the compressors has the length and checksum of the specification's (zlib, RFC 1950)."""
     assert (len(spdy.DICTIONARY), zlib.adler32(spdy.DICTIONARY)) == (1423, 0xE3C6A7C2)
 
 
 def test_frames_are_read_however_they_are_cut() -> None:
-    """A stream opens, has data and is given up; a ping is answered; what has no meaning here is left out."""
+    """Frames are read from chunks of any size, and frames without a meaning here are left out."""
     settings, ping = control(4, struct.pack(">I", 0)), control(6, struct.pack(">I", 7))
     wire = spdy.opening(1, HEADERS) + settings + spdy.data(1, b"hello") + ping + spdy.data(1, b"", last=True)
     wire += spdy.reset(1, spdy.INTERNAL_ERROR)
@@ -40,7 +40,7 @@ def test_frames_are_read_however_they_are_cut() -> None:
 
 
 def test_a_reply_has_no_headers() -> None:
-    """A client reads one reply after the other with one decompressor."""
+    """Each reply has an empty header block, compressed as part of one stream over all replies."""
     session, inflate = spdy.Session(), zlib.decompressobj(zdict=spdy.DICTIONARY)
     for stream in (1, 3):
         frame = session.reply(stream)
@@ -60,13 +60,13 @@ def test_a_reply_has_no_headers() -> None:
     ],
 )
 def test_what_is_not_spdy_ends_the_connection(wire: bytes) -> None:
-    """Another version, a frame that is too short, a header block that cannot be read or is too long."""
+    """Another version, a frame too short, and a header block that is malformed or too long are errors."""
     with pytest.raises(spdy.ProtocolError):
         list(spdy.Session().receive(wire))
 
 
 def test_a_header_that_is_longer_than_its_frame_ends_the_connection() -> None:
-    """Its length is the client's word."""
+    """A header whose stated length exceeds its frame is an error."""
     deflate = zlib.compressobj(zdict=spdy.DICTIONARY)
     block = deflate.compress(struct.pack(">II", 1, 99)) + deflate.flush(zlib.Z_SYNC_FLUSH)
     with pytest.raises(spdy.ProtocolError):

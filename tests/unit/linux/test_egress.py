@@ -21,12 +21,12 @@ CARD = Link(2, "eth0", "", -1, -1, -1, "02:00:00:00:00:02")
     ],
 )
 def test_only_hardware_has_no_kind(link: Link, *, card: bool) -> None:
-    """A pod that was given a card, or a virtual function of one, is told of; its other interfaces are not."""
+    """A network card, or a virtual function of one, has no kind in the kernel's list; other interfaces are no cards."""
     assert is_card(link) == card
 
 
 def test_a_port_is_no_way_of_its_own() -> None:
-    """The node's own packets leave a port with the hardware address of its bridge, and would be dropped there."""
+    """A port of a bridge is left out in favour of the bridge, whose hardware address the node's packets have."""
     bridge = CARD._replace(interface=3, name="br0", kind="bridge", hardware="02:00:00:00:00:03")
     second = CARD._replace(interface=4, name="eth1", hardware="02:00:00:00:00:04")
     ways = ways_out([CARD._replace(master=3), bridge, second, CARD._replace(interface=5, kind="veth")], {"br0"})
@@ -34,14 +34,17 @@ def test_a_port_is_no_way_of_its_own() -> None:
 
 
 def test_a_host_with_vlans_sends_tagged_frames() -> None:
-    """Wherever its VLANs are, also on a bond: its own frames to IMDS must not be taken for a pod's."""
+    """On a host with VLANs each uplink counts as sending tagged frames.
+
+    The host's own frames to IMDS must not be taken for a pod's.
+    """
     vlan = CARD._replace(interface=3, name="eth0.7", kind="vlan", peer=2)
     assert [way.vlans for way in ways_out([CARD, vlan], {"eth0.7"})] == [True, True]
     assert [way.vlans for way in ways_out([CARD], {"eth0"})] == [False]
 
 
 def make_function(root: Path, uplink: str, number: int, *, driver: str = "mlx5_core", interface: str = "") -> None:
-    """Write what sysfs shows of a virtual function: by whom it is driven, and its interface if that is here."""
+    """Write the entries of sysfs for a virtual function: its driver, and its interface if it has one on this host."""
     function = root / "devices" / f"0000:3b:02.{number}"
     (function / "net" / interface).mkdir(parents=True)
     if driver:
@@ -52,7 +55,10 @@ def make_function(root: Path, uplink: str, number: int, *, driver: str = "mlx5_c
 
 
 def test_a_virtual_function_that_somebody_else_drives_is_found(tmp_path: Path) -> None:
-    """A pod, or a program without the kernel; not one that nobody uses, this host's own, or another card's."""
+    """A virtual function with a driver but no interface here is used by a pod, or by a program without the kernel.
+
+    Unused ones, this host's own and those of other cards are left out.
+    """
     make_function(tmp_path, "eth0", 0, interface="eth0v0")
     make_function(tmp_path, "eth0", 1)
     make_function(tmp_path, "eth0", 2, driver="")

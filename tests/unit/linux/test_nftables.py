@@ -1,4 +1,4 @@
-"""Tables as text, and what reading them back finds: the parts that need no kernel."""
+"""Tables as text, and the comparison with what the kernel has: the parts that need no kernel."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ WHAT = Interception("169.254.169.254", 80, "10.0.0.4", 2579, ("eth0",))
 
 
 def held(rule: list[dict[str, Any]], **chain: Any) -> list[dict[str, Any]]:
-    """Build what `nft -j` says of the guard."""
+    """Return what `nft -j` prints of the guard."""
     whole = {"name": "forward", "type": "filter", "hook": "forward", "prio": -10} | chain
     return [{"metainfo": {}}, {"chain": whole}, {"rule": {"chain": whole["name"], "handle": 2, "expr": rule}}]
 
@@ -23,7 +23,7 @@ COUNTER = {"counter": {"packets": 5, "bytes": 300}}
 
 
 def test_a_table_is_replaced_in_one_text() -> None:
-    """Declare, delete, define: one transaction, also the first time."""
+    """The text declares the table, deletes it and defines it in one transaction, also the first time."""
     text = render(interception.guard(Forbidden(WHAT.metadata_address)))
     lines = text.splitlines()
     assert lines[:2] == ["table inet podidentity_guard", "delete table inet podidentity_guard"]
@@ -34,13 +34,13 @@ def test_a_table_is_replaced_in_one_text() -> None:
     ("uplinks", "start"), [((), "fib"), (("eth0",), 'iifname != "eth0" '), (("b", "a"), 'iifname != { "a", "b" } ')]
 )
 def test_every_uplink_is_left_alone(uplinks: tuple[str, ...], start: str) -> None:
-    """What arrives on an uplink comes from no pod of this node."""
+    """Packets that come in on an uplink are not redirected: they are not of a pod on this node."""
     what = Interception("169.254.169.254", 80, "10.0.0.4", 2579, uplinks)
     assert interception.redirect(what).chains[0].rules[0].startswith(start)
 
 
 def test_an_interface_name_cannot_carry_a_rule() -> None:
-    """A name that could end the quotes is refused, not escaped."""
+    """An interface name that could end the quotes is refused."""
     what = Interception("169.254.169.254", 80, "10.0.0.4", 2579, ('x" accept #',))
     with pytest.raises(HostError, match="cannot be given"):
         interception.redirect(what)
@@ -61,6 +61,6 @@ def test_an_interface_name_cannot_carry_a_rule() -> None:
     ],
 )
 def test_any_difference_is_found(objects: list[dict[str, Any]], wrong: int) -> None:
-    """Another verdict, place, priority, a rule too many or too few: one sentence each."""
+    """Another verdict, hook or priority, and a rule too many or too few, are one sentence each."""
     table: Table = interception.bridge_guard(Forbidden(WHAT.metadata_address))
     assert len(_compare(table, objects)) == wrong

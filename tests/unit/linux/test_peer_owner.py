@@ -1,4 +1,4 @@
-"""Whose process a loopback connection is, as the kernel tells it."""
+"""Which user's process has the other end of a loopback connection, according to the kernel."""
 
 import contextlib
 import os
@@ -26,13 +26,13 @@ def server() -> Iterator[socket.socket]:
 
 @pytest.fixture(params=[peer_owner.ask, peer_owner.read], ids=["the one socket", "the table"])
 def way(request: pytest.FixtureRequest) -> Way:
-    """Both ways to know: they must agree."""
+    """Both ways to find the owner, which must agree."""
     chosen: Way = request.param
     return chosen
 
 
 async def test_a_connection_of_ours_is_ours(server: socket.socket, way: Way) -> None:
-    """Its owner is this process's user, on the other end's side too; one that does not exist has no owner."""
+    """The owner is this process's user; a connection that does not exist has no owner."""
     with socket.create_connection(server.getsockname()) as client, server.accept()[0]:
         assert way(client.getsockname(), server.getsockname()) == os.getuid()
         assert way(("127.0.0.1", 1), server.getsockname()) is None
@@ -40,7 +40,10 @@ async def test_a_connection_of_ours_is_ours(server: socket.socket, way: Way) -> 
 
 
 def test_a_connection_that_its_program_closed_is_nobodys(server: socket.socket, way: Way) -> None:
-    """The kernel lists what is left of it with user 0: nobody is taken for root by hanging up at the right moment."""
+    """A closed connection has no owner.
+
+    The kernel lists its remains with user 0, and nobody must pass for root by hanging up at the right moment.
+    """
     with socket.create_connection(server.getsockname()) as client:
         ends = client.getsockname(), server.getsockname()
         with server.accept()[0] as accepted:
@@ -51,7 +54,10 @@ def test_a_connection_that_its_program_closed_is_nobodys(server: socket.socket, 
 
 
 def test_a_connection_whose_client_ended_its_side_is_nobodys(server: socket.socket, way: Way) -> None:
-    """It still gets answers, but no pod's token by `/host/token`: it looks like one that its program has closed."""
+    """A connection whose client has shut down its side has no owner.
+
+    It looks like one that its program has closed; it still gets answers, but no pod's token by `/host/token`.
+    """
     with socket.create_connection(server.getsockname()) as client, server.accept()[0] as accepted:
         client.shutdown(socket.SHUT_WR)
         assert accepted.recv(1) == b""
@@ -59,7 +65,7 @@ def test_a_connection_whose_client_ended_its_side_is_nobodys(server: socket.sock
 
 
 def test_who_listens_at_the_clients_end_is_not_the_client(server: socket.socket, way: Way) -> None:
-    """Asked for a connection that is gone, the kernel tells of the listener on its port."""
+    """For a connection that is gone the kernel may report a listener on its port, which is not the owner."""
     with socket.create_server(("127.0.0.1", 0)) as another:
         assert way(another.getsockname(), server.getsockname()) is None
 
@@ -67,7 +73,7 @@ def test_who_listens_at_the_clients_end_is_not_the_client(server: socket.socket,
 async def test_a_kernel_that_cannot_be_asked_has_a_table(
     server: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No inet_diag, or a policy against it: the same answer, by the longer way."""
+    """When the kernel cannot be asked by inet_diag, its table in /proc gives the same answer."""
 
     def refused(_client: End, _server: End) -> None:
         raise FileNotFoundError
@@ -78,18 +84,18 @@ async def test_a_kernel_that_cannot_be_asked_has_a_table(
 
 
 def test_an_unreadable_table_is_no_owner(tmp_path: Path) -> None:
-    """Nobody is taken for root because nothing could be read."""
+    """A table that cannot be read leads to no owner, not to root."""
     assert peer_owner.read(("127.0.0.1", 1), ("127.0.0.1", 2), tmp_path / "none") is None
 
 
 def test_a_connection_that_was_not_redirected_says_so(server: socket.socket) -> None:
-    """Dialled directly: its own address, or nothing; never IMDS's."""
+    """A direct connection's original destination is the server's own address, or unknown."""
     with socket.create_connection(server.getsockname()), server.accept()[0] as accepted:
         assert original_destination(accepted) in {None, server.getsockname()}
 
 
 def test_who_is_welcome_in_a_lab(server: socket.socket) -> None:
-    """A lab serves its own user and root, whether the kernel tells of one connection or only of all in its table."""
+    """A lab serves its own user and root, by either way to ask the kernel."""
     silent = peer_owner.open_diagnosis()
     silent.close()
     with contextlib.closing(Callers.of_this_host()) as callers:

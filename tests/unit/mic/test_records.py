@@ -19,7 +19,7 @@ def test_a_small_record_is_for_people() -> None:
 
 
 def test_a_large_record_fits_a_configmap() -> None:
-    """A record of 20 scale sets with 400 identities each fits into a ConfigMap's 1 MiB."""
+    """A record of 20 scale sets with 400 identities each takes half of a ConfigMap's 1 MiB."""
     identities = [
         make.identity_id(f"identity-of-application-{number:04}", "a-resource-group") for number in range(1000)
     ]

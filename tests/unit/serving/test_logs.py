@@ -1,4 +1,4 @@
-"""Log lines: text and JSON, client IDs shortened, frequent lines in one go."""
+"""Log lines as text and JSON, with shortened client IDs, and frequent lines written together."""
 
 import asyncio
 import json
@@ -16,14 +16,14 @@ CLIENT_ID = "aaaabbbb-cccc-dddd-eeee-ffff00001111"
 
 
 def record(**values: object) -> logging.LogRecord:
-    """Make what a logging call makes."""
+    """Return a log record."""
     made = logging.LogRecord("podidentity.nmi.x", logging.INFO, "f", 1, "pod %s has it", ("a/b",), None)
     made.__dict__.update(fields(**values))
     return made
 
 
 def test_text() -> None:
-    """A moment, the level, where, the sentence, the fields; odd values quoted."""
+    """A line has time, level, logger, message and fields; values with spaces or other special characters are quoted."""
     line = TextLines().format(record(status=200, why="two words", client_id=CLIENT_ID))
     assert re.fullmatch(
         r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z INFO nmi\.x: pod a/b has it "
@@ -33,7 +33,7 @@ def test_text() -> None:
 
 
 def test_a_sentence_is_one_line() -> None:
-    """What tenants write is part of sentences: it begins no line of its own, speaks to no terminal, fills no disk."""
+    """A tenant's text in a message cannot begin a line, control a terminal or fill the disk."""
     made = record()
     made.args = ("a\n2026-11-24T01:00:00.000Z INFO mic: all is well\x1b[2J\u2028" + "x" * 1_000_000,)
     line = TextLines().format(made)
@@ -43,7 +43,7 @@ def test_a_sentence_is_one_line() -> None:
 
 
 def test_json() -> None:
-    """One object with the same content."""
+    """A line is one JSON object with the same content."""
     told = json.loads(JsonLines().format(record(status=200, client_id=CLIENT_ID)))
     assert told["msg"] == "pod a/b has it"
     assert (told["level"], told["logger"], told["status"]) == ("info", "nmi.x", 200)
@@ -52,7 +52,7 @@ def test_json() -> None:
 
 @pytest.mark.parametrize("log_format", ["text", "json"])
 async def test_frequent_lines_come_out_whole(tmp_path: Path, log_format: str) -> None:
-    """Everything written while the loop turns once comes out in one write, in order."""
+    """Lines of one turn of the event loop are written at its end, in order."""
     path = tmp_path / "log"
     with path.open("w") as stream:
         lines = Lines(log_format, "audit", Sink(stream.fileno()))
@@ -71,7 +71,7 @@ async def test_frequent_lines_come_out_whole(tmp_path: Path, log_format: str) ->
 
 
 async def test_lines_that_cannot_be_written_are_counted() -> None:
-    """A closed or full standard error costs lines, not the daemon."""
+    """A line for a closed standard error is dropped and counted; the daemon continues."""
     read, write = os.pipe()
     os.close(read)
     with os.fdopen(write, "w") as stream:

@@ -1,4 +1,4 @@
-"""Memory that was freed is the kernel's again, also where something small still lies between the holes."""
+"""Freed memory goes back to the kernel, also where small objects are left between freed ones."""
 
 import gc
 import os
@@ -16,7 +16,7 @@ PIECE_BYTES = 2000  # from the C library's heap: Python's own takes up to 512
 
 
 def test_holes_go_back() -> None:
-    """Of 80 MB in small pieces one in a hundred is kept: about as much goes back to the kernel."""
+    """Of 80 MB in small pieces one in a hundred is kept: more than half of the memory goes back to the kernel."""
     pieces = [bytes(PIECE_BYTES) for _ in range(PIECES)]
     full = _resident_bytes()
     kept = pieces[::KEPT_EVERY]
@@ -27,7 +27,7 @@ def test_holes_go_back() -> None:
 
 
 def test_another_c_library_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without `malloc_trim`, nothing happens."""
+    """Without `malloc_trim` in the C library, nothing happens."""
     monkeypatch.setattr("ctypes.CDLL", lambda _: object())
     memory.give_back()
 
@@ -39,7 +39,7 @@ class Node:
 
 
 def cycle() -> "weakref.ref[Node]":
-    """Make two objects that hold each other and that nobody else holds."""
+    """Make two objects that refer to each other and that nothing else refers to."""
     left, right = Node(), Node()
     left.other, right.other = right, left
     return weakref.ref(left)
@@ -47,14 +47,17 @@ def cycle() -> "weakref.ref[Node]":
 
 @pytest.fixture
 def _thawed() -> Iterator[None]:
-    """Leave nothing frozen."""
+    """Unfreeze all objects at the end."""
     yield
     gc.unfreeze()
 
 
 @pytest.mark.usefixtures("_thawed")
 def test_a_plan_is_made_without_collections_and_what_it_made_is_exempt() -> None:
-    """The collector works again afterwards, also after an error, and its own full collection forgets nothing."""
+    """Objects made without collections are collected only by `collect_frozen`.
+
+    The collector works again even after an error.
+    """
     before = cycle()
     with pytest.raises(ZeroDivisionError), memory.without_collections():  # noqa: PT012  # the state before the error
         assert before() is None

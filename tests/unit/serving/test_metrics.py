@@ -8,7 +8,7 @@ from podidentity.serving.metrics import Durations, make_registry, render
 
 
 def test_counters_carry_no_suffix() -> None:
-    """No _total, no _created: dashboards made for aad-pod-identity know neither."""
+    """Names have no `_total` or `_created`, since dashboards made for aad-pod-identity do not know them."""
     registry = CollectorRegistry()
     counter = Counter("aadpodidentity_x_count", "Something.", ("operation_type",), registry=registry)
     counter.labels('a"b\\c\nd').inc()

@@ -1,4 +1,4 @@
-"""How deeply nested an object a process of ours can read."""
+"""How deeply an object may be nested that our processes can read."""
 
 import subprocess
 import sys
@@ -39,7 +39,7 @@ def _run(*prefix: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_each_command_reads_what_the_api_server_stores() -> None:
-    """In the first thread and in others, read, compared and written: no RecursionError, and stack enough."""
+    """Each thread reads, compares and writes the deepest object, without RecursionError and with enough stack."""
     ended = _run()
     assert ended.stdout.splitlines()[-1] == f"done {nesting.RECURSION_LIMIT}", ended.stderr
     assert ended.stderr == ""
@@ -47,7 +47,10 @@ def test_each_command_reads_what_the_api_server_stores() -> None:
 
 @pytest.mark.skipif(OWN_LIMIT_OF_C, reason="no program can lower the limit of C code there")
 def test_without_stack_enough_the_limit_stays() -> None:
-    """An error can be handled, a stack that is too small cannot: the process would be killed."""
+    """With a small stack Python's recursion limit stays.
+
+    An error can be handled, whereas a stack overflow kills the process.
+    """
     ended = _run("prlimit", "--stack=1048576:1048576")
     assert ended.returncode == 1
     assert "RecursionError" in ended.stderr

@@ -1,4 +1,4 @@
-"""The small pages, on real sockets."""
+"""The pages for probes and metrics, on real sockets."""
 
 import asyncio
 import contextlib
@@ -37,7 +37,7 @@ async def fetch(port: int, sent: bytes) -> bytes:
     ],
 )
 async def test_pages(sent: bytes, status: bytes, body: bytes) -> None:
-    """Each page has its status and text; anything else is told what there is."""
+    """Each page has its status and text; any other request is answered with an error."""
     async with serve_pages(0, PAGES, "127.0.0.1") as port:
         response = await fetch(port, sent)
     head, _, received = response.partition(b"\r\n\r\n")
@@ -47,14 +47,14 @@ async def test_pages(sent: bytes, status: bytes, body: bytes) -> None:
 
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Few places; of loopback's addresses, 127.0.0.1 alone is taken for this host's."""
+    """Few connections are allowed; of loopback's addresses, only 127.0.0.1 counts as this host's."""
     monkeypatch.setattr(probes, "_CONNECTIONS", 6)
     monkeypatch.setattr(probes, "_CONNECTIONS_OF_ONE_ADDRESS", 4)
     monkeypatch.setattr(probes, "_is_local", lambda peer, _: peer == "127.0.0.1")
 
 
 async def hold(opened: contextlib.AsyncExitStack, port: int, address: str) -> asyncio.StreamReader:
-    """Open a connection from an address and say nothing, until `opened` is closed."""
+    """Open a connection from an address and send nothing, until `opened` is closed."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=(address, 0))
     opened.callback(writer.close)
     return reader
@@ -69,7 +69,10 @@ async def ended(reader: asyncio.StreamReader) -> bool:
 
 @pytest.mark.usefixtures("few")
 async def test_what_is_over_a_share_costs_whoever_has_it() -> None:
-    """An address over its share loses its own oldest; when all are taken, whoever has most does; never a newcomer."""
+    """An address over its share loses its own oldest connection.
+
+    When all places are taken, the address with the most connections loses one, never a newcomer.
+    """
     async with asyncio.timeout(60), contextlib.AsyncExitStack() as opened:
         port = await opened.enter_async_context(serve_pages(0, PAGES, "127.0.0.1"))
         greedy = [await hold(opened, port, "127.0.0.2") for _ in range(5)]
@@ -87,7 +90,7 @@ async def test_what_is_over_a_share_costs_whoever_has_it() -> None:
 
 
 async def test_silence_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever connects and asks nothing has a place for seconds."""
+    """A connection without a request is closed after the time limit."""
     monkeypatch.setattr(probes, "_TIME_LIMIT_SECONDS", 0.2)
     async with asyncio.timeout(60), contextlib.AsyncExitStack() as opened:
         port = await opened.enter_async_context(serve_pages(0, PAGES, "127.0.0.1"))
@@ -96,7 +99,7 @@ async def test_silence_ends(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("few")
 async def test_strangers_get_their_own_pages() -> None:
-    """What is for this host is not told to others; a large page is made for them once a second, however many ask."""
+    """Other hosts get other pages than this host; a large page is made for them once a second, however many ask."""
     made = []
 
     def large() -> Page:
@@ -116,7 +119,7 @@ async def test_strangers_get_their_own_pages() -> None:
 
 
 async def test_all_addresses_are_served() -> None:
-    """Both families, at one port; each with its two sockets."""
+    """One port serves IPv4 and IPv6."""
     async with asyncio.timeout(60), serve_pages(0, PAGES) as port:
         answers = []
         for address in ("127.0.0.1", "::1"):
@@ -128,7 +131,7 @@ async def test_all_addresses_are_served() -> None:
 
 
 async def test_a_client_that_does_not_read_a_page_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A large page is not held for it: the connection is reset when its time is up."""
+    """The connection of a client that does not read a large page is closed when its time is up."""
     monkeypatch.setattr(probes, "_TIME_LIMIT_SECONDS", 1.0)
     pages = {"/metrics": lambda: Page(200, b"x" * 10_000_000)}
 
@@ -148,7 +151,7 @@ async def test_a_client_that_does_not_read_a_page_ends(monkeypatch: pytest.Monke
 
 
 async def test_a_taken_port_is_one_sentence() -> None:
-    """It names the port."""
+    """The error names the port."""
 
     async def act(port: int) -> None:
         async with serve_pages(port, PAGES, "127.0.0.1"):

@@ -1,4 +1,4 @@
-"""A log that nobody reads: real pipes, sockets and terminals, full."""
+"""Logs that nobody reads: real pipes, sockets and terminals that are full."""
 
 import asyncio
 import fcntl
@@ -58,7 +58,10 @@ def read_all(descriptor: int) -> bytes:
 
 
 async def test_nobody_waits_for_a_log_that_is_not_read(ends: Ends) -> None:
-    """Lines beyond the bound are dropped and counted, whole; when somebody reads, the rest comes, and the number."""
+    """Lines over the bound are dropped as a whole and counted.
+
+    When somebody reads again, the waiting lines come and the number of dropped ones is reported.
+    """
     sink = Sink(ends.write)
     told: list[int] = []
     sink.report_dropped = told.append
@@ -84,13 +87,13 @@ async def test_nobody_waits_for_a_log_that_is_not_read(ends: Ends) -> None:
 
 
 def test_others_may_go_on_waiting(ends: Ends) -> None:
-    """The descriptor that was inherited stays as it was: its flags count for every process that shares it."""
+    """The inherited descriptor stays blocking: its flags count for every process that shares it."""
     Sink(ends.write).write(LINE)
     assert not fcntl.fcntl(ends.write, fcntl.F_GETFL) & os.O_NONBLOCK
 
 
 def test_the_end_waits_for_a_moment_only(ends: Ends) -> None:
-    """At the end of the process what waits is written as far as somebody reads, within the time that is given."""
+    """At the end of a process waiting lines are written as far as somebody reads, within the time given."""
     sink = Sink(ends.write)
     for _ in range(MORE_THAN_ANYTHING_HOLDS):
         sink.write(LINE)
@@ -105,7 +108,7 @@ def test_the_end_waits_for_a_moment_only(ends: Ends) -> None:
 
 @pytest.mark.parametrize("log_format", ["text", "json"])
 def test_a_process_whose_log_nobody_reads_ends_in_time(log_format: str) -> None:
-    """Written through `logging` as the daemons do: the process goes on to its end, and exits with its own status."""
+    """A process that logs like the daemons runs to its end and exits with its own status."""
     program = (
         "import logging; from podidentity.serving import logs\n"
         f"logs.set_up({log_format!r}, 0)\n"

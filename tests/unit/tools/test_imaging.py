@@ -1,4 +1,4 @@
-"""What the images are made of says nothing about the machine that made them."""
+"""An image contains nothing that depends on the machine that made it."""
 
 from pathlib import Path
 
@@ -6,7 +6,10 @@ from imaging import debian, python
 
 
 def test_no_list_of_a_package_names_a_program_that_is_left_out(tmp_path: Path) -> None:
-    """Its digest is that of a file with the path of pip's own Python: each checkout would make another image."""
+    """Programs that are left out are removed from a package's RECORD.
+
+    Their digest depends on the path of pip's Python, so that each checkout would make another image.
+    """
     record = tmp_path / "a-1.dist-info" / "RECORD"
     record.parent.mkdir()
     record.write_text("a/__init__.py,sha256=x,1\n../../bin/a,sha256=y,2\na-1.dist-info/RECORD,,\n")
@@ -15,7 +18,7 @@ def test_no_list_of_a_package_names_a_program_that_is_left_out(tmp_path: Path) -
 
 
 def test_no_filter_lets_a_shell_or_a_package_manager_in() -> None:
-    """Programs are named one by one: a pattern would let in what a package brings tomorrow."""
+    """The filter names each program, so that a package's new programs stay out."""
     lines = debian.PATHS.read_text().splitlines()
     programs = [line for line in lines if line.startswith("path-include=") and "bin/" in line]
     assert [line.rsplit("/", 1)[1] for line in programs] == ["python3.*", "nft", "conntrack", "ip", "sleep", "tini"]

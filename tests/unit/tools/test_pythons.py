@@ -15,12 +15,12 @@ HERE: dict[pythons.Version, Path] = {
     ("own", "chosen"), [(OTHER, {DEBIAN, NEW}), (DEBIAN, {NEW}), (NEW, {DEBIAN}), ((3, 12, 1), {DEBIAN, NEW})]
 )
 def test_it_is_the_images_own_and_the_newest(own: pythons.Version, chosen: set[pythons.Version]) -> None:
-    """Each once, and not the one that runs this."""
+    """The image's own and the newest Python are chosen, except the one that runs already."""
     assert pythons.choose(HERE, own) == ({version: HERE[version] for version in chosen}, [])
 
 
 def test_a_python_that_is_missing_is_named() -> None:
-    """Nobody takes a check for more than it was."""
+    """For each Python that is missing there is a sentence, so that nobody overrates the check."""
     chosen, missing = pythons.choose({(3, 12, 1): Path("/bin/p")}, OTHER)
     assert list(chosen) == [(3, 12, 1)]
     assert [sentence.split(":")[0] for sentence in missing] == ["Python 3.11.2", "Python 3.14"]
@@ -28,7 +28,7 @@ def test_a_python_that_is_missing_is_named() -> None:
 
 
 def test_this_machine_s_pythons_are_found() -> None:
-    """By what they say of themselves; no virtual environment of this checkout is among them."""
+    """Pythons are found by the version that each one reports; virtual environments of this checkout are left out."""
     found = pythons.installed_pythons()
     assert found
     assert all(pythons.OLDEST <= version[:2] <= pythons.NEWEST for version in found)

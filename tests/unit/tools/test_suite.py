@@ -1,4 +1,4 @@
-"""`make test` runs its lanes side by side, and is good only when all are."""
+"""`make test` runs its lanes side by side, and succeeds only when all of them do."""
 
 import sys
 from pathlib import Path
@@ -21,7 +21,7 @@ def test_a_failure_in_any_lane_is_one(
     statuses: tuple[int, int, int],
     cores: int,
 ) -> None:
-    """With one core or several; and what lanes wrote to their files is printed at the end."""
+    """A failure of any lane fails the run, with one core or several; the outputs of all lanes are printed."""
     lanes = (
         lane("on the real cluster", statuses[0], "=== 3 passed, 1 skipped in 2.10s (0:00:02) ===", "cluster.txt"),
         lane("with whole programs", statuses[1], "2 passed in 1.00s", "programs.txt"),
@@ -42,13 +42,13 @@ def test_a_failure_in_any_lane_is_one(
 
 
 def test_a_lane_that_came_to_no_end_is_told() -> None:
-    """It was killed, or never started a test."""
+    """The output of a lane that was killed, or started no test, is reported as such."""
     assert suite.summary("SKIPPED: a real cluster needs root\n....") == "the tests did not come to an end"
     assert suite.summary("") == "the tests did not come to an end"
 
 
 def test_no_folder_is_left_out() -> None:
-    """A folder is in one lane alone; one that was renamed would be in none."""
+    """Each folder of a lane exists, and the last lane runs all other folders."""
     *in_folders, others = suite.LANES
     folders = [*suite.CLUSTER_FOLDERS, *suite.PROGRAM_FOLDERS]
     assert all(Path(suite.ROOT, folder).is_dir() for folder in folders)

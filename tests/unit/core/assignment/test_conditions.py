@@ -1,4 +1,4 @@
-"""What `kubectl describe` tells of identities and bindings."""
+"""The conditions that MIC writes into AzureIdentities and AzureIdentityBindings, for `kubectl describe`."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -42,14 +42,14 @@ def test_while_azure_is_at_work_both_say_so() -> None:
 
 
 def test_when_all_is_done_both_hold() -> None:
-    """The messages name the target, and say that every pod has the identity."""
+    """Both conditions are True: one names the target, the other says that every pod has the identity."""
     finished = replace(SINGLE_POD, targets=PRESENT, assigned_identities=(make.assigned(),))
     assert shown(finished, "Assigned") == ("True", "Assigned", "on scale set ss")
     assert shown(finished, "Applied") == ("True", "Applied", "every pod that it selects has the identity")
 
 
 def test_what_azure_refuses_is_told_on_both() -> None:
-    """ARM's code is the reason; the sentence names the target."""
+    """Both conditions have ARM's error code as their reason and a message that names the target."""
     failing = replace(SINGLE_POD, failing=(FAILURE,), assigned_identities=(make.assigned(state=AssignedState.CREATED),))
     assert shown(failing, "Assigned") == ("False", FAILURE.code, "scale set ss: give MIC the role")
     status, reason, message = shown(failing, "Applied")
@@ -58,7 +58,7 @@ def test_what_azure_refuses_is_told_on_both() -> None:
 
 
 def test_a_code_that_is_no_reason_is_replaced() -> None:
-    """Kubernetes takes CamelCase words only."""
+    """A reason must be a CamelCase word in Kubernetes; any other error code becomes AssignmentFailed."""
     odd = replace(SINGLE_POD, failing=(replace(FAILURE, code="not a reason"),))
     assert shown(odd, "Assigned")[1] == "AssignmentFailed"
 
@@ -93,18 +93,21 @@ def test_a_binding_without_effect_says_why(snapshot: Snapshot, policy: dict[str,
 
 
 def test_a_malformed_resource_id_is_told_on_the_identity() -> None:
-    """Such an identity can be assigned to no target."""
+    """The condition Assigned of an identity with a malformed resource ID has the reason MalformedResourceID."""
     assert shown(make.snapshot([], [make.identity(resource_id="x")]), "Assigned")[1] == "MalformedResourceID"
 
 
 def test_a_service_principal_has_no_azure_side() -> None:
-    """So nothing is said of it; its binding counts its pods."""
+    """A service principal is put on no machine, so only its binding has a condition."""
     snapshot = make.snapshot([make.pod()], [make.identity(type=1, resource_id="")], [make.binding()])
     assert set(told(snapshot)) == {"Applied"}
 
 
 def test_a_wrong_client_id_is_told_with_both() -> None:
-    """And once it is right, that is told too; without a word from Azure, or without a clientID, nothing is."""
+    """The condition names the AzureIdentity's client ID and Azure's, and becomes True once they agree.
+
+    There is no such condition before Azure has answered, without a clientID, or for one that was always right.
+    """
     wrong = replace(SINGLE_POD, identities={READER: make.identity(client_id="wrong")}, targets=PRESENT)
     status, reason, message = shown(wrong, "ClientIDMatches")
     assert (status, reason) == ("False", "WrongClientID")
@@ -117,7 +120,7 @@ def test_a_wrong_client_id_is_told_with_both() -> None:
 
 
 def test_many_targets_are_counted() -> None:
-    """A message stays readable, and below what Kubernetes takes."""
+    """A message lists five targets and counts the others, and it is cut at Kubernetes' limit."""
     names = [f"n{number}" for number in range(9)]
     many = make.snapshot(
         [make.pod(name, node=name) for name in names],
@@ -135,7 +138,10 @@ WITH_FINALIZER = Condition("Applied", "False", "NoPods", "none", "2020-01-01T00:
 
 
 def test_only_differences_are_written() -> None:
-    """The time of the last transition moves with the status alone; other parties' conditions stay."""
+    """Equal conditions need no write.
+
+    The time of the last transition changes only with the status, and conditions of other writers stay as they are.
+    """
     assert conditions.merge((OTHER_TENANTS, WITH_FINALIZER), [replace(WITH_FINALIZER, since="")], "now") is None
     extra = conditions.merge((OTHER_TENANTS, WITH_FINALIZER), [replace(WITH_FINALIZER, message="still none")], "now")
     assert extra == (OTHER_TENANTS, replace(WITH_FINALIZER, message="still none"))
@@ -149,7 +155,10 @@ def test_only_differences_are_written() -> None:
 
 
 def test_a_condition_says_of_which_generation_it_speaks() -> None:
-    """A write makes the next generation, so that one is named; others' conditions keep theirs, and 0 counts nothing."""
+    """A condition names the object's generation after the write that contains it, since a write makes the next one.
+
+    Conditions of other writers keep their generation; a generation of 0 is unknown and makes nothing older.
+    """
     told = conditions.merge((OTHER_TENANTS, WITH_FINALIZER), [WITH_FINALIZER], "now", generation=4)
     assert told is not None
     assert [item.generation for item in told] == [0, 5]
@@ -161,12 +170,15 @@ def test_a_condition_says_of_which_generation_it_speaks() -> None:
 
 
 def test_a_target_without_the_identity_is_not_yet_there() -> None:
-    """Azure was asked and does not have it."""
+    """When Azure has answered and the identity is not on the target, the reason is Assigning."""
     assert shown(replace(SINGLE_POD, targets={make.target(): ArmState()}), "Assigned")[1] == "Assigning"
 
 
 def test_what_stays_the_same_is_stamped_with_what_changes() -> None:
-    """A write makes a new generation: a fault that is left at its old stamp would look older than its object."""
+    """A write makes a new generation, so that it renews the generation of every condition of ours.
+
+    A fault that kept its old generation would look older than the object, and so outdated.
+    """
     fault = Condition("ClientIDMatches", "False", "WrongClientID", "m", "then", 5)
     by_type = conditions.merge((HELD_AT_5, fault), [replace(HELD_AT_5, status="True"), fault], "now", generation=5)
     assert by_type is not None
@@ -181,7 +193,7 @@ HELD_AT_5 = replace(WITH_FINALIZER, generation=5)
     [(ConditionLevel.ALL, ["A", "B", "C"]), (ConditionLevel.PROBLEMS, ["B", "C"]), (ConditionLevel.OFF, [])],
 )
 def test_of_problems_those_are_written_and_what_takes_their_place(level: ConditionLevel, types: list[str]) -> None:
-    """What is well, or only not yet, is written nowhere; a problem that is over is not left standing."""
+    """With `problems`, a condition is written if it is a problem or replaces one; with `off`, none is."""
     current = (Condition("C", "False", "AuthorizationFailed", "m"),)
     fresh = (
         Condition("A", "False", "NoPods", "m"),

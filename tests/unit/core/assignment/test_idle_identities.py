@@ -29,7 +29,7 @@ ON_BINDING = make.policy(assign_on_binding=True)
 
 
 def promised(selector: str = "", policy: Policy = ON_BINDING, snapshot: Snapshot = SINGLE) -> set[str]:
-    """Return the names of the targets that the one binding promises its identity to."""
+    """Return the names of the targets on which the one binding wants its identity before any pod."""
     given_binding = replace(make.binding(), node_selector=selector)
     promises = steps.finish(idle_identities.preassigned(replace(snapshot, bindings=(given_binding,)), policy))
     assert all(identities == {make.identity_id("reader")} for identities in promises.values())
@@ -37,7 +37,10 @@ def promised(selector: str = "", policy: Policy = ON_BINDING, snapshot: Snapshot
 
 
 def test_a_binding_promises_its_identity_to_every_scale_set() -> None:
-    """To no single VM: there may be hundreds."""
+    """With assignment on binding, an identity is wanted on every scale set.
+
+    It is wanted on no single VM: there may be hundreds.
+    """
     assert promised() == {"ss1", "ss2"}
 
 
@@ -55,17 +58,23 @@ def test_a_binding_promises_its_identity_to_every_scale_set() -> None:
     ],
 )
 def test_a_node_selector_chooses_targets(selector: str, names: set[str]) -> None:
-    """VMs among them, because the nodes are chosen. A text that is no selector chooses nothing."""
+    """A binding's node selector chooses scale sets and single VMs by their nodes' labels.
+
+    A malformed one chooses nothing.
+    """
     assert promised(selector) == names
 
 
 def test_by_default_nothing_is_promised() -> None:
-    """Upstream assigns with the first pod."""
+    """By default an identity is assigned with its first pod, as upstream does it."""
     assert promised(policy=make.policy()) == set()
 
 
 def test_what_cannot_be_used_is_not_promised() -> None:
-    """No identity, no well-formed resource ID, not allowed, nothing selected."""
+    """A binding without a usable identity is not wanted anywhere.
+
+    The identity is missing, its resource ID is malformed or not allowed, or the binding has no selector.
+    """
     assert promised(snapshot=replace(SINGLE, identities={})) == set()
     malformed = make.identity(resource_id="nonsense")
     assert promised(snapshot=replace(SINGLE, identities={malformed.key: malformed})) == set()
@@ -77,7 +86,7 @@ def test_what_cannot_be_used_is_not_promised() -> None:
 
 
 def test_the_first_pod_finds_its_identity_and_is_assigned_in_one_write() -> None:
-    """What is promised is in use; no ARM call is left for the pod."""
+    """An identity assigned in advance counts as in use, so that the first pod needs one write and no ARM call."""
     previous = planning.plan(assigning.desired_assignments(SINGLE, ON_BINDING), SINGLE, ON_BINDING)
     assert previous.in_use[make.target("ss1")] == {make.identity_id("reader")}
     there = replace(SINGLE, pods=(make.pod(),), targets={make.target("ss1"): make.state("reader")})
@@ -86,7 +95,7 @@ def test_the_first_pod_finds_its_identity_and_is_assigned_in_one_write() -> None
 
 
 def test_an_empty_selector_selects_every_label() -> None:
-    """As in Kubernetes."""
+    """A selector without requirements selects every node, as in Kubernetes; `a=b=c` is malformed."""
     assert parse_selector(" , ") == LabelSelector()
     assert isinstance(parse_selector("a=b=c"), BadSelector)
 
@@ -100,7 +109,7 @@ def ids(names: Iterable[str]) -> frozenset[IdentityId]:
 
 
 def test_an_identity_stays_for_the_delay_after_its_last_pod() -> None:
-    """It leaves when the delay is over; who asks is told when that is."""
+    """It leaves when the delay is over; `due_seconds` says how long that takes."""
     put: InUse = {make.target(): ids(["used", "idle"])}
     first = idle_identities.retained(IN_USE, put, {}, 100.0, 60.0)
     assert first.in_use == put
@@ -112,7 +121,7 @@ def test_an_identity_stays_for_the_delay_after_its_last_pod() -> None:
 
 
 def test_a_pod_in_between_begins_the_delay_anew() -> None:
-    """Idle is counted from the last pod."""
+    """The delay is counted from the end of the last pod."""
     put: InUse = {make.target(): ids(["used"])}
     idle = idle_identities.retained({}, put, {}, 100.0, 60.0)
     assert idle.in_use == put
@@ -128,7 +137,7 @@ NAMES = st.frozensets(st.sampled_from(["a", "b", "c"])).map(ids)
 def test_lingering_only_ever_adds_what_mic_put(
     used: frozenset[IdentityId], put: frozenset[IdentityId], delay: float
 ) -> None:
-    """Without a delay nothing is added; with one, nothing that somebody else put."""
+    """Without a delay nothing is retained; with one, only identities that MIC itself put on the target."""
     remaining = idle_identities.retained({make.target(): used}, {make.target(): put}, {}, 5.0, delay)
     assert used <= remaining.in_use[make.target()] <= used | put
     assert delay or remaining.in_use[make.target()] == used

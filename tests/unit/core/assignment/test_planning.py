@@ -64,7 +64,7 @@ SINGLE_POD = make.snapshot([make.pod()], [make.identity()], [make.binding()])
 
 
 def test_a_matching_pod_gets_a_created_object() -> None:
-    """Created until Azure has it; upstream's name, namespace and finalizer."""
+    """The object is Created until Azure has the identity, and has upstream's name and namespace."""
     (write,) = plan(SINGLE_POD).writes
     assert isinstance(write, Create)
     assert write.assigned_identity.key == ObjectKey("default", "web-default-reader")
@@ -73,7 +73,7 @@ def test_a_matching_pod_gets_a_created_object() -> None:
 
 
 def test_an_identity_already_on_the_target_is_assigned_in_one_write() -> None:
-    """No ARM call, no second write."""
+    """When the identity is on the target already, the object is Assigned in its first write."""
     (write,) = plan(replace(SINGLE_POD, targets={make.target(): make.state("reader")})).writes
     assert write == Create(replace(write.assigned_identity, state=AssignedState.ASSIGNED))
 
@@ -94,7 +94,7 @@ def test_a_service_principal_needs_nothing_of_azure() -> None:
 
 
 def test_an_identity_of_the_broker_needs_nothing_of_azure() -> None:
-    """One annotation moves it off the machine: assigned at once, put on nothing, taken off where MIC put it."""
+    """An identity that is the broker's by annotation is assigned at once, and leaves the machine where MIC put it."""
     snapshot = make.snapshot([make.pod()], [make.identity(type=IdentityType.FEDERATED)], [make.binding()])
     there = replace(snapshot, assigned_by_mic={make.target(): frozenset({make.identity_id("reader")})})
     outcome = plan(there)
@@ -103,7 +103,7 @@ def test_an_identity_of_the_broker_needs_nothing_of_azure() -> None:
 
 
 def test_what_azure_lost_does_not_take_assigned_away() -> None:
-    """Drift puts it back; the pod keeps asking meanwhile."""
+    """When Azure has lost an identity, its object stays Assigned and the identity stays wanted on the target."""
     current = replace(SINGLE_POD, assigned_identities=(make.assigned(),), targets={make.target(): make.state()})
     assert plan(current).writes == ()
     assert plan(current).in_use == {make.target(): {make.identity_id("reader")}}
@@ -144,19 +144,22 @@ def test_a_changed_binding_replaces_the_object_and_keeps_its_state() -> None:
 
 
 def test_an_object_of_upstream_that_is_right_is_not_rewritten() -> None:
-    """Resource version and finalizers do not count."""
+    """An object that differs only in resource version and finalizers is not written."""
     current = replace(make.assigned(), resource_version="9", finalizers=("x",))
     assert plan(replace(SINGLE_POD, assigned_identities=(current,))).writes == ()
 
 
 def test_an_object_under_deletion_is_released() -> None:
-    """Somebody deleted it by hand: let it go; the next plan makes a new one."""
+    """An object that somebody deleted by hand and that only our finalizer holds is let go."""
     current = replace(make.assigned(), deleting=True, finalizers=(FINALIZER,))
     assert plan(replace(SINGLE_POD, assigned_identities=(current,))).writes == (Delete(current),)
 
 
 def test_an_object_under_deletion_that_others_hold_is_theirs() -> None:
-    """It may stay for ever: the pod gets another object, and nothing is written to this one."""
+    """An object under deletion that a foreign finalizer holds is not written.
+
+    It may stay for ever, so the pod gets another object.
+    """
     current = replace(make.assigned(), deleting=True, finalizers=("somebody.else/holds",))
     (write,) = plan(replace(SINGLE_POD, assigned_identities=(current,))).writes
     assert isinstance(write, Create)
@@ -164,7 +167,7 @@ def test_an_object_under_deletion_that_others_hold_is_theirs() -> None:
 
 
 def test_a_missing_client_id_is_filled_in_from_what_arm_tells() -> None:
-    """With the write that makes it Assigned; a pod may then ask by client ID."""
+    """The write that makes an object Assigned fills in a missing client ID, by which the pod may then ask."""
     azure = make.identity(client_id="")
     empty = make.snapshot([make.pod()], [azure], [make.binding()])
     fresh_object = written(empty, plan(empty).writes)
@@ -183,7 +186,7 @@ def test_a_missing_client_id_is_filled_in_from_what_arm_tells() -> None:
 
 
 def test_filling_in_a_client_id_takes_nothing_away() -> None:
-    """An identity that Azure has lost for the moment stays Assigned."""
+    """An object whose client ID is filled in while Azure has lost the identity stays Assigned."""
     azure = make.identity(client_id="")
     current = make.assigned(azure=azure)
     lost = replace(make.state("reader"), identities=frozenset())
@@ -199,7 +202,7 @@ def test_filling_in_a_client_id_takes_nothing_away() -> None:
 
 
 def test_what_azure_knows_stands_in_the_assigned_identity() -> None:
-    """Nobody is chosen by a client ID that is another's; a condition on the AzureIdentity names both."""
+    """The object has the client ID that Azure reports, not a wrong one of the AzureIdentity."""
     wrong = make.identity(client_id="wrong")
     snapshot = make.snapshot([make.pod()], [wrong], [make.binding()])
     (write,) = plan(replace(snapshot, targets={make.target(): make.state("reader")})).writes
@@ -215,21 +218,24 @@ def test_what_azure_knows_stands_in_the_assigned_identity() -> None:
 
 
 def test_a_second_object_for_the_same_pod_and_identity_goes() -> None:
-    """One statement for each pod and identity."""
+    """Each pod and identity has one object; a second one is deleted."""
     second = replace(make.assigned(), key=ObjectKey("default", "zzz"))
     assert plan(replace(SINGLE_POD, assigned_identities=(make.assigned(), second))).writes == (Delete(second),)
 
 
 @pytest.mark.parametrize("pod", [replace(make.pod(), phase="Succeeded"), make.pod(node="vanished")])
 def test_a_finished_or_stranded_pod_keeps_what_it_has_and_gets_nothing_new(pod: Pod) -> None:
-    """A CronJob must not cost a PATCH with every run."""
+    """A pod that has ended or whose node is gone costs no write: otherwise each run of a CronJob would cost a PATCH."""
     assert plan(replace(SINGLE_POD, pods=(pod,))).writes == ()
     current = replace(make.assigned(pod), node=pod.node)
     assert plan(replace(SINGLE_POD, pods=(pod,), assigned_identities=(current,))).writes == ()
 
 
 def test_a_stranded_pod_has_no_longer_what_is_being_deleted() -> None:
-    """Else a plan that is cut after the deletion would end without it, and one that is not with it."""
+    """The deletion of such a pod's object is completed.
+
+    Otherwise the outcome would depend on whether a crash comes between the deletion and the next plan.
+    """
     pod, identity = make.pod(namespace="team-a", node="lost"), make.identity(namespace="team-a")
     item = replace(make.assigned(pod, identity), deleting=True, finalizers=(FINALIZER,))
     snapshot = make.snapshot([pod], [identity], [make.binding(namespace="team-a")], [item])
@@ -243,7 +249,10 @@ def test_a_pod_without_label_match_or_node_takes_no_part(pod: Pod) -> None:
 
 
 def test_an_empty_selector_selects_nothing() -> None:
-    """Upstream's managed mode matched every pod without the label."""
+    """A binding with an empty selector selects no pod.
+
+    In upstream's managed mode it matched every pod without the label.
+    """
     selections = matching.Selections([make.binding(selector="")], {}, force_namespaced=False)
     assert list(selections.results_for(make.pod(selector=""))) == []
 
@@ -254,7 +263,7 @@ def reasons(snapshot: Snapshot, policy: Policy | None = None) -> str:
 
 
 def test_a_binding_without_its_identity_says_so() -> None:
-    """The sentence names both and what to do."""
+    """The reason names the AzureIdentity that is missing and the namespace."""
     assert 'AzureIdentity "reader" not found in namespace default' in reasons(replace(SINGLE_POD, identities={}))
 
 
@@ -290,7 +299,7 @@ def test_two_identities_of_one_name_make_one_object() -> None:
 
 
 def test_two_pods_whose_names_collide_get_different_objects() -> None:
-    """Pod `a-b` in `c` and pod `a` in `b-c`."""
+    """Pod `a-b` in namespace `c` and pod `a` in `b-c` would have objects of the same name."""
     pods = [make.pod("a-b", "c"), make.pod("a", "b-c")]
     outcome = plan(make.snapshot(pods, [make.identity()], [make.binding()]))
     names = {write.assigned_identity.key.name for write in outcome.writes}
@@ -299,7 +308,7 @@ def test_two_pods_whose_names_collide_get_different_objects() -> None:
 
 
 def test_a_name_that_something_unreadable_has_is_taken() -> None:
-    """Nobody knows what it is: it stays, and the pod has an object of another name."""
+    """An object that cannot be read stays, and the pod's object gets another name."""
     key = make.assigned().key
     snapshot = replace(make.snapshot([make.pod()], [make.identity()], [make.binding()]), unreadable={key: "odd"})
     (write,) = planning.plan(assigning.desired_assignments(snapshot, make.policy()), snapshot, make.policy()).writes
@@ -308,7 +317,7 @@ def test_a_name_that_something_unreadable_has_is_taken() -> None:
 
 
 def test_a_name_over_the_limit_is_cut_and_hashed() -> None:
-    """Kubernetes takes 253 characters."""
+    """An object's name stays within the 253 characters that Kubernetes allows."""
     outcome = plan(make.snapshot([make.pod("p" * 250)], [make.identity()], [make.binding()]))
     assert len(outcome.writes[0].assigned_identity.key.name) <= 253
 
@@ -326,7 +335,10 @@ def test_an_identity_in_use_on_another_node_stays() -> None:
 
 
 def test_after_a_swap_from_upstream_assigned_objects_name_what_mic_put() -> None:
-    """Created ones, service principals and vanished nodes do not."""
+    """The record of what upstream's MIC put on targets is made from its Assigned objects.
+
+    Created ones, service principals and those of vanished nodes do not count.
+    """
     objects = (
         make.assigned(),
         make.assigned(make.pod("b"), make.identity("writer"), AssignedState.CREATED),
@@ -343,7 +355,7 @@ def ids(*names: str) -> frozenset[IdentityId]:
 
 
 def test_only_what_mic_put_and_nothing_uses_is_removed() -> None:
-    """Foreign, immutable, cluster and used identities stay."""
+    """Identities that are foreign, immutable, the cluster's own or in use stay."""
     policy = make.policy(immutable_client_ids=frozenset({"client-of-fixed"}), cluster_client_id="client-of-cluster")
     state = make.state("used", "idle", "fixed", "cluster", "foreign")
     change = drift.change(ids("used", "new"), ids("used", "idle", "fixed", "cluster", "lost"), state, policy)
@@ -358,21 +370,21 @@ def test_a_target_that_is_gone_is_left_alone() -> None:
 
 
 def test_a_patch_has_at_most_150_identities_and_additions_come_first() -> None:
-    """ARM refuses more; a pod waits for additions."""
+    """ARM refuses a PATCH with more; additions come first because pods wait for them."""
     many = tuple(sorted(ids(*(f"i{number:03}" for number in range(200)))))
     assert drift.first_patch(TargetChange(many, many), separate_removals=False) == TargetChange(many[:150])
     assert drift.first_patch(TargetChange((), many), separate_removals=False) == TargetChange((), many[:150])
 
 
 def test_removals_ride_along_when_there_is_room() -> None:
-    """One PATCH for a burst; apart when one of the two was refused."""
+    """Additions and removals share a PATCH, unless a PATCH with both was refused."""
     change = TargetChange((make.identity_id("new"),), (make.identity_id("old"),))
     assert drift.first_patch(change, separate_removals=False) == change
     assert drift.first_patch(change, separate_removals=True) == TargetChange(change.assign)
 
 
 def test_the_clusters_own_identity_may_be_named_by_its_resource_id() -> None:
-    """As newer azure.json files do; ARM need not tell a client ID for that."""
+    """The cluster's own identity is never removed, also where azure.json names it by resource ID."""
     policy = make.policy(cluster_client_id=make.resource_id("own").lower())
     state = ArmState(ids("own", "idle"))
     assert drift.change(ids(), ids("own", "idle"), state, policy) == TargetChange(unassign=(make.identity_id("idle"),))
@@ -452,7 +464,10 @@ def snapshots(draw: st.DrawFn) -> Snapshot:
 @given(snapshots(), POLICIES)
 @FEWER
 def test_planning_after_applying_is_empty(snapshot: Snapshot, policy: Policy) -> None:
-    """Nothing is left to do once everything was done (several rounds: a name may be freed by the first)."""
+    """When everything is done, the next plan is empty.
+
+    That may take several rounds, since the first may free a name.
+    """
     stable = applied(applied(applied(snapshot, policy), policy), policy)
     assert plan(stable, policy).writes == ()
     for target, in_use in plan(stable, policy).in_use.items():
@@ -499,7 +514,7 @@ def test_the_order_of_input_does_not_matter(snapshot: Snapshot) -> None:
 @given(snapshots(), POLICIES)
 @FEWER
 def test_no_plan_takes_anything_that_a_pod_needs_or_that_is_not_mics(snapshot: Snapshot, policy: Policy) -> None:
-    """Of the whole way from a snapshot to a PATCH: nothing in use, immutable, the cluster's own, or foreign leaves."""
+    """From a snapshot to a PATCH, no identity leaves that is in use, immutable, the cluster's own, or foreign."""
     outcome = plan(snapshot, policy)
     required = {
         (policy.target_of(snapshot.nodes[item.node]), item.identity.arm_id)
@@ -515,7 +530,7 @@ def test_no_plan_takes_anything_that_a_pod_needs_or_that_is_not_mics(snapshot: S
 
 
 def of_pods(snapshot: Snapshot, keys: frozenset[ObjectKey]) -> Snapshot:
-    """Return what MIC looks at when only these pods changed (`mic.adapters.cluster`, close_up)."""
+    """Return the part of a snapshot that MIC plans for when only these pods changed (`mic.adapters.cluster`)."""
     pods = tuple(item for item in snapshot.pods if item.key in keys)
     nodes = {item.node: snapshot.nodes[item.node] for item in pods if item.node in snapshot.nodes}
     assigned = tuple(item for item in snapshot.assigned_identities if item.pod in keys)
@@ -527,7 +542,10 @@ def of_pods(snapshot: Snapshot, keys: frozenset[ObjectKey]) -> Snapshot:
 def test_planning_for_some_pods_first_leads_to_the_same(
     snapshot: Snapshot, policy: Policy, data: st.DataObject
 ) -> None:
-    """It takes nothing from anybody else, and what a plan for everything makes of the rest is no other."""
+    """A plan for some pods writes for those alone.
+
+    A plan for all pods afterwards ends as if the first had not been made.
+    """
     everyone = sorted({item.key for item in snapshot.pods} | {item.pod for item in snapshot.assigned_identities})
     some = frozenset(data.draw(st.lists(st.sampled_from(everyone)))) if everyone else frozenset()
     outcome = plan(of_pods(snapshot, some), replace(policy, assign_on_binding=False))
@@ -549,7 +567,7 @@ def test_planning_for_some_pods_first_leads_to_the_same(
 @given(snapshots(), POLICIES)
 @FEWER
 def test_no_two_writes_are_about_one_object(snapshot: Snapshot, policy: Policy) -> None:
-    """They may therefore be under way at the same time, in any order."""
+    """Each write of a plan is about another object, so that writes may be under way at once, in any order."""
     keys = [write.assigned_identity.key for write in plan(snapshot, policy).writes]
     assert len(keys) == len(set(keys))
 
@@ -558,14 +576,14 @@ def test_no_two_writes_are_about_one_object(snapshot: Snapshot, policy: Policy) 
 def test_no_identity_in_use_immutable_or_foreign_is_ever_removed(
     used: frozenset[str], put: frozenset[str], there: frozenset[str], fixed: frozenset[str]
 ) -> None:
-    """Whatever the state, removal needs: put by MIC, unused, not immutable."""
+    """An identity is removed exactly if MIC put it there, nothing uses it, and it is not immutable."""
     policy = make.policy(immutable_client_ids=frozenset(f"client-of-{name}" for name in fixed))
     removed = drift.change(ids(*used), ids(*put), make.state(*there), policy).unassign
     assert set(removed) == ids(*((put & there) - used - fixed))
 
 
 def test_a_bindings_mistake_is_told_once_however_many_pods() -> None:
-    """Thousands of pods may carry a label that a broken binding of another namespace selects."""
+    """A broken binding is reported once, for the first pod, though thousands may carry the label that it selects."""
     pods = [make.pod(f"p{number}") for number in range(50)]
     bindings = [make.binding("broken", namespace="elsewhere", azure_identity="none", selector="reader")]
     found = assigning.desired_assignments(make.snapshot(pods=pods, bindings=bindings), make.policy())
@@ -576,7 +594,7 @@ def test_a_bindings_mistake_is_told_once_however_many_pods() -> None:
 
 
 def many(count: int, namespace: str = "default") -> tuple[list[AzureIdentity], list[AzureIdentityBinding]]:
-    """So many identities of a namespace, each with a binding for the usual label."""
+    """Return `count` identities of a namespace, each with a binding for the usual label."""
     names = [f"i{number:04}" for number in range(count)]
     identities = [make.identity(name, namespace) for name in names]
     return identities, [make.binding(name, namespace, name, "reader") for name in names]
@@ -594,7 +612,7 @@ def test_a_pod_has_a_bounded_number_of_identities() -> None:
 
 
 def test_identities_of_other_namespaces_do_not_use_up_a_pods_own() -> None:
-    """However many bindings somebody elsewhere makes for the pod's label, its own namespace's come first."""
+    """However many bindings of other namespaces select a pod's label, those of its own namespace come first."""
     identities, bindings = many(assigning.IDENTITIES_PER_POD, "a-team")
     own, binding = make.identity("own"), make.binding("zzz", "default", "own", "reader")
     result = plan(make.snapshot([make.pod()], [*identities, own], [*bindings, binding]))
@@ -602,7 +620,7 @@ def test_identities_of_other_namespaces_do_not_use_up_a_pods_own() -> None:
 
 
 def test_another_namespaces_identity_of_the_same_name_does_not_take_its_place() -> None:
-    """The namespace that sorts first gets no name that the pod's own namespace has."""
+    """When identities of two namespaces have one name, the pod gets that of its own, though the other sorts first."""
     foreign, own = make.identity("db", "a-team"), make.identity("db")
     bindings = [make.binding("aaa", "a-team", "db", "reader"), make.binding("db", "default", "db", "reader")]
     result = plan(make.snapshot([make.pod()], [foreign, own], bindings))
@@ -627,7 +645,7 @@ def test_a_namespaces_pods_have_a_bounded_number_of_assigned_identities(monkeypa
 
 
 def test_namespaces_take_turns_in_a_plan() -> None:
-    """One pod of a namespace does not wait for the thousands of another's."""
+    """A single pod of one namespace does not wait for the writes of another namespace's thousands of pods."""
     pods = [*(make.pod(f"p{number}", "a-team", selector="reader") for number in range(100)), make.pod("late", "z-team")]
     writes = plan(make.snapshot(pods, [make.identity()], [make.binding()])).writes
     assert [write.assigned_identity.pod.name for write in writes].index("late") <= 1

@@ -1,4 +1,4 @@
-"""NMI's own decision is what MIC's objects would have said."""
+"""NMI's own decision is the one that MIC's objects would have led to."""
 
 from dataclasses import replace
 
@@ -55,7 +55,7 @@ def identities() -> st.SearchStrategy[AzureIdentity]:
 
 @st.composite
 def clusters(draw: st.DrawFn) -> Snapshot:
-    """Draw small clusters in which names collide often; `targets` are the identities that Azure lets a machine have."""
+    """Draw small clusters in which names collide often; `targets` has the identities that each machine may have."""
     pods = draw(
         st.lists(
             st.builds(make.pod, NAMES, NAMESPACES, node=st.sampled_from([*NODES]), selector=SELECTORS),
@@ -79,7 +79,10 @@ def clusters(draw: st.DrawFn) -> Snapshot:
 
 
 def settled(snapshot: Snapshot, policy: Policy) -> Snapshot:
-    """Let MIC work until nothing is left to write. `targets` stay: what is not there now, Azure refuses."""
+    """Let MIC work until nothing is left to write.
+
+    `targets` stay, as if Azure refused every identity that is missing.
+    """
     for _ in range(4):
         desired = assigning.desired_assignments(snapshot, policy)
         stored = {item.key: item for item in snapshot.assigned_identities}
@@ -105,7 +108,7 @@ def own(pod: Pod, snapshot: Snapshot, policy: Policy, machine: ArmState | None) 
 def outcome(
     pod: Pod, request: TokenRequest, assignments: tuple[AzureAssignedIdentity, ...], *, force_namespaced: bool
 ) -> IdentityChoice | NoIdentity | None:
-    """Return what NMI answers; None: the pod waits."""
+    """Return what NMI answers; None when the pod waits."""
     choice = choosing.choose(pod, request, assignments, force_namespaced=force_namespaced)
     return choice if isinstance(choice, IdentityChoice | NoIdentity) else None
 
@@ -113,7 +116,7 @@ def outcome(
 @given(clusters(), POLICIES)
 @FEWER
 def test_own_decision_is_what_the_objects_say(snapshot: Snapshot, policy: Policy) -> None:
-    """For every pod and whatever it asks for: the same identity by the same binding, or a wait for both."""
+    """For every pod and request both lead to the same identity by the same binding, or to a wait."""
     stable = settled(snapshot, policy)
     for pod in stable.pods:
         machine = stable.targets[policy.target_of(NODES[pod.node])]
@@ -127,7 +130,10 @@ def test_own_decision_is_what_the_objects_say(snapshot: Snapshot, policy: Policy
 @given(clusters(), POLICIES)
 @FEWER
 def test_without_knowing_the_machine_nobody_gets_more_than_bindings_give(snapshot: Snapshot, policy: Policy) -> None:
-    """The pairs of identity and binding are those of MIC's objects: IMDS alone decides which of them are there."""
+    """The pairs of identity and binding are those of MIC's objects.
+
+    Which identities are on the machine is left to IMDS.
+    """
     stable = settled(snapshot, policy)
     for pod in stable.pods:
         objects = {(item.identity.key, item.binding) for item in stable.assigned_identities if item.pod == pod.key}
@@ -139,7 +145,7 @@ def test_without_knowing_the_machine_nobody_gets_more_than_bindings_give(snapsho
 @given(clusters(), POLICIES)
 @FEWER
 def test_what_imds_does_not_know_counts_as_what_is_not_there(snapshot: Snapshot, policy: Policy) -> None:
-    """A machine of which MIC has said nothing, and IMDS everything, is one of which MIC has said everything."""
+    """Without MIC's object, IMDS's refusals lead to the decision that MIC's object would have led to."""
     for pod in snapshot.pods:
         machine = snapshot.targets[policy.target_of(NODES[pod.node])]
         # Client IDs are news of ARM's alone; without them both sides go by what AzureIdentities say.
@@ -158,7 +164,7 @@ def test_what_imds_does_not_know_counts_as_what_is_not_there(snapshot: Snapshot,
 
 
 def test_a_pod_of_another_node_or_namespace_gains_nothing() -> None:
-    """A namespaced identity is for its own namespace, wherever the pod is decided on."""
+    """A namespaced identity serves its own namespace only, also where NMI decides."""
     snapshot = make.snapshot(
         [make.pod(namespace="team-b")],
         [make.identity(namespace="team-a", namespaced=True)],
@@ -168,14 +174,14 @@ def test_a_pod_of_another_node_or_namespace_gains_nothing() -> None:
 
 
 def test_the_client_id_is_the_one_that_arm_reports() -> None:
-    """An AzureIdentity with another's client ID answers no request for that one."""
+    """An AzureIdentity with a client ID of another identity answers no request for that client ID."""
     snapshot = make.snapshot([make.pod()], [make.identity(client_id="client-of-writer")], [make.binding()])
     (decided,) = own(snapshot.pods[0], snapshot, make.policy(), make.state("reader"))
     assert decided.identity.client_id == "client-of-reader"
 
 
 def test_a_pod_has_the_same_bound_as_with_mic() -> None:
-    """The same thirty-two of forty, by binding order."""
+    """Of forty identities the first thirty-two in binding order count, as with MIC."""
     names = [f"i{number:02}" for number in range(40)]
     snapshot = make.snapshot(
         [make.pod(selector="web")],

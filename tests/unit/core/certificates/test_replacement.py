@@ -1,4 +1,4 @@
-"""When a CA is replaced: what must hold at every moment, for every replica, whatever fails and however late it is."""
+"""When a CA is replaced: what holds at every moment, for every replica, whatever fails and however late it is."""
 
 from dataclasses import dataclass, field, replace
 
@@ -55,30 +55,30 @@ PROMOTED = AuthorityState(SECOND, in_use_since=60 * DAY + 600, predecessors=1)
     ids=str,
 )
 def test_one_step_after_the_other(state: AuthorityState, now: float, step: Step) -> None:
-    """The way of a CA, from the first to the end of its predecessor; and what has run out begins anew."""
+    """The steps from the first CA to the removal of its predecessor; a CA that has expired begins anew."""
     assert next_step(state, SCHEDULE, now) == step
 
 
 def test_a_bundle_that_cannot_be_published_does_not_let_the_ca_run_out() -> None:
-    """The successor signs when the CA in use has only the spread time left."""
+    """An unpublished successor signs when the CA in use has only the spread time left."""
     assert next_step(PREPARED, SCHEDULE, FIRST.end - 601) == Publish()
     assert next_step(PREPARED, SCHEDULE, FIRST.end - 600) == Promote()
 
 
 def test_an_order_is_carried_out_once() -> None:
-    """An annotation starts a replacement at once, and not again before it has another text."""
+    """An annotation starts one replacement at once; another one needs another text."""
     assert next_step(replace(IN_USE, wish="leaked"), SCHEDULE, 1.0) == Prepare()
     assert next_step(replace(IN_USE, wish="leaked", answer="leaked"), SCHEDULE, 1.0) == Wait(60 * DAY)
     assert next_step(replace(IN_USE, wish="again", answer="leaked"), SCHEDULE, 1.0) == Prepare()
 
 
 def test_an_order_replaces_a_prepared_successor() -> None:
-    """Who orders a replacement may know that the whole Secret was read."""
+    """An order discards a successor that is prepared already: whoever orders may know that the Secret was read."""
     assert next_step(replace(PUBLISHED, wish="leaked"), SCHEDULE, 60 * DAY + 1) == Prepare()
 
 
 def test_an_order_need_not_wait_for_the_end_of_a_predecessor() -> None:
-    """But there is a limit to how many may wait for theirs."""
+    """An order is carried out while a predecessor is still trusted, up to a number of predecessors."""
     state = replace(PROMOTED, wish="leaked")
     assert next_step(state, SCHEDULE, 61 * DAY) == Prepare()
     crowded = replace(state, predecessors=MOST_PREDECESSORS)
@@ -86,7 +86,10 @@ def test_an_order_need_not_wait_for_the_end_of_a_predecessor() -> None:
 
 
 def test_the_ca_in_use_stands_first() -> None:
-    """Right after a promotion the predecessor still does: not every replica knows of it."""
+    """The CA in use stands first in the bundle, except right after a promotion.
+
+    The predecessor then still does: not every replica knows of the new one.
+    """
     usual = (Role.CURRENT, Role.SUCCESSOR, Role.PREDECESSORS)
     assert trust_order(PUBLISHED, SCHEDULE, 60 * DAY + 1) == usual
     assert trust_order(PROMOTED, SCHEDULE, 60 * DAY + 1199)[0] is Role.PREDECESSORS
@@ -94,7 +97,7 @@ def test_the_ca_in_use_stands_first() -> None:
 
 
 def test_a_serving_certificate_ends_with_its_ca() -> None:
-    """Its life counts from when the Secret was read."""
+    """It ends with its CA, or after its own lifetime, which counts from when the Secret was read."""
     assert serving_validity(FIRST, SCHEDULE, 100.0, 160.0) == Validity(160.0, 100.0 + 3 * DAY)
     assert serving_validity(FIRST, SCHEDULE, 89 * DAY, 89 * DAY + 5) == Validity(89 * DAY + 5, FIRST.end)
 
@@ -105,7 +108,7 @@ def test_a_serving_certificate_ends_with_its_ca() -> None:
 def test_a_life_too_short_for_a_replacement_is_refused(
     authority_seconds: float, serving_seconds: float, spread_seconds: float
 ) -> None:
-    """The sentence gives the numbers."""
+    """The error gives the lifetime in seconds."""
     with pytest.raises(ConfigurationError, match=f"{authority_seconds:.0f} s"):
         Schedule(authority_seconds, serving_seconds, spread_seconds)
 
@@ -133,7 +136,7 @@ class Reading:
 
 @dataclass
 class Model:
-    """The Secret, the bundle, and what each replica serves with."""
+    """The Secret, the bundle, and the certificate that each replica serves with."""
 
     state: AuthorityState = field(default_factory=AuthorityState)
     authorities: tuple[int, ...] = ()
@@ -149,12 +152,12 @@ class Model:
     readings: dict[int, Reading] = field(default_factory=dict)
 
     def publish(self, now: float) -> None:
-        """Make the bundle what the Secret says."""
+        """Put the CAs of the Secret into the bundle."""
         numbers = {*self.authorities, *([] if self.successor is None else [self.successor])}
         self.trusted_since = {number: self.trusted_since.get(number, now) for number in numbers}
 
     def take(self, step: Step, now: float) -> None:
-        """Write the Secret."""
+        """Carry out a step by writing the Secret."""
         self.version += 1
         new = Validity(now, now + SCHEDULE.authority_seconds)
         state = self.state
@@ -184,11 +187,11 @@ class Model:
                 self.state = replace(state, predecessors=0)
 
     def read(self, replica: int, now: float) -> None:
-        """Begin a look: a replica reads the Secret."""
+        """Let a replica read the Secret."""
         self.readings[replica] = Reading(self.state, self.authorities, self.version, now)
 
     def act(self, replica: int, now: float) -> None:
-        """End a look: the replica acts on what it read, although others may have written since."""
+        """Let a replica act on what it read, although others may have written since."""
         reading = self.readings.pop(replica)
         while True:
             self.sign(replica, reading.state, reading.authorities, reading.at, now)
@@ -209,7 +212,7 @@ class Model:
         self.act(replica, now)
 
     def order(self) -> None:
-        """Let an administrator order a replacement, in words that are new."""
+        """Let an administrator order a replacement, with a new text."""
         self.version += 1
         self.state = replace(self.state, wish=f"order {self.version}")
 
@@ -226,7 +229,7 @@ class Model:
     def sign(
         self, replica: int, state: AuthorityState, authorities: tuple[int, ...], read_at: float, now: float
     ) -> None:
-        """Serve with a new certificate if need be."""
+        """Serve with a new certificate if that is necessary."""
         certificate = self.served.get(replica)
         if state.current is None or (
             certificate and certificate.authority == authorities[0] and now < certificate.validity.renewal
@@ -237,7 +240,10 @@ class Model:
             self.served[replica] = Certificate(authorities[0], validity)
 
     def check(self, now: float) -> None:
-        """What every client must find at `now`, with a bundle that is as old as the spread time allows."""
+        """Hold that clients can verify each certificate at `now`.
+
+        Their bundle may be as old as the spread time allows.
+        """
         for certificate in self.served.values():
             if not certificate.validity.start <= now < certificate.validity.end:
                 continue
@@ -270,7 +276,7 @@ def run(model: Model, event: str, now: float) -> None:
 
 
 def explore(model: Model, now: float, depth: int) -> int:
-    """Try every course of `depth` more events; return how many courses there are."""
+    """Try every sequence of `depth` more events; return how many sequences there are."""
     courses = 1
     for pause in PAUSES if depth else ():
         moment = now + pause
@@ -284,7 +290,10 @@ def explore(model: Model, now: float, depth: int) -> int:
 
 
 def test_no_short_course_of_events_shows_a_client_what_it_cannot_verify() -> None:
-    """Two replicas, one of which is slow; a replacement was ordered; and then any four events, at the worst moments."""
+    """No sequence of four events, at the worst moments, breaks a client.
+
+    There are two replicas, one of which is slow, and a replacement was ordered.
+    """
     model = Model()
     model.look(0, 0.0)
     model.order()
@@ -303,7 +312,10 @@ events = st.lists(
 
 @given(events)
 def test_no_client_meets_a_certificate_that_it_cannot_verify(courses: list[tuple[str, float]]) -> None:
-    """At every moment every valid certificate is of a CA in the bundle, and signed when that was spread."""
+    """At every moment each valid certificate is of a CA in the bundle.
+
+    The CA had been there for the spread time when it signed.
+    """
     model, now = Model(), 0.0
     for event, pause in courses:
         model.check(now + pause / 2)
@@ -315,7 +327,7 @@ def test_no_client_meets_a_certificate_that_it_cannot_verify(courses: list[tuple
 
 @given(st.floats(0, 10), st.integers(1, 3))
 def test_replicas_that_look_each_minute_never_lack_a_certificate(offset: float, replicas: int) -> None:
-    """Over a whole replacement each has a valid one all the time, and the bundle ends with one CA."""
+    """Over a whole replacement each replica has a valid certificate, and the bundle ends with one CA."""
     model = Model()
     for replica in range(replicas):
         model.look(replica, 0.0)

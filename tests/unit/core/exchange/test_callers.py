@@ -56,7 +56,7 @@ def token(header: object = None, claims: object = None) -> str:
 
 @pytest.mark.parametrize("audience", [AUDIENCE, [AUDIENCE], ["other", AUDIENCE]])
 def test_what_may_be_good_is_asked_about(audience: object) -> None:
-    """An audience may be one text or several."""
+    """A token with the right audience is not refused early; its audience may be one text or several."""
     assert refuse_early(token(claims=CLAIMS | {"aud": audience}), AUDIENCE, NOW) is None
 
 
@@ -80,7 +80,7 @@ def test_what_may_be_good_is_asked_about(audience: object) -> None:
     ],
 )
 def test_what_cannot_be_good_is_refused_at_once(assertion: str, words: str) -> None:
-    """401, without asking the API server."""
+    """Such a token is refused with 401 before the API server is asked."""
     refusal = refuse_early(assertion, AUDIENCE, NOW)
     assert refusal is not None
     assert (refusal.status, refusal.code) == (401, "invalid_client")
@@ -88,7 +88,7 @@ def test_what_cannot_be_good_is_refused_at_once(assertion: str, words: str) -> N
 
 
 def test_a_caller() -> None:
-    """Name, namespace and groups of the service account, and the pod and node of its token."""
+    """A caller has the service account's name, namespace and groups, and the pod and node of its token."""
     assert caller_of(STATUS, AUDIENCE) == CALLER
     assert CALLER.key == "shop/cart"
 
@@ -116,7 +116,7 @@ def user(**changes: object) -> dict[str, Any]:
     ],
 )
 def test_nobody(status: dict[str, Any], words: str) -> None:
-    """A request without a valid token is 401, with the reason."""
+    """When the API server's answer names no pod's service account, the refusal is 401 with the reason."""
     refusal = caller_of(status, AUDIENCE)
     assert isinstance(refusal, Refusal)
     assert refusal.status == 401
@@ -124,14 +124,14 @@ def test_nobody(status: dict[str, Any], words: str) -> None:
 
 
 def test_a_token_of_no_pod_where_that_is_accepted() -> None:
-    """Such as one of `kubectl create token`."""
+    """With `unbound`, a token that is bound to no pod is accepted, such as one of `kubectl create token`."""
     caller = caller_of(user(extra={}), AUDIENCE, unbound=True)
     assert isinstance(caller, Caller)
     assert (caller.key, caller.pod) == ("shop/cart", "")
 
 
 def test_the_review_of_access_has_aks_spelling() -> None:
-    """Its ClusterRoles work unchanged."""
+    """Verb, group and resource are AKS's, so that its ClusterRoles work unchanged."""
     spec = grants.access_review(CALLER, CLIENT)
     assert spec["resourceAttributes"] == {
         "verb": "use-managed-identity",
@@ -143,7 +143,7 @@ def test_the_review_of_access_has_aks_spelling() -> None:
 
 
 def test_access_is_what_the_api_server_allows() -> None:
-    """Anything else is 403, with who lacks what and how to grant it."""
+    """Anything but a plain permission is 403, and the message says who lacks what."""
     assert grants.refuse_access({"allowed": True}, CALLER, CLIENT) is None
     for status in ({}, {"allowed": False}, {"allowed": "true"}, {"allowed": True, "denied": True}):
         refusal = grants.refuse_access(status, CALLER, CLIENT)
@@ -154,7 +154,7 @@ def test_access_is_what_the_api_server_allows() -> None:
 
 
 def test_a_broker_gives_the_identities_of_its_list() -> None:
-    """An empty list allows all identities."""
+    """An identity that is not in a broker's list is refused; an empty list allows all identities."""
     assert grants.refuse_identity(CLIENT, frozenset()) is None
     assert grants.refuse_identity(CLIENT, {CLIENT}) is None
     refusal = grants.refuse_identity(CLIENT, {"another"})
@@ -163,7 +163,10 @@ def test_a_broker_gives_the_identities_of_its_list() -> None:
 
 
 def test_the_credential_that_a_broker_needs() -> None:
-    """Issuer, subject and audience of its own token: other clouds have others."""
+    """The sentence names issuer, subject and audience of the broker's own token.
+
+    The audience differs between clouds.
+    """
     subject = "issuer https://cluster, subject system:serviceaccount:shop:cart"
     for audience in (["api://AzureADTokenExchangeChina"], "api://AzureADTokenExchangeChina"):
         text = credential_of(token(claims={**CLAIMS, "aud": audience}))

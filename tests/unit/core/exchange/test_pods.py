@@ -18,7 +18,7 @@ OWN_POD = Pod(ObjectKey("podidentity", "nmi-1"), "uid-1", "node-1", "Running")
 
 
 def test_nmi_is_known_by_its_service_account() -> None:
-    """Everybody else is refused."""
+    """A caller whose service account is not NMI's is refused with 403."""
     assert node_daemon(NMI, {"podidentity/nmi"}) == DAEMON
     refusal = node_daemon(NMI, frozenset())
     assert isinstance(refusal, Refusal)
@@ -26,7 +26,7 @@ def test_nmi_is_known_by_its_service_account() -> None:
 
 
 def test_the_node_is_that_of_its_pod() -> None:
-    """Where the token does not name it."""
+    """When NMI's token does not name its node, the node is that of NMI's pod; without such a pod the answer is 401."""
     unplaced = NodeDaemon(NMI._replace(node=""), "")
     assert locate(unplaced, OWN_POD) == unplaced._replace(node="node-1")
     for pod in (None, dataclasses.replace(OWN_POD, uid="another"), dataclasses.replace(OWN_POD, node="")):
@@ -36,7 +36,7 @@ def test_the_node_is_that_of_its_pod() -> None:
 
 
 def test_a_pod_is_judged_as_its_service_account() -> None:
-    """With the groups that the API server gives it."""
+    """The caller is the pod's service account, with the groups that the API server gives it."""
     caller = pod_caller(DAEMON, REFERENCE, POD)
     assert isinstance(caller, Caller)
     assert (caller.key, caller.username) == ("shop/cart", "system:serviceaccount:shop:cart")
@@ -59,7 +59,7 @@ def test_a_pod_is_judged_as_its_service_account() -> None:
     ],
 )
 def test_other_pods_are_refused(pod: Pod | None, status: int) -> None:
-    """Gone, replaced, elsewhere, or ended."""
+    """A pod that is gone, replaced, on another node or at its end is refused."""
     refusal = pod_caller(DAEMON, REFERENCE, pod)
     assert isinstance(refusal, Refusal)
     assert refusal.status == status

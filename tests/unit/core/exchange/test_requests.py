@@ -1,4 +1,4 @@
-"""What requests to the token proxy ask for."""
+"""What requests to the token proxy ask for, and which are refused."""
 
 import sys
 from urllib.parse import urlencode
@@ -41,7 +41,7 @@ def form(**changes: str) -> bytes:
 
 
 def post(body: bytes, path: str = PATH, query: str = "", content_type: str = FORM) -> object:
-    """Return what a POST asks for."""
+    """Return the request that a POST makes, or its refusal."""
     return parse(HttpRequest("POST", path, query, content_type, body), TENANT)
 
 
@@ -50,28 +50,28 @@ def post(body: bytes, path: str = PATH, query: str = "", content_type: str = FOR
 )
 @pytest.mark.parametrize("content_type", [FORM, f"{FORM}; charset=utf-8", FORM.title()])
 def test_a_token_is_asked_for(path: str, content_type: str) -> None:
-    """By Entra ID's own path, whatever the case of the tenant's ID, by `/`, or by NMI's for its token-file door."""
+    """A request comes by Entra ID's path with the tenant's ID in any case, by `/`, or by NMI's own path."""
     assert post(form(), path, content_type=content_type) == TOKEN_REQUEST
 
 
 def test_a_form_in_the_query_of_the_root_counts() -> None:
-    """One client sends it there, without a body."""
+    """With the path `/` the form may be in the query: one client sends it there, without a body."""
     assert post(b"", "/", form().decode(), "") == TOKEN_REQUEST
 
 
 def test_the_query_of_the_long_path_does_not_count() -> None:
-    """JavaScript's SDK puts a request ID there."""
+    """With Entra ID's path the query is ignored: JavaScript's SDK puts a request ID there."""
     assert post(form(), query="client-request-id=1&client_id=other") == TOKEN_REQUEST
 
 
 def test_a_client_id_in_upper_case_is_the_same() -> None:
-    """IDs are GUIDs."""
+    """Client IDs are GUIDs, which compare without case."""
     assert post(form(client_id=CLIENT.upper())) == TOKEN_REQUEST
 
 
 @pytest.mark.parametrize("scope", ["openid offline_access profile {}", "{} openid", " {} "])
 def test_scopes_that_mean_nothing_are_ignored(scope: str) -> None:
-    """MSAL for Go and Java adds them."""
+    """OpenID's scopes beside the resource, which MSAL for Go and Java adds, are ignored."""
     assert post(form(scope=scope.format(FIELDS["scope"]))) == TOKEN_REQUEST
 
 
@@ -88,7 +88,7 @@ def test_scopes_that_mean_nothing_are_ignored(scope: str) -> None:
     ],
 )
 def test_a_scope_is_one_resource(scope: str) -> None:
-    """Anything else is 400 invalid_scope."""
+    """Anything but one resource is refused with 400 and invalid_scope."""
     refusal = post(form(scope=scope))
     assert isinstance(refusal, Refusal)
     assert (refusal.status, refusal.code) == (400, "invalid_scope")
@@ -102,7 +102,10 @@ def test_a_scope_is_one_resource(scope: str) -> None:
     ],
 )
 def test_a_clients_capabilities_are_no_challenge(claims: str) -> None:
-    """However they are spelled: they are in every request of a client that understands challenges."""
+    """Claims that only state a client's capabilities are no challenge.
+
+    A client that understands challenges sends them with every request, spelled in several ways.
+    """
     assert post(form(claims=claims)) == TOKEN_REQUEST._replace(claims=CAPABILITIES)
 
 
@@ -116,22 +119,23 @@ def test_a_clients_capabilities_are_no_challenge(claims: str) -> None:
     ],
 )
 def test_other_claims_are_a_challenge(claims: str) -> None:
-    """They are passed on as they are."""
+    """Any other claims answer a challenge, and are passed on as they are."""
     assert post(form(claims=claims)) == TOKEN_REQUEST._replace(claims=claims, challenge=True)
 
 
 @pytest.mark.parametrize("claims", ["no", "[1]", "[" * 2000, '{"a":"' + "b" * 5000 + '"}'])
 def test_claims_are_a_short_json_object(claims: str) -> None:
-    """Anything else is 400."""
+    """Claims that are no JSON object, or too long, are refused with 400."""
     refusal = post(form(claims=claims))
     assert isinstance(refusal, Refusal)
     assert (refusal.status, refusal.code) == (400, "invalid_request")
 
 
 def test_claims_that_are_nested_as_deep_as_can_be_read() -> None:
-    """Whatever depth that is: what can just be read cannot be written any more, and then it is refused.
+    """Claims of any depth are accepted, or refused with 400, and never an internal error.
 
-    Since Python 3.12 reading has a limit of its own, which is deeper than claims can be.
+    Claims that can just be read cannot be written again. Since Python 3.12 reading has a limit of its own, which is
+    deeper than claims can be.
     """
     limit = sys.getrecursionlimit()
     answers = [post(form(claims='{"a":' + "[" * depth + "]" * depth + "}")) for depth in range(limit - 400, limit + 10)]
@@ -154,7 +158,7 @@ def test_claims_that_are_nested_as_deep_as_can_be_read() -> None:
     ],
 )
 def test_fields_that_are_wrong(changes: dict[str, str], status: int, code: str) -> None:
-    """Each has its status and OAuth's word."""
+    """Each wrong field is refused with its status and OAuth's error code."""
     refusal = post(form(**changes))
     assert isinstance(refusal, Refusal)
     assert (refusal.status, refusal.code) == (status, code)
@@ -174,21 +178,21 @@ def test_fields_that_are_wrong(changes: dict[str, str], status: int, code: str) 
     ids=["assertion twice", "scope twice", "many fields", "no form", "no UTF-8", "no ASCII", "nothing"],
 )
 def test_forms_that_are_none(body: bytes) -> None:
-    """400: two parsers could read two things."""
+    """A form that two parsers could read differently is refused with 400."""
     refusal = post(body)
     assert isinstance(refusal, Refusal)
     assert refusal.status == 400
 
 
 def test_a_form_twice_is_none() -> None:
-    """One in the body, one in the query."""
+    """A form in the body together with one in the query is refused."""
     refusal = post(form(), "/", form().decode())
     assert isinstance(refusal, Refusal)
     assert refusal.status == 400
 
 
 def test_another_content_type_is_no_form() -> None:
-    """A browser can be made to send text/plain anywhere."""
+    """Only a form's own content type is accepted: any web page can make a browser send text/plain."""
     refusal = post(form(), content_type="text/plain")
     assert isinstance(refusal, Refusal)
     assert refusal.status == 400
@@ -212,7 +216,7 @@ def test_a_long_body_is_refused() -> None:
     ],
 )
 def test_each_path_has_its_method(method: str, path: str, allow: str) -> None:
-    """405, with the method to use."""
+    """Another method is refused with 405, which names the method to use."""
     refusal = parse(HttpRequest(method, path), TENANT)
     assert isinstance(refusal, Refusal)
     assert (refusal.status, refusal.allow) == (405, allow)
@@ -220,7 +224,7 @@ def test_each_path_has_its_method(method: str, path: str, allow: str) -> None:
 
 @pytest.mark.parametrize("path", ["/other/oauth2/v2.0/token", "/other/v2.0/.well-known/openid-configuration"])
 def test_another_tenant_is_refused(path: str) -> None:
-    """400: the identities are in one tenant."""
+    """The path's tenant must be that of the identities; another one is refused with 400."""
     refusal = parse(HttpRequest("POST" if path.endswith("token") else "GET", path, "", FORM, form()), TENANT)
     assert isinstance(refusal, Refusal)
     assert refusal.status == 400
@@ -228,7 +232,7 @@ def test_another_tenant_is_refused(path: str) -> None:
 
 
 def test_discovery() -> None:
-    """Both documents are asked with GET."""
+    """Both discovery documents are requested with GET."""
     configuration = HttpRequest("GET", f"/{TENANT}/v2.0/.well-known/openid-configuration")
     assert parse(configuration, TENANT) == ConfigurationRequest()
     instance = HttpRequest("GET", "/common/discovery/instance", "api-version=1.1")
@@ -253,7 +257,7 @@ def test_there_is_nothing_else(path: str) -> None:
 
 
 def test_no_assertion_is_shown() -> None:
-    """A request may be logged, and its repr has no assertion."""
+    """The repr of a request leaves out the client's assertion, since requests may be logged."""
     assert JWT not in repr(TOKEN_REQUEST)
 
 
@@ -261,7 +265,7 @@ POD_FIELDS = {"pod_namespace": "shop", "pod_name": "cart-0", "pod_uid": "0000000
 
 
 def test_nmi_asks_in_a_pods_name() -> None:
-    """With the pod beside a token request."""
+    """A token request of NMI's names the pod for which it asks."""
     assert post(form(**POD_FIELDS), NODE_PATH) == PodTokenRequest(
         TOKEN_REQUEST, PodReference("shop", "cart-0", "00000000-aaaa")
     )
@@ -279,19 +283,19 @@ def test_nmi_asks_in_a_pods_name() -> None:
     ],
 )
 def test_a_pod_must_be_named(changes: dict[str, str], status: int) -> None:
-    """Names become part of a path."""
+    """The pod's names must be valid ones, since they become part of a URL's path."""
     refusal = post(form(**POD_FIELDS | changes), NODE_PATH)
     assert isinstance(refusal, Refusal)
     assert refusal.status == status
 
 
 def test_a_pod_is_named_once() -> None:
-    """Two parsers could take different ones."""
+    """A pod that is named twice is refused, since two parsers could take different ones."""
     refusal = post(form(**POD_FIELDS) + b"&pod_name=other", NODE_PATH)
     assert isinstance(refusal, Refusal)
     assert refusal.status == 400
 
 
 def test_the_pods_fields_mean_nothing_elsewhere() -> None:
-    """A pod that asks by itself is who its token says."""
+    """By the other paths the fields of a pod are ignored: a pod that asks itself is the one in its token."""
     assert post(form(**POD_FIELDS)) == TOKEN_REQUEST

@@ -33,14 +33,14 @@ POD: dict[str, Any] = {
 
 
 def wish(pod: dict[str, str] | None = None, account: dict[str, str] | None = None, rules: Rules = RULES) -> Wish:
-    """Return what a pod with annotations gets."""
+    """Return what the webhook decides for a pod with these annotations."""
     result = read_wish(pod or {}, ACCOUNT if account is None else account, "shop/cart", rules)
     assert isinstance(result, Wish)
     return result
 
 
 def denial(pod: dict[str, str], rules: Rules = RULES) -> str:
-    """Return why a pod is refused."""
+    """Return the reason for which a pod is refused."""
     result = read_wish(pod, ACCOUNT, "shop/cart", rules)
     assert isinstance(result, Denial)
     return result.message
@@ -58,7 +58,7 @@ def variables(container: dict[str, Any]) -> dict[str, str]:
 
 
 def test_direct_federation() -> None:
-    """Four variables, one volume, mounts in every container and init container."""
+    """For Entra ID a pod gets four variables, one volume, and its mount in every container and init container."""
     pod = inject(POD, wish())
     spec = pod["spec"]
     name = mutation.volume_name(POD)
@@ -84,14 +84,14 @@ def test_direct_federation() -> None:
 @pytest.mark.parametrize("door", list(Door))
 @pytest.mark.parametrize("old_path", [False, True])
 def test_twice_is_as_once(door: Door, *, old_path: bool) -> None:
-    """Webhooks may be invoked again."""
+    """A second invocation, which Kubernetes allows, changes nothing."""
     wanted = replace(wish(), door=door, old_path=old_path)
     once = inject(POD, wanted)
     assert inject(once, wanted) == once
 
 
 def test_a_name_that_is_generated() -> None:
-    """The volume's name follows from its beginning."""
+    """For a pod whose name is generated, the volume's name is derived from the name's beginning."""
     generated = {"metadata": {"generateName": "app-"}, "spec": {"containers": [{"name": "a"}]}}
     pod = inject(generated, wish())
     assert [volume["name"] for volume in pod["spec"]["volumes"]] == [mutation.volume_name(generated)]
@@ -100,7 +100,7 @@ def test_a_name_that_is_generated() -> None:
 
 
 def test_the_token_proxy() -> None:
-    """With its audience, and exactly one variable for its CA."""
+    """For the proxy a pod gets a token for its audience and exactly one variable for its CA."""
     wanted = wish({f"{W}use-identity-binding": "TRUE"})
     assert wanted.door is Door.PROXY
     container = inject(POD, wanted)["spec"]["containers"][1]
@@ -115,7 +115,7 @@ def test_the_token_proxy() -> None:
 
 
 def test_other_sources_of_its_ca() -> None:
-    """A text, or ClusterTrustBundles."""
+    """The proxy's CA may be a text in a variable, or come from ClusterTrustBundles."""
     wanted = wish({f"{W}use-identity-binding": "true"})
     by_text = replace(RULES, proxy=replace(PROXY, trust=TrustBundle(text="PEM"), server_name=""))
     pod = inject(POD, wanted, by_text)
@@ -138,7 +138,10 @@ def test_other_sources_of_its_ca() -> None:
 
 @pytest.mark.parametrize("annotations", [{f"{W}inject-proxy-sidecar": ""}, {"podidentity.io/door": "token-file"}])
 def test_the_token_file_door(annotations: dict[str, str]) -> None:
-    """In place of a privileged sidecar: Arc's variables with the node's address, a token where clients accept it."""
+    """Instead of a privileged sidecar a pod gets Azure Arc's variables with the node's address.
+
+    Its token is mounted where clients of Azure Arc accept a file.
+    """
     wanted = wish(annotations)
     assert wanted.door is Door.TOKEN_FILE
     pod = inject(POD, wanted)
@@ -159,14 +162,14 @@ def test_the_token_file_door(annotations: dict[str, str]) -> None:
 
 
 def test_both_at_once_is_one_door() -> None:
-    """The pod gets one of the two, and a warning."""
+    """A pod with the annotations of both doors gets the token-file door, and a warning."""
     wanted = wish({f"{W}inject-proxy-sidecar": "true", f"{W}use-identity-binding": "true"})
     assert wanted.door is Door.TOKEN_FILE
     assert "needs no switch" in wanted.warnings[0]
 
 
 def test_an_explicit_door_wins() -> None:
-    """It counts more than azure-workload-identity's annotations."""
+    """The annotation of podidentity wins over azure-workload-identity's; an unknown door is refused."""
     assert wish({f"{W}inject-proxy-sidecar": "", "podidentity.io/door": " direct "}).door is Door.DIRECT
     assert "unknown" in denial({"podidentity.io/door": "window"})
 
@@ -179,12 +182,15 @@ def test_an_explicit_door_wins() -> None:
     ],
 )
 def test_a_door_that_is_not_offered(annotations: dict[str, str], words: str) -> None:
-    """A pod that asks for it is refused."""
+    """A pod that asks for a door without its settings in the webhook is refused."""
     assert words in denial(annotations, Rules(TENANT))
 
 
 def test_containers_that_are_left_out() -> None:
-    """An init container among them; the volume is there all the same."""
+    """Containers and init containers in the annotation's list are not changed.
+
+    The pod's volume is there all the same.
+    """
     pod = inject(POD, wish({f"{W}skip-containers": " a ; init ;"}))
     assert pod["spec"]["containers"][0] == POD["spec"]["containers"][0]
     assert pod["spec"]["initContainers"] == POD["spec"]["initContainers"]
@@ -193,14 +199,14 @@ def test_containers_that_are_left_out() -> None:
 
 @pytest.mark.parametrize("text", ["3599", "86401", "1h", "", "-1", "٣٦٠٠"])
 def test_an_expiration_out_of_its_limits(text: str) -> None:
-    """The sentence names the limits."""
+    """Such an expiration is refused with a sentence that names the limits."""
     message = denial({f"{W}service-account-token-expiration": text})
     assert "3600" in message
     assert "86400" in message
 
 
 def test_the_pods_expiration_wins() -> None:
-    """Over its service account's, which wins over the default."""
+    """The pod's annotation wins over its service account's, which wins over the default."""
     key = f"{W}service-account-token-expiration"
     assert wish({key: "7200"}, {key: "3600"}).expiration_seconds == 7200
     assert wish({}, {key: "86400"}).expiration_seconds == 86400
@@ -208,26 +214,26 @@ def test_the_pods_expiration_wins() -> None:
 
 @pytest.mark.parametrize("text", ["x", "0", "65536", ""])
 def test_a_sidecars_port_must_be_one(text: str) -> None:
-    """As upstream has it, though nothing listens there."""
+    """The annotation's port must be a valid one, as in upstream, although nothing listens there."""
     assert "port" in denial({f"{W}inject-proxy-sidecar": "", f"{W}proxy-sidecar-port": text})
     assert wish({f"{W}inject-proxy-sidecar": "", f"{W}proxy-sidecar-port": "8000"}).door is Door.TOKEN_FILE
 
 
 def test_an_account_without_a_client_id() -> None:
-    """The pod gets no variable for it, and a warning."""
+    """Its pod gets no AZURE_CLIENT_ID, and a warning."""
     wanted = wish(account={})
     assert "shop/cart" in wanted.warnings[0]
     assert "AZURE_CLIENT_ID" not in variables(inject(POD, wanted)["spec"]["initContainers"][0])
 
 
 def test_the_tenant_of_the_account_wins() -> None:
-    """It counts more than the cluster's tenant."""
+    """The service account's tenant wins over the cluster's."""
     assert wish(account=ACCOUNT | {f"{W}tenant-id": "other"}).tenant_id == "other"
     assert wish().tenant_id == TENANT
 
 
 def test_the_old_path_on_request() -> None:
-    """For programs that have it in their code."""
+    """An annotation selects the token's path of version 1.5, which some programs contain."""
     pod = inject(POD, wish({"podidentity.io/token-path": "v1.5"}))
     container = pod["spec"]["containers"][1]
     assert container["volumeMounts"][1]["name"] == "azure-identity-token"
@@ -243,7 +249,7 @@ def question(kind: str, content: dict[str, Any], version: str = "admission.k8s.i
 
 @pytest.mark.parametrize("version", ["admission.k8s.io/v1", "admission.k8s.io/v1beta1"])
 def test_a_review(version: str) -> None:
-    """Is answered in its own version, under its own UID."""
+    """A review is answered in its own version and with its own UID."""
     review = reviews.parse_review(question("Pod", POD | {"metadata": {"annotations": {"a": "b"}}}, version))
     assert review is not None
     assert (review.namespace, review.account, review.annotations) == ("shop", "default", {"a": "b"})
@@ -290,7 +296,7 @@ LABELLED = {"metadata": {"labels": {f"{W}use": "true"}}}
     ],
 )
 def test_a_label_where_it_does_nothing(kind: str, spec: dict[str, Any], *, warns: bool) -> None:
-    """A warning says where it belongs."""
+    """The label on an object other than a pod, and not in its pod template, is reported."""
     review = reviews.parse_review(question(kind, LABELLED | {"spec": spec}))
     assert review is not None
     assert (reviews.misplaced_label(review) is not None) == warns

@@ -20,5 +20,5 @@ from podidentity.core.model.addresses import canonical
     ],
 )
 def test_an_address_has_one_spelling(text: str, expected: str) -> None:
-    """What is no address is left alone."""
+    """Each address has one canonical spelling; a text that is no address stays as it is."""
     assert canonical(text) == expected

@@ -29,7 +29,7 @@ PROVIDER = "providers/Microsoft.ManagedIdentity/userAssignedIdentities"
     ],
 )
 def test_a_glob_covers_the_whole_resource_id(glob: str) -> None:
-    """`*` stands for any part of one segment, nothing included; case and blanks do not count."""
+    """A `*` stands for any part of one segment or for nothing; case and blanks around do not count."""
     assert allow_list.fits(glob, ID)
 
 
@@ -51,25 +51,25 @@ def test_a_glob_covers_the_whole_resource_id(glob: str) -> None:
     ],
 )
 def test_a_glob_covers_nothing_else(glob: str) -> None:
-    """No part, no prefix, no character class; a star never reaches over a slash."""
+    """Parts, prefixes and other wildcards do not cover an ID, and a `*` never covers a slash."""
     assert not allow_list.fits(glob, ID)
 
 
 def test_a_look_alike_is_not_covered() -> None:
-    """The Kelvin sign lower-cases to `k` in Unicode; it is not that letter to Azure. Other letters have their case."""
+    """The Kelvin sign becomes `k` in lower case but is another letter to Azure; other letters compare without case."""
     assert not allow_list.fits(make.resource_id("kiosk"), make.resource_id("\u212aiosk"))
     assert allow_list.fits(make.resource_id("kiosk", "gr\u00f6\u00dfe"), make.resource_id("KIOSK", "GR\u00d6\u00dfE"))
 
 
 @given(st.text("ab*", max_size=8), st.text("abAB/", max_size=8))
 def test_a_glob_means_the_plain_regular_expression(glob: str, text: str) -> None:
-    """The linear matcher agrees with the obvious one."""
+    """The matcher, which takes linear time, agrees with the obvious regular expression."""
     obvious = "[^/]*".join(map(re.escape, glob.lower().split("*")))
     assert allow_list.fits(glob, text) == bool(re.fullmatch(obvious, text.lower()))
 
 
 def test_a_namespace_without_the_annotation_is_allowed_nothing() -> None:
-    """The sentence names the namespace, the identity and the annotation."""
+    """The refusal names the namespace, the identity and the annotation."""
     why = allow_list.refusal(make.identity(), {"other": ID})
     assert why is not None
     assert f"namespace default is not allowed the identity {ID}" in why
@@ -77,12 +77,12 @@ def test_a_namespace_without_the_annotation_is_allowed_nothing() -> None:
 
 
 def test_any_glob_of_the_annotation_allows() -> None:
-    """They are separated by commas."""
+    """The annotation has globs separated by commas, of which one must match."""
     assert allow_list.refusal(make.identity(), {"default": f"/subscriptions/x,{ID}"}) is None
 
 
 def test_the_name_of_the_object_does_not_count() -> None:
-    """Tenants choose it: an allowed name with a foreign resource ID is refused."""
+    """An AzureIdentity with an allowed name and a foreign resource ID is refused: tenants choose the name."""
     disguised = make.identity("reader", resource_id=make.resource_id("admin"))
     assert allow_list.refusal(disguised, {"default": ID}) is not None
 
@@ -90,7 +90,7 @@ def test_the_name_of_the_object_does_not_count() -> None:
 @pytest.mark.parametrize("resource_id", ["", "nonsense", f"{ID}/x"])
 @pytest.mark.parametrize("kind", [0, 7])
 def test_an_identity_without_a_resource_id_is_refused(kind: int, resource_id: str) -> None:
-    """A client ID alone says nothing of whose it is, and an unknown type is not trusted either."""
+    """A client ID alone does not say which identity it is; an unknown type is not trusted either."""
     why = allow_list.refusal(make.identity(type=kind, resource_id=resource_id), {"default": "*," + ID})
     assert why is not None
     assert "set its resourceID" in why
@@ -98,12 +98,12 @@ def test_an_identity_without_a_resource_id_is_refused(kind: int, resource_id: st
 
 @pytest.mark.parametrize("kind", [1, 2])
 def test_service_principals_are_not_concerned(kind: int) -> None:
-    """Their Secret is what they are."""
+    """Service principals are allowed: whoever has the Secret has the principal."""
     assert allow_list.refusal(make.identity(type=kind, resource_id=""), {}) is None
 
 
 def test_a_refused_binding_gives_nothing_and_says_why() -> None:
-    """The reason is the same wherever it is shown."""
+    """The refused binding leads to no assignment, and is reported with its pod."""
     item = make.snapshot([make.pod()], [make.identity()], [make.binding()])
     desired = assigning.desired_assignments(item, make.policy(allow_list=True))
     assert not desired.assignments
@@ -121,7 +121,10 @@ def test_a_refused_binding_gives_nothing_and_says_why() -> None:
     ],
 )
 def test_both_namespaces_must_be_allowed_the_identity(allowed: dict[str, str], refused: str) -> None:
-    """Neither a pod that writes another team's label nor a binding of somebody else's identity gets past the list."""
+    """Both the pod's and the binding's namespace must be allowed the identity.
+
+    Neither the label of another team nor a binding of a foreign identity gets past the list.
+    """
     pod = make.pod(namespace="team-a")
     identities = {make.identity().key: make.identity()}
     selections = matching.Selections([make.binding()], identities, force_namespaced=False, permissions=allowed)

@@ -49,7 +49,7 @@ def test_a_node_of_a_scale_set_is_the_scale_set() -> None:
 
 
 def test_a_node_that_is_a_vm_is_the_vm() -> None:
-    """The other form of a provider ID."""
+    """The provider ID of a single VM leads to that VM."""
     provider_id = "azure:///subscriptions/S/resourceGroups/G/providers/Microsoft.Compute/virtualMachines/N"
     target = arm.target_of("n1", provider_id, "", "")
     assert target == arm.virtual_machine("s", "g", "n")
@@ -59,18 +59,18 @@ def test_a_node_that_is_a_vm_is_the_vm() -> None:
 
 @pytest.mark.parametrize("provider_id", ["", "kind://docker/x", "aws:///eu/i-1"])
 def test_a_foreign_provider_id_means_a_vm_named_like_the_node(provider_id: str) -> None:
-    """As upstream always did."""
+    """A node with another provider ID, or none, is a VM of the node's name, as in upstream."""
     assert arm.target_of("Node-1", provider_id, "S", "G") == arm.virtual_machine("s", "g", "node-1")
 
 
 def test_arm_tells_client_ids() -> None:
-    """An identity that was deleted in Azure still stands on a target, without one."""
+    """A target lists client IDs; an identity that was deleted in Azure is still listed, without one."""
     silent = arm.ArmState(client_ids=((make.identity_id("gone"), ""),))
     assert arm.client_ids([make.state("reader"), silent]) == {make.identity_id("reader"): "client-of-reader"}
 
 
 def test_a_look_alike_is_not_somebodys_identity() -> None:
-    """The Kelvin sign is a `k` in lower case: what a tenant writes must not share another's place in a plan."""
+    """An ID with the Kelvin sign is not that with a `k`: a tenant's ID must not take another's place in a plan."""
     kelvin = arm.parse_identity_id(make.resource_id("\u212aeys"))
     assert kelvin is not None
     assert kelvin != make.identity_id("keys")
@@ -81,7 +81,7 @@ def test_a_look_alike_is_not_somebodys_identity() -> None:
 
 @pytest.mark.parametrize("lookalike", ["\u212a", "\u2126", "\u212b", "\u0130", "\u017f", "\u0131", "\u1e9e"])
 def test_no_letter_takes_anothers_place(lookalike: str) -> None:
-    """Signs of Kelvin, Ohm and Angstrom, Turkish i's, long s, capital sharp s: each stays what it is."""
+    """Kelvin, Ohm and Angstrom signs, Turkish i's, the long s and capital sharp s remain letters of their own."""
     others = {lookalike.lower(), lookalike.upper(), lookalike.casefold()} - {lookalike}
     assert arm.fold_case(lookalike) not in {arm.fold_case(other) for other in others}
 
@@ -93,5 +93,5 @@ def test_both_cases_of_a_letter_are_one(text: str) -> None:
 
 
 def test_an_id_that_is_too_long_is_none() -> None:
-    """ARM's have some 350 characters at most; whatever is read is remembered."""
+    """An ID longer than ARM's, which have some 350 characters, is refused: every ID is remembered."""
     assert arm.parse_identity_id(make.resource_id("r" * 1000)) is None

@@ -23,7 +23,7 @@ def test_the_walkthroughs_capitalised_spelling_is_read() -> None:
 
 
 def test_the_schemas_spelling_wins_when_both_are_set() -> None:
-    """An object edited with two tools holds both; the lower-case one is the current one."""
+    """An object that two tools have edited may hold both spellings; the lower-case one counts."""
     assert crd.parse_identity(stored({"ClientID": "old", "clientID": "new"})).client_id == "new"
 
 
@@ -31,21 +31,21 @@ def test_the_schemas_spelling_wins_when_both_are_set() -> None:
     "secret", [{"name": "s", "namespace": "n"}, {"Name": "s", "Namespace": "n"}, {"NAME": "s", "Namespace": "n"}]
 )
 def test_a_secret_reference_is_read_in_any_case(secret: dict[str, str]) -> None:
-    """`clientPassword` is written in every mix of case."""
+    """The fields of `clientPassword` occur in every mix of upper and lower case."""
     assert crd.parse_identity(stored({"type": 1, "clientPassword": secret})).client_password == SecretReference(
         "n", "s"
     )
 
 
 def test_a_secret_without_namespace_is_the_identitys_own() -> None:
-    """No other namespace may be guessed."""
+    """A Secret reference without namespace means the namespace of its AzureIdentity."""
     assert crd.parse_identity(stored({"type": 1, "clientPassword": {"name": "s"}})).client_password == SecretReference(
         "team-a", "s"
     )
 
 
 def test_the_behavior_annotation_makes_an_identity_namespaced() -> None:
-    """Upstream's annotation."""
+    """An AzureIdentity with upstream's annotation serves its own namespace only."""
     annotations = {"aadpodidentity.k8s.io/Behavior": "namespaced"}
     assert crd.parse_identity(stored({}, annotations=annotations)).namespaced
     assert not crd.parse_identity(stored({})).namespaced
@@ -53,7 +53,7 @@ def test_the_behavior_annotation_makes_an_identity_namespaced() -> None:
 
 @pytest.mark.parametrize("value", ["broker", "Broker"])
 def test_the_source_annotation_moves_a_managed_identity_to_the_broker(value: str) -> None:
-    """The object is of type 0 still, and an assigned identity repeats the annotation."""
+    """The stored object still has type 0, and the annotation is written again with it."""
     identity = crd.parse_identity(stored({"type": 0}, annotations={"podidentity.io/token-source": value}))
     assert (identity.type, identity.arm_id) == (3, None)
     obj = crd.render_identity(identity)
@@ -63,7 +63,7 @@ def test_the_source_annotation_moves_a_managed_identity_to_the_broker(value: str
 
 
 def test_the_source_annotation_means_nothing_elsewhere() -> None:
-    """On a service principal, or with another value."""
+    """The annotation has no effect on a service principal, nor with another value."""
     assert crd.parse_identity(stored({"type": 1}, annotations={"podidentity.io/token-source": "broker"})).type == 1
     assert crd.parse_identity(stored({"type": 0}, annotations={"podidentity.io/token-source": "machine"})).type == 0
 
@@ -79,7 +79,7 @@ def test_the_source_annotation_means_nothing_elsewhere() -> None:
     ],
 )
 def test_a_malformed_field_is_named(field: str, value: object, expected: str) -> None:
-    """The sentence names object and field."""
+    """The error names the object and the field."""
     with pytest.raises(MalformedObjectError, match=f"AzureIdentity team-a/reader: {expected}"):
         crd.parse_identity(stored({field: value}))
 
@@ -110,7 +110,7 @@ def test_an_identity_survives_being_written_and_read(identity: AzureIdentity) ->
 
 
 def test_a_binding_survives_being_written_and_read() -> None:
-    """Both spellings of a binding come to one value."""
+    """A binding is the same after it, and both spellings lead to one value."""
     binding = make.binding()
     assert crd.parse_binding(crd.render_binding(binding)) == binding
     spec = {"AzureIdentity": "reader", "Selector": "reader", "Weight": 3}
@@ -120,7 +120,7 @@ def test_a_binding_survives_being_written_and_read() -> None:
 
 
 def test_an_assigned_identity_survives_being_written_and_read() -> None:
-    """What MIC writes, NMI reads."""
+    """NMI reads what MIC writes, with upstream's label and finalizer."""
     item = make.assigned()
     obj = crd.render_assigned(item)
     assert crd.parse_assigned(obj) == item
@@ -137,14 +137,14 @@ def test_an_assigned_identity_carries_its_bindings_uid() -> None:
 
 
 def test_the_resource_version_is_kept_for_conflict_detection() -> None:
-    """A replace carries what was read."""
+    """An object that is written again has the resource version with which it was read."""
     obj = crd.render_assigned(make.assigned())
     obj["metadata"]["resourceVersion"] = "7"
     assert crd.render_assigned(crd.parse_assigned(obj))["metadata"]["resourceVersion"] == "7"
 
 
 def test_an_assigned_identity_without_status_counts_as_assigned() -> None:
-    """Objects made before states existed."""
+    """Objects from before there were states have none, and their identities were assigned."""
     obj = crd.render_assigned(make.assigned(state=AssignedState.CREATED))
     del obj["status"]
     assert crd.parse_assigned(obj).state == AssignedState.ASSIGNED
@@ -152,20 +152,20 @@ def test_an_assigned_identity_without_status_counts_as_assigned() -> None:
 
 
 def test_an_unknown_state_is_named() -> None:
-    """A state nobody knows is an error, not a default."""
+    """An unknown state is an error that names it."""
     obj = crd.render_assigned(make.assigned()) | {"status": {"status": "Broken"}}
     with pytest.raises(MalformedObjectError, match='status "Broken" is unknown'):
         crd.parse_assigned(obj)
 
 
 def test_an_exception_reads_both_spellings() -> None:
-    """`PodLabels` is the old one."""
+    """The old spelling `PodLabels` is read."""
     exception = crd.parse_exception(stored({"PodLabels": {"app": "mic"}}))
     assert exception.pod_labels == {"app": "mic"}
 
 
 def test_conditions_are_read_and_written_alike() -> None:
-    """Whatever else stands in the status, and however odd it is."""
+    """Conditions are written as they were read; a malformed list of conditions is read as none."""
     stored = {
         "type": "Applied",
         "status": "True",
@@ -182,7 +182,7 @@ def test_conditions_are_read_and_written_alike() -> None:
 
 
 def test_old_spelling_is_rewritten_and_nothing_else() -> None:
-    """Names that differ only in case; the value that counted is the one that stays."""
+    """Names that differ only in case become those of the schema; of two values the one that counted stays."""
     old = {
         "apiVersion": "v1",
         "kind": "AzureIdentity",
@@ -199,7 +199,7 @@ def test_old_spelling_is_rewritten_and_nothing_else() -> None:
 
 
 def test_what_is_embedded_is_rewritten_too() -> None:
-    """An assigned identity of old times."""
+    """The identity embedded in an old AzureAssignedIdentity is rewritten as well."""
     stored = crd.render_assigned(make.assigned())
     assert crd.respelled(stored) is None
     identity = {**stored["spec"]["azureIdentityRef"], "spec": {"ResourceID": "r"}}
@@ -220,14 +220,17 @@ def test_what_is_embedded_is_rewritten_too() -> None:
     ],
 )
 def test_a_text_that_is_no_name_is_refused(field: str, value: object) -> None:
-    """A megabyte in one field would be repeated for each pod that it concerns; the error does not repeat it."""
+    """A field that is too long is refused by an error that does not repeat it.
+
+    A megabyte in one field would otherwise be repeated for each pod that it concerns.
+    """
     with pytest.raises(MalformedObjectError, match=field) as caught:
         crd.parse_identity(stored({field: value}))
     assert len(str(caught.value)) < 200
 
 
 def test_a_node_selector_without_an_end_is_cut() -> None:
-    """What is kept of it is too long to be a selector, and is told to be so."""
+    """A huge node selector is cut to a length that is still refused as too long."""
     annotated = stored({"azureIdentity": "a"}, annotations={crd.NODE_SELECTOR_ANNOTATION: "!a," * 80_000})
     selector = label_selector.parse_selector(crd.parse_binding(annotated).node_selector)
     assert isinstance(selector, label_selector.BadSelector)
@@ -235,7 +238,10 @@ def test_a_node_selector_without_an_end_is_cut() -> None:
 
 
 def test_what_a_tenant_wrote_is_shown_on_one_line() -> None:
-    """A reason stands in logs and conditions: no line end, no escape sequence, no end of its own."""
+    """A tenant's text in a reason is shortened, without line ends or escape sequences.
+
+    Logs and conditions show it.
+    """
     identity = make.identity(resource_id="x\n2026-11-24T01:00:00.000Z INFO mic: all is well\x1b[2J" + "y" * 900)
     told = matching.identity_refusal(identity)
     assert told is not None
@@ -245,7 +251,7 @@ def test_what_a_tenant_wrote_is_shown_on_one_line() -> None:
 
 @pytest.mark.parametrize(("length", "labelled"), [(63, True), (64, False)])
 def test_a_nodes_name_that_is_no_label_value_is_left_out(*, length: int, labelled: bool) -> None:
-    """The API server would refuse the object, and its pod would get nothing; the spec names the node all the same."""
+    """A node's name that is too long for a label is left out there, since the API server would refuse the object."""
     node = "n" * length
     obj = crd.render_assigned(make.assigned(make.pod(node=node)))
     assert obj["metadata"]["labels"] == ({"nodename": node} if labelled else {})
@@ -253,14 +259,17 @@ def test_a_nodes_name_that_is_no_label_value_is_left_out(*, length: int, labelle
 
 
 def test_a_managed_identity_keeps_nothing_of_a_service_principals() -> None:
-    """Each assigned identity repeats its AzureIdentity: what no managed identity uses is not multiplied by pods."""
+    """Fields of a service principal are dropped from a managed identity.
+
+    Each assigned identity repeats its AzureIdentity, so that they would be multiplied by the pods.
+    """
     spec = {"tenantID": "t", "adEndpoint": "https://a", "adResourceID": "r", "auxiliaryTenantIDs": ["t"]}
     assert crd.parse_identity(stored({**spec, "clientPassword": {"name": "s"}})) == crd.parse_identity(stored({}))
     assert crd.parse_identity(stored({**spec, "type": 1})).auxiliary_tenant_ids == ("t",)
 
 
 def test_of_conditions_without_an_end_a_few_are_read() -> None:
-    """A tenant may write the status: neither their number nor their length fills MIC's memory."""
+    """Number and length of conditions are bounded, since a tenant who writes a status must not fill MIC's memory."""
     conditions = [{"type": f"T{number}", "message": "m" * 100_000} for number in range(1000)]
     identity = crd.parse_identity({**stored({}), "status": {"conditions": conditions}})
     assert len(identity.conditions) == crd.MOST_CONDITIONS

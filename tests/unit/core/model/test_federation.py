@@ -27,14 +27,14 @@ ONE = FederatedCredential(
     ],
 )
 def test_what_azure_refuses_is_refused_before_it_is_asked(changes: dict[str, str], words: str) -> None:
-    """Each rule has its sentence."""
+    """A credential that Azure would refuse is refused with a sentence for the rule."""
     refusal = federation.refuse(replace(ONE, **changes), ())
     assert refusal is not None
     assert words in refusal
 
 
 def test_twenty_fit_and_the_next_does_not() -> None:
-    """One that is there already may be written again."""
+    """An identity has at most twenty credentials; one that exists may be written again."""
     present = [replace(ONE, name=f"fic-{number}", subject=f"subject-{number}") for number in range(20)]
     assert federation.refuse(ONE, present[:19]) is None
     assert federation.refuse(present[3], present) is None
@@ -44,13 +44,13 @@ def test_twenty_fit_and_the_next_does_not() -> None:
 
 
 def test_issuer_and_subject_are_unique() -> None:
-    """Another name does not make it another credential; another case of the subject does."""
+    """The same issuer and subject under another name are refused; a subject in another case is another subject."""
     assert '"other" is already there' in (federation.refuse(ONE, [replace(ONE, name="other")]) or "")
     assert federation.refuse(ONE, [replace(ONE, name="other", subject=ONE.subject.upper())]) is None
 
 
 def test_names_differ_by_cluster_and_always_fit() -> None:
-    """Service accounts may have dots and 253 characters; two clusters' credentials are two."""
+    """Names of credentials differ by cluster, and fit although a service account may have dots and 253 characters."""
     names = {federation.name_of(issuer, "team-a", "x." * 100) for issuer in ("https://one", "https://two")}
     assert len(names) == 2
     for name in names:

@@ -1,4 +1,4 @@
-"""What MIC tells NMI of a machine: its name, its form, and what cannot be read."""
+"""What MIC publishes of a machine for NMI: its name, its form, and what cannot be read."""
 
 import pytest
 from hypothesis import given
@@ -17,12 +17,12 @@ CLIENT_IDS = st.dictionaries(
 
 @given(st.builds(MachineState, CLIENT_IDS, st.booleans(), st.booleans()))
 def test_what_is_written_is_read(state: MachineState) -> None:
-    """All of it, also of identities of which ARM reports no client ID."""
+    """The annotations hold everything, including identities for which ARM reports no client ID."""
     assert machine_state.parse_annotations(machine_state.render_annotations(state, "path")) == state
 
 
 def test_what_arm_says_comes_through() -> None:
-    """NMI has the identities and client IDs that MIC plans with, and MIC's rules."""
+    """NMI has the identities and client IDs that ARM reported, and MIC's rules."""
     state = machine_state.machine_state(make.state("b", "a"), make.policy(force_namespaced=True))
     assert state.arm_state.identities == make.state("a", "b").identities
     assert arm.client_ids([state.arm_state]) == arm.client_ids([make.state("a", "b")])
@@ -48,13 +48,16 @@ def test_two_thousand_identities_fit() -> None:
     ],
 )
 def test_half_of_it_is_nothing(annotations: dict[str, str]) -> None:
-    """An object that somebody else wrote, or a later release, is as good as none."""
+    """An object that lacks a part or has another form is an error that says to delete it."""
     with pytest.raises(MalformedObjectError, match="delete it"):
         machine_state.parse_annotations(annotations)
 
 
 def test_a_rule_that_is_not_clearly_off_is_on() -> None:
-    """Nothing is given away by a word that is not understood; an ID that is none is left out."""
+    """A rule whose value is not understood is on, so that nothing is allowed by mistake.
+
+    A malformed identity ID is left out.
+    """
     read = machine_state.parse_annotations(
         {IDENTITIES: '{"/a": {"b": "c"}}', RULES: '{"forceNamespaced": "no", "namespaceAllowList": 0}'}
     )
@@ -62,7 +65,10 @@ def test_a_rule_that_is_not_clearly_off_is_on() -> None:
 
 
 def test_each_machine_has_a_name_of_its_own() -> None:
-    """Capitals make no difference; subscription, group and kind do. A node without provider ID goes by its own name."""
+    """Names differ by subscription, group and kind, and not by case.
+
+    A node without a provider ID of Azure has its object by its own name.
+    """
     names = [
         machine_state.object_name(target)
         for target in (

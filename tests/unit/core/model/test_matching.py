@@ -53,7 +53,7 @@ def teams(number: int, *, pods: int = 5, namespaced: bool = True) -> Snapshot:
 
 @pytest.mark.parametrize("forced", [True, False])
 def test_a_label_that_many_namespaces_use_costs_each_pod_its_own_binding(*, forced: bool) -> None:
-    """Twice the teams are twice the work: no pod looks at the bindings of others."""
+    """Four times as many teams cost four times the work: no pod looks at the bindings of other teams."""
     policy = make.policy(force_namespaced=forced)
     few, many = teams(40, namespaced=not forced), teams(160, namespaced=not forced)
     assert len(plan(many, policy).writes) == 160 * 5
@@ -62,7 +62,7 @@ def test_a_label_that_many_namespaces_use_costs_each_pod_its_own_binding(*, forc
 
 
 def test_bindings_that_select_nothing_cost_no_pod_anything() -> None:
-    """A thousand more bindings are a thousand more lookups, whether there are 10 pods or 500."""
+    """A thousand more bindings cost the same whether there are 10 pods or 500."""
     others = [make.binding(f"b{number}", selector=f"s{number}") for number in range(1000)]
 
     def more(pods: int) -> int:
@@ -74,7 +74,10 @@ def test_bindings_that_select_nothing_cost_no_pod_anything() -> None:
 
 
 def test_pods_without_a_binding_of_their_own_hear_of_a_few_others() -> None:
-    """In namespaced mode a hundred teams may use the label; who forgot a binding needs the advice once or twice."""
+    """In namespaced mode a pod without a binding is told of some bindings of others.
+
+    A hundred teams may use its label, and the advice is needed only once or twice.
+    """
     policy, lonely = make.policy(force_namespaced=True), make.pod(namespace="lonely")
     snapshot = teams(100)
     result = assigning.desired_assignments(replace(snapshot, pods=(*snapshot.pods, lonely)), policy).ineffective
@@ -84,14 +87,14 @@ def test_pods_without_a_binding_of_their_own_hear_of_a_few_others() -> None:
 
 
 def test_of_a_label_that_nothing_selects_nothing_comes() -> None:
-    """And nothing is kept of it: anybody may write any label."""
+    """A label that no binding selects leads to nothing."""
     selections = matching.Selections([make.binding()], {}, force_namespaced=False)
     assert selections.selecting("default", "unknown") == ()
     assert selections.selecting("default", "reader") == selections.selecting("default", "reader") != ()
 
 
 def test_each_namespace_without_a_binding_is_told_where_it_stands() -> None:
-    """The same bindings of others, with the advice for each."""
+    """Bindings of other namespaces are reported to each namespace with advice of its own."""
     selections = matching.Selections([make.binding(namespace="team")], {}, force_namespaced=True)
     message = [
         item.message
@@ -103,7 +106,7 @@ def test_each_namespace_without_a_binding_is_told_where_it_stands() -> None:
 
 
 def test_two_bindings_of_one_identity_give_it_once() -> None:
-    """The first in binding order is the reason; the other is no mistake."""
+    """The first in binding order counts, and the other is not reported as a mistake."""
     bindings = [make.binding("b"), make.binding("a")]
     (write,) = (outcome := plan(make.snapshot([make.pod()], [make.identity()], bindings))).writes
     assert (write.assigned_identity.binding.key.name, outcome.ineffective) == ("a", ())

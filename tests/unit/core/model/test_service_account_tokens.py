@@ -19,7 +19,7 @@ def token(claims: Any) -> str:
 
 
 def test_the_pod_of_a_bound_token() -> None:
-    """Its name, its namespace and its UID."""
+    """A bound token names its pod, the pod's namespace and its UID."""
     assert bound_pod(token({"kubernetes.io": POD})) == BoundPod(ObjectKey("team-a", "web"), "u1")
 
 
@@ -43,5 +43,5 @@ def test_the_pod_of_a_bound_token() -> None:
     ],
 )
 def test_what_names_no_pod(text: str) -> None:
-    """No token, or one that is bound to none."""
+    """A text that is no token, and a token that is bound to no pod, name none."""
     assert bound_pod(text) is None

@@ -16,5 +16,5 @@ from podidentity.core.model.wording import some_of
     ],
 )
 def test_what_is_left_out_is_counted(texts: tuple[str, ...], sentence: str) -> None:
-    """The first ones stand there, whatever the number."""
+    """A list has its first items and the number of the others."""
     assert some_of(iter(texts), 2) == sentence

@@ -1,4 +1,4 @@
-"""The health of brokers: replicas, CA, grants, and the identities' trust."""
+"""What `doctor` says of brokers: replicas, CA, grants, and whether identities trust them."""
 
 from dataclasses import replace
 from typing import Any
@@ -49,28 +49,28 @@ def facts(**fields: Any) -> BrokerFacts:
 
 
 def bad(findings: tuple[Finding, ...]) -> list[Finding]:
-    """Return what is not well; each says what to do."""
+    """Return the findings that are not OK; hold that each says what to do."""
     faults = [finding for finding in findings if finding.verdict != Verdict.OK]
     assert all(finding.todo for finding in faults)
     return faults
 
 
 def test_a_healthy_broker() -> None:
-    """Everything is looked at, and well."""
+    """Every check is made, and none finds anything."""
     findings = brokers.diagnose(facts())
     assert bad(findings) == []
     assert [finding.check for finding in findings] == ["broker", "ca", "issuer", "grants", "credential"]
 
 
 def test_a_cluster_without_a_broker_hears_nothing_of_it() -> None:
-    """But what could not be seen is said."""
+    """Without a broker there is no finding, unless something could not be read."""
     assert brokers.diagnose(BrokerFacts()) == ()
     unseen = brokers.diagnose(BrokerFacts(unavailable=(("broker", "may not list deployments"),)))
     assert [finding.verdict for finding in unseen] == [Verdict.UNKNOWN]
 
 
 def test_a_broker_needs_no_machines() -> None:
-    """Without MIC, NMI and their definitions, nobody misses them; with any of them all are looked at."""
+    """With a broker alone, missing MIC, NMI and definitions are no finding; with any of those, all are checked."""
     alone = brokers.diagnose_all(
         Facts("server", unavailable=(("nodes", "no right"), ("identities", "no kind"))), facts()
     )
@@ -95,7 +95,7 @@ def test_a_broker_needs_no_machines() -> None:
     ],
 )
 def test_a_deployment_that_is_not_well(changes: dict[str, Any], verdict: Verdict, message: str, todo: str) -> None:
-    """One sentence, and the command that mends it."""
+    """The finding is one sentence, with the command that mends it."""
     (finding,) = bad(brokers.diagnose(facts(brokers=(replace(BROKER, **changes),))))
     assert finding.verdict == verdict
     assert message in finding.message
@@ -112,7 +112,7 @@ def test_a_deployment_that_is_not_well(changes: dict[str, Any], verdict: Verdict
     ],
 )
 def test_a_ca_that_is_not_well(authority: Authority, message: str, todo: str) -> None:
-    """Clients could not verify the broker, now or soon."""
+    """A CA or bundle is a problem when clients cannot verify the broker, now or soon."""
     (finding,) = bad(brokers.diagnose(facts(authorities={KEY: authority}, now=30 * DAY)))
     assert finding.verdict == Verdict.PROBLEM
     assert message in finding.message
@@ -123,7 +123,7 @@ def test_a_ca_that_is_not_well(authority: Authority, message: str, todo: str) ->
     ("grants", "words"), [({}, "no ClusterRole grants an identity"), ({READER: False}, "that nobody is bound to")]
 )
 def test_grants_that_give_nothing(grants: dict[str, bool], words: str) -> None:
-    """They may be wanted: a note."""
+    """Missing or unused grants may be intended, so they are a note."""
     (finding,) = bad(brokers.diagnose(facts(grants=grants)))
     assert finding.verdict == Verdict.NOTE
     assert words in finding.message
@@ -141,7 +141,7 @@ def test_grants_that_give_nothing(grants: dict[str, bool], words: str) -> None:
     ],
 )
 def test_an_identity_that_does_not_trust_the_broker(identity: Trust, message: str, todo: str) -> None:
-    """Case 46 seen from the other side: the difference is named, and the exact command."""
+    """The problem names what differs in the federated credential, and the exact command."""
     finding = bad(brokers.diagnose(facts(trusts={READER: identity})))[0]
     assert finding.verdict == Verdict.PROBLEM
     assert message in finding.message
@@ -150,7 +150,7 @@ def test_an_identity_that_does_not_trust_the_broker(identity: Trust, message: st
 
 
 def test_nineteen_of_twenty_is_said() -> None:
-    """Case 51: before it is too late."""
+    """An identity with 19 of its 20 federated credentials is a note, before there is no room left."""
     (finding,) = bad(brokers.diagnose(facts(trusts={READER: trust(GOOD, *others(18))})))
     assert finding.verdict == Verdict.NOTE
     assert "uses 19 of its 20 federated credentials" in finding.message
@@ -158,21 +158,21 @@ def test_nineteen_of_twenty_is_said() -> None:
 
 
 def test_an_identity_that_could_not_be_seen() -> None:
-    """Not found in Azure, or no right to read it: unknown, with the command all the same."""
+    """An identity that Azure does not have, or that may not be read, has the verdict unknown."""
     (finding,) = bad(brokers.diagnose(facts(trusts={READER: Trust(READER, failure="not found")})))
     assert finding.verdict == Verdict.UNKNOWN
     assert f"identity {READER}: not found" in finding.message
 
 
 def test_one_broker_that_is_trusted_is_enough() -> None:
-    """Two teams' brokers without lists: an identity need not trust both."""
+    """With two brokers that have no list of identities, an identity need trust only one."""
     other = replace(BROKER, key=ObjectKey("team-a", "broker"))
     findings = brokers.diagnose(facts(brokers=(BROKER, other), authorities={}))
     assert bad(findings) == []
 
 
 def test_what_entra_said_to_the_broker_counts_until_azure_was_asked() -> None:
-    """An event of the last hour; it is older than what Azure says now."""
+    """An event of the last hour is a finding when Azure was not asked; otherwise Azure's newer answer counts."""
     event = MissingCredential(ObjectKey("podidentity-broker", "podidentity-broker"), READER, 60.0)
     (finding,) = bad(brokers.diagnose(facts(trusts=None, events=(event,))))
     assert "Entra ID found no federated credential" in finding.message
@@ -182,5 +182,5 @@ def test_what_entra_said_to_the_broker_counts_until_azure_was_asked() -> None:
 
 
 def test_owners_are_named_as_commands_take_them() -> None:
-    """An application by its client ID."""
+    """An application is named by its client ID, as commands take it."""
     assert trusts.owner_words(Trust(READER, is_application=True)) == f"--application {READER}"

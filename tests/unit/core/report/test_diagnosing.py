@@ -1,4 +1,4 @@
-"""What `doctor` makes of an installation."""
+"""What `doctor` says of an installation."""
 
 from dataclasses import replace
 
@@ -29,7 +29,7 @@ FAILING = Condition("Assigned", "False", "LinkedAuthorizationFailed", "scale set
 
 
 def test_all_is_well() -> None:
-    """A Windows node needs no NMI."""
+    """A healthy cluster has no finding but OK, although its Windows node has no NMI."""
     assert {item.verdict for item in diagnosing.diagnose(HEALTHY)} == {Verdict.OK}
 
 
@@ -102,20 +102,20 @@ TAINTED = replace(HEALTHY, startup_taint="k", tainted_nodes=frozenset({"n1"}))
     ],
 )
 def test_what_is_wrong_is_told(facts: Facts, check: str, verdict: Verdict, words: str) -> None:
-    """With the thing it is about."""
+    """Each fault is reported under its check, with its weight and what it is about."""
     result = [item for item in diagnosing.diagnose(facts) if item.check == check]
     assert (verdict, True) in [(item.verdict, words in item.message) for item in result]
 
 
 def test_without_daemons_there_is_no_version() -> None:
-    """There is no finding about versions then."""
+    """Without MIC and NMI there is no finding about versions."""
     checks = {item.check for item in diagnosing.diagnose(replace(HEALTHY, mic=(), nmi=()))}
     assert "versions" not in checks
     assert {"mic", "nmi"} <= checks
 
 
 def test_long_lists_are_cut() -> None:
-    """A hundred failing identities, or nodes, are counted."""
+    """Of thirty identities or nodes, ten are named and the others counted."""
     many = tuple(make.identity(f"i{number:02}", conditions=(FAILING,)) for number in range(30))
     nodes = tuple(make.node(f"n{number:02}") for number in range(30))
     told = [item.message for item in diagnosing.diagnose(replace(UNASSIGNED, identities=many, nodes=nodes))]
@@ -124,7 +124,7 @@ def test_long_lists_are_cut() -> None:
 
 
 def test_what_passes_by_itself_is_no_problem() -> None:
-    """An identity that nobody uses is not failing."""
+    """The condition of an identity that nobody uses is no problem."""
     idle = make.identity(conditions=(replace(FAILING, reason="NotInUse"),))
     assert {item.verdict for item in diagnosing.diagnose(replace(HEALTHY, identities=(idle,)))} == {Verdict.OK}
 
@@ -133,26 +133,26 @@ NOT_APPLIED = Condition("Applied", "False", "LinkedAuthorizationFailed", "1 pod 
 
 
 def verdicts(facts: Facts, check: str) -> list[Verdict]:
-    """Return how the findings about one thing weigh."""
+    """Return the verdicts of one check's findings."""
     return [item.verdict for item in diagnosing.diagnose(facts) if item.check == check]
 
 
 def behind(reason: str = "LinkedAuthorizationFailed", **fields: object) -> Facts:
-    """Conditions that say that an identity and its binding fail, where its pod has it."""
+    """Return facts in which conditions say that an identity and its binding fail, although the pod has the identity."""
     identity = make.identity(conditions=(replace(FAILING, reason=reason),))
     binding = replace(make.binding(), conditions=(NOT_APPLIED,))
     return replace(HEALTHY, identities=(identity,), bindings=(binding,), **fields)  # type: ignore[arg-type]  # any field
 
 
 def test_what_is_there_counts_more_than_older_conditions() -> None:
-    """Every pod has it: the conditions are shown, and nothing is wrong."""
+    """When every pod has the identity, conditions that say otherwise are only a note."""
     for check in ("identities", "bindings"):
         assert verdicts(behind(), check) == [Verdict.NOTE]
     assert verdicts(behind("TooManyRequests"), "throttling") == [Verdict.OK]
 
 
 def test_as_long_as_one_pod_lacks_it_the_condition_counts() -> None:
-    """One of two, or the only one, which is going."""
+    """When one of two pods, or the only one, lacks the identity, the condition is a problem."""
     other = replace(make.assigned(make.pod("other")), state=AssignedState.CREATED)
     for assigned in ((make.assigned(), other), (replace(make.assigned(), deleting=True),), ()):
         for check in ("identities", "bindings"):
@@ -160,7 +160,7 @@ def test_as_long_as_one_pod_lacks_it_the_condition_counts() -> None:
 
 
 def test_a_condition_of_a_former_generation_is_shown_and_no_problem() -> None:
-    """What it says was true of another spec; MIC will say what is true of this one."""
+    """A condition of an older generation speaks of another spec, so it is only a note."""
     identity = make.identity(conditions=(replace(FAILING, generation=1),), generation=2)
     binding = replace(make.binding(), conditions=(replace(NOT_APPLIED, generation=1),), generation=2)
     facts = replace(UNASSIGNED, identities=(identity,), bindings=(binding,))
@@ -168,12 +168,15 @@ def test_a_condition_of_a_former_generation_is_shown_and_no_problem() -> None:
 
 
 def test_where_no_pod_is_needed_pods_prove_nothing() -> None:
-    """With --assign-on=binding an identity may be refused on a scale set that has no pod for it yet."""
+    """With --assign-on=binding the condition stays a problem.
+
+    The identity may be refused on a scale set that has no pod for it yet.
+    """
     assert verdicts(behind(assign_on_binding=True), "identities") == [Verdict.PROBLEM]
 
 
 def test_a_wrong_client_id_counts_wherever_the_identity_is() -> None:
-    """It says nothing about machines."""
+    """A wrong client ID is a problem, also when every pod has the identity."""
     wrong = Condition("ClientIDMatches", "False", "WrongClientID", "it is another")
     assert verdicts(replace(HEALTHY, identities=(make.identity(conditions=(wrong,)),)), "identities") == [
         Verdict.PROBLEM
@@ -185,7 +188,7 @@ def test_a_wrong_client_id_counts_wherever_the_identity_is() -> None:
 
 
 def test_in_managed_mode_no_condition_of_mics_counts() -> None:
-    """Nobody corrects what MIC wrote before it was taken away."""
+    """In managed mode MIC's conditions are notes: without MIC nobody corrects them."""
     managed = behind(managed_mode=True, assigned_identities=(), mic=())
     assert [verdicts(managed, check) for check in ("identities", "bindings")] == [
         [Verdict.NOTE],
@@ -194,7 +197,10 @@ def test_in_managed_mode_no_condition_of_mics_counts() -> None:
 
 
 def test_secrets_are_asked_for_one_by_one() -> None:
-    """Those of service principals, each where it lies; without a namespace of its own, where its AzureIdentity does."""
+    """The right to read each service principal's Secret is checked in the namespace where the Secret is.
+
+    A reference without a namespace means that of the AzureIdentity.
+    """
     identities = [
         make.identity("web"),
         make.identity(

@@ -1,4 +1,4 @@
-"""What `doctor` makes of NMI's doors through the broker: NMI, webhook and broker must agree."""
+"""What `doctor` says of NMI's doors through the broker, on which NMI, webhook and broker must agree."""
 
 from dataclasses import replace
 
@@ -28,7 +28,7 @@ HEALTHY = DoorFacts((node("n1"), node("n2")), (WEBHOOK,), (BROKER,))
 
 
 def test_all_is_well() -> None:
-    """Both doors are looked at; without a webhook, pods have their variables from elsewhere."""
+    """Both doors are reported as well, also without a webhook, when pods have their variables from elsewhere."""
     for facts in (HEALTHY, replace(HEALTHY, webhooks=())):
         findings = doors.diagnose(facts)
         assert [finding.verdict for finding in findings] == [Verdict.OK] * 2
@@ -44,7 +44,7 @@ def test_all_is_well() -> None:
     ],
 )
 def test_who_has_no_such_door_hears_nothing_of_it(facts: DoorFacts) -> None:
-    """NMI alone, a webhook alone, a broker alone."""
+    """There is no finding for NMI alone, a webhook without the door, or a broker alone."""
     assert doors.diagnose(facts) == ()
 
 
@@ -99,7 +99,7 @@ def test_who_has_no_such_door_hears_nothing_of_it(facts: DoorFacts) -> None:
 def test_what_does_not_agree_is_told_with_what_to_do(
     facts: DoorFacts, verdict: Verdict, message: str, todo: str
 ) -> None:
-    """One finding, which names who must be given what."""
+    """One finding says what differs, and which setting of which component to change."""
     (finding,) = [finding for finding in doors.diagnose(facts) if finding.verdict != Verdict.OK]
     assert finding.verdict == verdict
     assert message in finding.message

@@ -1,4 +1,4 @@
-"""What `explain` tells of a pod: the same reasons as the daemons', in the order of a token's way."""
+"""What `explain` says of a pod: the daemons' own reasons, in the order in which a token is made."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -38,7 +38,7 @@ def with_identity(*identities: AzureIdentity, assigned_identities: Iterable[Azur
 
 
 def test_no_token_is_promised_where_nmi_is_gone() -> None:
-    """Everything else is in order, and the outcome still is a problem: nobody answers the pod."""
+    """When only NMI is missing on the node, the outcome is a problem: nobody answers the pod."""
     outcome = explaining.explain(case(nmi_ready=False))[-1]
     assert (outcome.check, outcome.verdict) == ("token", Verdict.PROBLEM)
     assert outcome.message == (
@@ -48,12 +48,12 @@ def test_no_token_is_promised_where_nmi_is_gone() -> None:
 
 
 def last(told: Case) -> Finding:
-    """Return where the story ends."""
+    """Return the last finding, which is the outcome."""
     return explaining.explain(told)[-1]
 
 
 def test_a_pod_that_gets_its_token_is_told_step_by_step() -> None:
-    """From the pod to the token, and every step is well."""
+    """There is a finding for each step from the pod to the token, and all are OK."""
     findings = explaining.explain(case())
     assert [item.check for item in findings] == ["pod", "nmi", "label", "binding", "identity", "assigned", "token"]
     assert {item.verdict for item in findings} == {Verdict.OK}
@@ -79,36 +79,36 @@ def test_a_pod_that_gets_its_token_is_told_step_by_step() -> None:
     ],
 )
 def test_the_story_ends_where_something_is_missing(told: Case, verdict: Verdict, words: str) -> None:
-    """The last finding says what."""
+    """The last finding says what is missing."""
     assert last(told).verdict == verdict
     assert words in last(told).message
 
 
 def found(told: Case, check: str) -> list[tuple[Verdict, str]]:
-    """Return what was found about one thing."""
+    """Return verdict and message of one check's findings."""
     return [(item.verdict, item.message) for item in explaining.explain(told) if item.check == check]
 
 
 def test_a_mistyped_label_is_guessed() -> None:
-    """The nearest selector there is."""
+    """The advice names the selector that is most similar to the label."""
     assert last(case(make.pod(selector="raeder"))).todo.endswith("did you mean reader?")
 
 
 def test_an_excepted_pod_and_mic_are_answered_as_the_node() -> None:
-    """No binding counts for them."""
+    """For a pod with an exception, and for MIC itself, bindings do not count."""
     exception = AzurePodIdentityException(ObjectKey("default", "x"), {"aadpodidbinding": "READER"})
     assert "named by an AzurePodIdentityException" in last(case(exceptions=(exception,))).message
     assert "MIC itself" in last(case(make.mic_pod())).message
 
 
 def test_nmi_on_the_node_counts() -> None:
-    """Not ready: nothing is answered. Not seen: said."""
+    """An NMI that is not ready is a problem; when NMI could not be seen, the verdict is unknown."""
     assert found(case(nmi_ready=False), "nmi")[0][0] == Verdict.PROBLEM
     assert found(case(nmi_ready=None), "nmi")[0][0] == Verdict.UNKNOWN
 
 
 def test_one_binding_of_two_may_have_no_effect() -> None:
-    """That is worth knowing, and no problem."""
+    """A second binding without effect is a note, and the outcome is OK."""
     two = [make.binding(), make.binding("second", azure_identity="gone")]
     snapshot = make.snapshot([make.pod()], [make.identity()], two, [make.assigned()])
     assert [verdict for verdict, _ in found(case(snapshot=snapshot), "binding")] == [Verdict.OK, Verdict.NOTE]
@@ -116,7 +116,7 @@ def test_one_binding_of_two_may_have_no_effect() -> None:
 
 
 def test_what_is_wrong_with_an_identity_is_told() -> None:
-    """Unknown type, malformed resource ID, a Secret elsewhere."""
+    """An unknown type, a malformed resource ID and a Secret in another namespace are reported."""
     assert "type 7 is unknown" in found(case(snapshot=with_identity(make.identity(type=7))), "identity")[0][1]
     malformed = case(snapshot=with_identity(make.identity(resource_id="x")))
     assert "is malformed" in found(malformed, "identity")[0][1]
@@ -128,7 +128,7 @@ def test_what_is_wrong_with_an_identity_is_told() -> None:
 
 
 def test_the_conditions_of_the_identity_are_part_of_the_story() -> None:
-    """What Azure refuses is a problem, what it is at is a wait, and what others say is theirs."""
+    """A refusal by Azure is a problem, an assignment under way a wait; conditions of other writers are left out."""
     failing = make.identity(conditions=(FAILING, replace(FAILING, type="SomebodyElses")))
     assert found(case(snapshot=with_identity(failing)), "azure") == [
         (Verdict.PROBLEM, "Assigned is False (LinkedAuthorizationFailed): scale set ss: give MIC the role")
@@ -140,7 +140,7 @@ def test_the_conditions_of_the_identity_are_part_of_the_story() -> None:
 
 
 def test_the_assigned_identity_is_looked_at() -> None:
-    """Missing, of another node, not yet Assigned."""
+    """An assigned identity that is missing, of another node or not yet Assigned is reported."""
     assert found(case(snapshot=with_identity(make.identity())), "assigned")[0][0] == Verdict.WAIT
     no_mic = case(snapshot=with_identity(make.identity()), mic_ready=False)
     assert found(no_mic, "assigned") == [(Verdict.PROBLEM, "MIC is not ready: nobody assigns identities")]
@@ -153,7 +153,7 @@ def test_the_assigned_identity_is_looked_at() -> None:
 
 
 def test_in_managed_mode_the_binding_of_the_namespace_decides() -> None:
-    """There is no assigned identity to wait for; bindings of other namespaces do not count."""
+    """In managed mode a binding of the pod's namespace suffices, and bindings of other namespaces do not count."""
     managed = case(snapshot=with_identity(make.identity(client_id="")), managed_mode=True, mic_ready=None)
     assert last(managed).message == "the pod gets a token of AzureIdentity default/reader"
     away = case(make.pod(namespace="team-a"), managed_mode=True)
@@ -161,19 +161,19 @@ def test_in_managed_mode_the_binding_of_the_namespace_decides() -> None:
 
 
 def test_the_allow_list_is_part_of_the_story() -> None:
-    """It has MIC's own sentence."""
+    """An identity that the allow list refuses is explained with MIC's own sentence."""
     told = case(policy=make.policy(allow_list=True))
     assert "is not allowed the identity" in last(told).message
 
 
 def test_a_pod_whose_label_changed_is_refused_or_waits() -> None:
-    """An outcome is what NMI would answer."""
+    """A pod whose assigned identity is being deleted waits."""
     other = replace(make.assigned(), deleting=True)
     assert last(case(snapshot=with_identity(make.identity(), assigned_identities=[other]))).verdict == Verdict.WAIT
 
 
 def test_what_is_there_counts_more_than_an_older_condition() -> None:
-    """The pod has its identity: that its condition says otherwise is worth knowing, and the pod gets its token."""
+    """When the pod has its identity, a condition that says otherwise is a note, and the pod gets its token."""
     for reason in ("Assigning", "LinkedAuthorizationFailed"):
         outdated = make.identity(conditions=(replace(FAILING, reason=reason),))
         there = case(snapshot=with_identity(outdated, assigned_identities=[make.assigned()]))
@@ -192,20 +192,20 @@ def test_what_is_there_counts_more_than_an_older_condition() -> None:
     ],
 )
 def test_what_is_not_there_is_as_the_condition_says(assigned: AzureAssignedIdentity) -> None:
-    """Created, of another node, or going: nothing speaks against the condition."""
+    """When the pod's assigned identity is Created, of another node or being deleted, the condition is a problem."""
     failing = case(snapshot=with_identity(make.identity(conditions=(FAILING,)), assigned_identities=[assigned]))
     assert found(failing, "azure")[0][0] == Verdict.PROBLEM
 
 
 def test_a_condition_of_a_former_generation_is_no_problem() -> None:
-    """What it says was true of another spec."""
+    """A condition of an older generation speaks of another spec, so it is a note."""
     edited = make.identity(conditions=(replace(FAILING, generation=1),), generation=2)
     ((verdict, subject),) = found(case(snapshot=with_identity(edited)), "azure")
     assert (verdict, "the AzureIdentity was changed since" in subject) == (Verdict.NOTE, True)
 
 
 def test_a_wrong_client_id_is_a_problem_wherever_the_identity_is() -> None:
-    """That the identity is on the machine says nothing about its client ID."""
+    """A wrong client ID is a problem, although the identity is on the machine."""
     wrong = make.identity(conditions=(Condition("ClientIDMatches", "False", "WrongClientID", "it is another"),))
     assert (
         found(case(snapshot=with_identity(wrong, assigned_identities=[make.assigned()])), "azure")[0][0]
@@ -214,14 +214,17 @@ def test_a_wrong_client_id_is_a_problem_wherever_the_identity_is() -> None:
 
 
 def test_in_managed_mode_no_condition_of_mics_counts() -> None:
-    """MIC does not run: what it wrote before is nobody's word."""
+    """In managed mode MIC does not run, so that its conditions are notes."""
     managed = case(snapshot=with_identity(make.identity(conditions=(FAILING,))), managed_mode=True, mic_ready=None)
     assert found(managed, "azure")[0][0] == Verdict.NOTE
     assert last(managed).verdict == Verdict.OK
 
 
 def test_where_mic_says_what_is_on_the_machine_its_objects_do_not_count() -> None:
-    """NMI decides by itself there: a pod without an object of MIC's gets its token, or waits for the identity."""
+    """Where MIC publishes what is on the machine, NMI decides by itself.
+
+    A pod without an AzureAssignedIdentity then gets its token, or waits until the identity is on the machine.
+    """
     machine = machine_state.machine_state(make.state("reader"), make.policy())
     without_object = with_identity(make.identity())
     findings = explaining.explain(case(snapshot=without_object, machine=machine, mic_ready=False))

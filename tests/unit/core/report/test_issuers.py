@@ -22,7 +22,7 @@ def documents(*keys: Any, **changes: Any) -> IssuerDocuments:
 
 
 def problems(findings: tuple[Finding, ...]) -> list[str]:
-    """Return the sentences of the problems; each says what to do."""
+    """Return the messages of the problems; hold that each says what to do."""
     faults = [finding for finding in findings if finding.verdict == Verdict.PROBLEM]
     assert all(finding.todo for finding in faults)
     return [finding.message for finding in faults]
@@ -43,7 +43,7 @@ def problems(findings: tuple[Finding, ...]) -> list[str]:
     ],
 )
 def test_an_address_that_entra_cannot_reach(issuer: str, words: str) -> None:
-    """Case 51: a sentence, with the fix."""
+    """The finding says what is wrong with the issuer's address, and with which flag to change it."""
     finding = issuers.judge_address(issuer)
     assert finding.verdict == Verdict.PROBLEM
     assert words in finding.message
@@ -52,12 +52,12 @@ def test_an_address_that_entra_cannot_reach(issuer: str, words: str) -> None:
 
 @pytest.mark.parametrize("issuer", [ISSUER, "https://20.1.2.3/x/", "https://oidc.prod-aks.azure.com/tenant/id/"])
 def test_a_public_address(issuer: str) -> None:
-    """The address of AKS's own issuer is one."""
+    """Public https addresses are fine, that of AKS's own issuers among them."""
     assert issuers.judge_address(issuer).verdict == Verdict.OK
 
 
 def test_all_is_well() -> None:
-    """What the API server has is published, letter for letter."""
+    """The published documents have exactly what the API server has."""
     good = documents(key())
     findings = issuers.judge(ISSUER, good, good)
     assert [finding.verdict for finding in findings] == [Verdict.OK, Verdict.OK]
@@ -97,12 +97,12 @@ def test_a_field_that_entra_refuses(changes: dict[str, Any], words: str) -> None
     ],
 )
 def test_keys_that_do_not_match(published: IssuerDocuments, words: str) -> None:
-    """Entra ID would refuse what the API server signs."""
+    """Published keys that differ from the API server's are a problem: Entra ID would refuse its tokens."""
     assert words in " ".join(problems(issuers.judge(ISSUER, published, documents(key()))))
 
 
 def test_a_key_that_the_cluster_does_not_have_is_worth_knowing() -> None:
-    """The next key is published before it signs."""
+    """A key that only the issuer publishes is a note: the next key is published before it signs."""
     findings = issuers.judge(ISSUER, documents(key(), key("next")), documents(key()))
     assert problems(findings) == []
     assert [finding.message for finding in findings if finding.verdict == Verdict.NOTE] == [
@@ -114,7 +114,7 @@ def test_a_key_that_the_cluster_does_not_have_is_worth_knowing() -> None:
     ("own", "words"), [(f"{ISSUER}/", "differs by the / at the end"), ("https://o", "signs as https://o:")]
 )
 def test_an_issuer_with_which_the_cluster_does_not_sign(own: str, words: str) -> None:
-    """Entra ID compares letter for letter."""
+    """The issuer in the cluster's tokens must be the same letter for letter, as Entra ID compares them."""
     finding = issuers.judge_signer(ISSUER, own)
     assert words in finding.message
     assert finding.todo == f"give the API server --service-account-issuer={ISSUER}"

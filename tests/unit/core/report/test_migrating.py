@@ -1,4 +1,4 @@
-"""From both predecessors' objects to another way's manifests."""
+"""What `migrate` writes for workloads of both predecessors, for each way to get tokens."""
 
 import json
 import shlex
@@ -48,12 +48,15 @@ def names(migration: Migration) -> list[str]:
 
 
 def todos(migration: Migration, check: str) -> list[str]:
-    """Return what is to be done about it."""
+    """Return the commands of one check's findings."""
     return [finding.todo for finding in migration.findings if finding.check == check]
 
 
 def test_to_the_broker() -> None:
-    """One annotation moves the AzureIdentity; both accounts are granted; pods with bindings stay as they are."""
+    """One annotation moves the AzureIdentity, and both service accounts are granted.
+
+    Only the pod without a binding changes.
+    """
     migration = migrating.plan(facts(), Way.BROKER)
     assert names(migration) == [
         "AzureIdentity reader",
@@ -69,7 +72,7 @@ def test_to_the_broker() -> None:
 
 
 def test_to_the_token_file() -> None:
-    """The account names the identity, and the Deployment's template asks for the door."""
+    """The service account names the identity, and the template of each workload asks for the door."""
     migration = migrating.plan(facts(), Way.TOKEN_FILE)
     assert "ServiceAccount app" in names(migration)
     assert "ServiceAccount modern" not in names(migration)
@@ -83,7 +86,7 @@ def test_to_the_token_file() -> None:
 
 
 def test_the_webhook_takes_a_migrated_pod_to_the_door() -> None:
-    """By the template as its patch has it, and the service account as its manifest has it."""
+    """With the template after its patch and the service account of the manifest, the webhook decides for the door."""
     migration = migrating.plan(facts(accounts={}), Way.TOKEN_FILE)
     (todo,) = todos(migration, "template")
     template = json.loads(shlex.split(todo)[-1])["spec"]["template"]["metadata"]
@@ -96,7 +99,7 @@ def test_the_webhook_takes_a_migrated_pod_to_the_door() -> None:
 
 
 def test_to_entra_itself() -> None:
-    """A credential for each service account, and no grants."""
+    """There is a command for a federated credential of each service account, and no grant."""
     migration = migrating.plan(facts(), Way.DIRECT)
     assert names(migration) == ["ServiceAccount app"]
     assert [todo.split(" ")[4:6] for todo in todos(migration, "template")] == [["deployment", "web"]]
@@ -109,7 +112,10 @@ def test_to_entra_itself() -> None:
 
 
 def test_back_to_the_machine() -> None:
-    """What came from there goes back by the same annotation; what never was there is for a person."""
+    """An AzureIdentity of the broker loses its annotation.
+
+    A workload that never had an AzureIdentity is a problem that a person must solve.
+    """
     federated = make.identity(type=IdentityType.FEDERATED)
     migration = migrating.plan(facts(identities=(federated,)), Way.MACHINE)
     assert names(migration) == ["AzureIdentity reader"]
@@ -132,13 +138,13 @@ def test_back_to_the_machine() -> None:
     ],
 )
 def test_what_nobody_but_a_person_can_decide(changes: dict[str, Any], words: str) -> None:
-    """Each of these gets a sentence of its own."""
+    """Each case that `migrate` cannot decide has a message of its own."""
     migration = migrating.plan(facts(**changes), Way.TOKEN_FILE)
     assert words in " ".join(finding.message for finding in migration.findings)
 
 
 def test_what_cannot_be_patched_is_said() -> None:
-    """A Job's template cannot be changed."""
+    """The template of a Job cannot be patched, and the advice says so."""
     pods = (replace(bound(), owner=Owner("Job", "j")),)
     migration = migrating.plan(facts(pods=pods, accounts={}), Way.DIRECT)
     assert todos(migration, "template") == ["change its template where it is written; this cannot be patched in place"]

@@ -1,4 +1,4 @@
-"""What a pod with workload identity would get, as it runs."""
+"""What `explain` says of a running pod with workload identity."""
 
 from dataclasses import replace
 from typing import Any
@@ -19,7 +19,7 @@ RULES = Rules(
 
 
 def bare(**labels: str) -> dict[str, Any]:
-    """Return a pod that nobody changed."""
+    """Return a pod that no webhook has changed."""
     spec = {"serviceAccountName": "app", "containers": [{"name": "app"}]}
     return {"metadata": {"namespace": "team-a", "name": "web", "labels": labels}, "spec": spec}
 
@@ -39,12 +39,12 @@ def case(pod: dict[str, Any], **fields: Any) -> WorkloadCase:
 
 
 def last(told: WorkloadCase) -> Finding:
-    """Return the outcome."""
+    """Return the last finding, which is the outcome."""
     return workloads.explain(told)[-1]
 
 
 def problems(told: WorkloadCase) -> list[Finding]:
-    """Return what is wrong; each says what to do, but for the outcome."""
+    """Return the problems; hold that each says what to do, except the outcome."""
     faults = [finding for finding in workloads.explain(told) if finding.verdict == Verdict.PROBLEM]
     assert all(finding.todo for finding in faults if finding.check != "token")
     return faults
@@ -59,7 +59,7 @@ def problems(told: WorkloadCase) -> list[Finding]:
     ],
 )
 def test_what_the_webhook_injects_is_well(door: Door, checks: list[str]) -> None:
-    """Each door is followed step by step, and nothing is wrong."""
+    """Each door has its steps, and none is a problem for a pod that the webhook injected."""
     told = case(injected(door))
     assert workloads.door_of(told.pod) is door
     assert [finding.check for finding in workloads.explain(told)] == checks
@@ -69,21 +69,21 @@ def test_what_the_webhook_injects_is_well(door: Door, checks: list[str]) -> None
 
 @pytest.mark.parametrize(("port", "faults"), [(2580, []), (None, []), (0, ["nmi"]), (2581, ["nmi"])])
 def test_nmi_serves_the_token_file_door_where_the_pod_asks(port: int | None, faults: list[str]) -> None:
-    """Where NMI was not to be seen nothing is claimed of it; else what is missing comes before the token."""
+    """NMI must serve the port that the pod asks; where NMI could not be seen, nothing is said of it."""
     told = case(injected(Door.TOKEN_FILE), token_file_port=port)
     assert [finding.check for finding in problems(told)] == [*faults, *(["token"] if faults else [])]
     assert all("--token-file-port=2580" in finding.todo for finding in problems(told)[:1])
 
 
 def test_a_client_id_beside_the_token_file_is_named() -> None:
-    """SDKs up to some releases refuse it by themselves."""
+    """AZURE_CLIENT_ID beside the token-file door is a problem, since some releases of SDKs refuse it."""
     pod = injected(Door.TOKEN_FILE)
     pod["spec"]["containers"][0]["env"].append({"name": "AZURE_CLIENT_ID", "value": READER})
     assert [finding.check for finding in problems(case(pod))] == ["selector", "token"]
 
 
 def test_the_direct_door_needs_a_credential_of_its_own() -> None:
-    """Nobody but Entra ID knows whether it is there: a note with the command."""
+    """Only Entra ID knows whether the federated credential exists, so a note has the command that creates it."""
     outcome = last(case(injected(Door.DIRECT)))
     assert outcome.verdict == Verdict.NOTE
     assert "trusts system:serviceaccount:team-a:app" in outcome.message
@@ -92,13 +92,13 @@ def test_the_direct_door_needs_a_credential_of_its_own() -> None:
 
 
 def test_the_credentials_audience_is_that_of_the_pods_token() -> None:
-    """Other clouds have others; the two are compared letter by letter."""
+    """The command has the audience of the pod's token, which differs between clouds."""
     china = replace(RULES, audience="api://AzureADTokenExchangeChina")
     assert "--audiences api://AzureADTokenExchangeChina" in last(case(injected(Door.DIRECT, rules=china))).todo
 
 
 def test_pods_without_workload_identity_are_none_of_its_business() -> None:
-    """Nor those whose label says no."""
+    """A pod without the label, or with another value than "true", is not explained."""
     assert not workloads.concerns(bare())
     assert not workloads.concerns(bare(**{USE_LABEL: "false"}))
     assert workloads.concerns(injected(Door.PROXY))
@@ -106,7 +106,7 @@ def test_pods_without_workload_identity_are_none_of_its_business() -> None:
 
 
 def test_a_pod_that_slipped_past_the_webhook() -> None:
-    """It has the label, and nothing was injected."""
+    """A pod with the label and without injected variables is a problem: delete it, so that it is created anew."""
     told = case(bare(**{USE_LABEL: "true"}))
     assert workloads.concerns(told.pod)
     (finding,) = workloads.explain(told)
@@ -116,7 +116,7 @@ def test_a_pod_that_slipped_past_the_webhook() -> None:
 
 
 def test_without_a_grant() -> None:
-    """403, and the ClusterRoleBinding to create; with its ClusterRole unless there is one."""
+    """Without a grant the outcome has the ClusterRoleBinding to create, and its ClusterRole where that is missing."""
     told = case(injected(Door.PROXY), is_granted=False)
     outcome = last(told)
     assert outcome.verdict == Verdict.PROBLEM

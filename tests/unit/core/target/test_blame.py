@@ -1,4 +1,4 @@
-"""Who spoilt a PATCH, and what users are told."""
+"""Which identity made ARM refuse a PATCH, and what the user is told."""
 
 from collections.abc import Callable
 
@@ -28,21 +28,24 @@ def odd(group: str, name: str = "n") -> IdentityId:
 @pytest.mark.parametrize("group", ["apps.prod", "apps(1)", "apps-_x", "MC_a.b(c)_eastus", "größe"])
 @pytest.mark.parametrize("written", [str, str.upper, lambda text: text.replace("(", "%28").replace(")", "%29")])
 def test_an_identity_is_found_by_whatever_characters_arm_allows(group: str, written: Callable[[str], str]) -> None:
-    """Upstream's pattern missed resource groups with dots and brackets."""
+    """Identities are found in ARM's message in any spelling.
+
+    Upstream's pattern missed resource groups with dots and brackets.
+    """
     identity = odd(group)
     refusal = ArmRefusal(403, "LinkedAuthorizationFailed", LINKED.format(written(identity.text)))
     assert blame(refusal, TargetChange((A, identity)), ()) == frozenset({identity})
 
 
 def test_a_look_alike_is_not_blamed() -> None:
-    """A tenant's identity with a Kelvin sign is refused: the one with a `k` is not set aside with it."""
+    """When an identity with a Kelvin sign in its name is refused, the one with a `k` there is not set aside."""
     lookalike, meant = odd("apps", "\u212aeys"), odd("apps", "keys")
     refusal = ArmRefusal(400, "FailedIdentityOperation", LINKED.format(lookalike.text))
     assert blame(refusal, TargetChange((lookalike, meant)), ()) == frozenset({lookalike})
 
 
 def test_all_named_ones_are_found_and_no_namesake() -> None:
-    """`reader` is not named where `reader-2` stands."""
+    """Every identity in ARM's message is found; `reader-2` in it does not stand for `reader`."""
     both = ArmRefusal(403, "LinkedAuthorizationFailed", LINKED.format(f"{A.text},{B.text}"))
     assert blame(both, TargetChange((A, B)), ()) == frozenset({A, B})
     second = ArmRefusal(403, "LinkedAuthorizationFailed", LINKED.format(B.text))
@@ -51,7 +54,10 @@ def test_all_named_ones_are_found_and_no_namesake() -> None:
 
 
 def test_one_that_is_there_already_is_found_too() -> None:
-    """A deleted identity fails every later PATCH of its scale set."""
+    """An identity that is on the target already may be the cause.
+
+    Once deleted in Azure, it fails every later PATCH of its scale set.
+    """
     refusal = ArmRefusal(400, "FailedIdentityOperation", f"The resource {B.text} was not found.")
     assert blame(refusal, TargetChange((A,)), [B]) == frozenset({B})
 
@@ -74,7 +80,7 @@ def test_one_that_is_there_already_is_found_too() -> None:
     ],
 )
 def test_without_a_name_the_code_decides(status: int, code: str, expected: Blame) -> None:
-    """What passes by itself is nobody's fault."""
+    """When ARM names no identity, status and code tell whether an identity is at fault or the target as a whole."""
     assert blame(ArmRefusal(status, code, "it went wrong"), TargetChange((A, B)), ()) is expected
 
 
@@ -84,7 +90,7 @@ def test_a_removal_alone_has_no_bad_addition() -> None:
 
 
 def test_a_missing_role_is_told_with_what_to_grant_to_whom() -> None:
-    """The sentence that hundreds of issues asked for."""
+    """The sentence names the role, the identity to grant it on, and who needs it, as far as ARM's message says that."""
     message = advise_identity(ArmRefusal(403, "LinkedAuthorizationFailed", LINKED.format(A.text)), A, make.target())
     assert message == (
         f"MIC may not assign {A} to scale set ss; grant Managed Identity Operator on {A} to "

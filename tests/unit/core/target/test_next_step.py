@@ -1,4 +1,4 @@
-"""One target's worker: what it does next, examples first, then what must hold wherever it is interrupted."""
+"""What the worker of one target does next: examples first, then what must hold wherever it is interrupted."""
 
 from dataclasses import replace
 
@@ -39,14 +39,14 @@ def test_a_burst_costs_one_get_and_one_patch() -> None:
 
 
 def test_the_first_pod_waits_for_the_window_and_no_longer() -> None:
-    """A lonely pod pays 50 ms."""
+    """A single pod is delayed by the window for bursts, 50 ms, and by nothing else."""
     world = run(wants=["a"])
     world.until(world.now + 10)
     assert world.patched_at == [pytest.approx(0.05)]
 
 
 def test_the_emptier_the_bucket_the_longer_a_burst_gathers() -> None:
-    """A stream of new identities must not spend ARM's tokens one by one."""
+    """The window grows as the rate limiter empties, so that a stream of new identities does not cost a PATCH each."""
     world = run(wants=["a"])
     names = ["a"]
     for number in range(100):
@@ -59,7 +59,7 @@ def test_the_emptier_the_bucket_the_longer_a_burst_gathers() -> None:
 
 
 def test_an_answer_without_client_ids_costs_one_get_more() -> None:
-    """The plan needs the client IDs."""
+    """When ARM's answer to a PATCH lacks client IDs, a GET follows, since the plan needs them."""
     world = run(Azure(tells=False), wants=["a"])
     world.until(world.now + 10)
     assert world.reads == 2
@@ -67,7 +67,7 @@ def test_an_answer_without_client_ids_costs_one_get_more() -> None:
 
 
 def test_nothing_happens_while_nothing_changes() -> None:
-    """Except for the look at each reconcile interval, which puts back what Azure lost."""
+    """Without changes there is one GET for each reconcile interval, which also finds and repairs what Azure lost."""
     world = run(wants=["a"])
     world.until(world.now + 175)
     assert (world.reads, len(world.patches)) == (1, 1)
@@ -85,13 +85,16 @@ def test_a_target_of_which_nothing_is_wanted_is_never_asked() -> None:
 
 
 def test_a_wish_that_is_none_changes_nothing() -> None:
-    """The plan repeats itself at every event."""
+    """The same wanted identities again leave the state as it is: a plan is made at every event."""
     world = run(wants=["a"])
     assert next_step.want(world.state, ids("a"), 5.0) is world.state
 
 
 def test_what_is_put_is_recorded_before_and_struck_off_after() -> None:
-    """A leader that dies in between leaves its successor a record that is too long, never one that is too short."""
+    """Identities are recorded before they are assigned and struck off after they are removed.
+
+    A leader that dies in between leaves a record with an identity too many, never one too few.
+    """
     world = run(wants=["a"])
     world.until(world.now + 10)
     world.want()
@@ -103,7 +106,7 @@ def test_what_is_put_is_recorded_before_and_struck_off_after() -> None:
 
 
 def test_what_somebody_else_just_put_there_survives_the_last_removal() -> None:
-    """A PATCH that leaves nothing takes everything away: it is made from an answer of this moment."""
+    """The target is read before the last removal, so that an identity that somebody else added meanwhile stays."""
     world = run(wants=["a"])
     world.until(world.now + 5)
     world.azure.carries[one("foreign")] = "client-of-foreign"
@@ -115,7 +118,10 @@ def test_what_somebody_else_just_put_there_survives_the_last_removal() -> None:
 
 
 def test_a_patch_is_made_from_a_fresh_answer() -> None:
-    """It says anew whether there is a system-assigned identity: an old answer could take that away."""
+    """The target is read right before a PATCH.
+
+    A PATCH says whether there is a system-assigned identity; from an old answer it could remove one.
+    """
     world = run(wants=["a"])
     world.until(world.now + 60)
     world.want("a", "b")
@@ -124,7 +130,7 @@ def test_a_patch_is_made_from_a_fresh_answer() -> None:
 
 
 def test_150_at_once_and_additions_first() -> None:
-    """ARM takes no more; removals ride along only where there is room."""
+    """A PATCH has at most 150 identities, ARM's limit; removals wait until all additions are sent."""
     old = [f"old{number}" for number in range(160)]
     new = [f"new{number:03}" for number in range(200)]
     world = run(Azure(carried(*old)), wants=new, assigned_by_mic=old)
@@ -139,7 +145,7 @@ def test_150_at_once_and_additions_first() -> None:
 
 
 def test_retry_after_is_obeyed_and_costs_one_patch() -> None:
-    """Not a GET in between either; pods that come meanwhile do not shorten it."""
+    """After a 429 nothing is sent before Retry-After is over, also when pods come meanwhile."""
     world = run(Azure(faults=[THROTTLED]), wants=["a"])
     world.until(1005.0)
     world.want("a", "b")
@@ -151,14 +157,14 @@ def test_retry_after_is_obeyed_and_costs_one_patch() -> None:
 
 
 def test_without_retry_after_throttling_lasts_until_the_bucket_has_a_token() -> None:
-    """Some 429s say nothing."""
+    """After a 429 without Retry-After the next PATCH waits until our own rate limiter has a token."""
     world = run(Azure(faults=[replace(THROTTLED, retry_after_seconds=None)]), wants=["a"])
     world.until(1100.0)
     assert world.patched_at == [pytest.approx(0.05), pytest.approx(15.05)]
 
 
 def test_an_error_that_passes_is_retried_soon_and_then_later() -> None:
-    """500 twice: over in seconds; told to users from the second time on."""
+    """After two answers of 500 the third PATCH succeeds within seconds; users are told from the second failure on."""
     world = run(Azure(faults=[BROKEN, BROKEN]), wants=["a"])
     world.until(1000.06)
     assert target_state.failing(world.state) == ()
@@ -183,7 +189,7 @@ def test_a_record_that_cannot_be_written_holds_the_patch() -> None:
 
 
 def test_reads_obey_the_bucket() -> None:
-    """36 at once, 12 a minute."""
+    """With an empty bucket the next GET waits for one token, 5 s at 12 a minute."""
     world = run(wants=["a"])
     world.state = replace(world.state, reads=replace(world.state.reads, tokens=0.0, updated_at=world.now))
     assert waits_until(world) == pytest.approx(1005.0, abs=0.01)
@@ -193,7 +199,7 @@ def test_reads_obey_the_bucket() -> None:
 
 
 def test_a_named_identity_is_set_aside_and_the_others_succeed_in_the_next_patch() -> None:
-    """It costs the others one more PATCH."""
+    """One identity that ARM names as the cause costs the others one more PATCH."""
     world = run(Azure(bad=ids("b")), wants=["a", "b", "c"])
     world.until(1001.0)
     assert [len(change.assign) for change in world.patches] == [3, 2]
@@ -206,7 +212,7 @@ def test_a_named_identity_is_set_aside_and_the_others_succeed_in_the_next_patch(
 
 @pytest.mark.parametrize("all_names", [True, False])
 def test_two_bad_among_six(*, all_names: bool) -> None:
-    """The good ones at once; the bad ones cost at most three refused PATCHes in 20 s."""
+    """Four good identities are assigned within a second; the bad ones cost at most three refused PATCHes in 20 s."""
     bad = ids("b", "e")
     world = run(Azure(bad=bad, all_names=all_names), wants=list("abcdef"))
     world.until(1001.0)
@@ -217,7 +223,7 @@ def test_two_bad_among_six(*, all_names: bool) -> None:
 
 @pytest.mark.parametrize("granted_at", range(20, 200, 7))
 def test_whoever_is_granted_the_role_is_assigned_within_a_minute(granted_at: float) -> None:
-    """With two bad ones on the target, whenever it happens."""
+    """Two refused identities are assigned within a minute of the role's grant, however long they were refused."""
     world = run(Azure(bad=ids("b", "e")), wants=list("abcdef"))
     world.until(1000.0 + granted_at)
     world.azure.bad = frozenset()
@@ -226,7 +232,7 @@ def test_whoever_is_granted_the_role_is_assigned_within_a_minute(granted_at: flo
 
 
 def test_whoever_is_touched_is_tried_at_once() -> None:
-    """Users who corrected something do not wait."""
+    """A change of the AzureIdentity ends its pause: a user who corrected something does not wait."""
     world = run(Azure(bad=ids("b")), wants=["a", "b"])
     world.until(1070.0)
     world.azure.bad = frozenset()
@@ -238,7 +244,10 @@ def test_whoever_is_touched_is_tried_at_once() -> None:
 
 @pytest.mark.parametrize("names", [True, False])
 def test_a_refusal_that_comes_when_nobody_wants_it_any_more_costs_the_next_one_a_pause(*, names: bool) -> None:
-    """Its pod goes while its PATCH is under way; with the role, the next one is served after the first pause."""
+    """A refusal that arrives after the pod is gone still counts.
+
+    A new pod of the identity, which now has its role, is served after the first pause.
+    """
     world = run(Azure(names=names), wants=["b"])
     step = world.step()
     while not isinstance(step, Send):
@@ -255,7 +264,10 @@ def test_a_refusal_that_comes_when_nobody_wants_it_any_more_costs_the_next_one_a
 
 
 def test_an_identity_that_comes_and_goes_is_not_tried_afresh_each_time() -> None:
-    """A tenant who makes pods of a refused identity again and again spends no PATCHes of the others on its target."""
+    """A refused identity whose pods come and go keeps its pause.
+
+    A tenant who creates and deletes such pods all the time does not use up the PATCHes of the target.
+    """
     world = run(Azure(bad=ids("b")), wants=["a"])
     world.until(1010.0)
     for _ in range(100):
@@ -267,7 +279,11 @@ def test_an_identity_that_comes_and_goes_is_not_tried_afresh_each_time() -> None
 
 
 def test_what_an_idle_target_has_spent_and_refused_counts_when_it_is_used_again() -> None:
-    """Its identity is the only one, and was deleted with its pod: nothing begins anew but what ARM says is there."""
+    """Rate limits and pauses outlive the time in which a target has no pod.
+
+    The refused identity is its only one and comes and goes with its pod; only what ARM says is on the target is
+    forgotten.
+    """
     world = run(Azure(bad=ids("b")), wants=["b"])
     for _ in range(100):
         world.until(world.now + 1)
@@ -282,7 +298,7 @@ def test_what_an_idle_target_has_spent_and_refused_counts_when_it_is_used_again(
 
 
 def test_an_idle_target_is_remembered_while_it_matters() -> None:
-    """Until its buckets are full and its pauses are over, and for a while after the last refusal."""
+    """It is remembered until its buckets are full and its pauses are over, and for a while after the last refusal."""
     state = fresh()
     assert target_state.matters_until(state) <= 0
     assert target_state.matters_until(outcomes.read_started(state, 1000.0)) == pytest.approx(1005, abs=0.1)
@@ -296,7 +312,10 @@ def test_an_idle_target_is_remembered_while_it_matters() -> None:
 
 
 def test_of_refused_identities_that_nobody_uses_some_are_remembered() -> None:
-    """Names that a tenant makes up do not fill MIC's memory: the oldest are forgotten."""
+    """Of refused identities without a pod the oldest are forgotten.
+
+    Names that a tenant makes up must not fill MIC's memory.
+    """
     names = [one(f"n{number}") for number in range(quarantine.UNWANTED_REMEMBERED + 10)]
     remaining = quarantine.Quarantine()
     for name in names:
@@ -305,7 +324,7 @@ def test_of_refused_identities_that_nobody_uses_some_are_remembered() -> None:
 
 
 def test_whoever_was_put_or_refused_has_been_tried() -> None:
-    """A change of an AzureIdentity whose identity is still to be sent asks for nothing more."""
+    """An identity that was assigned or refused counts as tried; one that is still to be sent does not."""
     world = run(Azure(bad=ids("b")), wants=["a", "b"])
     assert not any(target_state.is_tried(world.state, one(name)) for name in "ab")
     world.until(1010.0)
@@ -313,7 +332,7 @@ def test_whoever_was_put_or_refused_has_been_tried() -> None:
 
 
 def test_touching_what_is_well_changes_nothing() -> None:
-    """Labels are put on AzureIdentities all the time."""
+    """A change of an AzureIdentity that is assigned, such as a new label, costs no PATCH."""
     world = run(wants=["a"])
     world.until(1010.0)
     world.state = next_step.touch(world.state, one("a"))
@@ -323,7 +342,7 @@ def test_touching_what_is_well_changes_nothing() -> None:
 
 @pytest.mark.parametrize("culprit", range(0, 150, 13))
 def test_an_unnamed_culprit_among_150_is_found_by_halving(culprit: int) -> None:
-    """Within ARM's bucket, or nearly, and nobody else is harmed."""
+    """When ARM names nobody, the bad one of 150 identities is found within 90 s and all others are assigned."""
     names = [f"i{number:03}" for number in range(150)]
     world = run(Azure(bad=ids(names[culprit]), names=False), wants=names)
     world.until(1090.0)
@@ -340,7 +359,7 @@ def test_a_single_unnamed_culprit_is_set_aside_without_halving() -> None:
 
 
 def test_the_last_of_a_group_is_bad_without_being_tried_again() -> None:
-    """Halves that succeed tell who it was."""
+    """When all others of a refused group have succeeded, the last one is set aside without a PATCH of its own."""
     world = run(Azure(bad=ids("b"), names=False), wants=["a", "b"])
     world.until(1001.0)
     assert [len(change.assign) for change in world.patches] == [2, 1]
@@ -348,7 +367,10 @@ def test_the_last_of_a_group_is_bad_without_being_tried_again() -> None:
 
 
 def test_a_group_that_loses_a_member_is_no_group_any_more() -> None:
-    """The one that left may have been the bad one."""
+    """When a suspect is not wanted any more, the others are no suspects either.
+
+    The one that left may have been the bad one.
+    """
     world = run(Azure(bad=ids("b"), names=False), wants=["a", "b", "c"])
     while not world.state.quarantine.suspects:
         world.step()
@@ -370,7 +392,7 @@ def test_many_bad_ones_leave_tokens_to_the_good_ones() -> None:
 
 
 def test_many_that_are_touched_leave_tokens_to_the_good_ones() -> None:
-    """Thirty tenants who change what fails, all at the same time: a new identity is assigned at once."""
+    """When thirty failing AzureIdentities change at once, a new identity is still assigned within seconds."""
     bad = [f"bad{number}" for number in range(30)]
     world = run(Azure(bad=ids(*bad), all_names=True), wants=bad)
     world.until(1600.0)
@@ -384,7 +406,7 @@ def test_many_that_are_touched_leave_tokens_to_the_good_ones() -> None:
 
 
 def test_removals_are_not_held_up_by_a_bad_addition() -> None:
-    """When nobody knows who it was, removals go by themselves."""
+    """When ARM refuses a PATCH and names nobody, removals are sent in a PATCH of their own."""
     world = run(Azure(carried("old"), bad=ids("b"), names=False), wants=["b"], assigned_by_mic=["old"])
     world.until(1005.0)
     assert world.azure.carries == {}
@@ -396,7 +418,7 @@ def test_removals_are_not_held_up_by_a_bad_addition() -> None:
 
 
 def test_a_removal_that_is_refused_holds_up_no_addition() -> None:
-    """It is tried again by itself, later."""
+    """A refused removal is tried again later by itself; additions do not wait for it."""
     refusal = ArmRefusal(400, "FailedIdentityOperation", f"cannot remove {make.resource_id('old')}")
     world = run(Azure(carried("old"), faults=[refusal]), wants=["a"], assigned_by_mic=["old"])
     world.until(1000.5)
@@ -406,7 +428,10 @@ def test_a_removal_that_is_refused_holds_up_no_addition() -> None:
 
 
 def test_an_identity_of_mics_that_was_deleted_in_azure_is_taken_off() -> None:
-    """It would fail every later PATCH of its scale set."""
+    """An identity deleted in Azure is removed from the target, and assigned again once it exists.
+
+    It would fail every later PATCH.
+    """
     world = run(Azure(carried("dead"), dead=ids("dead")), wants=["dead", "a"], assigned_by_mic=["dead"])
     world.until(1005.0)
     assert world.azure.carries.keys() == ids("a")
@@ -427,7 +452,7 @@ def test_a_deleted_identity_that_nobody_wants_any_more_is_not_put_back() -> None
 
 
 def test_a_broken_identity_of_somebody_elses_is_told_and_not_touched() -> None:
-    """MIC can do nothing but say so, less and less often."""
+    """An identity that MIC did not put there stays on the target though it spoils each PATCH; MIC retries seldom."""
     world = run(Azure(carried("foreign"), dead=ids("foreign")), wants=["a"])
     world.until(1120.0)
     assert world.azure.carries.keys() == ids("foreign")
@@ -439,7 +464,7 @@ def test_a_broken_identity_of_somebody_elses_is_told_and_not_touched() -> None:
 
 
 def test_an_operation_that_failed_is_looked_at_before_anything_else() -> None:
-    """Some of it may have been done."""
+    """After a failed operation the target is read first, since part of the work may have been done."""
     refusal = ArmRefusal(200, "LinkedAuthorizationFailed", f"no permission on {make.resource_id('b')}")
     world = run(Azure(faults=[refusal]), wants=["a", "b"])
     while not world.patches:
@@ -454,7 +479,7 @@ def test_an_operation_that_failed_is_looked_at_before_anything_else() -> None:
 
 
 def test_a_target_that_is_gone_is_told_and_looked_at_again_when_it_is_needed() -> None:
-    """A scale set of the same name comes back; until then there is no PATCH, and nothing of MIC's is there."""
+    """A target that is gone loses its record and is reported; when it is back, its identities are assigned again."""
     world = run(Azure(is_gone=True), wants=["a"], assigned_by_mic=["a"])
     world.until(1010.0)
     assert world.assigned_by_mic == frozenset()
@@ -466,7 +491,7 @@ def test_a_target_that_is_gone_is_told_and_looked_at_again_when_it_is_needed() -
 
 
 def test_a_target_that_is_gone_and_not_needed_is_forgotten() -> None:
-    """Its record is struck off."""
+    """A target that is gone and has no pod becomes idle without a PATCH."""
     world = run(Azure(is_gone=True), assigned_by_mic=["a"])
     world.until(1010.0)
     assert target_state.is_idle(world.state)
@@ -474,14 +499,20 @@ def test_a_target_that_is_gone_and_not_needed_is_forgotten() -> None:
 
 
 def test_an_identity_without_client_id_is_renewed_once() -> None:
-    """Deleted in Azure and made again under the same name: ARM shows nothing for it."""
+    """An identity without client ID on the target is removed and assigned again, once.
+
+    It was deleted in Azure and made again under the same name.
+    """
     world = run(Azure({one("a"): ""}, client_ids={one("a"): ""}), wants=["a"], assigned_by_mic=["a"])
     world.until(1100.0)
     assert world.patches == [TargetChange((), (one("a"),)), TargetChange((one("a"),))]
 
 
 def test_a_changed_azureidentity_that_names_another_client_id_renews_once() -> None:
-    """Whoever made the identity again also writes its new client ID into the AzureIdentity."""
+    """A new client ID in the AzureIdentity has the identity removed and assigned again, once.
+
+    It means that the identity was made again in Azure.
+    """
     world = run(wants=["a"])
     world.until(1010.0)
     world.azure.client_ids = {one("a"): "second"}
@@ -495,7 +526,10 @@ def test_a_changed_azureidentity_that_names_another_client_id_renews_once() -> N
 
 
 def test_a_mistake_in_a_changed_azureidentity_takes_nothing_off() -> None:
-    """ARM is asked for the identity itself: when it is the one on the target, the AzureIdentity errs."""
+    """An identity stays when ARM, asked for it, names the client ID that is on the target.
+
+    The AzureIdentity is wrong then.
+    """
     world = run(wants=["a"])
     world.until(1010.0)
     world.state = next_step.touch(next_step.expect(world.state, {one("a"): "mistaken"}), one("a"))
@@ -505,7 +539,7 @@ def test_a_mistake_in_a_changed_azureidentity_takes_nothing_off() -> None:
 
 
 def test_where_arm_does_not_tell_an_identity_stays() -> None:
-    """Without the right to read it nobody knows better than the target."""
+    """When MIC may not read the identity at ARM, the identity stays on the target."""
     world = run(wants=["a"])
     world.until(1010.0)
     state = next_step.touch(next_step.expect(world.state, {one("a"): "second"}), one("a"))
@@ -517,7 +551,7 @@ def test_where_arm_does_not_tell_an_identity_stays() -> None:
 
 
 def test_a_question_waits_for_arms_bucket() -> None:
-    """A tenant who changes AzureIdentities all the time spends no reads that are not there."""
+    """The question waits for the rate limiter, however often a tenant changes AzureIdentities."""
     world = run(wants=["a"])
     world.until(1010.0)
     state = next_step.touch(next_step.expect(world.state, {one("a"): "second"}), one("a"))
@@ -526,7 +560,7 @@ def test_a_question_waits_for_arms_bucket() -> None:
 
 
 def test_a_wrong_client_id_takes_nothing_off() -> None:
-    """It was never right: the pod's identity is there, and a condition tells the mistake."""
+    """A client ID that was wrong from the beginning removes nothing from the target."""
     world = run(wants=["a"], named_client_ids={one("a"): "mistaken"})
     world.until(1400.0)
     assert len(world.patches) == 1
@@ -534,7 +568,7 @@ def test_a_wrong_client_id_takes_nothing_off() -> None:
 
 @pytest.mark.parametrize("busy", [True, False])
 def test_somebody_elses_identity_and_one_under_change_are_not_renewed(*, busy: bool) -> None:
-    """What MIC did not put it does not take off; while a machine changes, its client IDs may be missing."""
+    """An identity without client ID stays when MIC did not put it there, and while the machine is being changed."""
     world = run(Azure({one("a"): ""}), wants=["a"], assigned_by_mic=["a"] if busy else [])
     answer = replace(world.azure.get(), is_busy=busy)
     world.state = outcomes.read_done(outcomes.read_started(world.state, world.now), answer, world.now)
@@ -542,7 +576,10 @@ def test_somebody_elses_identity_and_one_under_change_are_not_renewed(*, busy: b
 
 
 def test_client_ids_about_which_azureidentities_disagree_are_not_expected() -> None:
-    """No tenant alone can have another's identity taken off for a moment."""
+    """When AzureIdentities disagree about a client ID, none is expected.
+
+    No tenant alone can have another's identity removed for a moment.
+    """
     a, b, c, d = (one(name) for name in "abcd")
     named: list[tuple[IdentityId | None, str]] = [(a, "X"), (a, "x"), (b, "y"), (b, "z"), (None, "w")]
     assert target_state.expected_client_ids(named) == {a: "x"}
@@ -558,7 +595,7 @@ FAULTS = st.lists(st.sampled_from([THROTTLED, BROKEN, replace(THROTTLED, retry_a
 
 @st.composite
 def worlds(draw: st.DrawFn) -> Run:
-    """Any target, any wish, any record, anything wrong."""
+    """Draw any target, wanted identities, record and faults."""
     there, put, wants, fixed = draw(SOME), draw(SOME), draw(SOME), draw(SOME)
     azure = Azure(
         carried(*there),
@@ -582,7 +619,7 @@ def settled(there: frozenset[IdentityId], put: frozenset[IdentityId], world: Run
 @given(worlds(), st.data())
 @settings(max_examples=150)
 def test_wherever_it_is_cut_it_ends_the_same(world: Run, data: st.DataObject) -> None:
-    """A crash between any two steps, with whatever goes wrong besides, costs time and never correctness."""
+    """Crashes between any two steps, together with any faults of ARM, cost time and never correctness."""
     there, put = frozenset(world.azure.carries), world.assigned_by_mic
     desired = settled(there, put, world)
     for _ in range(data.draw(st.integers(0, 3))):
@@ -598,7 +635,10 @@ def test_wherever_it_is_cut_it_ends_the_same(world: Run, data: st.DataObject) ->
 @given(worlds(), st.lists(SOME, max_size=8))
 @settings(max_examples=150)
 def test_whatever_is_wished_arms_limits_hold_and_nobody_is_robbed(world: Run, wishes: list[frozenset[str]]) -> None:
-    """12 PATCHes at once and 4 a minute; nothing foreign, immutable or in use is taken off; it always comes to rest."""
+    """Whatever is wanted, ARM's limits hold, and no foreign or immutable identity is removed.
+
+    ARM takes 12 PATCHes at once, 4 a minute, and 150 identities in each.
+    """
     foreign = frozenset(world.azure.carries) - world.assigned_by_mic
     for wish in wishes:
         world.want(*wish)
@@ -616,7 +656,7 @@ def test_whatever_is_wished_arms_limits_hold_and_nobody_is_robbed(world: Run, wi
 
 
 def test_from_every_point_of_a_story_a_new_leader_ends_where_the_old_one_would_have() -> None:
-    """Every step cut short once: before it, and after it took effect in Azure but before anybody knew."""
+    """The leader is lost at each step once: a PATCH that it was sending took effect, but nobody has the answer."""
     for limited in range(30):
         world = run(
             Azure(carried("old", "foreign"), bad=ids("b"), names=False), wants=list("abc"), assigned_by_mic=["old"]
@@ -633,7 +673,7 @@ def test_from_every_point_of_a_story_a_new_leader_ends_where_the_old_one_would_h
 
 
 def test_an_unknown_target_fails_nothing() -> None:
-    """Before ARM was asked there is nothing to tell."""
+    """Before ARM has answered, no identity is reported as failing."""
     assert target_state.failing(run(wants=["a"]).state) == ()
     assert ArmState() == ArmState(frozenset())
 

@@ -1,4 +1,4 @@
-"""Which port of a bridge carries which pod: when that is sure, and when nobody may be believed."""
+"""Which port of a bridge belongs to which pod: when that is certain, and when it is not."""
 
 from dataclasses import replace
 
@@ -35,7 +35,7 @@ def why(pods: list[Pod], ports: list[Port], previous: dict[str, Place] | None = 
 
 
 def test_each_pod_is_at_the_port_with_its_address() -> None:
-    """The kernel lists the address at the other end, once: that is the pod's port, with its IPv4 address alone."""
+    """A pod is at the one port at whose other end the kernel lists its IPv4 address."""
     placement = place([SINGLE_POD, TWO], [port(1, "10.0.0.1"), port(2, "10.0.0.2", "127.0.0.1"), port(3)], {})
     assert {uid: item.port.interface for uid, item in placement.places.items()} == {"uid-of-one": 1, "uid-of-two": 2}
     assert placement.places["uid-of-one"].addresses == ("10.0.0.1",)
@@ -43,7 +43,7 @@ def test_each_pod_is_at_the_port_with_its_address() -> None:
 
 
 def test_a_pod_that_also_claims_its_neighbours_address_gains_nothing() -> None:
-    """A port carries one pod: the liar's own address gives it away, and the neighbour keeps its own port."""
+    """A pod that also uses its neighbour's address stays at its own port, and the neighbour keeps the other."""
     assert where([TWO, SINGLE_POD], [port(1, "10.0.0.1", "10.0.0.2"), port(2, "10.0.0.2")]) == {
         "one": "veth1",
         "two": "veth2",
@@ -51,14 +51,17 @@ def test_a_pod_that_also_claims_its_neighbours_address_gains_nothing() -> None:
 
 
 def test_an_address_that_two_ports_claim_is_nobodys() -> None:
-    """A liar that drops its own address cannot be told from its victim: neither is believed."""
+    """When two ports have one address, neither is believed.
+
+    A pod that gives up its own address for its neighbour's cannot be told from that neighbour.
+    """
     ports = [port(1, "10.0.0.2"), port(2, "10.0.0.2")]
     assert where([SINGLE_POD, TWO], ports) == {}
     assert why([TWO], ports) == "pod default/two at 10.0.0.2: ports veth1 and veth2 both claim its address"
 
 
 def test_what_was_placed_stays_whatever_others_claim() -> None:
-    """The first outcome counts for life; the addresses of a known port are not even looked at again."""
+    """A pod keeps the port at which it was placed first, whatever addresses any port has later."""
     previous = dict(place([SINGLE_POD, TWO], [port(1, "10.0.0.1"), port(2, "10.0.0.2")], {}).places)
     assert where([SINGLE_POD, TWO], [port(1), port(2), port(3, "10.0.0.1")], previous) == {
         "one": "veth1",
@@ -67,7 +70,7 @@ def test_what_was_placed_stays_whatever_others_claim() -> None:
 
 
 def test_a_port_that_is_gone_is_not_replaced() -> None:
-    """The address comes back at another port while the API server still knows the old pod: that is not it."""
+    """A pod whose port is gone is not placed at another port with its address; a new pod with that address is."""
     previous = dict(place([SINGLE_POD], [port(1, "10.0.0.1")], {}).places)
     assert why([SINGLE_POD], [port(2, "10.0.0.1")], previous).endswith(
         "its port veth1 is gone, but the API server still knows the pod"
@@ -77,7 +80,7 @@ def test_a_port_that_is_gone_is_not_replaced() -> None:
 
 
 def test_a_pod_whose_sandbox_was_made_anew_is_placed_anew() -> None:
-    """The same pod with another address has another port."""
+    """A pod with a new sandbox has another address, so that its port is looked for again."""
     previous = dict(place([SINGLE_POD], [port(1, "10.0.0.1")], {}).places)
     assert where([replace(SINGLE_POD, ips=("10.0.0.9",))], [port(2, "10.0.0.9")], previous) == {"one": "veth2"}
 
@@ -94,12 +97,12 @@ def test_a_pod_whose_sandbox_was_made_anew_is_placed_anew() -> None:
     ],
 )
 def test_a_pod_without_a_port_is_told_why(ports: list[Port], told: str) -> None:
-    """The sentence names the pod, its address and what stands in the way."""
+    """The sentence names the pod, its address and why no port is certain."""
     assert why([TWO, SINGLE_POD], ports) == f"pod default/one at 10.0.0.1: {told}"
 
 
 def test_a_newcomer_with_a_placed_pods_hardware_address_is_not_placed() -> None:
-    """The pod that came first keeps its port."""
+    """A port with the hardware address of a port that is taken is given to nobody."""
     previous = dict(place([SINGLE_POD], [port(1, "10.0.0.1")], {}).places)
     ports = [port(1), port(2, "10.0.0.2", hardware="02:00:00:00:00:01")]
     placement = place([SINGLE_POD, TWO], ports, previous)

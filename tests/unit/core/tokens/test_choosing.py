@@ -25,7 +25,7 @@ def choose(
 
 
 def test_the_first_in_binding_order_answers_when_none_is_named() -> None:
-    """As upstream's standard mode does."""
+    """A request that names no identity gets the first one in binding order, as in upstream's standard mode."""
     assert choose(WRITER, READER) == IdentityChoice(READER.identity, READER.binding)
 
 
@@ -50,21 +50,24 @@ def test_the_pods_own_namespace_comes_before_all_others(client_id: str) -> None:
 
 
 def test_a_named_identity_answers_without_regard_to_case() -> None:
-    """Upstream compared once with case and once without."""
+    """Client IDs and resource IDs compare without case.
+
+    Upstream compared them in one place with case, in another without.
+    """
     writer = IdentityChoice(WRITER.identity, WRITER.binding)
     assert choose(READER, WRITER, client_id="CLIENT-of-writer") == writer
     assert choose(READER, WRITER, resource_id=make.resource_id("writer").upper()) == writer
 
 
 def test_a_look_alike_of_a_resource_id_names_nothing() -> None:
-    """The Kelvin sign is no `k`, here as in the allow list and in MIC's plan."""
+    """A Kelvin sign in a resource ID does not match the letter `k`, here as in the allow list and in MIC's plan."""
     keys = make.assigned(azure=make.identity("keys"))
     assert choose(keys, resource_id=make.resource_id("keys").upper()) == IdentityChoice(keys.identity, keys.binding)
     assert isinstance(choose(keys, resource_id=make.resource_id("\u212aeys")), NotReady)
 
 
 def test_nothing_assigned_yet_means_waiting_for_creation() -> None:
-    """MIC has not written the object yet."""
+    """A pod without a matching assigned identity waits for MIC to create one; the message says what was looked for."""
     assert choose() == NotReady(AssignedState.CREATED, "no assigned identity for pod default/web")
     assert "client ID" in str(choose(READER, client_id="other"))
     assert "/x" in str(choose(READER, resource_id="/x"))
@@ -78,19 +81,28 @@ def test_a_created_object_means_waiting_for_azure() -> None:
 
 
 def test_a_pod_without_the_label_is_told_at_once_in_imds_words() -> None:
-    """Clients go on with their credential chain without a retry."""
+    """The refusal is IMDS's own for a machine without identity.
+
+    SDKs then try their next credential without a retry.
+    """
     unlabelled = make.pod(selector="")
     refusal = choosing.choose(unlabelled, TokenRequest("r"), [READER])
     assert refusal == NoIdentity(400, "Identity not found")
 
 
 def test_an_object_id_is_not_known_to_match() -> None:
-    """Upstream ignored it and gave the first identity's token."""
+    """A request by object ID is refused.
+
+    Upstream ignored the object ID and answered with the first identity's token.
+    """
     assert choose(READER, object_id="o") == NoIdentity(400, "Identity not found")
 
 
 def test_a_pod_whose_assignment_was_taken_away_is_told_at_once() -> None:
-    """There is nothing to wait for: neither for any identity, nor for the one that is named."""
+    """A pod that had the identity and lost it is refused at once.
+
+    There is nothing to wait for, whether the request names the identity or not.
+    """
     had = {READER.identity, WRITER.identity}
     assert choose(had=had) == NoIdentity(400, "Identity not found")
     assert choose(WRITER, had=had, client_id="client-of-reader") == NoIdentity(400, "Identity not found")
@@ -99,7 +111,7 @@ def test_a_pod_whose_assignment_was_taken_away_is_told_at_once() -> None:
 
 
 def test_what_the_pod_never_had_or_is_on_its_way_is_waited_for() -> None:
-    """Another identity that is still to come, or the same one once more."""
+    """A pod waits for an identity that it never had, and for one that is being assigned to it again."""
     assert isinstance(choose(READER, had={READER.identity}, client_id="client-of-writer"), NotReady)
     assert isinstance(choose(replace(READER, state=AssignedState.CREATED), had={READER.identity}), NotReady)
 
@@ -107,7 +119,7 @@ def test_what_the_pod_never_had_or_is_on_its_way_is_waited_for() -> None:
 @pytest.mark.parametrize("force_namespaced", [True, False])
 @pytest.mark.parametrize("annotated", [True, False])
 def test_namespaced_identities_serve_their_own_namespace(*, force_namespaced: bool, annotated: bool) -> None:
-    """By the flag or the annotation; NMI sees to it whatever MIC has written."""
+    """With the flag or the annotation, NMI itself refuses identities of other namespaces, whatever MIC has written."""
     foreign = make.assigned(azure=make.identity("reader", "team-b", namespaced=annotated))
     own_identity = make.assigned(azure=make.identity("writer", namespaced=annotated))
     result = choosing.choose(make.pod(), TokenRequest("r"), [foreign, own_identity], force_namespaced=force_namespaced)
@@ -132,7 +144,10 @@ def test_namespaced_identities_serve_their_own_namespace(*, force_namespaced: bo
     ],
 )
 def test_a_statement_that_no_longer_holds_does_not_count(stale: AzureAssignedIdentity) -> None:
-    """It carries no UID: node and label are checked again at each request."""
+    """An assigned identity of another node, label or pod, or one that is being removed, does not count.
+
+    The object carries no UID of its pod, so that node and label are checked at each request.
+    """
     assert isinstance(choose(stale), NotReady)
 
 
@@ -153,7 +168,7 @@ def test_managed_mode_takes_the_first_binding_or_the_named_identity() -> None:
 
 @pytest.mark.parametrize("other", ["a", "zz"], ids=["sorted-before", "sorted-after"])
 def test_what_is_written_for_something_else_never_counts(other: str) -> None:
-    """Another pod, namespace, node or selector, whichever way its name sorts."""
+    """An assigned identity of another pod, namespace, node or selector does not count, however the names sort."""
     key = READER.pod
     for foreign in (
         replace(READER, node=other),
@@ -167,7 +182,7 @@ def test_what_is_written_for_something_else_never_counts(other: str) -> None:
 @pytest.mark.parametrize("other", ["a", "zz"], ids=["sorted-before", "sorted-after"])
 @pytest.mark.parametrize("parts", [("binding",), ("identity",), ("binding", "identity")], ids="+".join)
 def test_in_namespaced_mode_another_namespace_never_counts(parts: tuple[str, ...], other: str) -> None:
-    """Of the binding, of the identity, or of both, whichever way its name sorts."""
+    """In namespaced mode neither the binding nor the identity may be of another namespace, however the names sort."""
     foreign = READER
     for part in parts:
         full = getattr(foreign, part)
@@ -186,7 +201,7 @@ def test_an_identity_answers_for_its_own_resource_id_alone(other: str) -> None:
 
 
 def test_equal_names_that_two_watches_brought_are_equal() -> None:
-    """Each object has strings of its own."""
+    """Names compare by value: two watches bring the same name as two different string objects."""
     pod = make.pod()
     node, namespace, selector = (bytes(text, "ascii").decode() for text in (pod.node, pod.key.namespace, pod.selector))
     key = READER.identity.key._replace(namespace=namespace)

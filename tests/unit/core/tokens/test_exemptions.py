@@ -12,7 +12,7 @@ from podidentity.core.tokens import exemptions
 
 
 def test_any_one_label_of_an_exception_is_enough() -> None:
-    """Values compare without case, as upstream does."""
+    """A pod is excepted by any one of the exception's labels; values compare without case, as in upstream."""
     pod = replace(make.pod(), labels={"app": "Mic", "x": "1"})
     exception = AzurePodIdentityException(ObjectKey("default", "e"), {"app": "mic", "other": "2"})
     assert exemptions.is_excepted(pod, [exception])
@@ -20,13 +20,16 @@ def test_any_one_label_of_an_exception_is_enough() -> None:
 
 
 def test_an_exception_holds_in_its_own_namespace_only() -> None:
-    """A tenant cannot exempt another's pods."""
+    """An exception does not apply to pods of other namespaces, so that no tenant can exempt another's pods."""
     exception = AzurePodIdentityException(ObjectKey("team-b", "e"), {"app": "mic"})
     assert not exemptions.is_excepted(replace(make.pod(), labels={"app": "mic"}), [exception])
 
 
 def test_mic_is_known_by_namespace_owner_and_service_account() -> None:
-    """Upstream exempted every `mic...` pod, `microservice` among them."""
+    """A pod is MIC by namespace, owner, service account and label.
+
+    Upstream exempted every pod whose name began with `mic`, `microservice` among them.
+    """
     mic = make.mic_pod()
     assert exemptions.is_mic(mic, "default")
     assert not exemptions.is_mic(mic, "kube-system")
@@ -38,7 +41,10 @@ def test_mic_is_known_by_namespace_owner_and_service_account() -> None:
 
 
 def test_a_secret_comes_only_from_the_identitys_namespace() -> None:
-    """Otherwise adEndpoint and a foreign Secret are an exfiltration tool."""
+    """A Secret of another namespace is refused unless that is allowed.
+
+    A tenant could otherwise have it sent to an adEndpoint of his own.
+    """
     own_identity = make.identity(client_password=SecretReference("default", "s"))
     foreign = make.identity(client_password=SecretReference("kube-system", "s"))
     assert exemptions.secret_refusal(own_identity, ()) is None
@@ -55,6 +61,6 @@ def test_a_secrets_name_leads_nowhere_else(name: str) -> None:
 
 
 def test_a_client_id_is_shortened() -> None:
-    """Four characters at each end, as upstream does."""
+    """Logs show four characters at each end of a client ID, as in upstream."""
     assert redact.client_id("f9fa6eeb-4fc7-4dea-841e-c8559a502d26") == "f9fa##### REDACTED #####2d26"
     assert redact.client_id("short") == "short"

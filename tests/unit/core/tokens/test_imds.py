@@ -30,7 +30,7 @@ def status(outcome: imds.ParsedRequest) -> int:
     "path", [TOKEN, TOKEN + b"/", b"/METADATA/identity/oauth2/token", b"/Metadata/identity/oauth2/token/"]
 )
 def test_a_token_request_is_read(path: bytes) -> None:
-    """With and without the slash; only the first segment in any case."""
+    """A slash at the end is allowed, and the first segment compares without case."""
     assert parse(path + b"?api-version=2018-02-01&resource=https%3A%2F%2Fvault.azure.net") == TokenRequest(
         "https://vault.azure.net"
     )
@@ -38,7 +38,7 @@ def test_a_token_request_is_read(path: bytes) -> None:
 
 @pytest.mark.parametrize("spare", [0, -1])
 def test_a_target_has_its_limit(spare: int) -> None:
-    """What a request names is remembered in several places: its length is what bounds them all."""
+    """A target over the limit is refused with 414: texts of requests are remembered in several places."""
     start = TOKEN + b"?resource="
     target = start + b"r" * (imds.TARGET_LIMIT_BYTES - len(start) - spare)
     assert status(parse(target)) == (414 if spare else 0)
@@ -54,14 +54,14 @@ def test_a_target_has_its_limit(spare: int) -> None:
     ],
 )
 def test_each_selector_is_read(parameter: str, field: str) -> None:
-    """SDKs use all four names."""
+    """SDKs use all four parameters that name an identity."""
     asked = parse(TOKEN + f"?resource=r&{parameter}=x".encode())
     assert isinstance(asked, TokenRequest)
     assert getattr(asked, field) == "x"
 
 
 def test_an_empty_selector_is_none() -> None:
-    """Some clients send `client_id=` when they mean the default."""
+    """An empty `client_id=` names no identity: some clients send it for the default one."""
     assert parse(TOKEN + b"?resource=r&client_id=") == TokenRequest("r")
 
 
@@ -100,7 +100,7 @@ HOSTILE = [
 
 @pytest.mark.parametrize("target", HOSTILE)
 def test_a_hostile_or_incomplete_token_request_is_a_bad_request(target: bytes) -> None:
-    """Decided on the raw target: no decoding, no cleaning, no guess."""
+    """The raw target is judged: nothing in it is decoded, normalized or guessed."""
     assert status(parse(target)) == 400
 
 
@@ -118,27 +118,30 @@ def test_a_hostile_or_incomplete_token_request_is_a_bad_request(target: bytes) -
     ],
 )
 def test_an_unknown_path_is_not_found(target: bytes) -> None:
-    """Nothing that is not on the list is forwarded."""
+    """Only listed paths are answered or forwarded."""
     assert status(parse(target)) == 404
 
 
 @pytest.mark.parametrize("target", [b"/", b"/metadata/xyz", b"/metadata/identity/info"])
 def test_the_metadata_header_comes_before_the_path(target: bytes) -> None:
-    """A path that is not known is told of only to those who send the header, in upstream's words to all others."""
+    """Without the header the answer is upstream's sentence about it, whatever the path.
+
+    With it, an unknown path is 404.
+    """
     assert parse(target, ()) == Refusal(400, "Required metadata header not specified")
     assert status(parse(target)) == status(parse(target, (), metadata_header_required=False)) == 404
 
 
 @pytest.mark.parametrize("target", [b"/metadata/identity/oauth2/tokens", b"/metadata/identity/OAuth2/token/x"])
 def test_a_misspelt_token_path_is_told_the_right_one(target: bytes) -> None:
-    """With the header or without it: who writes it so wants a token."""
+    """The answer names the token path, with the header or without: the client wants a token."""
     for headers in (METADATA, ()):
         refusal = parse(target + b"?resource=r", headers)
         assert refusal == Refusal(400, f"this is not the path of a token request; ask {TOKEN.decode()}")
 
 
 def test_each_unknown_path_has_its_sentence() -> None:
-    """A field of the instance that IMDS may know is to be had with all others; anything else is nowhere."""
+    """For an unknown field of the instance the answer names /metadata/instance; any other path is unknown."""
     fields = "no such field of instance metadata; ask /metadata/instance and read it there"
     assert parse(b"/metadata/instance/compute/identity") == Refusal(404, fields)
     for target in (b"/metadata/identity", b"/metadata/attested", b"/metadata/instances", b"/zzz"):
@@ -147,7 +150,7 @@ def test_each_unknown_path_has_its_sentence() -> None:
 
 @pytest.mark.parametrize("method", [b"POST", b"HEAD", b"PUT", b"get", b"OPTIONS"])
 def test_only_get_is_answered(method: bytes) -> None:
-    """Upstream answered POST and HEAD as GET."""
+    """Other methods are refused with 405; upstream answered POST and HEAD like GET."""
     assert status(parse(TOKEN + b"?resource=r", method=method)) == 405
 
 
@@ -163,17 +166,17 @@ def test_only_get_is_answered(method: bytes) -> None:
     ],
 )
 def test_headers_that_imds_refuses_are_refused(headers: tuple[tuple[bytes, bytes], ...]) -> None:
-    """Exactly one `Metadata: true`, no proxy, no body."""
+    """A request has exactly one `Metadata: true`, no header of proxies, and no body."""
     assert status(parse(TOKEN + b"?resource=r", headers)) == 400
 
 
 def test_a_probe_without_header_and_query_is_told_at_once() -> None:
-    """SDKs ask so to see whether IMDS is there; the sentence is IMDS's."""
+    """SDKs send such a request to see whether IMDS is there; the answer is IMDS's sentence."""
     assert parse(TOKEN, ()) == Refusal(400, "Required metadata header not specified")
 
 
 def test_the_metadata_header_can_be_made_optional() -> None:
-    """`--metadata-header-required=false`, but a wrong value stays wrong."""
+    """With `--metadata-header-required=false` the header may be missing; a wrong value is still refused."""
     assert parse(TOKEN + b"?resource=r", (), metadata_header_required=False) == TokenRequest("r")
     wrong = parse(TOKEN + b"?resource=r", ((b"metadata", b"no"),), metadata_header_required=False)
     assert status(wrong) == 400
@@ -193,7 +196,7 @@ def test_the_metadata_header_can_be_made_optional() -> None:
     ],
 )
 def test_a_query_that_two_parsers_might_read_differently_is_refused(query: bytes) -> None:
-    """Whichever of two values a proxy or IMDS takes: here there is one, or no answer."""
+    """A parameter that is repeated or malformed is refused: IMDS or a proxy might read another value than NMI."""
     assert status(parse(TOKEN + query)) == 400
 
 
@@ -204,7 +207,7 @@ def test_an_empty_body_may_be_announced() -> None:
 
 @pytest.mark.parametrize("path", ["versions", "attested/document", "loadbalancer", "scheduledevents"])
 def test_the_rest_of_imds_is_passed_on(path: str) -> None:
-    """What says nothing of an identity, with the parameters that IMDS documents for it."""
+    """Documents that say nothing of an identity are forwarded, with the parameters that IMDS documents."""
     assert parse(f"/metadata/{path}?nonce=12&api-version=2021-02-01&extended=true".encode()) == Forward(
         f"/metadata/{path}?api-version=2021-02-01&extended=true&nonce=12"
     )
@@ -212,14 +215,14 @@ def test_the_rest_of_imds_is_passed_on(path: str) -> None:
 
 
 def test_a_forwarded_value_means_the_same_at_imds() -> None:
-    """A plus sign stays one, and what would need an escape is not passed on; an empty query is no parameter."""
+    """An escaped plus sign stays escaped; a value with any other character to escape is refused."""
     assert parse(b"/metadata/versions?nonce=a%2Bb") == Forward("/metadata/versions?nonce=a%2Bb")
     for query in (b"?nonce=a+b", b"?nonce=a%20b", b"?nonce=%26format=x", b"?nonce=%C3%A9", b"?"):
         assert status(parse(b"/metadata/versions" + query)) == (0 if query == b"?" else 400)
 
 
 def test_instance_metadata_is_forwarded_rebuilt() -> None:
-    """Known parameters in a fixed order, and never the client's own string."""
+    """The forwarded request has the known parameters in a fixed order, never the client's own string."""
     assert parse(b"/METADATA/instance/compute/?format=json&api-version=2021-02-01") == Forward(
         "/metadata/instance/compute?api-version=2021-02-01&format=json"
     )
@@ -228,7 +231,7 @@ def test_instance_metadata_is_forwarded_rebuilt() -> None:
 
 @pytest.mark.parametrize("query", [b"?x=1", b"?format=a%26b", b"?format=json&format=json"])
 def test_what_is_not_known_is_not_forwarded(query: bytes) -> None:
-    """A parameter that IMDS might read in its own way never gets there."""
+    """A parameter that IMDS might read in another way than NMI is refused."""
     assert status(parse(b"/metadata/instance" + query)) == 400
 
 
@@ -246,7 +249,7 @@ def test_what_is_not_known_is_not_forwarded(query: bytes) -> None:
     ],
 )
 def test_documented_fields_are_passed_on(field: str) -> None:
-    """Each alone, as scripts on virtual machines ask them."""
+    """Single fields are forwarded, as scripts on virtual machines request them."""
     assert parse(b"/metadata/instance" + field.encode()) == Forward("/metadata/instance" + field.removesuffix("/"))
 
 
@@ -263,25 +266,28 @@ def test_documented_fields_are_passed_on(field: str) -> None:
     ],
 )
 def test_no_other_word_below_instance_is_passed_on(field: str) -> None:
-    """What IMDS might take for another path one day never reaches it; nor does it where all of it is blocked."""
+    """A path that IMDS might one day take for another one is not forwarded.
+
+    It is unknown also when instance metadata is blocked.
+    """
     target = b"/metadata/instance" + field.encode()
     assert status(parse(target)) == 404
     assert status(parse(target, block_instance_metadata=True)) == 403
 
 
 def test_instance_metadata_can_be_blocked() -> None:
-    """`--block-instance-metadata` answers 403, header or not; the rest of IMDS stays."""
+    """With `--block-instance-metadata` the answer is 403, with the header or without; other documents are forwarded."""
     assert status(parse(b"/metadata/instance/compute", (), block_instance_metadata=True)) == 403
     assert isinstance(parse(b"/metadata/versions", block_instance_metadata=True), Forward)
 
 
 def test_forwarded_paths_need_the_metadata_header() -> None:
-    """IMDS itself requires it."""
+    """Forwarded requests need the Metadata header, since IMDS requires it."""
     assert status(parse(b"/metadata/instance", ())) == 400
 
 
 def test_a_host_token_request_names_its_pod() -> None:
-    """What the secrets-store CSI driver sends; no Metadata header."""
+    """The secrets-store CSI driver names a pod in headers, and sends no Metadata header."""
     headers = ((b"podname", b"web"), (b"podns", b"team-a"))
     assert parse(b"/host/token/?resource=r", headers) == HostTokenRequest(ObjectKey("team-a", "web"), TokenRequest("r"))
     assert status(parse(b"/host/token?resource=r", headers[:1])) == 400
@@ -292,13 +298,13 @@ def test_a_host_token_request_names_its_pod() -> None:
 
 @given(st.binary(max_size=200), st.lists(st.tuples(st.binary(max_size=20), st.binary(max_size=20)), max_size=5))
 def test_no_bytes_break_the_parser(target: bytes, headers: list[tuple[bytes, bytes]]) -> None:
-    """Whatever arrives, there is an answer."""
+    """Whatever bytes arrive, there is an answer."""
     assert imds.parse(Head(b"GET", target, tuple(headers)), Rules()) is not None
 
 
 @given(st.text(alphabet="/metadaidentityoauth2tokn.;\\%2fFX?&=", max_size=60))
 def test_only_the_two_token_paths_are_token_requests(path: str) -> None:
-    """No other spelling ever becomes a token request."""
+    """No other spelling of the path is a token request."""
     target = f"/{path}".encode()
     if isinstance(parse(target), TokenRequest):
         assert target.split(b"?")[0].lower().removesuffix(b"/") == TOKEN
@@ -312,7 +318,7 @@ def response(raw: bytes) -> tuple[bytes, dict[str, str], object]:
 
 
 def test_a_token_answer_has_seven_texts() -> None:
-    """Go's SDK fails on numbers, Python's without `resource`: azure.md, section 3."""
+    """All seven fields are texts: Go's SDK fails on numbers, and Python's without `resource`."""
     token = Token("secret", expires_on=2_000, not_before=900, resource="r")
     first, headers, body = response(imds.render_token(token, now=1_000.5))
     assert first == b"HTTP/1.1 200 OK"
@@ -329,7 +335,7 @@ def test_a_token_answer_has_seven_texts() -> None:
 
 
 def test_a_token_that_has_ended_has_no_time_left() -> None:
-    """Never less than none: clients compute with it."""
+    """The lifetime of an expired token is 0, not negative: clients calculate with it."""
     for now, seconds in ((1_999.9, "1"), (2_000, "0"), (2_500, "0")):
         body = response(imds.render_token(Token("secret", 2_000, 900, "r"), now))[2]
         assert isinstance(body, dict)
@@ -337,7 +343,7 @@ def test_a_token_that_has_ended_has_no_time_left() -> None:
 
 
 def test_auxiliary_tenants_make_an_array() -> None:
-    """The primary tenant's token is the first."""
+    """With auxiliary tenants the answer is an array whose first token is the primary tenant's."""
     tokens = (Token("a", 2, 1, "r"), Token("b", 2, 1, "r"))
     first, headers, body = response(imds.render_tokens(tokens, now=1))
     assert first == b"HTTP/1.1 200 OK"
@@ -347,12 +353,12 @@ def test_auxiliary_tenants_make_an_array() -> None:
 
 
 def test_a_token_never_shows_in_a_repr() -> None:
-    """Logs print values."""
+    """Logs print the repr of values, so a token's repr leaves out its text."""
     assert "secret" not in repr(Token("secret", 2, 1, "r"))
 
 
 def test_an_error_is_json_as_in_imds() -> None:
-    """SDKs lose plain text."""
+    """Errors are JSON: SDKs do not show plain text."""
     first, headers, body = response(imds.render_error(503, "come back", retry_after_seconds=20))
     assert first == b"HTTP/1.1 503 Service Unavailable"
     assert headers["Retry-After"] == "20"
@@ -378,7 +384,7 @@ def test_an_error_is_json_as_in_imds() -> None:
     ],
 )
 def test_a_status_has_its_registered_reason_and_imds_error(status_code: int, reason: str, error: str) -> None:
-    """RFC 9110, section 15, and RFC 6585; SDKs put the error's code into their exceptions."""
+    """Each status has the reason of RFC 9110, section 15, or RFC 6585, and IMDS's error code, which SDKs show."""
     first, headers, body = response(imds.render_error(status_code, "why"))
     assert first.decode() == f"HTTP/1.1 {status_code} {reason}"
     assert body == {"error": error, "error_description": "why"}

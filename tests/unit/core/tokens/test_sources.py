@@ -15,18 +15,21 @@ PRINCIPAL = make.identity(type=1, tenant_id="t", client_password=SECRET)
 
 
 def test_a_user_assigned_identity_is_asked_for_by_its_resource_id() -> None:
-    """An allowed resource ID beside a neighbour's client ID must not yield the neighbour's token."""
+    """IMDS is asked by resource ID.
+
+    An AzureIdentity with an allowed resource ID and a neighbour's client ID must not yield the neighbour's token.
+    """
     identity = make.identity(client_id="client-of-neighbour")
     assert sources.source_of(identity) == ManagedIdentity(resource_id=make.resource_id("reader"))
 
 
 def test_without_a_resource_id_the_client_id_is_asked_for() -> None:
-    """Managed mode allows identities that have only a client ID."""
+    """IMDS is asked by client ID when there is no resource ID, which managed mode allows."""
     assert sources.source_of(make.identity(resource_id="")) == ManagedIdentity(client_id="client-of-reader")
 
 
 def test_without_any_id_nothing_is_asked() -> None:
-    """IMDS would answer with the machine's own identity."""
+    """Without resource ID and client ID the request is refused: IMDS would answer with the machine's own identity."""
     refusal = sources.source_of(make.identity(resource_id="", client_id=""))
     assert isinstance(refusal, Refusal)
     assert "neither a well-formed resourceID nor a clientID" in refusal.message
@@ -34,13 +37,13 @@ def test_without_any_id_nothing_is_asked() -> None:
 
 @pytest.mark.parametrize(("number", "certificate"), [(1, False), (2, True)])
 def test_a_service_principal_is_asked_for_with_its_secret(*, number: int, certificate: bool) -> None:
-    """Type 1 has a secret, type 2 a certificate."""
+    """Type 1 signs in with a secret, type 2 with a certificate."""
     result = sources.source_of(replace(PRINCIPAL, type=number, ad_endpoint="e/", auxiliary_tenant_ids=("t2",)))
     assert result == ServicePrincipal("t", "client-of-reader", "e", SECRET, certificate, ("t2",))
 
 
 def test_without_an_endpoint_the_public_cloud_is_asked() -> None:
-    """As upstream does."""
+    """Without adEndpoint the token comes from the public cloud, as in upstream."""
     result = sources.source_of(PRINCIPAL)
     assert isinstance(result, ServicePrincipal)
     assert result.endpoint == PUBLIC_LOGIN == "https://login.microsoftonline.com"
@@ -72,7 +75,10 @@ def test_a_tenant_is_an_id_or_a_domain(fields: dict[str, object]) -> None:
     ],
 )
 def test_a_secret_goes_to_known_clouds_only(*, fields: dict[str, object], allowed: bool) -> None:
-    """`adEndpoint` with a foreign Secret would be a tool to carry it out of the cluster."""
+    """An unknown adEndpoint and a Secret of a namespace that is not allowed are refused.
+
+    Together they could carry a foreign Secret out of the cluster.
+    """
     rules = SourceRules(frozenset({"shared"}), frozenset({PUBLIC_LOGIN, "https://login.own.cloud"}))
     identity = replace(PRINCIPAL, **fields)  # type: ignore[arg-type]  # any field
     result = sources.allowed_source(identity, make.pod(), rules)
@@ -90,7 +96,7 @@ def test_a_secret_goes_to_known_clouds_only(*, fields: dict[str, object], allowe
     ],
 )
 def test_what_a_service_principal_lacks_is_named(identity: AzureIdentity, missing: str) -> None:
-    """The sentence says what to fill in."""
+    """The refusal names the fields to fill in."""
     refusal = sources.source_of(identity)
     assert isinstance(refusal, Refusal)
     assert f"lacks {missing};" in refusal.message
@@ -113,7 +119,7 @@ CLIENT = "aaaaaaaa-bbbb-cccc-dddd-eeeeeeeeeeee"
 
 
 def test_an_identity_of_the_broker_is_asked_in_the_pods_name() -> None:
-    """Never for another pod: the broker judges each by its own service account."""
+    """The broker is asked in the name of the requesting pod, which it judges by its service account."""
     identity, pod = make.identity(type=3, client_id=CLIENT.upper()), make.pod("web", "shop")
     assert sources.source_of(identity) == BrokerIdentity(CLIENT)
     source = sources.allowed_source(identity, pod, SourceRules(broker=True))
@@ -121,7 +127,7 @@ def test_an_identity_of_the_broker_is_asked_in_the_pods_name() -> None:
 
 
 def test_an_identity_of_the_broker_needs_one_and_a_client_id() -> None:
-    """Else it is told what to set."""
+    """Without a broker, or without a well-formed client ID, the refusal names the setting."""
     refusal = sources.allowed_source(make.identity(type=3, client_id=CLIENT), make.pod(), SourceRules())
     assert isinstance(refusal, Refusal)
     assert "--broker" in refusal.message

@@ -28,7 +28,7 @@ def status(target: str = TARGET, *headers: tuple[bytes, bytes]) -> int:
 
 
 def test_a_request_with_and_without_proof() -> None:
-    """The path names the identity, in any case."""
+    """A request has the identity of its path, in any case, and the proof if there is one."""
     request = TokenRequest("r", CLIENT)
     assert asked() == TokenFileRequest(request)
     assert asked(TARGET, PROOF) == TokenFileRequest(request, proof="a.b.c")
@@ -36,7 +36,10 @@ def test_a_request_with_and_without_proof() -> None:
 
 
 def test_a_selector_is_kept_as_it_came() -> None:
-    """It names the identity where the path does not, and says the same where it does."""
+    """A client ID in the query is kept as written.
+
+    It names the identity when the path does not, and may repeat it when the path does.
+    """
     selector = ("client_id", CLIENT.upper())
     expectation = TokenFileRequest(TokenRequest("r", CLIENT), selector)
     assert asked(f"/token-file?resource=r&client_id={CLIENT.upper()}") == expectation
@@ -65,7 +68,7 @@ def test_a_selector_that_says_something_else(query: str) -> None:
     ],
 )
 def test_other_targets(target: str, expectation: int) -> None:
-    """Each is refused, with a proof and without."""
+    """Other targets are refused, with a proof and without."""
     assert status(target) == status(target, PROOF) == expectation
 
 
@@ -73,12 +76,12 @@ def test_other_targets(target: str, expectation: int) -> None:
     "name", ["via", "forwarded", "x-real-ip", "x-forwarded-host", "x-forwarded-proto", "x-forwarded-for"]
 )
 def test_what_was_passed_on(name: str) -> None:
-    """Whatever the value of the header is, the request counts as passed on."""
+    """A request with a header of proxies is refused, whatever the header's value."""
     assert status(TARGET, PROOF, (name.encode(), b"")) == 400
 
 
 def test_the_metadata_header_is_needed() -> None:
-    """Nobody can make a browser send it."""
+    """A request without the Metadata header is refused: a web page cannot make a browser send that header."""
     refusal = parse(Head(b"GET", TARGET.encode(), (PROOF,)), Rules())
     assert isinstance(refusal, Refusal)
     assert refusal.status == 400
@@ -88,12 +91,12 @@ def test_the_metadata_header_is_needed() -> None:
     "value", ["a.b.c", "Bearer a.b.c", "Basic", "Basic a.b", "Basic a.b.c.d", "Basic  a.b.c", "Basic a.b.c="]
 )
 def test_a_proof_that_is_none(value: str) -> None:
-    """A proof that is no token is answered with 401, which names the file to send."""
+    """A proof that is not a token in the form of Basic is answered with 401."""
     assert status(TARGET, (b"authorization", value.encode())) == 401
 
 
 def test_a_proof_is_bounded_and_single() -> None:
-    """SDKs read files of 4096 bytes."""
+    """A proof is bounded by the 4096 bytes that SDKs read from a file, and a second one is refused."""
     longest = b"Basic a.b." + b"c" * (PROOF_LIMIT_BYTES - 4)
     assert isinstance(asked(TARGET, (b"authorization", longest)), TokenFileRequest)
     assert status(TARGET, (b"authorization", longest + b"c")) == 401
@@ -101,7 +104,7 @@ def test_a_proof_is_bounded_and_single() -> None:
 
 
 def test_the_answer_has_the_selector() -> None:
-    """Under the name by which the client asked; without one there is none."""
+    """The answer repeats the client ID under the name by which the client asked; without one it has none."""
     token = Token("t", 1000, 0, "r")
     body = json.loads(render_token(token, ("client_id", CLIENT), 10.0).partition(b"\r\n\r\n")[2])
     assert (body["access_token"], body["expires_in"], body["client_id"]) == ("t", "990", CLIENT)
@@ -109,11 +112,11 @@ def test_the_answer_has_the_selector() -> None:
 
 
 def test_no_proof_shows() -> None:
-    """Neither in a log of requests nor in one of sources."""
+    """The proof appears neither in the repr of a request nor in that of a source, since both may be logged."""
     assert "a.b.c" not in repr(asked(TARGET, PROOF)) + repr(ProvenIdentity(CLIENT, "n", "a.b.c"))
 
 
 def test_the_challenge_is_what_sdks_cut_at_the_equals_sign() -> None:
-    """A file in the directory that they accept."""
+    """SDKs split the challenge at the equals sign and accept a file in this directory only."""
     assert CHALLENGE.split("=") == ["Basic realm", "/var/opt/azcmagent/tokens/podidentity.key"]
     assert f"\r\nWWW-Authenticate: {CHALLENGE}\r\n".encode() in render_error(401, "", challenge=CHALLENGE)

@@ -1,4 +1,4 @@
-"""What the page shows and whom it lets in."""
+"""What the page shows, and whose requests it answers."""
 
 import json
 from collections.abc import AsyncIterator
@@ -43,7 +43,7 @@ def groups(objects: Objects | None = None) -> dict[str, Group]:
 
 
 def test_texts_of_others_are_escaped() -> None:
-    """A pod's name, a sentence in a log, the name of a fault: all of them are text, wherever they stand."""
+    """Names of pods, log messages and names of faults are text, wherever they appear."""
     trails = Trails()
     trail = trails.add(
         nmi(0.5, pod=HOSTILE.replace('"', "").replace(" ", "_"), status=403, why=HOSTILE.replace('"', ""))
@@ -56,7 +56,7 @@ def test_texts_of_others_are_escaped() -> None:
 
 
 def test_no_secret_leaves_the_state() -> None:
-    """The state has all of them; names of secrets are shown, values are not."""
+    """Names of secrets are shown, and their values are not, although the state has them."""
     text = json.dumps(rendering.groups(list(groups().values())))
     assert "greeting" in text
     assert "a secret value" not in text
@@ -65,7 +65,7 @@ def test_no_secret_leaves_the_state() -> None:
 
 
 def test_a_group_is_bounded_and_says_so() -> None:
-    """A page of ten thousand pods helps nobody."""
+    """A group shows a bounded number of items and counts the others."""
     pods = [
         {"metadata": {"name": f"p{number}", "namespace": "default"}, "spec": {}} for number in range(ITEMS_LIMIT + 2)
     ]
@@ -75,7 +75,7 @@ def test_a_group_is_bounded_and_says_so() -> None:
 
 
 def test_an_identity_shows_its_binding_and_pods() -> None:
-    """What of it is in force, and what is not."""
+    """An identity shows its binding and each pod's state, or that it is not bound."""
     metadata = {"name": "reader", "namespace": "default"}
     identity = {"metadata": metadata, "spec": {"clientID": "c"}}
     binding = {"metadata": metadata, "spec": {"azureIdentity": "reader", "selector": "web"}}
@@ -89,7 +89,7 @@ def test_an_identity_shows_its_binding_and_pods() -> None:
 
 @pytest.mark.parametrize("switch", faults.SWITCHES, ids=lambda switch: switch.name)
 def test_a_switch_turns_on_and_off(switch: faults.Switch) -> None:
-    """Each is a real fault, is off at first, and its second turn undoes the first."""
+    """Each switch sets a fault that exists, is off at first, and undoes its change when turned again."""
     current = dict(faults.DEFAULTS)
     assert not switch.is_on(current)
     current |= switch.change(current)
@@ -100,7 +100,7 @@ def test_a_switch_turns_on_and_off(switch: faults.Switch) -> None:
 
 
 def test_faults_without_a_switch_are_shown() -> None:
-    """`lab fault set` can do more."""
+    """Faults set with `lab fault set` that have no switch are shown as text."""
     assert rendering.switches({**faults.DEFAULTS, "imds_seconds": 2.0})["others"] == "Set besides: imds_seconds=2.0"
 
 
@@ -119,12 +119,12 @@ def test_faults_without_a_switch_are_shown() -> None:
     ],
 )
 def test_who_is_meant(method: str, headers: dict[str, str], *, meant: bool) -> None:
-    """A name that somebody else resolves to loopback is not; nor is a form of another page."""
+    """A request for another host, or a form of another page, is not meant for this page."""
     assert is_meant(Address(80, "secret"), method, Headers(headers)) is meant
 
 
 def test_the_secret_is_compared_whole() -> None:
-    """No beginning of it will do, nor any text that is no ASCII."""
+    """A part of the secret, and a text that is not ASCII, are refused; the secret is not in a repr."""
     address = Address(80)
     assert is_token(address, address.token)
     assert not any(is_token(address, text) for text in ("", address.token[:-1], "é"))
@@ -132,7 +132,7 @@ def test_the_secret_is_compared_whole() -> None:
 
 
 async def test_a_flood_is_counted_and_a_slow_reader_gets_a_summary() -> None:
-    """A batch has so many rows and no more; what a reader does not take becomes one message."""
+    """A batch has a bounded number of rows; batches that a reader does not take become one message."""
     feed = Feed()
     feed.show_faults(faults.DEFAULTS)
     reader = feed.read()

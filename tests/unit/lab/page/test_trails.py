@@ -1,4 +1,4 @@
-"""The trail of a request: what is put together, and what is not."""
+"""Trails of requests: which events belong together, and which do not."""
 
 import dataclasses
 import json
@@ -12,7 +12,7 @@ from unit.lab.page.entries import CLIENT, OTHER_CLIENT, azure, nmi
 
 
 def stations(events: Sequence[Event]) -> list[list[str]]:
-    """Return the stations of each trail that events make."""
+    """Return the stations of each trail that these events form."""
     trails = Trails()
     for event in events:
         trails.add(event)
@@ -21,7 +21,7 @@ def stations(events: Sequence[Event]) -> list[list[str]]:
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (0, 2, 1), (1, 0, 2), (2, 0, 1)])
 def test_a_token_is_one_trail_in_whatever_order_the_logs_are_read(order: Sequence[int]) -> None:
-    """Pod, NMI, IMDS, Key Vault: each log is read by itself."""
+    """Events of NMI, IMDS and Key Vault form one trail in any order: each log is read by itself."""
     events = (nmi(0.5, ms=100), azure(0.45, "imds", "node-1"), azure(0.6, "keyvault", "default/batch"))
     assert stations([events[index] for index in order]) == [["nmi", "imds", "keyvault"]]
 
@@ -40,23 +40,26 @@ def test_a_token_is_one_trail_in_whatever_order_the_logs_are_read(order: Sequenc
     ids=["node", "identity", "resource", "time", "pod", "identity that uses it", "time of the use"],
 )
 def test_what_differs_in_one_thing_is_a_trail_of_its_own(event: Event) -> None:
-    """Nothing is put together on a guess."""
+    """An event that differs in node, identity, resource, pod or time forms another trail."""
     assert len(stations([nmi(0.5), event])) == 2
 
 
 def test_a_token_of_the_cache_has_no_call_to_imds() -> None:
-    """Somebody else's call at the same moment is not this request's."""
+    """A call to IMDS at the same moment does not belong to a token from NMI's cache."""
     assert stations([nmi(0.5, cached="true"), azure(0.45, "imds", "node-1")]) == [["nmi"], ["imds"]]
 
 
 def test_the_second_use_of_a_token_is_a_request_of_its_own() -> None:
-    """SDKs use a token for a day."""
+    """Another use of a token is another trail: SDKs use a token for a day."""
     uses = [azure(moment, "keyvault", "default/batch") for moment in (0.6, 0.7)]
     assert stations([nmi(0.5), *uses]) == [["nmi", "keyvault"], ["keyvault"]]
 
 
 def test_a_refusal_of_the_last_station_is_the_trails() -> None:
-    """What IMDS refused at first and NMI got in the end is no refusal."""
+    """A trail is refused when its last station refuses.
+
+    A refusal by IMDS after which NMI got the token does not count.
+    """
     trails = Trails()
     first = azure(0.42, "imds", "node-1", "", status=400, why="Identity not found")
     trail = trails.add(nmi(0.5))
@@ -72,13 +75,13 @@ def _reason(trail: Trail) -> str:
 
 
 def test_nmis_refusal_is_the_trails() -> None:
-    """Its own sentence, as `explain` has it."""
+    """A refusal by NMI is the trail's, with NMI's own sentence."""
     trail = Trails().add(nmi(0.5, status=404, why="no binding selects it"))
     assert _reason(trail) == "no binding selects it"
 
 
 def test_through_the_broker() -> None:
-    """The pod's NMI, the broker, Entra ID, and the use."""
+    """A token of the broker is one trail: NMI, broker, Entra ID and the use."""
     fields = {
         "ts": "2026-11-29T01:09:46.480Z",
         "logger": "audit",
@@ -101,7 +104,7 @@ def test_through_the_broker() -> None:
 
 
 def test_memory_is_bounded() -> None:
-    """However many pods ask."""
+    """However many pods ask, a bounded number of trails is kept."""
     trails = Trails()
     for number in range(KEYS_LIMIT + 10):
         trails.add(nmi(0.5, pod=f"pod-{number}", node=f"node-{number}"))
@@ -122,5 +125,5 @@ def test_memory_is_bounded() -> None:
     ],
 )
 def test_a_line_about_no_token_is_no_event(line: str) -> None:
-    """Pods write what they want, and so do later versions."""
+    """Lines of any other form, such as those of later versions, are ignored."""
     assert of_audit_line(line, "nmi", "node-0") is None
