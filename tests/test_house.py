@@ -1,4 +1,7 @@
-"""Sizes and names that keep files readable, and documents that stay in step. Linters hold the rest (pyproject.toml)."""
+"""Sizes and names that keep files readable, and documents that agree with the code.
+
+Linters check the rest (pyproject.toml).
+"""
 
 import ast
 import statistics
@@ -23,31 +26,31 @@ def functions(path: Path) -> list[Function]:
 
 
 def length(function: Function) -> int:
-    """Lines from `def` to the end."""
+    """Return the number of lines from `def` to the end."""
     return (function.end_lineno or function.lineno) - function.lineno + 1
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_files_and_functions_stay_small(path: Path) -> None:
-    """A file over 400 lines or a function over 50 asks to be split."""
+    """A file has at most 400 lines and a function at most 50."""
     assert len(path.read_text().splitlines()) <= FILE_LINES
     assert [function.name for function in functions(path) if length(function) > FUNCTION_LINES] == []
 
 
 def test_half_of_all_functions_fit_in_ten_lines() -> None:
-    """Small pieces: the median function has at most ten lines."""
+    """The median function has at most ten lines."""
     assert (
         statistics.median(length(function) for path in SOURCES for function in functions(path)) <= MEDIAN_FUNCTION_LINES
     )
 
 
 def test_no_module_has_a_vague_name() -> None:
-    """A module says what it is about."""
+    """A module's name says what it is about."""
     assert [path for path in SOURCES if path.stem in VAGUE_NAMES] == []
 
 
 def test_every_make_target_of_the_readme_exists() -> None:
-    """The commands a newcomer is told are there."""
+    """Every `make` command in README is a target of the Makefile."""
     makefile = (ROOT / "Makefile").read_text()
     named = {
         word.strip("`.,") for word in (ROOT / "README.md").read_text().split("make ")[1:] for word in [word.split()[0]]
@@ -56,7 +59,7 @@ def test_every_make_target_of_the_readme_exists() -> None:
 
 
 def test_the_changelog_names_the_version() -> None:
-    """A release has an entry."""
+    """CHANGELOG has an entry for the version."""
     version = (ROOT / "pyproject.toml").read_text().split('version = "', 1)[1].split('"', 1)[0]
     assert version in (ROOT / "CHANGELOG.md").read_text()
 
@@ -114,7 +117,7 @@ def is_wire_word(node: ast.AST) -> bool:
 
 @pytest.mark.parametrize("path", NAMED_SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_a_name_is_the_noun_of_the_thing(path: Path) -> None:
-    """No binding is a bare participle or pronoun; whatever Python itself calls (`__all__`) has no choice."""
+    """No binding is a bare participle or pronoun, except names that Python itself defines (`__all__`)."""
     names = [(name, line) for name, line in bindings(path) if not (name.startswith("__") and name.endswith("__"))]
     vague = [f"{name}, line {line}" for name, line in names if name.strip("_").lower() in VAGUE_BINDINGS]
     assert vague == []

@@ -1,6 +1,7 @@
 """A release of aad-pod-identity's own chart as Helm 3 left it: its objects, and the Secret in which Helm keeps it.
 
-Written from facts about the chart (names, selectors, labels) and about Helm's storage, for tests that begin there.
+Written from facts about the chart (names, selectors, labels) and about Helm's storage, for tests that begin with such a
+release.
 """
 
 import base64

@@ -1,7 +1,7 @@
-"""The one way in which tests and benchmarks wait for a condition: `until` blocks, `eventually` lets the event loop run.
+"""The one way in which tests and benchmarks wait for a condition: `until` blocks, `eventually` runs the event loop.
 
-Both look again and again, because nobody can set an event for what another process, a socket or the kernel does; both
-fail with a sentence when the time is up. What an event can be set for is awaited by that event instead.
+Both check again and again, because nobody can set an event for what another process, a socket or the kernel does; both
+fail with a sentence when the time is over. Whatever can be signalled by an event is awaited by that event instead.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ def until(condition: Callable[[], object], description: str, seconds: float = LI
     while not condition():
         end = time.monotonic()
         assert end < deadline, _failure(description, seconds)
-        # A look that starts a program must not take a core from what it waits for: it gets half the time at most.
+        # A condition that starts a program gets half the time at most: it must not take a core from what it waits for.
         time.sleep(max(POLL_SECONDS, end - start))
         start = time.monotonic()
 
@@ -46,7 +46,7 @@ async def eventually(
 
 
 async def settle() -> None:
-    """Let all tasks run until each waits for something that is not in this process, or for time to pass."""
+    """Let all tasks run until each waits for something outside of this process, or for time to pass."""
     for _ in range(200):
         await asyncio.sleep(0)
 

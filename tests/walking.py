@@ -1,4 +1,4 @@
-"""The walks of ARCHITECTURE.md, and the files of podidentity in which code really runs."""
+"""The walks of ARCHITECTURE.md, and the files of podidentity in which code runs."""
 
 import re
 import sys
@@ -12,7 +12,7 @@ SOURCE = str(REPOSITORY / "src/podidentity") + "/"
 
 
 def walk(heading: str) -> tuple[list[str], set[str]]:
-    """Return the files of a walk in their order, and those that the text after it names."""
+    """Return the files of a walk in their order, and those that the text after the walk names."""
     text = (REPOSITORY / "ARCHITECTURE.md").read_text().partition(f"### Walk: {heading}\n")[2].partition("\n#")[0]
     return re.findall(r"^\d+\. `([\w/]+\.py)`", text, re.MULTILINE), set(
         re.findall(r"`([\w/]+\.py)`", re.split(r"^\d+\. .*\n\n", text, flags=re.MULTILINE)[-1])

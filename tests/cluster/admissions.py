@@ -1,4 +1,4 @@
-"""Pods created on a real API server, again and again or all at once, and what became of each."""
+"""Pods created on a real API server, steadily or all at once, and whether each was admitted and injected."""
 
 import asyncio
 import base64
@@ -23,7 +23,7 @@ PAUSE_SECONDS = 0.1
 
 @dataclass
 class ApiServer:
-    """Where pods are created: with `dryRun=All`, which runs admission and stores nothing."""
+    """Where pods are created, with `dryRun=All`: admission runs, and nothing is stored."""
 
     url: str
     trust: ssl.SSLContext
@@ -43,7 +43,7 @@ class ApiServer:
 
 
 def outcome(response: httpx2.Response) -> str:
-    """`injected`, `not injected`, or status and message of a refusal."""
+    """Return `injected`, `not injected`, or status and message of a refusal."""
     document: Json = response.json()
     if response.status_code != 201:
         return f"{response.status_code} {document.get('message')}"
@@ -52,7 +52,7 @@ def outcome(response: httpx2.Response) -> str:
 
 
 def create_at_once(server: ApiServer, pod: Json, count: int) -> Counter[str]:
-    """Create `count` pods as fast as the API server takes them; count what became of them."""
+    """Create `count` pods as fast as the API server accepts them; return how many had each outcome."""
 
     async def work() -> Counter[str]:
         limits = httpx2.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS)
@@ -73,14 +73,14 @@ def create_at_once(server: ApiServer, pod: Json, count: int) -> Counter[str]:
 
 @dataclass
 class Steady:
-    """A thread that creates pods at a steady pace, and what became of them so far."""
+    """A thread that creates pods at a steady pace, and the outcomes so far."""
 
     counts: Counter[str] = field(default_factory=Counter)
     _stop: threading.Event = field(default_factory=threading.Event)
 
     @property
     def total(self) -> int:
-        """How many pods were created or refused."""
+        """Return how many pods were created or refused."""
         return sum(self.counts.values())
 
     def run(self, server: ApiServer, pod: Json) -> None:
@@ -93,13 +93,13 @@ class Steady:
                 self.counts[outcome(client.post(path, json=pod))] += 1
 
     def stop(self) -> None:
-        """Let `run` return."""
+        """Make `run` return."""
         self._stop.set()
 
 
 @contextlib.contextmanager
 def steady(server: ApiServer, pod: Json) -> Iterator[Steady]:
-    """Pods that are created until the end of the context."""
+    """Create pods until the end of the block."""
     work = Steady()
     thread = threading.Thread(target=work.run, args=(server, pod), daemon=True)
     thread.start()

@@ -57,7 +57,7 @@ class Place:
     """The broker's own token of the cluster's first signing key."""
 
     def door(self, path: str, **query: str) -> Any:
-        """Let the pod `door` ask the broker, or look at a replica."""
+        """Let the pod `door` send a request to the broker, or to a replica."""
         return self._get("door", f"{path}?{urlencode(query)}")
 
     def ask(self, token: str, client_id: str = "") -> tuple[int, Json]:
@@ -70,7 +70,7 @@ class Place:
         return self._get(self.clients, path)
 
     def tokens_go_on(self) -> None:
-        """Wait until each of the 32 clients has had tokens since now; hold that no request has failed so far."""
+        """Wait until each of the 32 clients has had another token; hold that no request has failed so far."""
         before = self._tokens()
         until(lambda: self._tokens() >= before + 32 * TOKENS_PER_CLIENT, "more tokens for the load", 120)
 
@@ -122,13 +122,13 @@ class Place:
         return data
 
     def upgrade(self, **values: Any) -> None:
-        """`helm upgrade`, until every replica is new."""
+        """Run `helm upgrade`, and wait until every replica is new."""
         self.helm.upgrade(str(chart.BROKER), BROKER, {**self.values, **values}, namespace=HOME, timeout=TIMEOUT_SECONDS)
         self.cluster.roll_out(f"deployment/{BROKER}", HOME)
 
     @property
     def values(self) -> dict[str, Any]:
-        """The chart's values."""
+        """Return the chart's values."""
         return {"tenantId": self.cluster.lab.variables["LAB_TENANT_ID"], "bundleNamespaces": [CLIENTS]}
 
 
@@ -184,7 +184,10 @@ def client_pod(cluster: Cluster, identity: str, name: str, program: str) -> Json
 
 
 def sdk_pod(cluster: Cluster, identity: str, sdks: Sequence[Sdk], requests: Sequence[Json]) -> Json:
-    """A pod with a container for each SDK, which answers `requests`; its log has the answers, a line for each."""
+    """Return a pod with a container for each SDK, which makes `requests`.
+
+    A container's log has a line for each answer.
+    """
     lines = "".join(f"{json.dumps(request)}\n" for request in requests)
     containers, paths = [], {str(clients.CACHE), *_MACHINE}
     for number, sdk in enumerate(sdks):
@@ -249,7 +252,7 @@ def _pod(name: str, containers: list[Json]) -> Json:
 
 @contextlib.contextmanager
 def installed(cluster: Cluster) -> Iterator[Place]:
-    """The broker, installed by Helm; 50 service accounts that may use one identity; the load that runs."""
+    """The broker, installed by Helm; 50 service accounts that may use one identity; the load, which runs."""
     namespaces = (*NAMESPACES, CLIENTS, OUTSIDE)
     restricted = {"pod-security.kubernetes.io/enforce": "restricted"}
     labels = {**{name: {} for name in namespaces}, HOME: restricted}

@@ -4,10 +4,11 @@ import pytest
 
 from cluster.harness import Cluster
 
-# The order of the files: what has a cluster of its own, while there is no other; what installs nothing; what looks back
-# at all of it last, but for what removes it and what kills the API server: one that just started forbids everything
-# until it has read its roles.
-# A way back lets pods through to the metadata service for a moment; most tests hold that no packet ever gets there.
+# The order of the files: first those with a cluster of their own, while there is no other; then those that install
+# nothing. Files that examine what all others did come late, before those that remove podidentity and the one that kills
+# the API server: until a new one has read its roles, it forbids everything.
+# A way back to aad-pod-identity lets pods reach the metadata service for a moment, and most tests hold that no packet
+# ever gets there.
 FIRST = (
     "test_walk_through",
     "test_manifests",
@@ -33,7 +34,7 @@ LAST = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests here share a cluster, so they have an order; and on a busy machine a cluster may take its time."""
+    """Order the tests, which share a cluster, and give each a time limit for a busy machine."""
     here = [item for item in items if item.path.parent.name == "cluster"]
     for item in here:
         item.add_marker(pytest.mark.timeout(900))

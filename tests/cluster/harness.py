@@ -52,17 +52,20 @@ class Cluster:
 
     @property
     def logs(self) -> Path:
-        """What all components say."""
+        """The directory with the logs of all components."""
         return Path(self.lab.variables["LAB_LOGS"])
 
     @property
     def cgroup(self) -> str:
-        """What the control groups of all its containers have in their path."""
+        """The part that the paths of all its containers' control groups share."""
         return Directory(self.lab.directory).cgroup
 
     @cached_property
     def api(self) -> httpx2.Client:
-        """The API server for what is asked often: kubectl costs a tenth of a second of a core each time."""
+        """A client of the API server for frequent requests.
+
+        Each call of kubectl takes a tenth of a second of processor time.
+        """
         config = yaml.safe_load(Path(self.lab.variables["KUBECONFIG"]).read_text())
         cluster, user = config["clusters"][0]["cluster"], config["users"][0]["user"]
         trust = ssl.create_default_context(cadata=base64.b64decode(cluster["certificate-authority-data"]).decode())
@@ -78,7 +81,10 @@ class Cluster:
         return told
 
     def requests(self) -> Iterator[Json]:
-        """What the workloads' service accounts asked the API server for, oldest first; it may be writing the last."""
+        """Return the requests of the workloads' service accounts from the audit log, oldest first.
+
+        The last line may be incomplete.
+        """
         yield from map(json.loads, (self.logs / "audit.log").read_text().rpartition("\n")[0].splitlines())
 
     def close(self) -> None:
@@ -106,17 +112,17 @@ class Cluster:
         )
 
     def create(self, *objects: Json, namespace: str = "default") -> None:
-        """`kubectl create`."""
+        """Run `kubectl create`."""
         listed = {"apiVersion": "v1", "kind": "List", "items": objects}
         self.kubectl("create", "-n", namespace, "-f", "-", stdin=json.dumps(listed))
 
     def get(self, *words: str) -> Json:
-        """`kubectl get ... -o json`."""
+        """Run `kubectl get ... -o json`."""
         told: Json = json.loads(self.kubectl("get", *words, "-o", "json"))
         return told
 
     def delete(self, *words: str) -> None:
-        """`kubectl delete`, without grace: what is under test is not how a test's pod ends."""
+        """Run `kubectl delete` without a grace period: tests do not examine how their pods end."""
         self.kubectl("delete", "--ignore-not-found", "--grace-period=1", *words)
 
     def install(self, manifest: str = "deployment-rbac.yaml") -> None:
@@ -134,9 +140,9 @@ class Cluster:
         self.kubectl("delete", "-f", recipe)
 
     def uninstall(self) -> None:
-        """Leave the cluster as if podidentity had never been there: a fresh one, for whoever comes next."""
+        """Leave the cluster as if podidentity had never been there, for the next module."""
         if self.try_kubectl("get", "crd", f"azureidentities.{upstreams.GROUP}").returncode:
-            return  # somebody did it already
+            return  # another fixture did it already
         self.kubectl("delete", "deployment", "mic", "--ignore-not-found", "--cascade=foreground")
         self.take_interception_away()
         self.delete("pod", "--all")
@@ -158,14 +164,14 @@ class Cluster:
         self.kubectl("rollout", "status", "-n", namespace, what, f"--timeout={WAIT_SECONDS:.0f}s")
 
     def identity(self, name: str) -> Identity:
-        """Make an identity in Azure that MIC may assign."""
+        """Create an identity in Azure that MIC may assign."""
         made = self.admin.create_identity(GROUP, name, LOCATION)["properties"]
         scope = self.admin.identity(GROUP, name)
         self.admin.assign_role("Managed Identity Operator", self.admin.cluster_principal(), scope)
         return Identity(name, made["clientId"], scope)
 
     def bind(self, identity: Identity, namespace: str = "default", selector: str | None = None) -> None:
-        """An AzureIdentity and its binding; the selector is the identity's name unless given."""
+        """Create an AzureIdentity and its binding; the selector is the identity's name unless given."""
         spec = {"type": 0, "resourceID": identity.resource_id, "clientID": identity.client_id}
         chosen = {"azureIdentity": identity.name, "selector": selector or identity.name}
         self.create(
@@ -175,7 +181,7 @@ class Cluster:
         )
 
     def imds_packets(self) -> int:
-        """Packets of pods that passed a node's uplink towards the metadata service."""
+        """Return how many packets of pods left a node by its uplink towards the metadata service."""
         told = self.lab.run("status", "--name", self.lab.name, "--json")
         assert told.returncode == 0, told.stderr
         packets: dict[str, int] = json.loads(told.stdout)["imds_packets"]
@@ -193,7 +199,7 @@ class Cluster:
         return counted
 
     def gap(self, name: str) -> float:
-        """The longest time that a pod that runs `KEEP_ASKING` was without a token, in seconds, since the last call."""
+        """Return the longest time without a token of a pod that runs `KEEP_ASKING`, in seconds, since the last call."""
         status, body = self.lab.curl(f"http://{self.pod_ip(name)}:8080/gap")
         assert status == 200
         return float(body)
@@ -231,10 +237,10 @@ class Cluster:
         return {name: statuses[0]["restartCount"] for name, statuses in containers.items() if statuses}
 
     def processes(self, program: str, host: str = "") -> set[int]:
-        """The cluster's processes that run a program of podidentity's image, in the pod `host` alone if it is given."""
+        """Return the cluster's processes that run a program of podidentity's image, of the pod `host` if given."""
         found = set()
         for path in Path("/proc").glob("[0-9]*/cmdline"):
-            with contextlib.suppress(OSError):  # it ended while we looked
+            with contextlib.suppress(OSError):  # the process ended meanwhile
                 ours = self.cgroup in (path.parent / "cgroup").read_text()
                 if ours and f"/usr/local/bin/{program}".encode() in path.read_bytes().split(b"\0"):
                     variables = (path.parent / "environ").read_bytes().split(b"\0")
@@ -245,7 +251,7 @@ class Cluster:
         return {pid for pid, parent in parents.items() if parent and parent not in found}
 
     def forget_last_address(self, node: str) -> None:
-        """Let the node's next pod have the lowest address that is free, though it was just in use."""
+        """Make the node's next pod get the lowest free address, although it was in use just now."""
         kept = Path(f"/proc/{self.inside()}/root/run/podidentity/{node}/addresses/pods/last_reserved_ip.0")
         kept.unlink(missing_ok=True)
 

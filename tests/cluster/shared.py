@@ -1,6 +1,6 @@
-"""The one real cluster of a test run, for `tests/cluster` and for the contract; or one sentence why there is none.
+"""The one real cluster of a test run, for `tests/cluster` and the contract, or a sentence that says why there is none.
 
-With CI set, that sentence is a failure. A plugin (`tests/conftest.py`), so that both folders share one cluster.
+With CI set, that sentence is a failure. This is a plugin (`tests/conftest.py`), so that both folders share one cluster.
 """
 
 import os
@@ -14,7 +14,7 @@ from podidentity_lab.real import images, program, requirements
 
 
 def _why_not() -> str | None:
-    """Why there can be no real cluster here."""
+    """Return why there can be no real cluster here, or None."""
     if os.geteuid() != 0:
         return "a real cluster needs root"
     if program.find() is None:
@@ -29,7 +29,7 @@ def _why_not() -> str | None:
 
 @pytest.fixture(scope="session")
 def possible() -> None:
-    """A real cluster can be started here."""
+    """Skip, or fail in CI, where no real cluster can be started."""
     why = _why_not()
     if why and os.environ.get("CI"):
         pytest.fail(why)
@@ -39,7 +39,7 @@ def possible() -> None:
 
 @pytest.fixture(scope="session")
 def cluster(possible: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:  # noqa: ARG001  # or none
-    """Two nodes that are there and one that joins when a test says so; nothing installed."""
+    """Two nodes, and one that joins when a test says so; nothing is installed."""
     home = tmp_path_factory.mktemp("labs")
     home.chmod(0o700)
     with start(home, "--nodes", "3", "--late", "1") as one:

@@ -1,8 +1,8 @@
-"""Bad weather on the real cluster: pods ask and pods come and go, while watches are cut and IMDS fails now and then.
+"""A soak of the real cluster: pods come and go and ask for tokens, while watches are cut and IMDS fails now and then.
 
 Steady pods on both nodes make the load; short ones come and go, in waves of another identity each, so that MIC assigns
-and unassigns all the time. `bench/soak.py --kubernetes real` runs it, and no test does, for it takes half an hour to
-mean anything. It is here because it is made of what the tests of the cluster are made of.
+and unassigns all the time. `bench/soak.py --kubernetes real` runs it; no test does, since it says little before half an
+hour. It uses the helpers of this folder.
 """
 
 import contextlib
@@ -34,11 +34,11 @@ AT_ONCE = 2
 SHORT_IDENTITIES = 4
 TOLD_SECONDS = 60.0
 JOB_POLL_SECONDS = 1.0
-WAVE_SECONDS = 600.0  # some pods on a machine that may have much else to do
+WAVE_SECONDS = 600.0  # a few pods, on a machine that may be busy
 
 
 class Soak:
-    """The cluster with podidentity installed, and a soak of it."""
+    """A soak of the cluster with podidentity installed."""
 
     def __init__(self, cluster: Cluster, weather: Weather) -> None:
         self.cluster = cluster
@@ -50,7 +50,7 @@ class Soak:
         self._service = cluster.get("service", "kubernetes")["spec"]["clusterIP"]
 
     def live_through(self) -> Seen:
-        """Do all that for as long as it was asked for."""
+        """Run the soak for the time given by its weather; return what was seen."""
         steady = [self._bound(f"steady-{number}") for number in range(self.weather.identities)]
         short = [self._bound(f"short-{number}") for number in range(SHORT_IDENTITIES)]
         restarts = sum(self.cluster.restarts().values())
@@ -77,7 +77,7 @@ class Soak:
 
     @contextlib.contextmanager
     def _door(self) -> Iterator[httpx2.Client]:
-        """The lab's door into its Azure."""
+        """A client of the control socket of the lab's Azure."""
         transport = httpx2.HTTPTransport(uds=str(Directory(self.cluster.lab.directory).control))
         with httpx2.Client(transport=transport, base_url="http://lab/azure", timeout=60) as door:
             yield door
@@ -111,7 +111,7 @@ class Soak:
             name, identity = f"wave-{wave}-{node}", identities[wave % len(identities)]
             try:
                 self._wave(name, identity, node)
-            except AssertionError as error:  # nobody knows what became of these pods' questions
+            except AssertionError as error:  # the outcome of these pods' requests is unknown
                 self.seen.lost.append(f"{name}: {error}")
             wave += 1
 
@@ -152,7 +152,7 @@ class Soak:
         while time.monotonic() < self._ends:
             time.sleep(SAMPLE_SECONDS)
             for name, pid in daemons:
-                with contextlib.suppress(OSError):  # it ended: `restarts` says so
+                with contextlib.suppress(OSError):  # the daemon has ended: `restarts` counts that
                     self.seen.daemons[name].sample(pid)
             if time.monotonic() > cut + self.weather.cut_seconds:
                 cut = time.monotonic()
@@ -167,7 +167,7 @@ class Soak:
         enter = ["nsenter", f"--net=/proc/{pid}/ns/net", "--"]
         kill = ["ss", "--kill", "--tcp", "--no-header", "dst", self._service]
         done = subprocess.run([*enter, *kill], capture_output=True, text=True, check=False, timeout=60)
-        if done.returncode == 0:  # else it ended: `restarts` says so
+        if done.returncode == 0:  # otherwise it has ended: `restarts` counts that
             self.seen.cut_connections += len(done.stdout.splitlines())
             self.seen.cuts += 1
 
@@ -184,7 +184,7 @@ class Soak:
         sys.stderr.write(f"{left:.0f} s left: {told}\n")
 
     def _collect(self, name: str) -> None:
-        """Wait until a steady pod has asked for as long as it was told to, and add what it has seen."""
+        """Wait until a steady pod has asked for its whole time, and add what it has seen."""
         url = f"http://{self.cluster.pod_ip(name)}:8080/"
         told: dict[str, Any] = {}
 
@@ -195,7 +195,7 @@ class Soak:
 
         try:
             until(is_over, f"the end of {name}")
-        except AssertionError as error:  # nobody knows what became of its questions
+        except AssertionError as error:  # the outcome of its requests is unknown
             self.seen.lost.append(f"{name}: {error}")
             return
         self._add(told)

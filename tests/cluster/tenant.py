@@ -1,4 +1,4 @@
-"""What a hostile tenant creates with the rights to one namespace: objects alone."""
+"""Objects that a hostile tenant creates with the rights to one namespace."""
 
 import base64
 import json
@@ -17,7 +17,7 @@ KINDS = {"AzureIdentity": "azureidentities", "AzureIdentityBinding": "azureident
 
 
 def requests(node: str, archive: bytes, namespace: str = SELECTOR) -> Iterator[tuple[str, bytes]]:
-    """Yield what is posted to the API server: path and body."""
+    """Yield the requests to the API server: path and body."""
     for obj in _objects(node, archive):
         body = json.dumps(obj).encode()
         yield _path(obj["kind"], namespace), body.replace(b'"NESTED"', b'{"f:a":' * LEVELS + b"{}" + b"}" * LEVELS)

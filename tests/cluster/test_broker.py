@@ -70,15 +70,15 @@ def sdks(place: Place) -> Mapping[str, str]:
 def test_fifty_service_accounts_of_25_namespaces_share_one_credential(place: Place) -> None:
     """Fifty service accounts use one identity through one federated credential.
 
-    They are granted it by name or by their namespace's group, with AKS's ClusterRoles; each replica asks Entra ID at
-    most twice.
+    They are granted it by name or by their namespace's group, with AKS's ClusterRoles; Entra ID is asked four times at
+    most.
     """
     pairs = [(namespace, name) for namespace in NAMESPACES for name in brokers.ACCOUNTS]
     answers = [place.ask(token(place.cluster, *pair)) for pair in pairs]
     assert len(answers) == 50
     assert {status for status, _ in answers} == {200}, answers
     assert {client_id(document["access_token"]) for _, document in answers} == {place.client_id}
-    # Beside these, the clients of the load ask with what they understand, which is a token of its own.
+    # Clients of the load also send their capabilities, for which Entra ID makes another token.
     assert place.exchanges() <= 4
 
 
@@ -211,7 +211,7 @@ def test_a_credential_that_is_missing_is_an_event(place: Place) -> None:
     cluster = place.cluster
     identity = cluster.admin.create_identity(GROUP, "late", LOCATION)["properties"]["clientId"]
     create(cluster, *brokers.grant(identity, "identity-late", brokers.group(NAMESPACES[1])))
-    # What trusts another subject: with no credential at all Entra ID says another number, for which nobody waits.
+    # A credential for another subject: without any, Entra ID has another error code, and the broker does not wait.
     cluster.admin.create_federated_credential(GROUP, "late", "other", ISSUER, f"{SUBJECT}-2")
     value = token(cluster, NAMESPACES[1], "web")
 
@@ -255,7 +255,7 @@ def test_the_other_replica_is_killed_and_serves_with_the_next_ca(place: Place, r
     """
     cluster = place.cluster
     until(lambda: "next.published" in place.authority(), "the successor to be published")
-    # A change of the pod lets its kubelet look at its volumes at once.
+    # A change of the pod makes its kubelet update its volumes at once.
     cluster.kubectl("annotate", "pod", "load", "door", "-n", CLIENTS, "example.com/look=now")
     until(lambda: place.load("/trust") == 2, "both CAs in the clients' file")
     earlier = dt.datetime.now(dt.UTC) - dt.timedelta(minutes=11)
@@ -278,7 +278,7 @@ def test_the_cluster_signs_with_another_key(place: Place) -> None:
     rotate_key(cluster, "publish")
     assert sign_in(cluster, place.client_id, old) is None
     place.tokens_go_on()
-    forget_issuers_keys(cluster)  # so long whoever rotates keys has to wait
+    forget_issuers_keys(cluster)  # in place of the wait of half an hour
     rotate_key(cluster, "sign")
     new = exchange_token(place)
     kids = [jwt.get_unverified_header(value)["kid"] for value in (old, new)]

@@ -12,7 +12,10 @@ AUDIENCE = "api://AzureADTokenExchange"
 
 
 def test_a_service_accounts_token_signs_in_as_the_identity_that_trusts_it(cluster: Cluster) -> None:
-    """Verified with the key set that this cluster publishes; the same token says nothing for another subject."""
+    """A token signs in as an identity that trusts its subject, and is refused while the identity trusts another.
+
+    The lab's Entra ID verifies it with the key set that this cluster publishes.
+    """
     admin = cluster.admin
     made = admin.create_identity(GROUP, "federated", LOCATION)
 
@@ -31,14 +34,14 @@ def test_a_service_accounts_token_signs_in_as_the_identity_that_trusts_it(cluste
 
 
 def forget_issuers_keys(cluster: Cluster) -> None:
-    """Let the lab's Entra ID fetch issuers' keys each time: as if the half hour for which it keeps them were over."""
+    """Have the lab's Entra ID fetch issuers' keys each time, as if its half hour of caching were over."""
     transport = httpx2.HTTPTransport(uds=str(Directory(cluster.lab.directory).control))
     with httpx2.Client(base_url="http://lab/azure", transport=transport) as door:
         door.patch("/faults", json={"issuer_keys_seconds": 0}).raise_for_status()
 
 
 def rotate_key(cluster: Cluster, phase: str) -> None:
-    """Take one step of exchanging the key with which the cluster signs tokens: publish, sign or withdraw."""
+    """Take one step of replacing the key with which the cluster signs tokens: publish, sign or withdraw."""
     process = cluster.lab.run("issuer", "rotate", "--name", cluster.lab.name, "--phase", phase)
     assert f"{phase}: the issuer publishes" in process.stdout, process.stderr
 
@@ -49,7 +52,7 @@ def published_keys(cluster: Cluster) -> set[str]:
 
 
 def sign_in(cluster: Cluster, identity: str, token: str) -> list[int] | None:
-    """Exchange a token for one of an identity (its client ID); the error codes, None when it succeeds."""
+    """Exchange a token for one of an identity (a client ID); return the error codes, None when it succeeds."""
     form = {
         "grant_type": "client_credentials",
         "client_id": identity,

@@ -23,7 +23,7 @@ TIMEOUT_SECONDS = 300
 
 @pytest.fixture(scope="module")
 def helm(cluster: Cluster) -> Iterator[helm_python.Config]:
-    """Helm in a namespace of its own."""
+    """Helm, for a namespace of its own."""
     cluster.kubectl("create", "namespace", NAMESPACE)
     with helm_python.Config(kubeconfig_path=cluster.lab.variables["KUBECONFIG"], namespace=NAMESPACE) as config:
         yield config
@@ -64,7 +64,7 @@ def test_installed_it_gives_tokens(cluster: Cluster, helm: helm_python.Config, r
 
 
 def test_upgraded_it_goes_on(cluster: Cluster, helm: helm_python.Config, reader: Identity) -> None:
-    """Another value rolls both parts out; pods get tokens afterwards."""
+    """A changed value is rolled out to both daemons, and pods get tokens afterwards."""
     values = {"nmi": {"loggingFormat": "json"}, "mic": {"loggingFormat": "json"}}
     helm.upgrade(str(chart.CHART), RELEASE, values, namespace=NAMESPACE, wait="legacy", timeout=TIMEOUT_SECONDS)
     for what in ("daemonset/aad-pod-identity-nmi", "deployment/aad-pod-identity-mic"):

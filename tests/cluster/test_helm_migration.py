@@ -1,6 +1,6 @@
 """From a Helm release of aad-pod-identity's chart to ours by `helm upgrade`, and back by `helm rollback`.
 
-One story, in this order, on a cluster without podidentity: two NMIs on one node would want the same ports.
+The tests build on each other, on a cluster without podidentity: two NMIs on one node would want the same ports.
 """
 
 import contextlib
@@ -59,15 +59,15 @@ def kept(cluster: Cluster) -> Iterator[Identity]:
 
 @pytest.fixture(scope="module")
 def helm(cluster: Cluster, kept: Identity) -> Iterator[helm_python.Config]:  # noqa: ARG001  # there before Helm looks
-    """Helm in the release's namespace."""
+    """Helm, for the release's namespace."""
     with helm_python.Config(kubeconfig_path=cluster.lab.variables["KUBECONFIG"], namespace=NAMESPACE) as config:
         yield config
 
 
 def test_upgraded_to_our_chart(cluster: Cluster, helm: helm_python.Config, kept: Identity) -> None:
-    """The same workloads, updated in place: the pod that was there has its token, and so has a new one.
+    """The workloads are updated in place; the pod from before gets its token, and so does a new one.
 
-    While the predecessor's leader renews its lock, in `default` though the release is elsewhere, ours never leads.
+    While the predecessor's leader renews its lock, ours never leads. The lock is in `default`, and the release is not.
     """
     before, packets = _uids(cluster), cluster.imds_packets()
     cluster.kubectl("apply", "-f", str(chart.CHART / "crds" / "crd.yaml"))
@@ -89,7 +89,10 @@ def test_upgraded_to_our_chart(cluster: Cluster, helm: helm_python.Config, kept:
 
 
 def test_rolled_back(cluster: Cluster, helm: helm_python.Config, kept: Identity) -> None:
-    """Its workloads are back and ours alone are gone; the way to the metadata service is open when we say so."""
+    """Upstream's workloads are back, and objects that only our chart has are gone.
+
+    Pods reach the metadata service again only after our interception is taken away.
+    """
     before, packets = _uids(cluster), cluster.imds_packets()
     helm.rollback(RELEASE, version=1, wait="legacy", timeout=TIMEOUT_SECONDS)
     assert _uids(cluster) == before
@@ -112,7 +115,7 @@ def test_rolled_back(cluster: Cluster, helm: helm_python.Config, kept: Identity)
 
 
 class _Predecessor(threading.Thread):
-    """Aad-pod-identity's leader, as far as others see it: it renews its record, and notices when another wrote it."""
+    """A stand-in for aad-pod-identity's leader: it renews its record, and counts how often somebody else wrote it."""
 
     def __init__(self, cluster: Cluster) -> None:
         super().__init__()
@@ -154,14 +157,14 @@ def _leading(cluster: Cluster) -> Iterator[_Predecessor]:
 
 
 def _standing_by(cluster: Cluster) -> bool:
-    """Whether both of our MICs have seen the predecessor's leader."""
+    """Whether both of our MICs have noticed the predecessor's leader."""
     names = [one["metadata"]["name"] for one in cluster.get("pods", "-n", NAMESPACE, "-l", MIC)["items"]]
     logs = [cluster.kubectl("logs", "-n", NAMESPACE, name) for name in names]
     return len(logs) == 2 and all("upstream-mic leads" in log for log in logs)
 
 
 def _answer(cluster: Cluster, program: str = ONCE) -> list[str]:
-    """Return what the pod gets that was there from the beginning."""
+    """Return the answer to a request of the pod from before."""
     told: list[str] = json.loads(cluster.kubectl("exec", "helm-kept", "--", "python3", "-c", program))
     return told
 

@@ -1,4 +1,4 @@
-"""A node that joins later: nothing runs there before it is intercepted, and then pods have their identities at once."""
+"""A node that joins later: no pod starts there before interception stands, and then pods have their identities."""
 
 import json
 
@@ -10,10 +10,10 @@ TAINT = "podidentity.io/starting"
 
 
 def test_a_startup_taint_goes_when_interception_stands(installed: Cluster) -> None:
-    """The pod waits for the taint, the taint for NMI's self-test; the node's metadata service never hears the pod."""
+    """A pod starts only after NMI has removed the taint, gets tokens alone, and no packet of it reaches IMDS."""
     identity = installed.identity("latecomer")
     installed.bind(identity)
-    # What docs/configure/startup-taint.md says: the right with the policy that cuts it, and the flag.
+    # As in docs/configure/startup-taint.md: the right with the policy that limits it, and the flag.
     installed.kubectl("apply", "--validate=strict", "-f", str(DEPLOY / "startup-taint.yaml"))
     flag = [{"op": "add", "path": "/spec/template/spec/containers/0/args/-", "value": f"--startup-taint={TAINT}"}]
     installed.kubectl("patch", "daemonset", "nmi", "--type=json", "-p", json.dumps(flag))
@@ -37,13 +37,16 @@ def test_a_startup_taint_goes_when_interception_stands(installed: Cluster) -> No
 
 
 def _started(installed: Cluster, name: str) -> str:
-    """When the pod was bound to its node. Times of one machine's clock, to the second, compare as text."""
+    """Return when the pod was bound to its node.
+
+    Times of one machine's clock, to the second, compare as text.
+    """
     conditions = installed.get("pod", name)["status"]["conditions"]
     return str(next(one["lastTransitionTime"] for one in conditions if one["type"] == "PodScheduled"))
 
 
 def _ready(installed: Cluster) -> str:
-    """When NMI's container on the node began to run."""
+    """Return when NMI's container on the node began to run."""
     items = installed.get("pods", "-l", "component=nmi")["items"]
     states = [one["status"]["containerStatuses"][0]["state"] for one in items if one["spec"]["nodeName"] == NODE]
     return str(states[0]["running"]["startedAt"])

@@ -1,4 +1,4 @@
-"""A real cluster whose lab is killed: nothing stays on the machine, though nobody runs another command."""
+"""A real cluster whose lab is killed leaves nothing on the machine, without any further command."""
 
 import contextlib
 import os
@@ -16,7 +16,10 @@ from system.lab.running import Lab, Namespaces, User, pod, processes_of
 
 @pytest.mark.usefixtures("possible")
 def test_a_killed_lab_leaves_nothing(tmp_path: Path) -> None:
-    """A SIGKILL of the outer process alone, while a container runs: processes, control groups and files of it go."""
+    """After a SIGKILL of the outer process alone, processes, control groups and files are gone.
+
+    A container is running at that moment.
+    """
     home = tmp_path / "labs"
     home.mkdir(mode=0o700)
     one = Lab(home, "killed", User(environment={"XDG_CACHE_HOME": str(program.place().parents[1])}))
@@ -38,13 +41,13 @@ def test_a_killed_lab_leaves_nothing(tmp_path: Path) -> None:
 
 
 def _groups(lab: Path) -> list[Path]:
-    """In every hierarchy, of either version."""
+    """Return the lab's control groups, in every hierarchy of either version."""
     name = Directory(lab).cgroup
     return [*cgroups.ROOT.glob(name), *cgroups.ROOT.glob(f"*/{name}")]
 
 
 def _busy(lab: Path) -> bool:
-    """Whether a process is in the lab's control groups, however deep: containers alone are."""
+    """Whether a process is in one of the lab's control groups, at any depth, which only containers are."""
     with contextlib.suppress(OSError):  # groups come and go while a container starts
         return any(members.read_text() for group in _groups(lab) for members in group.glob("node-0/**/cgroup.procs"))
     return False

@@ -43,7 +43,7 @@ def stopped(installed: Cluster, name: str) -> Iterator[None]:
         yield
     finally:
         for pid in pids:
-            with contextlib.suppress(ProcessLookupError):  # its liveness probe was impatient
+            with contextlib.suppress(ProcessLookupError):  # its liveness probe has ended it
                 os.kill(pid, signal.SIGCONT)
 
 

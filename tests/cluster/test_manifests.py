@@ -1,4 +1,4 @@
-"""The manifests against a real API server: what is written in them is understood, kept and, where wrong, refused."""
+"""The manifests against a real API server: what they say is understood and kept, and mistakes are refused."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ GOOD_ID = "/subscriptions/s/resourcegroups/g/providers/Microsoft.ManagedIdentity
 
 @pytest.fixture(scope="module", autouse=True)
 def _definitions(cluster: Cluster) -> None:
-    """The custom resource definitions are there; nothing else is."""
+    """The custom resource definitions, and nothing else."""
     cluster.kubectl("apply", "--server-side", "-f", str(DEFINITIONS))
     cluster.kubectl("wait", "--for=condition=Established", "-f", str(DEFINITIONS), "--timeout=60s")
 
@@ -25,7 +25,7 @@ def _definitions(cluster: Cluster) -> None:
 @pytest.mark.parametrize("way", ["client-side", "server-side"])
 @pytest.mark.parametrize("manifest", MANIFESTS, ids=lambda path: str(path.relative_to(REPOSITORY)))
 def test_kubectl_accepts_all_and_the_server_keeps_all(cluster: Cluster, manifest: Path, way: str) -> None:
-    """Strict validation finds no unknown field, and every field that is written is in what the server would store."""
+    """Strict validation finds no unknown field, and the server would store every field."""
     words = ["--server-side", "--force-conflicts"] if way == "server-side" else []
     applied = cluster.kubectl(
         "apply", *words, "--dry-run=server", "--validate=strict", "-o", "json", "-f", str(manifest)
@@ -39,7 +39,7 @@ def test_kubectl_accepts_all_and_the_server_keeps_all(cluster: Cluster, manifest
 
 @pytest.mark.parametrize("way", ["client-side", "server-side"])
 def test_the_objects_of_2018_are_stored_as_they_were_written(cluster: Cluster, way: str) -> None:
-    """The walk-through's capitalised spelling survives real pruning."""
+    """The capitalised field names of the walk-through are not pruned."""
     words = ["--server-side"] if way == "server-side" else []
     for name in ("azureidentity.yaml", "azureidentitybinding.yaml"):
         written = yaml.safe_load((EXAMPLE / name).read_text())
@@ -65,7 +65,7 @@ def test_the_objects_of_2018_are_stored_as_they_were_written(cluster: Cluster, w
 def test_what_cannot_work_is_refused_in_a_sentence(
     cluster: Cluster, kind: str, spec: dict[str, Any], sentence: str
 ) -> None:
-    """The API server refuses on writing, and what kubectl prints says what to write instead."""
+    """The API server refuses the object, and kubectl prints what to write instead."""
     done = cluster.try_kubectl("create", "-f", "-", stdin=json.dumps(custom(kind, "wrong", spec)))
     assert done.returncode != 0
     assert sentence in done.stderr
@@ -81,14 +81,14 @@ def test_what_cannot_work_is_refused_in_a_sentence(
     ],
 )
 def test_what_can_work_is_accepted(cluster: Cluster, kind: str, spec: dict[str, Any]) -> None:
-    """The rules refuse nothing that upstream's users have."""
+    """The rules accept what users of upstream have."""
     cluster.kubectl(
         "create", "--dry-run=server", "--validate=strict", "-f", "-", stdin=json.dumps(custom(kind, "r", spec))
     )
 
 
 def test_columns_say_what_a_reader_looks_for(cluster: Cluster) -> None:
-    """`kubectl get` shows an identity's client ID, and where a pod's identity stands."""
+    """`kubectl get` shows the client ID of an identity, and pod, node and state of an assigned one."""
     cluster.create(custom("AzureIdentity", "shown", {"type": 0, "resourceID": GOOD_ID, "clientID": "the-client"}))
     reference = {"podNamespace": "default", "pod": "web-0", "nodename": "node-0"}
     assigned = custom("AzureAssignedIdentity", "shown", reference) | {"status": {"status": "Assigned"}}
@@ -106,7 +106,7 @@ def _name(obj: dict[str, Any]) -> tuple[str, str]:
 
 
 def _lost(written: Any, stored: Any, path: str = "") -> Any:
-    """Paths of what stands in `written` and not in `stored`."""
+    """Yield the paths of what is in `written` and not in `stored`."""
     if isinstance(written, dict):
         for key, value in written.items():
             if not isinstance(stored, dict) or key not in stored:

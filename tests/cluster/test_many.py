@@ -1,4 +1,4 @@
-"""2,000 pods on nodes that are objects alone: without kubelets, MIC has them all to see to."""
+"""2,000 pods on nodes that exist as objects only: there are no kubelets, but MIC must assign all identities."""
 
 import time
 from collections.abc import Iterable, Iterator
@@ -24,7 +24,7 @@ PATIENCE_SECONDS = 400.0  # 25 s when the machine has nothing else to do
 
 @pytest.fixture(scope="module")
 def nodes(installed: Cluster) -> Iterator[list[str]]:
-    """Nodes of ten scale sets, that nothing runs on: no operating system, so no NMI either."""
+    """Nodes of ten scale sets, as objects only."""
     like = installed.get("node", "node-0")["spec"]["providerID"]
     made = []
     for number in range(SCALE_SETS):
@@ -57,7 +57,7 @@ def test_two_thousand_pods_are_assigned(
     identities: list[Identity],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Each pod has its assigned identity, in the state Assigned; when the pods are gone, all of it goes."""
+    """Each pod has its assigned identity in the state Assigned; when the pods are gone, so are these objects."""
     api, before, began = installed.api, _cpu_seconds(installed), time.monotonic()
     pods = [_pod(number, nodes[number % len(nodes)], identities[number % 5].name) for number in range(PODS)]
     _create(api, PODS_PATH, pods)
@@ -85,7 +85,7 @@ def _pod(number: int, node: str, binding: str) -> Json:
     spec = {
         "nodeName": node,
         "containers": [{"name": "main", "image": "none"}],
-        "tolerations": [{"operator": "Exists"}],  # a node that says nothing loses its pods otherwise
+        "tolerations": [{"operator": "Exists"}],  # otherwise a silent node loses its pods
         "automountServiceAccountToken": False,
     }
     metadata = {"name": f"pod-{number}", "labels": {"aadpodidbinding": binding}}
@@ -99,21 +99,24 @@ def _create(api: httpx2.Client, path: str, objects: Iterable[Json]) -> None:
 
 
 def _delete(api: httpx2.Client, paths: Iterable[str]) -> None:
-    """One by one: the API server gives up a request that takes a minute, as one for all of them may."""
+    """Delete objects one by one.
+
+    For all of them at once the API server might need more than the minute that it allows.
+    """
     with ThreadPoolExecutor(WRITERS) as writers:
         for answer in writers.map(lambda path: api.delete(path, params={"gracePeriodSeconds": 0}), paths):
             assert answer.is_success, answer.text
 
 
 def _states(api: httpx2.Client) -> list[str]:
-    """Return those of all assigned identities of the pods."""
+    """Return the states of all assigned identities of the pods."""
     found = api.get(ASSIGNED_PATH).raise_for_status().json()["items"]
     ours = (one for one in found if one["spec"]["podNamespace"] == NAMESPACE)
     return [(one.get("status") or {}).get("status", "") for one in ours]
 
 
 def _cpu_seconds(installed: Cluster) -> float:
-    """Return what both MICs have used so far."""
+    """Return the processor time that both MICs have used so far."""
     return sum(map(cpu_seconds, installed.processes("mic")))
 
 

@@ -130,7 +130,7 @@ def test_our_images_under_its_manifests(story: Story) -> None:
     right = _versions(story, "kept")
     _change_image(cluster, "daemonset", "nmi")
     for name in ("kept", "ancient"):
-        # Without a readiness probe of upstream's, a rollout ends before NMI answers. Nobody else does meanwhile.
+        # Upstream's manifest has no readiness probe, so that a rollout ends before NMI answers.
         until(partial(story.served, name), f"a token of pod {name}")
     _change_image(cluster, "deployment", "mic")
     for name in STATES:
@@ -146,7 +146,7 @@ def test_our_images_under_its_manifests(story: Story) -> None:
 
 
 def test_each_missing_right_is_said_once(story: Story) -> None:
-    """Each process tries a right that upstream's role lacks about once, logs that, and works without it."""
+    """Each process tries a right that upstream's role lacks only once or a few times, says so, and works without it."""
     missing = {
         ("create", "events"),
         ("get", "leases"),
@@ -160,12 +160,12 @@ def test_each_missing_right_is_said_once(story: Story) -> None:
     assert " ERROR " not in logs["nmi"] + logs["mic"]
     assert "Traceback" not in logs["nmi"] + logs["mic"]
     tried = {(verb, resource) for _, verb, resource in refused}
-    own_decision = {("get", "nodes"), ("list", "leases")}  # the first of these that NMI lacks ends its look at its role
+    own_decision = {("get", "nodes"), ("list", "leases")}  # NMI stops at the first of these that it lacks
     assert tried & own_decision
     assert tried - own_decision == missing
     restarts = {one["metadata"]["name"]: _restarts(one) for one in story.cluster.get("pods")["items"]}
-    # Once for each process; a busy machine may restart one, or let a leader begin a second term. What its role allows,
-    # NMI finds out again after pauses that double: within these minutes a few times.
+    # Once for each process; on a busy machine one may restart, or a leader begin a second term. NMI checks its role
+    # again after pauses that double: within these minutes a few times.
     assert all(
         count <= (6 if (verb, resource) in own_decision else 2) * (1 + restarts.get(who, 0))
         for (who, verb, resource), count in refused.items()
@@ -186,7 +186,7 @@ def test_our_manifests_over_it(story: Story) -> None:
     until(lambda: cluster.counts("asking").get(own, 0) > 5, "tokens before")
     cluster.kubectl("apply", "-f", str(DEPLOY / "deployment-rbac.yaml"))
     for workload in ("daemonset/nmi", "deployment/mic"):
-        assert _container(cluster, workload)["resources"]["limits"]["cpu"] == "200m"  # nobody's any more, so it stays
+        assert _container(cluster, workload)["resources"]["limits"]["cpu"] == "200m"  # no manager owns it: it stays
         cluster.kubectl("patch", *workload.split("/"), "--type=json", "-p", _limit_patch())
         assert "cpu" not in _container(cluster, workload)["resources"]["limits"]
     cluster.roll_out("daemonset/nmi")

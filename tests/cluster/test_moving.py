@@ -39,7 +39,7 @@ def kept(cluster: Cluster) -> Iterator[Identity]:
 
 
 def test_moved_pods_and_machines_keep_what_they_have(cluster: Cluster, kept: Identity) -> None:
-    """The record is MIC's in its new place, the guard stands meanwhile, and the pod's object is not made anew."""
+    """MIC's record is in the new namespace, no packet passed meanwhile, and the pod's object is the same one."""
     before = cluster.get("azureassignedidentity", f"moving-default-{kept.name}")["metadata"]["uid"]
     record = cluster.get("configmap", "aad-pod-identity-config")["data"]["assigned-by-mic"]
     packets = cluster.imds_packets()

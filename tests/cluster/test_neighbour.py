@@ -1,4 +1,4 @@
-"""A tenant who does everything at once for two minutes, and a pod of another namespace on the same node."""
+"""A tenant who attacks in every way at once for two minutes, and a pod of another namespace on the same node."""
 
 import json
 from collections.abc import Iterator
@@ -43,7 +43,10 @@ def test_a_hostile_neighbour_costs_no_token(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Nor the start of either daemon anew, nor half of its memory; a pod that comes meanwhile gets its token, too."""
+    """The other pod gets tokens alone, and a pod that is created meanwhile gets its token.
+
+    Neither daemon restarts or uses half of its memory limit.
+    """
     own, restarts, most = f"200 {quiet.client_id}", installed.restarts(), dict.fromkeys(HALF_LIMITS_MIB, 0.0)
     before = installed.counts("asking", QUIET)
     address = installed.get("node", NODE)["status"]["addresses"][0]["address"]
@@ -54,7 +57,7 @@ def test_a_hostile_neighbour_costs_no_token(
     archive = with_most_rounds(make_pair(), tmp_path)
     with ThreadPoolExecutor(4) as writers:
         answers = [*writers.map(lambda one: _post(installed, *one), tenant.requests(NODE, archive))]
-    assert all(status in {201, 422} for status in answers)  # what the definitions of today refuse is refused
+    assert all(status in {201, 422} for status in answers)  # 422: refused by today's definitions
     installed.create(pod("late", ONCE, binding="quiet", node=NODE), namespace=QUIET)
 
     def has_ended() -> bool:
@@ -79,7 +82,7 @@ def _post(installed: Cluster, path: str, body: bytes) -> int:
 
 
 def _words_about_late(installed: Cluster) -> str:
-    """What the daemons logged of the pod, and when its object says what happened: for a failure on a busy machine."""
+    """Return what logs and objects say of the pod `late`, for the message of a failure."""
     lines = [
         line
         for name in HALF_LIMITS_MIB

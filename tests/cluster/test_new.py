@@ -1,4 +1,4 @@
-"""A cluster that never had aad-pod-identity: the manifests of a new installation, and what they close.
+"""A cluster that never had aad-pod-identity: the manifests of a new installation, and what they prevent.
 
 Runs before anything else is installed: two NMIs on one node would want the same ports. Leaves nothing behind.
 """
@@ -20,7 +20,7 @@ TEAM = "new-team"
 
 @pytest.fixture(scope="module")
 def identity(cluster: Cluster) -> Iterator[Identity]:
-    """As README installs it; an identity and its binding in a team's namespace."""
+    """Podidentity installed as in README, and an identity with its binding in a team's namespace."""
     cluster.kubectl("apply", "--server-side", "-f", str(NEW / "standard.yaml"))
     for workload in ("daemonset/nmi", "deployment/mic"):
         cluster.roll_out(workload, SYSTEM)
@@ -33,7 +33,7 @@ def identity(cluster: Cluster) -> Iterator[Identity]:
 
 
 def test_a_pod_gets_the_identity_of_its_own_namespace(cluster: Cluster, identity: Identity) -> None:
-    """A pod gets the identity of its own namespace; MIC's lock is where MICs of all installations look."""
+    """A pod gets its token; MIC's lock is in `default`, where the MICs of all installations look."""
     cluster.create(pod("own", ONCE, binding=identity.name), namespace=TEAM)
     assert json.loads(cluster.finished("own", TEAM)) == ["200", identity.client_id]
     assert cluster.get("lease", upstreams.LOCK, "-n", "default")["spec"]["holderIdentity"].startswith("mic-")
@@ -42,7 +42,10 @@ def test_a_pod_gets_the_identity_of_its_own_namespace(cluster: Cluster, identity
 
 @pytest.mark.parametrize("labels", [{}, {"app": "mic", "component": "mic"}], ids=["stranger", "mic"])
 def test_a_pod_of_another_namespace_gets_none(cluster: Cluster, identity: Identity, labels: dict[str, str]) -> None:
-    """Neither by the label that names the binding nor by MIC's, which an exception of the predecessor's let through."""
+    """A pod of another namespace gets no token by the binding's label, nor by MIC's labels.
+
+    An exception of aad-pod-identity lets pods with MIC's labels through.
+    """
     packets = cluster.imds_packets()
     name = f"other-{len(labels)}"
     stranger = pod(name, BRIEFLY, binding=identity.name)
@@ -53,7 +56,7 @@ def test_a_pod_of_another_namespace_gets_none(cluster: Cluster, identity: Identi
 
 
 def test_uninstalled_as_its_page_says(cluster: Cluster, identity: Identity) -> None:
-    """Identities leave their machines, the lock is free, and the interception goes from every node."""
+    """The lock is free, and the interception is gone from every node."""
     cluster.kubectl("delete", "-n", TEAM, f"azureidentitybinding/{identity.name}")
     cluster.kubectl("delete", "-n", SYSTEM, "deployment", "mic", "--cascade=foreground")
     cluster.kubectl("delete", "-n", SYSTEM, "daemonset", "nmi", "--cascade=foreground")

@@ -1,6 +1,6 @@
-"""Rights of the daemons against what they really do: nothing is refused, and nothing is granted that is never used.
+"""The daemons' rights against what they do: nothing is refused, and nothing is granted that is never used.
 
-What they do stands in the API server's audit log. Runs after all other tests of the cluster: they are the use.
+The API server's audit log says what they did. Runs after all other tests of the cluster, whose requests are examined.
 """
 
 from collections.abc import Iterator
@@ -16,14 +16,14 @@ Right = tuple[str, str, str]
 
 MANIFEST = DEPLOY / "deployment-rbac.yaml"
 WHILE_UPDATING = {("aadpodidentity.k8s.io", "azureassignedidentities", verb) for verb in ("list", "watch")}
-"""Used by an NMI of the release before, which goes by them while an update replaces it, and by none after it."""
+"""Used only by an NMI of the release before, while an update replaces it."""
 ACCOUNTS = {part: f"system:serviceaccount:default:aad-pod-id-{part}-service-account" for part in ("nmi", "mic")}
 
 
 def test_every_request_of_the_daemons_was_allowed(installed: Cluster) -> None:
-    """No request of NMI's or MIC's was answered with 403, but for events in namespaces that were being deleted.
+    """No request of NMI or MIC was answered with 403, except in namespaces that were being deleted.
 
-    Those are allowed by the roles; the API server refuses everything new there, with the same status.
+    There the API server refuses new objects, such as events, with the same status, although the roles allow them.
     """
     refused = [
         (one["user"]["username"], one["requestURI"])
@@ -34,7 +34,10 @@ def test_every_request_of_the_daemons_was_allowed(installed: Cluster) -> None:
 
 
 def test_every_right_of_the_daemons_was_used(installed: Cluster) -> None:
-    """Every verb in the daemons' roles was used by them: an unused right helps an attacker only."""
+    """Every verb in the daemons' roles was used by them: an unused right helps only an attacker.
+
+    Excepted are rights that only an NMI of the release before uses, while an update replaces it.
+    """
     used: dict[str, set[Right]] = {part: set() for part in ACCOUNTS}
     for one in _requests(installed):
         reference = one.get("objectRef") or {}

@@ -1,6 +1,6 @@
-"""The policy that cuts NMI's right to patch nodes to its own node's start-up taint, asked of a real API server.
+"""The policy that limits NMI's right to patch nodes to its own node's start-up taint, on a real API server.
 
-RBAC can name neither one field nor one's own node. Whoever takes over one node has NMI's token there; without the
+RBAC can name neither a field nor the caller's own node. Whoever takes over one node has NMI's token there; without the
 policy that token could relabel, cordon or open every node of the cluster.
 """
 
@@ -23,7 +23,7 @@ Json = dict[str, Any]
 
 @pytest.fixture(scope="module")
 def policy(cluster: Cluster) -> Iterator[None]:
-    """The right and the policy; it takes the API server a moment to know it."""
+    """The right and the policy, once the API server enforces it."""
     cluster.kubectl("apply", "--validate=strict", "-f", str(MANIFEST))
     numbers = itertools.count()
     until(lambda: patch(cluster, OWN, {"metadata": {"labels": {"probe": str(next(numbers))}}}).is_error, "the policy")
@@ -43,14 +43,17 @@ def _tainted(cluster: Cluster, policy: None) -> Iterator[None]:  # noqa: ARG001 
 
 
 def set_taints(cluster: Cluster, node: str, taints: list[Json] | None) -> None:
-    """As an administrator."""
+    """Set a node's taints as an administrator."""
     headers = {"Content-Type": "application/merge-patch+json"}
     answer = cluster.api.patch(f"/api/v1/nodes/{node}", json={"spec": {"taints": taints}}, headers=headers)
     answer.raise_for_status()
 
 
 def patch(cluster: Cluster, node: str, change: Json, claim: str | None = OWN) -> httpx2.Response:
-    """Change a node as NMI of the node `claim`, as its token says (Kubernetes 1.32); None: an older token."""
+    """Change a node as NMI of the node `claim`, which its token names since Kubernetes 1.32.
+
+    None for an older token.
+    """
     headers = {"Content-Type": "application/merge-patch+json", "Impersonate-User": NMI}
     if claim is not None:
         headers["Impersonate-Extra-authentication.kubernetes.io%2Fnode-name"] = claim
@@ -59,7 +62,7 @@ def patch(cluster: Cluster, node: str, change: Json, claim: str | None = OWN) ->
 
 @pytest.mark.parametrize("claim", [OWN, None])
 def test_its_own_nodes_taint_goes(cluster: Cluster, claim: str | None) -> None:
-    """What NMI is for works, with today's tokens and with those of an older Kubernetes."""
+    """NMI may remove its node's start-up taint, with today's tokens and with those of an older Kubernetes."""
     answer = patch(cluster, OWN, {"spec": {"taints": [DEDICATED]}}, claim)
     assert answer.status_code == 200, answer.text
     assert cluster.get("node", OWN)["spec"]["taints"] == [DEDICATED]
@@ -80,7 +83,7 @@ def test_its_own_nodes_taint_goes(cluster: Cluster, claim: str | None) -> None:
     ],
 )
 def test_nothing_else_of_any_node_does(cluster: Cluster, node: str, change: Json, sentence: str) -> None:
-    """Other nodes, other taints, labels, cordons: the API server refuses in a sentence, and nothing changes."""
+    """Changes of other nodes, taints, labels or scheduling are refused with a sentence, and nothing changes."""
     before = cluster.get("node", node)
     answer = patch(cluster, node, change)
     assert answer.status_code == 422, answer.text
@@ -90,6 +93,6 @@ def test_nothing_else_of_any_node_does(cluster: Cluster, node: str, change: Json
 
 
 def test_everybody_elses_writes_go_on(cluster: Cluster) -> None:
-    """The policy concerns NMI's account only: kubelets and administrators still write nodes."""
+    """The policy concerns NMI's account only: an administrator still writes nodes."""
     cluster.kubectl("label", "node", OWN, "example.com/x=y", "--overwrite")
     cluster.kubectl("label", "node", OWN, "example.com/x-")

@@ -17,7 +17,7 @@ from system.lab.running import Json, parent_of
 
 NODES = ("node-0", "node-1")
 GAP_SECONDS = 0.25
-CRASH_SECONDS = 5.0  # a start of Python on a machine that others use, and far from a container's
+CRASH_SECONDS = 5.0  # enough for Python to start on a busy machine, too short for a container
 BUSY = 4  # times the reference
 
 

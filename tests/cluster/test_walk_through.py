@@ -16,7 +16,7 @@ DEMO_SECONDS = 850.0  # a minute alone on two cores
 
 @pytest.mark.usefixtures("possible")
 def test_the_walk_through_passes_on_real_nodes(tmp_path: Path) -> None:
-    """Every step that passes on the embedded Kubernetes passes there too, and nothing stays behind."""
+    """Every step that passes on the embedded Kubernetes passes on the real one, and nothing stays behind."""
     home, scratch = tmp_path / "labs", tmp_path / "tmp"
     home.mkdir(mode=0o700)
     scratch.mkdir()

@@ -355,7 +355,7 @@ def test_without_it_labelled_pods_are_refused_and_others_are_created(place: Plac
     Other pods are created.
     """
     place.cluster.kubectl("scale", "deployment", DEPLOYMENT, "-n", HOME, "--replicas=0")
-    place.cluster.delete("pod", "--all", "-n", HOME)  # without their time to drain
+    place.cluster.delete("pod", "--all", "-n", HOME)  # they get no time to drain
     errors: list[str] = []
 
     def is_refused() -> bool:
@@ -372,7 +372,7 @@ def test_without_it_labelled_pods_are_refused_and_others_are_created(place: Plac
 
 
 def test_it_may_do_little(place: Place) -> None:
-    """It may use its own Secret and configuration, read service accounts one by one, and nothing else."""
+    """The webhook may use its own Secret and configuration, read service accounts one by one, and nothing else."""
 
     def can(verb: str, resource: str, *words: str) -> bool:
         subject = f"system:serviceaccount:{HOME}:azure-wi-webhook-admin"

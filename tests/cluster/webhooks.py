@@ -42,7 +42,7 @@ HELM_SECONDS = 240
 
 @dataclass
 class Place:
-    """The webhook in its cluster; identities of the service accounts `workload-identity-sa` and `proxied`."""
+    """The webhook in its cluster, and identities of the service accounts `workload-identity-sa` and `proxied`."""
 
     cluster: Cluster
     client_ids: dict[str, str]
@@ -167,7 +167,7 @@ def service_account(name: str, client_id: str = "") -> Json:
 
 
 def install(cluster: Cluster, source: Any, name: str, namespace: str, values: Json) -> None:
-    """`helm install --wait`."""
+    """Run `helm install --wait`."""
     kubeconfig = cluster.lab.variables["KUBECONFIG"]
     with helm_python.Config(kubeconfig_path=kubeconfig, namespace=namespace) as helm:
         helm.install(str(source), name, values, namespace=namespace, wait="legacy", timeout=HELM_SECONDS)

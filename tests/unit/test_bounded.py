@@ -1,4 +1,4 @@
-"""Bounded memories and shared calls."""
+"""Memories with a bound, and calls that callers share."""
 
 import asyncio
 

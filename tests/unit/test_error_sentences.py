@@ -1,7 +1,4 @@
-"""Every error that the code raises, and every refusal that it answers, is one sentence of one form.
-
-The form is `what: why; do this`.
-"""
+"""Every error that the code raises, and every refusal that it answers with, has the form `what: why; do this`."""
 
 import ast
 import re
@@ -52,7 +49,7 @@ def error_classes() -> set[str]:
 
 
 def texts(node: ast.expr, values: Mapping[str, Sequence[ast.expr]]) -> Iterator[str]:
-    """Yield the texts that an expression can have, with {} for what is filled in; `values` are those of its names."""
+    """Yield the texts that an expression can have, with {} for inserted values; `values` are those of its names."""
     match node:
         case ast.Constant(str() as text):
             yield text
@@ -78,7 +75,7 @@ def values_in(scope: ast.AST) -> dict[str, list[ast.expr]]:
 
 
 def sentences() -> Iterator[Sentence]:
-    """Each sentence that the code spells out, also where a variable or a constant holds it."""
+    """Yield each sentence in the code, also one in a variable or a constant."""
     positions = dict.fromkeys(error_classes(), 0) | REFUSALS
     for path in SOURCES:
         tree = ast.parse(path.read_text())
@@ -97,7 +94,7 @@ SENTENCES = sorted({sentence for sentence in sentences() if sentence.text and se
 
 
 def test_an_error_is_one_sentence() -> None:
-    """It begins with a small letter or a name, and has no full stop, neither inside nor at the end."""
+    """An error begins with a small letter or a name, and has no full stop, neither inside nor at the end."""
     broken = [
         f"{place}: {text}"
         for place, _, text in SENTENCES
@@ -107,7 +104,7 @@ def test_an_error_is_one_sentence() -> None:
 
 
 def test_an_error_says_what_to_do() -> None:
-    """Whoever can mend it at once is told how, after a semicolon; or the sentence ends with another program's words."""
+    """After a semicolon an error says what to do, or it ends with another program's words."""
     silent = [
         f"{place}: {text}"
         for place, name, text in SENTENCES
@@ -117,7 +114,7 @@ def test_an_error_says_what_to_do() -> None:
 
 
 def test_nearly_every_error_is_seen() -> None:
-    """The two tests above judge what they can read: of every eight errors and refusals, seven at least."""
+    """The two tests above can read at least seven of every eight errors and refusals."""
     names = {*error_classes(), *REFUSALS}
     calls = sum(
         isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in names and bool(node.args)

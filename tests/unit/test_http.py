@@ -41,7 +41,7 @@ def test_json_is_an_object_or_nothing(body: bytes, content: dict[str, int]) -> N
 
 @pytest.mark.parametrize("token", [None, "", 5, ["t"], {"t": 1}, True])
 def test_nothing_but_a_text_is_an_access_token(token: object) -> None:
-    """A pod is never given the word "None" as its token."""
+    """An access token that is not a text is refused, so that no pod gets the word "None" as its token."""
     assert access_token({"access_token": "t"}) == "t"
     with pytest.raises(ValueError, match="no access token"):
         access_token({"access_token": token})

@@ -25,7 +25,7 @@ signal.pause()
 
 
 def start(act: str) -> subprocess.Popen[str]:
-    """Start the supervisor with a daemon that does `act`."""
+    """Start the supervisor with a daemon that runs the code `act`."""
     daemon = [sys.executable, "-c", DAEMON.format(path=sys.path, act=act)]
     command = [sys.executable, "-m", "podidentity", "supervise", *daemon]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -1,4 +1,4 @@
-"""RFC 3339 texts."""
+"""Times as texts of RFC 3339."""
 
 import pytest
 

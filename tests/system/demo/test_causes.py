@@ -21,7 +21,7 @@ from podidentity_lab.demo.asking import start_asking
 from podidentity_lab.demo.narration import Narrator
 from podidentity_lab.demo.stage import Stage
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(400)]  # most of it is waiting; on a crowded machine, too long
+pytestmark = [pytest.mark.root, pytest.mark.timeout(400)]  # mostly waiting, which is long on a busy machine
 VAIN_SECONDS = 3.0
 ROLE = promises.ROLE
 _BINDING = "AzureIdentityBinding"
@@ -47,12 +47,12 @@ class Vain(Stage):
     awaited: str = ""
 
     def until(self, what: str, condition: Callable[[], object]) -> None:
-        """Wait, as the stage does."""
+        """Wait as the stage does."""
         with self._patience_for(f"waited for {what}"):
             super().until(what, condition)
 
     def rollout(self, *workloads: str, namespace: str = "") -> None:
-        """Wait likewise."""
+        """Wait as the stage does."""
         with self._patience_for("rollout status"):
             super().rollout(*workloads, namespace=namespace)
 
@@ -145,7 +145,7 @@ def test_identity_and_rights(stage: Stage) -> None:
 
 
 def test_the_application(stage: Stage) -> None:
-    """Without a binding nothing is assigned; without the access policy there is no secret to show."""
+    """Without a binding nothing is assigned; without the access policy there is no secret."""
     fails(stage, story.deploy_app, "waited 3 s for the identity of the pod to be Assigned")
     delete(stage, "-f", "examples/keyvault-app/keyvaultsample.yaml")
     passes(stage, story.create_binding, story.deploy_app)
@@ -186,7 +186,7 @@ def test_the_second_application(stage: Stage) -> None:
         fails(ungranted, proofs.second_identity, "waited 3 s for pod second-app to finish")
         stage.until("the refusal", lambda: any(ROLE in one for one in stage.events(_BINDING, proofs.OTHER)))
         delete(stage, "pod/second-app", f"azureidentitybinding/{proofs.OTHER}", f"azureidentity/{proofs.OTHER}")
-        # MIC forgets a refusal with the last that wants the identity; before that, a retry would have to be waited for.
+        # MIC forgets a refusal with the identity's last pod; before that the next step would have to wait for a retry.
         stage.until("the assignment to go", lambda: proofs.OTHER not in stage.assigned_states())
         passes(stage, proofs.second_identity)
         stage.admin.set_policy(story.GROUP, story.VAULT, stage.get("azureidentity", proofs.OTHER)["spec"]["clientID"])
@@ -306,4 +306,4 @@ _FAILS_OTHERWISE = {
     "proofs.refused_by_the_vault",
     "promises.nmi_comes_and_goes",
 }
-"""Above they fail on a stage of another name, or in another way."""
+"""Steps whose failure above is on another stage, or found in another way."""

@@ -33,7 +33,7 @@ def demo(home: Path, *options: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_walk_through_passes(home: Path) -> None:
-    """Every step, in order, in plain lines; the last line counts them; nothing stays behind."""
+    """Every step is announced in order and passes, the last line counts the steps, and nothing stays behind."""
     told = demo(home)
     assert told.returncode == 0, told.stdout + told.stderr
     announced = re.findall(r"^\[ ?(\d+)/(\d+)\] (.*)$", told.stdout, re.MULTILINE)
@@ -47,7 +47,7 @@ def test_the_walk_through_passes(home: Path) -> None:
 
 
 def test_a_step_that_fails_says_what_was_expected_and_where_the_logs_are(home: Path, tmp_path: Path) -> None:
-    """A manifest that binds the wrong pods: the step is named, what came instead, logs that are there; status 1."""
+    """With a binding for the wrong pods, a step fails with what was expected and found, and names logs that exist."""
     copy = tmp_path / "copy"
     shutil.copytree(REPOSITORY / "deploy", copy / "deploy")
     shutil.copytree(REPOSITORY / "examples", copy / "examples")
@@ -74,7 +74,7 @@ def test_files_of_your_own_must_be_laid_out_as_the_repository_is(home: Path, tmp
 
 
 def test_the_demo_runs_where_its_directory_is_gone(home: Path, tmp_path: Path) -> None:
-    """A shell whose directory was removed can still ask for it; here it only asks for help."""
+    """The command works in a directory that was removed; here it only prints its help."""
     (tmp_path / "gone").mkdir()
     script = f"rmdir ../gone; exec '{sys.executable}' -m podidentity lab demo --help"
     variables = {"PATH": os.environ["PATH"], "HOME": "/", "PODIDENTITY_LAB_HOME": str(home)}

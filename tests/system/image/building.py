@@ -1,4 +1,4 @@
-"""Debian's buildah, which builds from Dockerfiles without a daemon and a registry."""
+"""Debian's buildah, which builds from Dockerfiles without a daemon or a registry."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""What builds images."""
+"""The program that builds images from Dockerfiles."""
 
 import os
 import shutil

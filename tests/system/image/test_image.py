@@ -39,7 +39,7 @@ class Entry:
 
 @pytest.fixture(scope="module")
 def archive() -> Path:
-    """The archive of this checkout; its parts are made again where they are not up to date."""
+    """The archive of this checkout; parts that are not up to date are made first."""
     make(REPOSITORY)
     return REPOSITORY / "build/image.tar"
 
@@ -156,7 +156,7 @@ def test_a_daemon_that_is_told_to_stop_before_python_runs_ends(archive: Path, tm
     variables = dict(one.split("=", 1) for one in config["Env"]) | {"MIC_POD_NAMESPACE": "default"}
     outer = subprocess.Popen(command, env={**variables, "PATH": f"{variables['PATH']}:{os.environ['PATH']}"})
     first = only_child(outer.pid)
-    only_child(first)  # Python, which cannot have come far
+    only_child(first)  # Python, which has just started
     os.kill(first, signal.SIGTERM)
     assert outer.wait(5) in {128 + signal.SIGTERM, -signal.SIGTERM}
 

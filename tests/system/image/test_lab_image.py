@@ -19,7 +19,7 @@ RIGHTS = "CAP_SYS_ADMIN,CAP_NET_ADMIN"
 @pytest.mark.timeout(1800)
 @pytest.mark.root
 def test_a_lab_starts_in_its_container(buildah: Buildah) -> None:
-    """With the image's own Python, kubectl and nft, and nothing of this machine but its kernel."""
+    """A lab starts with the image's own programs; of this machine it has only the kernel."""
     image = buildah.build("podidentity-lab", "--file=lab/Dockerfile")
     container = buildah.run("from", "--pull-never", image)
     output = buildah.run("run", "--isolation=chroot", f"--cap-add={RIGHTS}", container, "--", "sh", "-ec", SCRIPT)

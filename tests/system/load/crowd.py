@@ -1,4 +1,4 @@
-"""A node with a crowd of pods on it, all of them in one network namespace, and a load program that asks for them."""
+"""A node with many pods, all in one network namespace, and a load program that sends their requests."""
 
 import contextlib
 import itertools
@@ -52,12 +52,12 @@ def build_go(source: Path, program: Path) -> Path:
 
 
 class Crowd(Node):
-    """A node whose pods have addresses of their own choosing, and identities shared among them."""
+    """A node whose pods have addresses that the test chooses, and share identities."""
 
     sources: list[str]
 
     def fill(self, pods: int, identities: int, *, on_loopback: bool = False) -> list[str]:
-        """Make pods and give each one of the identities, in turn; return their addresses. Call before `start`."""
+        """Create pods and give them the identities in turn; return their addresses. Call this before `start`."""
         self.imds.served.padding = TOKEN_BYTES
         addresses = [address for address, _ in zip(_addresses(on_loopback=on_loopback), range(pods), strict=False)]
         if not on_loopback:
@@ -94,13 +94,13 @@ class Crowd(Node):
         return result
 
     def start(self, *flags: str, supervised: bool = False) -> None:
-        """Start NMI, on another core than the load program if there are two."""
+        """Start NMI, on another core than the load program if there are two cores."""
         super().start(*flags, supervised=supervised)
         assert self.process is not None
         pin(self.process.pid)
 
     def answer(self, source: str, target: str) -> bytes:
-        """Fetch a token as the pod at `source` does: the body, as NMI wrote it."""
+        """Return the body of the answer to a token request of the pod at `source`."""
         address, _, port = target.partition(":")
         where = self.network.node if source.startswith("127.") else self.network.pods[0]
         with where.call(lambda: socket.create_connection((address, int(port)), 5, (source, 0))) as connection:
@@ -109,14 +109,14 @@ class Crowd(Node):
         return json.dumps(fields).encode()
 
     def resident_mib(self) -> float:
-        """Memory of the daemon that is in RAM, in MiB."""
+        """Return the daemon's memory in RAM, in MiB."""
         assert self.process is not None
         return resident_mib(self.process.pid)
 
 
 @contextlib.contextmanager
 def crowded() -> Iterator[Crowd]:
-    """A node for as long as the body runs; fill and start it."""
+    """A node for the time of the body; call `fill`, then `start`."""
     with (
         tempfile.TemporaryDirectory() as directory,
         Network("bridge") as network,
@@ -126,7 +126,7 @@ def crowded() -> Iterator[Crowd]:
 
 
 def pin(pid: int) -> None:
-    """Keep a server to the first core, so that servers are compared on one and the load program has the others."""
+    """Keep a server on the first core: servers are compared on one core, and the load program has the others."""
     if len(cores := sorted(os.sched_getaffinity(0))) > 1:
         os.sched_setaffinity(pid, {cores[0]})
 

@@ -10,7 +10,7 @@ from processes import resident_mib
 
 @dataclass
 class Growth:
-    """Samples of one process: `resident_mib` with the time of each, `descriptors` how many files were open."""
+    """Samples of a process: `resident_mib` with the time of each, and in `descriptors` the number of open files."""
 
     resident_mib: list[tuple[float, float]] = field(default_factory=list)
     descriptors: list[int] = field(default_factory=list)
@@ -33,6 +33,6 @@ class Growth:
         return statistics.linear_regression([at for at, _ in half], [mib for _, mib in half]).slope * 3600
 
     def descriptors_growth(self) -> int:
-        """Open files of the last tenth over those of the first half, by their medians."""
+        """Return the median of open files in the last tenth, minus that of the first half."""
         first, last = self.descriptors[: len(self.descriptors) // 2], self.descriptors[-len(self.descriptors) // 10 :]
         return round(statistics.median(last) - statistics.median(first))

@@ -25,7 +25,7 @@ TARGET = "/metadata/identity/oauth2/token?api-version=2018-02-01&resource="
 
 
 class Client:
-    """Keeps one connection, and opens another when it has ended. `address` is its own, when it has to choose one."""
+    """A connection, which is replaced when it has ended. `address` is the client's own, where it must choose one."""
 
     def __init__(self, address: str | None = None) -> None:
         self._local = (address, 0) if address else None
@@ -106,7 +106,7 @@ class Pod:
             self.wrong.append(f"{self._own} for {resource} got {got}")
 
     async def keep_asking(self, number: int, ends: float, every: float) -> None:
-        """Use one connection after the other until the time is over."""
+        """Ask until the time is over, on one connection after the other."""
         due, client, count = time.monotonic() + every * number / 8, Client(), number
         while due < ends:
             await asyncio.sleep(max(0.0, due - time.monotonic()))
@@ -129,7 +129,7 @@ class Pod:
         }
 
     async def tell(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Answer whoever asks on port 8080."""
+        """Serve the counts on port 8080."""
         await reader.readuntil(b"\r\n\r\n")
         body = json.dumps(self.told()).encode()
         writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(body) + body)

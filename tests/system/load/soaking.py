@@ -32,7 +32,7 @@ interface for each pod, as on a real node, system/redirect/test_reuse.py changes
 
 @dataclass(frozen=True)
 class Weather:
-    """What the node lives through."""
+    """The load and the faults of a soak."""
 
     seconds: float
     per_second: float = 500.0
@@ -46,7 +46,7 @@ class Weather:
 
 @dataclass
 class Seen(Patience):
-    """What came of it; `wrong` must stay empty."""
+    """The outcome of a soak; `wrong` must stay empty."""
 
     seconds: float = 0.0
     requests: int = 0
@@ -61,7 +61,7 @@ class Seen(Patience):
 
 
 class Soak(Whole):
-    """A node with NMI alone: assigned identities are written as MIC would."""
+    """A soak of a node with NMI alone; assigned identities are written as MIC would write them."""
 
     def __init__(self, network: Network, directory: Path, weather: Weather) -> None:
         super().__init__(network, directory)
@@ -73,7 +73,7 @@ class Soak(Whole):
         self._ends = 0.0
 
     def live_through(self) -> Seen:
-        """Start NMI and do all that for as long as it was asked for."""
+        """Start NMI and run the soak for its time; return what was seen."""
         self.give_addresses(ADDRESSES)
         self.imds.served.life_seconds = self.weather.token_seconds
         self.imds.served.fault = self._fault
@@ -97,7 +97,7 @@ class Soak(Whole):
                 tasks.create_task(self._inhabit(slot))
 
     async def _inhabit(self, slot: int) -> None:
-        """Let one pod live after the other, each at the address that has rested longest."""
+        """Let pods follow one another, each at the address that has been unused for longest."""
         generation = 0
         await asyncio.sleep(self.weather.pod_seconds * slot / self.weather.pods)
         while time.monotonic() < self._ends:
@@ -152,7 +152,7 @@ class Soak(Whole):
     async def _sample(self) -> None:
         assert self.process is not None
         nmi = self.seen.daemons["nmi"] = Growth()
-        await asyncio.sleep(self.weather.pod_seconds)  # until then pods come that nobody makes room for
+        await asyncio.sleep(self.weather.pod_seconds)  # until then no pod leaves when another one comes
         while time.monotonic() < self._ends:
             nmi.sample(self.process.pid)
             await asyncio.sleep(SAMPLE_SECONDS)

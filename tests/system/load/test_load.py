@@ -13,7 +13,7 @@ from system.redirect.network import Network
 PODS, IDENTITIES = 250, 20
 SECONDS = 2
 RSS_BUDGET_MIB = 52.0
-GROWTH_MIB = 4.0  # allocators breathe
+GROWTH_MIB = 4.0  # an allocator's use varies by some MiB
 
 
 def expected(pods: int) -> str:
@@ -23,7 +23,7 @@ def expected(pods: int) -> str:
 
 @pytest.fixture(scope="module")
 def crowd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Crowd]:
-    """A full node."""
+    """A node with 250 pods."""
     with Network("bridge") as network, Crowd(network, tmp_path_factory.mktemp("load")) as made:
         made.sources = made.fill(PODS, IDENTITIES)
         made.start("--anti-spoof=off")

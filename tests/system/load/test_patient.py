@@ -13,7 +13,7 @@ VAULT = "https://r1.vault.azure.net"
 
 
 class Answers(patient.Client):
-    """Answers by the list."""
+    """A client that gets the answers of a list, in order."""
 
     def __init__(self, *answers: tuple[int, dict[str, Any]] | OSError) -> None:
         super().__init__()

@@ -30,11 +30,14 @@ from system.redirect.node import Node, exchange
 from waiting import until
 
 ASSIGNED = "azureassignedidentities.aadpodidentity.k8s.io"
-AGAIN_SECONDS = 0.002  # between two questions of a pod that nobody knows yet
+AGAIN_SECONDS = 0.002  # between two requests of a pod that NMI does not know yet
 
 
 class Whole(Node):
-    """Both daemons and all they talk to. `arm` and `world` belong to the loop of `cluster`: go through its `call`."""
+    """Both daemons and everything that they talk to.
+
+    `arm` and `world` belong to the event loop of `cluster`: use its `call`.
+    """
 
     def __init__(self, network: Network, directory: Path) -> None:
         super().__init__(network, directory)
@@ -133,7 +136,7 @@ class Whole(Node):
         self.world.kubernetes.storage.delete("pods", "default", name, grace_seconds=0)
 
     def give_addresses(self, addresses: list[str]) -> None:
-        """Let pods have these addresses, all in the namespace of the network's first pod."""
+        """Add these addresses to the network namespace of the network's first pod."""
         added = "\n".join(f"address add {address}/24 dev eth0" for address in addresses)
         self.network.pods[0].run(f"ip -batch - <<END\n{added}\nEND")
 

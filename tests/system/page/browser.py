@@ -1,4 +1,4 @@
-"""A headless Chromium, driven by the DevTools protocol over its pipe: no driver and no library in between.
+"""A headless Chromium, controlled by the DevTools protocol over its pipe, without a driver or a library.
 
 https://chromedevtools.github.io/devtools-protocol/; with --remote-debugging-pipe messages are JSON with a NUL behind
 each, read from descriptor 3 and written to descriptor 4.
@@ -42,7 +42,7 @@ class Browser:
             self.call(f"{domain}.enable")
 
     def call(self, method: str, **parameters: Any) -> Json:
-        """Send a command and return its result; what the browser reports meanwhile is in `messages`."""
+        """Send a command and return its result; events that the browser sends meanwhile are in `messages`."""
         self._number += 1
         command = {"id": self._number, "method": method, "params": parameters}
         if self._session:
@@ -58,7 +58,7 @@ class Browser:
             self.messages.append(message)
 
     def open(self, url: str) -> None:
-        """Load a page, its script included."""
+        """Load a page and wait until its script has run."""
         assert "errorText" not in self.call("Page.navigate", url=url)
         until(lambda: self.value("document.readyState") == "complete", f"{url} to be loaded")
 
@@ -69,14 +69,14 @@ class Browser:
         return answer["result"].get("value")
 
     def press(self, key: str) -> None:
-        """Press a key and let it go."""
+        """Press and release a key."""
         facts = {"key": key, "windowsVirtualKeyCode": _KEYS[key]}
         text = {"text": "\r" if key == "Enter" else key} if key != "Tab" else {}
         self.call("Input.dispatchKeyEvent", type="keyDown", **facts, **text)
         self.call("Input.dispatchKeyEvent", type="keyUp", **facts)
 
     def resize(self, width: int, height: int, scheme: str = "light") -> None:
-        """Have a window of so many pixels, in a light or dark scheme."""
+        """Set the window's size in pixels, and a light or dark scheme."""
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
         self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
 
@@ -107,7 +107,7 @@ class Browser:
 
 @contextlib.contextmanager
 def browser(folder: Path) -> Iterator[Browser]:
-    """Have a browser with a profile below `folder`; it ends with the block, and with this process."""
+    """Start a browser with a profile below `folder`; it ends with the block, and with this process."""
     program = next(filter(None, map(shutil.which, PROGRAMS)), None) or missing(
         "there is no Chromium; install Debian's chromium-headless-shell"
     )

@@ -29,7 +29,7 @@ ASKING = (
 
 @pytest.fixture(scope="module")
 def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    """A lab of one node; nobody installed podidentity in it."""
+    """A lab of one node, without podidentity."""
     home = tmp_path_factory.mktemp("labs")
     home.chmod(0o700)
     with lab(home, "shown", "--nodes", "1") as one:
@@ -38,7 +38,7 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 
 @contextlib.contextmanager
 def page(up: Lab) -> Iterator[str]:
-    """The URL of a lab's page; Ctrl-C ends it, with status 0."""
+    """Start the page of a lab and yield its URL; Ctrl-C must end it with status 0."""
     command = ["setpriv", "--pdeathsig=KILL", "--", *up.user.command("open", "--name", up.name, "--no-browser")]
     process = subprocess.Popen(command, env=up.environment(), stdout=subprocess.PIPE, text=True)
     with process:
@@ -55,7 +55,7 @@ def page(up: Lab) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def url(up: Lab) -> Iterator[str]:
-    """The page of the lab."""
+    """The URL of the lab's page."""
     with page(up) as address:
         yield address
 

@@ -1,4 +1,4 @@
-"""azure.json and the environment: what is read, and the one sentence when it is wrong."""
+"""azure.json and the environment: what is read, and the sentence when something is wrong."""
 
 import json
 from pathlib import Path
@@ -41,7 +41,7 @@ def test_the_secret_never_shows_in_a_repr(tmp_path: Path) -> None:
 
 
 def test_a_managed_identity_needs_no_secret(tmp_path: Path) -> None:
-    """USE_MSI is true for "true" in any case."""
+    """A managed identity is read without a secret; the value of USE_MSI may be in any case."""
     given = {"subscriptionId": "s", "resourceGroup": "g", "useManagedIdentityExtension": True}
     assert load_cloud_config(written(tmp_path, json.dumps(given)), {}).managed_identity
     variables = {"SUBSCRIPTION_ID": "s", "RESOURCE_GROUP": "g", "USE_MSI": "True"}

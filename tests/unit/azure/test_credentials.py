@@ -1,4 +1,4 @@
-"""MIC's own login: whom it asks for what, how often, and what it says when it gets nothing."""
+"""MIC's own sign-in: whom it asks for which token, how often, and what it says without one."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -19,7 +19,7 @@ MANAGED = replace(SECRET, client_secret="", managed_identity=True)
 
 
 class Issuer:
-    """Entra ID and IMDS in memory; `answers` come before tokens."""
+    """Entra ID and IMDS in memory; `answers` are given first, then tokens."""
 
     def __init__(self) -> None:
         self.asked: list[httpx2.Request] = []

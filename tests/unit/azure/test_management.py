@@ -1,4 +1,4 @@
-"""Requests to ARM and its operations: what is asked again, what is believed, and to whom no token goes."""
+"""Requests to ARM and its operations: what is repeated, what is believed, and which hosts get no token."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -42,7 +42,7 @@ def answer(status: int = 200, **given: object) -> httpx2.Response:
 
 
 class Arm:
-    """Answers in their order; `asked` is what came."""
+    """ARM's answers in their order; `asked` has the requests."""
 
     def __init__(self, *answers: httpx2.Response) -> None:
         self.answers = list(answers)
@@ -139,7 +139,7 @@ def test_a_regional_part_of_arm_is_arm() -> None:
 
 
 def test_a_token_that_arm_does_not_take_is_replaced_once() -> None:
-    """If ARM refuses the new token as well, that refusal counts."""
+    """After a 401 the request is repeated with a new token; a second 401 is an error."""
     arm = Arm(answer(401), answer(json={"properties": {"provisioningState": "Updating"}}))
     assert arm.get().is_busy
     assert [request.headers["authorization"] for request in arm.asked] == ["Bearer token-1", "Bearer token-2"]

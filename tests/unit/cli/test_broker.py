@@ -20,7 +20,7 @@ def settings(*arguments: str, environ: Mapping[str, str] = ENVIRONMENT) -> Setti
 
 
 def test_a_pod_needs_nothing_but_its_environment() -> None:
-    """The variables that the manifest sets are all that the broker needs."""
+    """The broker runs with the variables of the manifest alone."""
     result = settings()
     assert (result.tenant_id, result.namespace, result.name) == (TENANT, "broker", "podidentity-broker")
     assert result.authority == "https://login.microsoftonline.com"
@@ -29,7 +29,7 @@ def test_a_pod_needs_nothing_but_its_environment() -> None:
 
 
 def test_flags_win_over_the_environment() -> None:
-    """IDs are lower-case in the settings, however they were written."""
+    """Flags win over variables; IDs are lower-case in the settings, however they were written."""
     result = settings(
         f"--tenant-id={CLIENT.upper()}", "--namespace=other", f"--allowed-identities={CLIENT.upper()}, {TENANT}"
     )
@@ -46,7 +46,7 @@ def test_flags_win_over_the_environment() -> None:
     ],
 )
 def test_the_cloud(arguments: list[str], environ: dict[str, str], authority: str) -> None:
-    """By name, or by the address of its Entra ID."""
+    """The cloud is chosen by its name, or by the address of its Entra ID."""
     assert settings(*arguments, environ=ENVIRONMENT | environ).authority == authority
 
 
@@ -61,7 +61,7 @@ def test_the_cloud(arguments: list[str], environ: dict[str, str], authority: str
     ],
 )
 def test_what_is_wrong_is_said(arguments: list[str], environ: dict[str, str]) -> None:
-    """The command refuses before anything has started."""
+    """Missing and malformed settings are refused before anything has started."""
     with pytest.raises(UsageError):
         settings(*arguments, environ=environ)
 
@@ -70,6 +70,6 @@ def test_what_is_wrong_is_said(arguments: list[str], environ: dict[str, str]) ->
     "environ", [{"AZURE_ENVIRONMENT": "Mars"}, {"AZURE_AUTHORITY_HOST": "http://login.microsoftonline.com"}]
 )
 def test_an_entra_that_cannot_be_trusted_is_refused(environ: dict[str, str]) -> None:
-    """An unknown cloud, or an address without TLS."""
+    """An unknown cloud, and an address without TLS, are refused."""
     with pytest.raises(ConfigurationError):
         settings(environ=ENVIRONMENT | environ)

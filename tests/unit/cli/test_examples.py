@@ -1,4 +1,4 @@
-"""Help has an example for each command, and each example is run by a test or says why it is not."""
+"""Each command's help has an example, and each command has the options that users of kubectl expect."""
 
 import shlex
 
@@ -13,7 +13,7 @@ ALL = {" ".join(path): command for path, command in leaves(("podidentity",), com
 
 @pytest.mark.parametrize("name", ALL)
 def test_each_command_has_an_example(name: str) -> None:
-    """It calls the command that it stands at."""
+    """The example in a command's help calls that command."""
     words = shlex.split(example(ALL[name]).replace("$(", " ").replace(")", " ").replace('"', " "))
     assert name in " ".join(words), words
 
@@ -32,6 +32,6 @@ WITHOUT_CLUSTER = ("lab", "completion", "credential list", "credential delete", 
     "name", [name for name in ALL if not name.removeprefix("podidentity ").startswith(WITHOUT_CLUSTER)]
 )
 def test_what_reads_a_cluster_takes_kubectls_options(name: str) -> None:
-    """Whoever knows kubectl need not look them up."""
+    """Commands that read a cluster have kubectl's options, by kubectl's names."""
     options = {text for parameter in ALL[name].params for text in parameter.opts}
     assert {"--kubeconfig", "--context", "--namespace", "-n", "--output", "-o"} <= options

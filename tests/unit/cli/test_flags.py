@@ -86,7 +86,7 @@ def test_a_wrong_word_is_one_sentence(words: list[str], told: str) -> None:
 
 
 def test_flags_without_effect_are_reported() -> None:
-    """They are accepted, since manifests pass them, and listed so that a warning can name them."""
+    """Flags without effect are accepted, since manifests pass them, and listed for a warning."""
     assert parse("p", WORDS, ["--logtostderr", "--name=y", "--vmodule=a=1"]).without_effect == (
         "logtostderr",
         "vmodule",
@@ -108,7 +108,7 @@ def test_flags_without_effect_are_reported() -> None:
     ],
 )
 def test_durations(text: str, seconds: float | None) -> None:
-    """They are written as Go's ParseDuration reads them."""
+    """Durations are read as Go's ParseDuration reads them."""
     assert parse_duration(text) == pytest.approx(seconds) if seconds is not None else parse_duration(text) is None
 
 
@@ -151,7 +151,7 @@ UPSTREAM = {
 
 
 def test_nmi_keeps_upstreams_flags_and_defaults() -> None:
-    """A manifest written for aad-pod-identity starts ours unchanged."""
+    """A manifest written for aad-pod-identity starts our NMI unchanged."""
     ours = {flag.name: flag.default for flag in TABLE}
     assert {name: ours.get(name) for name in UPSTREAM} == UPSTREAM
 

@@ -1,4 +1,4 @@
-"""What a daemon does not use it does not load: a node with managed identities alone does not pay for Entra ID's."""
+"""A daemon loads only modules that it uses: a node without service principals does not load their libraries."""
 
 import subprocess
 import sys
@@ -18,7 +18,7 @@ print(*sorted({name.partition(".")[0] for name in sys.modules}))
 
 @pytest.fixture(scope="module")
 def loaded() -> set[str]:
-    """Top-level modules of a process that is about to be NMI."""
+    """Return the top-level modules of a process that is about to be NMI."""
     done = subprocess.run([sys.executable, "-c", LOADED], capture_output=True, text=True, timeout=100, check=True)
     return set(done.stdout.split())
 
@@ -27,5 +27,5 @@ def loaded() -> set[str]:
     "name", ["click", "msal", "cryptography", "requests", "jwt", "rich", "starlette", "uvicorn", "jsonschema"]
 )
 def test_nmi_starts_without_what_it_may_never_need(name: str, loaded: set[str]) -> None:
-    """They are imported when the first service principal asks, or by other commands."""
+    """These modules are imported with the first service principal, or by other commands."""
     assert name not in loaded

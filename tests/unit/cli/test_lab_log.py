@@ -1,4 +1,4 @@
-"""`podidentity lab log`: how its lines read."""
+"""The lines of `podidentity lab log`."""
 
 import json
 from typing import Any
@@ -61,14 +61,14 @@ IDENTITY = "/subscriptions/s/resourceGroups/g/providers/Microsoft.ManagedIdentit
     ],
 )
 def test_a_line_says_who_asked_whom_for_what_as_whom_and_the_answer(changed: dict[str, Any], line: str) -> None:
-    """In this order, ARM's long paths cut to what differs; a refusal is coloured where colours are seen."""
+    """A line has these parts in this order, with ARM's long paths shortened; a refusal is red."""
     shown = render_text({**ENTRY, **changed})
     assert shown.removeprefix("\x1b[31m").removesuffix("\x1b[0m") == line
     assert shown.startswith("\x1b[31m") is (changed.get("status", 200) >= 400)
 
 
 def test_as_json_a_line_is_the_entry() -> None:
-    """One object on one line, nothing lost."""
+    """Each entry is one JSON object on one line, with nothing left out."""
     shown = render_json(ENTRY)
     assert "\n" not in shown
     assert json.loads(shown) == ENTRY
@@ -76,7 +76,7 @@ def test_as_json_a_line_is_the_entry() -> None:
 
 @pytest.mark.parametrize(("no_color", "coloured"), [("", True), ("1", False)])
 def test_no_color_is_obeyed(monkeypatch: pytest.MonkeyPatch, no_color: str, *, coloured: bool) -> None:
-    """On a terminal a refusal is red, unless NO_COLOR is set to anything."""
+    """On a terminal a refusal is red, unless NO_COLOR has a value."""
     monkeypatch.setenv("NO_COLOR", no_color)
     monkeypatch.setattr(options, "ready", lambda _: None)
     monkeypatch.setattr(log, "entries", lambda _, follow: [{**ENTRY, "status": 403}])  # noqa: ARG005  # by name

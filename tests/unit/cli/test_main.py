@@ -1,4 +1,4 @@
-"""The `podidentity` command: help, exit statuses, one sentence for each error."""
+"""The `podidentity` command: help, exit statuses, and one sentence for each error."""
 
 import subprocess
 import sys
@@ -18,7 +18,7 @@ def run(*words: str) -> int:
 
 
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
-    """A newcomer sees what there is, on one screen."""
+    """The help has the lab's and the daemons' commands, and fits a screen of 24 lines."""
     assert run("--help") == 0
     shown = capsys.readouterr().out
     assert all(f"\n  {name} " in shown for name in ("lab", "mic", "nmi"))
@@ -26,14 +26,14 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
-    """`--version` names program and version."""
+    """`--version` prints the version."""
     assert run("--version") == 0
     assert __version__ in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("words", [["nonsense"], ["--nonsense"]])
 def test_a_wrong_word_is_one_sentence_and_status_2(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    """The word is named; no traceback."""
+    """The error names the wrong word, without a traceback."""
     assert run(*words) == 2
     said = capsys.readouterr().err
     assert "nonsense" in said
@@ -43,7 +43,7 @@ def test_a_wrong_word_is_one_sentence_and_status_2(words: list[str], capsys: pyt
 def test_an_error_becomes_a_sentence_and_its_exit_status(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The class of the error decides the status."""
+    """An error is printed as one sentence, and its class decides the exit status."""
 
     def fail(_words: list[str]) -> int:
         raise ConfigurationError("azure.json: line 3: tenantId is empty; fill it in")
@@ -55,7 +55,10 @@ def test_an_error_becomes_a_sentence_and_its_exit_status(
 
 @pytest.mark.parametrize("daemon", ["mic", "nmi"])
 def test_a_daemon_ends_when_told_to_while_it_starts(daemon: str) -> None:
-    """A container's first process would never see the signal; with a handler from the first moment on it does."""
+    """SIGTERM ends a daemon that is still starting.
+
+    A container's first process would ignore the signal without a handler.
+    """
     program = (
         "import os, signal, sys; from podidentity.cli import main;"
         "main._run = lambda words: os.kill(os.getpid(), signal.SIGTERM);"

@@ -1,4 +1,4 @@
-"""Parts of `verify`: what pods say, what they are, and who signs in."""
+"""Parts of `verify`: the answers of its pods, their manifests, and who signs in."""
 
 import ast
 import stat
@@ -17,14 +17,14 @@ CLOUD = find_cloud("")
 
 
 def test_a_pods_answer_is_its_last_line() -> None:
-    """What comes before may be anything; anything else is no answer."""
+    """The answer is the last line of the pod's log; a log without such a line has none."""
     line = '{"status": 200, "client_id": "c", "seconds": 1.5, "error": "", "without_header": 400}'
     assert objects.read_answer(f"warning\n{line}\n") == PodAnswer(200, "c", 1.5, "", 400)
     assert [objects.read_answer(text) for text in ("", "{}", "[1]", "not JSON")] == [None] * 4
 
 
 def test_pods_pass_the_strictest_pod_security() -> None:
-    """A namespace of a careful cluster takes them, and their program is Python."""
+    """The pods are not root and drop all capabilities, and their program is valid Python."""
     pod = objects.pod(Names("trial").asking_pod, "image", "https://management.azure.com/", selector="trial")
     security, container = pod["spec"]["securityContext"], pod["spec"]["containers"][0]
     assert security["runAsNonRoot"]
@@ -35,7 +35,7 @@ def test_pods_pass_the_strictest_pod_security() -> None:
 
 
 def az(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Put an `az` on PATH."""
+    """Put a program `az` with this script on PATH."""
     program = folder / "az"
     program.write_text(f"#!/bin/sh\n{script}\n")
     program.chmod(stat.S_IRWXU)
@@ -49,7 +49,7 @@ async def token(environ: dict[str, str]) -> str:
 
 
 async def test_azs_token_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is asked for a token of ARM's audience."""
+    """A token for ARM's audience comes from az."""
     az(tmp_path, """test "$4" = https://management.azure.com/ && echo '{"accessToken": "t"}'""", monkeypatch)
     assert await token({}) == "t"
 
@@ -65,14 +65,14 @@ async def test_azs_token_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 async def test_an_az_without_a_token_is_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, words: str
 ) -> None:
-    """Its own last words say why."""
+    """The error has az's own last words."""
     az(tmp_path, script, monkeypatch)
     with pytest.raises(AzureError, match=words):
         await token({})
 
 
 async def test_without_az_it_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Install it, or use a service principal."""
+    """Without az the error says to install it, or to use a service principal."""
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(HostError, match="az is not installed; install it and run `az login`, or set AZURE_TENANT_ID"):
         await token({"AZURE_TENANT_ID": "only this"})

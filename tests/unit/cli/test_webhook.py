@@ -1,4 +1,4 @@
-"""The webhook's flags and environment: azure-workload-identity's."""
+"""The webhook's flags and environment, which are azure-workload-identity's."""
 
 import base64
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ def settings(*arguments: str, environ: Mapping[str, str] = ENVIRONMENT) -> Setti
 
 
 def test_what_azure_workload_identitys_manifests_set() -> None:
-    """Its arguments are accepted, its variables count."""
+    """Arguments and variables of azure-workload-identity's manifests are read."""
     result = settings("--log-level=info", "--webhook-cert-dir=/certs", "--metrics-addr=:9")
     assert result.rules.tenant_id == "tenant"
     assert result.rules.authority_host == "https://login.microsoftonline.com/"
@@ -37,7 +37,7 @@ def test_what_azure_workload_identitys_manifests_set() -> None:
 
 
 def test_the_token_proxy() -> None:
-    """With AKS's audience and suffix, or its own."""
+    """The proxy has AKS's audience and annotation, unless flags name others."""
     proxy = settings(environ=ENVIRONMENT | PROXY).rules.proxy
     assert proxy is not None
     assert (proxy.url, proxy.server_name, proxy.trust.config_map) == (
@@ -54,7 +54,7 @@ def test_the_token_proxy() -> None:
 
 @pytest.mark.parametrize("text", [PEM, base64.b64encode(PEM.encode()).decode()])
 def test_a_ca_as_text(text: str) -> None:
-    """The value is PEM, or base64 of PEM."""
+    """The CA may be PEM, or base64 of PEM."""
     environ = {name: value for name, value in PROXY.items() if "CONFIGMAP" not in name}
     proxy = settings(environ=ENVIRONMENT | environ | {"AZURE_KUBERNETES_CA_DATA": text}).rules.proxy
     assert proxy is not None
@@ -62,7 +62,7 @@ def test_a_ca_as_text(text: str) -> None:
 
 
 def test_a_ca_of_trust_bundles() -> None:
-    """ClusterTrustBundles are chosen by their signer and a label selector."""
+    """ClusterTrustBundles are selected by their signer and by labels."""
     environ = {name: value for name, value in PROXY.items() if "CONFIGMAP" not in name}
     environ |= {
         "AZURE_KUBERNETES_CA_CTB_SIGNER_NAME": "s/x",
@@ -92,6 +92,6 @@ def test_a_ca_of_trust_bundles() -> None:
     ],
 )
 def test_what_is_wrong_is_said(arguments: tuple[str, ...], environ: dict[str, str]) -> None:
-    """Before anything starts: every SDK would refuse it later, in each pod."""
+    """Wrong settings are refused at the start: with them SDKs would fail in each pod."""
     with pytest.raises(PodIdentityError):
         settings(*arguments, environ=environ)

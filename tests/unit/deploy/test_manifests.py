@@ -25,7 +25,7 @@ Json = dict[str, Any]
 
 
 def run_generator(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """`python tools/manifests.py ...`."""
+    """Run `python tools/manifests.py ...`."""
     command = [sys.executable, str(REPOSITORY / "tools" / "manifests.py"), *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
@@ -71,7 +71,7 @@ def test_a_stale_file_is_named_and_then_written(tmp_path: Path) -> None:
 
 
 def test_images_are_a_setting(tmp_path: Path) -> None:
-    """A mirror generates manifests with its own image names."""
+    """Whoever mirrors images can generate manifests with other image names."""
     run_generator("--root", str(tmp_path), "--nmi-image", "mirror/nmi:9", "--mic-image", "mirror/mic:9")
     path = tmp_path / "deploy" / "infra" / "deployment-rbac.yaml"
     assert pod_of(path, "DaemonSet")["containers"][0]["image"] == "mirror/nmi:9"
@@ -119,7 +119,10 @@ def test_mic_has_no_capability_and_is_root_only_where_it_reads_files_of_root(pat
 
 @pytest.mark.parametrize("path", INSTALLATIONS, ids=name_of)
 def test_selectors_are_upstreams(path: Path) -> None:
-    """Selectors cannot be changed on a running cluster: with others, `kubectl apply` over upstream's would fail."""
+    """The workloads have upstream's selectors, which cannot be changed on a running cluster.
+
+    With others, `kubectl apply` over upstream's workloads would fail.
+    """
     assert found(path, "DaemonSet")["spec"]["selector"]["matchLabels"] == {"component": "nmi", "tier": "node"}
     if "managed" not in path.name:
         both = path in {INFRA / "deployment-rbac.yaml", NEW / "standard.yaml"}
@@ -129,7 +132,7 @@ def test_selectors_are_upstreams(path: Path) -> None:
 
 @pytest.mark.parametrize("path", INSTALLATIONS, ids=name_of)
 def test_probes_ask_a_port_that_the_daemon_serves(path: Path) -> None:
-    """A probe on another port than the daemon's would restart it for ever."""
+    """Probes ask the daemon's own port; with another one Kubernetes would restart it for ever."""
     for one in objects(path):
         for container in one.get("spec", {}).get("template", {}).get("spec", {}).get("containers", []):
             flags = [word.removeprefix("--http-probe-port=") for word in container["args"] if "probe-port" in word]
@@ -310,7 +313,7 @@ def test_the_status_is_part_of_the_object() -> None:
 
 @pytest.mark.parametrize("path", [INFRA / "uninstall.yaml", NEW / "uninstall.yaml"], ids=name_of)
 def test_the_uninstaller_runs_on_every_node_and_cannot_read_the_cluster(path: Path) -> None:
-    """It has the node's network and no service account token."""
+    """The uninstaller tolerates every taint, and has the node's network but no service account token."""
     pod = pod_of(path, "DaemonSet")
     assert pod["initContainers"][0]["args"] == ["--uninstall"]
     assert (pod["tolerations"], pod["hostNetwork"]) == ([{"operator": "Exists"}], True)

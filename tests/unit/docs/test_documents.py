@@ -37,7 +37,7 @@ def named_tests(text: str) -> Iterator[tuple[str, str]]:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))
 def test_links_lead_somewhere(page: Path) -> None:
-    """A relative link names a file that exists."""
+    """Every relative link names a file that exists."""
     links = [link for link in LINK.findall(page.read_text()) if "://" not in link]
     assert [link for link in links if not (page.parent / link).exists()] == []
 
@@ -50,7 +50,7 @@ def test_tests_that_a_page_names_exist(page: Path) -> None:
 
 
 def test_every_row_of_the_threat_model_names_a_test() -> None:
-    """No row without a test."""
+    """Every row of the threat model names a test."""
     rows = [line for line in (REPOSITORY / "THREAT_MODEL.md").read_text().splitlines() if line.startswith("| ")]
     assert len(rows) > 1
     assert [row for row in rows[1:] if "`tests/" not in row] == []
@@ -72,7 +72,7 @@ def test_the_flag_reference_is_fresh() -> None:
 
 
 def test_every_field_of_azure_json_is_documented() -> None:
-    """Each field and each variable that MIC reads has a row."""
+    """Each field of azure.json and each variable that MIC reads has a row on the page."""
     page = (REPOSITORY / "docs" / "configure" / "azure-json.md").read_text()
     source = (REPOSITORY / "src" / "podidentity" / "azure" / "cloud_config.py").read_text()
     named = dict(re.findall(r'^    "(\w+)": "([A-Z_]+)",$', source, re.MULTILINE))

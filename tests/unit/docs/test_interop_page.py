@@ -1,4 +1,4 @@
-"""The page of tried clients names the versions that are pinned, and every client that there is a program for."""
+"""The page of tried clients names the versions that are pinned, and no file of the clients names a registry."""
 
 import re
 from pathlib import Path

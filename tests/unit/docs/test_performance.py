@@ -1,4 +1,4 @@
-"""docs/performance.md is what its generator writes, and each promise in it has a program that anyone can run."""
+"""docs/performance.md is what its generator writes, and each of its rows has a program that anyone can run."""
 
 import json
 import re

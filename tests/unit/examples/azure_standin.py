@@ -1,6 +1,6 @@
-"""Stands in for IMDS and for one Key Vault, on loopback: real HTTP, real TLS, reached through a CONNECT proxy.
+"""A stand-in for IMDS and one Key Vault on loopback: real HTTP and TLS, reached through a CONNECT proxy.
 
-The application's libraries think that they talk to `*.vault.azure.net`; they accept the stand-in's own certificate.
+The application's libraries believe that they talk to `*.vault.azure.net`; they accept the stand-in's own certificate.
 """
 
 import datetime as dt
@@ -32,7 +32,7 @@ TOKEN_ANSWER = {
 
 @dataclass
 class Azure:
-    """What the stand-in answers, and what it was asked."""
+    """The stand-in's answers, and the requests that it got."""
 
     certificate: Path
     port: int = 0
@@ -53,7 +53,7 @@ class Azure:
 
 @contextmanager
 def azure(directory: Path) -> Iterator[Azure]:
-    """A stand-in that answers while the body runs; its certificate lies in `directory`."""
+    """Serve a stand-in during the body; its certificate is in `directory`."""
     certificate, key = _certificate(directory)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)

@@ -27,7 +27,7 @@ def _standin(tmp_path: Path) -> Iterator[Azure]:
 
 @contextmanager
 def app(environment: Mapping[str, str]) -> Iterator[str]:
-    """The application as a process; yields its URL. It must end at once, with status 0, when asked to."""
+    """Run the application as a process and yield its URL; it must end at once, with status 0, on SIGTERM."""
     process = _start(environment)
     try:
         assert process.stdout is not None
@@ -66,7 +66,7 @@ def test_keyvault_answers_the_value_of_the_secret(standin: Azure) -> None:
 
 
 def test_the_version_that_is_named_is_the_one_shown(standin: Azure) -> None:
-    """Not the newest one, when the environment names another."""
+    """The page shows the secret's version that the environment names, not the newest one."""
     standin.secrets |= {"mySecret/": "new", "mySecret/0123abcd": "old"}
     with app({**NAMES, **standin.environment(), "AZURE_KEYVAULT_SECRET_VERSION": "0123abcd"}) as url:
         assert fetch(f"{url}/keyvault") == (200, "old")
@@ -81,14 +81,14 @@ def test_the_identity_that_is_named_is_the_one_asked_for(standin: Azure) -> None
 
 
 def test_a_refusal_of_the_vault_is_shown_in_one_line(standin: Azure) -> None:
-    """502 with Azure's own sentence, no traceback, and the server goes on."""
+    """A refusal is answered with 502 and Azure's sentence, and the server keeps running."""
     with app({**NAMES, **standin.environment()}) as url:
         assert fetch(f"{url}/keyvault") == (502, "(Forbidden) The identity may not get this secret.")
         assert fetch(f"{url}/healthz") == (200, "ok")
 
 
 def test_a_pod_without_identity_is_told_so(standin: Azure) -> None:
-    """502 with the library's sentence when IMDS knows no identity."""
+    """When IMDS knows no identity, the answer is 502 with the library's sentence."""
     standin.has_identity = False
     with app({**NAMES, **standin.environment()}) as url:
         status, text = fetch(f"{url}/keyvault")
@@ -98,7 +98,7 @@ def test_a_pod_without_identity_is_told_so(standin: Azure) -> None:
 
 
 def test_other_pages_are_not_there(standin: Azure) -> None:
-    """404 that names the pages there are."""
+    """Any other page is answered with 404, which names the pages that exist."""
     with app({**NAMES, **standin.environment()}) as url:
         assert fetch(f"{url}/secrets") == (404, "there are two pages here: /keyvault and /healthz")
 
@@ -113,7 +113,7 @@ def test_other_pages_are_not_there(standin: Azure) -> None:
     ],
 )
 def test_a_wrong_environment_is_one_sentence_and_exit_status_2(changes: dict[str, str], named: str) -> None:
-    """The sentence names the variable; there is no traceback."""
+    """The error is a sentence that names the variable, without a traceback."""
     process = _start({**NAMES, **changes})
     _, told = process.communicate(timeout=30)
     assert process.returncode == 2
@@ -122,7 +122,7 @@ def test_a_wrong_environment_is_one_sentence_and_exit_status_2(changes: dict[str
 
 
 def test_the_manifests_use_the_capitalised_spelling_of_2018() -> None:
-    """The walk-through's manifests are kept as they were: that they still work is the point."""
+    """The walk-through's manifests are kept as they were, to show that they still work."""
     identity = yaml.safe_load((EXAMPLE / "azureidentity.yaml").read_text())
     binding = yaml.safe_load((EXAMPLE / "azureidentitybinding.yaml").read_text())
     assert set(identity["spec"]) == {"type", "ResourceID", "ClientID"}
@@ -130,7 +130,7 @@ def test_the_manifests_use_the_capitalised_spelling_of_2018() -> None:
 
 
 def test_the_deployments_label_is_the_bindings_selector() -> None:
-    """Three manifests, one word: else the pod gets no identity."""
+    """Label, selector and identity have the same name in all three manifests; otherwise the pod gets no identity."""
     binding = yaml.safe_load((EXAMPLE / "azureidentitybinding.yaml").read_text())
     deployment, service = yaml.safe_load_all((EXAMPLE / "keyvaultsample.yaml").read_text())
     labels = deployment["spec"]["template"]["metadata"]["labels"]

@@ -1,4 +1,4 @@
-"""Image archives as tests need them: right ones of each form, and any wrong one."""
+"""Builders of image archives for tests: valid ones of each form, and invalid ones."""
 
 import gzip
 import hashlib

@@ -1,4 +1,4 @@
-"""The demo's administrator changes machines that MIC changes as well."""
+"""The demo's administrator changes machines that MIC changes at the same time."""
 
 import pytest
 
@@ -9,7 +9,7 @@ BUSY = '409: {"error":{"code":"OperationNotAllowed","message":"Another change of
 
 
 def test_a_change_waits_for_another_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    """ARM refuses two at a time."""
+    """A change waits while another one is under way, since ARM refuses two at a time."""
     monkeypatch.setattr(admin, "AGAIN_SECONDS", 0.0)
     answers = [BUSY, BUSY, ""]
 
@@ -23,7 +23,7 @@ def test_a_change_waits_for_another_to_end(monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.parametrize(("told", "patience"), [("404: no such scale set", 60.0), (BUSY, -1.0)])
 def test_what_no_waiting_helps_is_told(monkeypatch: pytest.MonkeyPatch, told: str, patience: float) -> None:
-    """Another error at once, and the same one when patience ends."""
+    """Another error is raised at once, and this one when the patience is over."""
     monkeypatch.setattr(admin, "PATIENCE_SECONDS", patience)
 
     def change() -> None:

@@ -1,4 +1,4 @@
-"""The lab's certificates satisfy clients that are strict, as Python is by default from 3.13."""
+"""The lab's certificates are accepted by strict clients, as Python is by default since 3.13."""
 
 import ssl
 from collections.abc import Callable
@@ -44,7 +44,7 @@ def loaded(file: Path, pem: bytes) -> ssl.SSLContext:
 
 @pytest.mark.parametrize("server", [embedded, real, azure])
 def test_a_strict_client_trusts_it(server: Callable[[Path], Server], tmp_path: Path) -> None:
-    """RFC 5280: an authority says that its key signs certificates."""
+    """A strict client trusts each server: the authority states that its key signs certificates (RFC 5280)."""
     root, context = server(tmp_path)
     strict = ssl.create_default_context(cadata=root.decode())
     strict.verify_flags |= ssl.VERIFY_X509_STRICT

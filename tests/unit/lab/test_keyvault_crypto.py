@@ -1,4 +1,4 @@
-"""Key Vault's algorithms: what one key signs and encrypts, OpenSSL's own primitives verify and decrypt."""
+"""Key Vault's algorithms: OpenSSL's primitives verify and decrypt what a key signs and encrypts."""
 
 import hashlib
 
@@ -23,7 +23,7 @@ def key_for(algorithm: str) -> keyvault_crypto.PrivateKey:
 
 @pytest.mark.parametrize("algorithm", [f"{family}{bits}" for family in ("RS", "PS", "ES") for bits in DIGESTS])
 def test_a_signature_is_of_its_digest_alone(algorithm: str) -> None:
-    """JWT's own implementation of each algorithm verifies it too; another digest and another signature are refused."""
+    """PyJWT's implementation verifies each signature; another digest or signature is refused."""
     key, digest = key_for(algorithm), DIGESTS[algorithm[2:]]
     signature = keyvault_crypto.sign(key, algorithm, digest)
     assert keyvault_crypto.verify(key, algorithm, digest, signature)
@@ -34,7 +34,7 @@ def test_a_signature_is_of_its_digest_alone(algorithm: str) -> None:
 
 @pytest.mark.parametrize("algorithm", ["RSA1_5", "RSA-OAEP", "RSA-OAEP-256"])
 def test_what_is_encrypted_is_read_with_the_same_key_and_algorithm(algorithm: str) -> None:
-    """The ciphertext is not the text; a text that is too long is refused."""
+    """A ciphertext is decrypted to its text; a text that is too long is refused."""
     ciphertext = keyvault_crypto.encrypt(RSA_KEY, algorithm, TEXT)
     assert TEXT not in ciphertext
     assert keyvault_crypto.decrypt(RSA_KEY, algorithm, ciphertext) == TEXT
@@ -43,7 +43,7 @@ def test_what_is_encrypted_is_read_with_the_same_key_and_algorithm(algorithm: st
 
 
 def test_a_ciphertext_of_another_key_is_refused() -> None:
-    """OAEP notices it."""
+    """With OAEP, decryption with another key is an error."""
     other_key = keyvault_crypto.generate("RSA", 2048, "")
     with pytest.raises(BadParameterError, match="cannot be decrypted"):
         keyvault_crypto.decrypt(RSA_KEY, "RSA-OAEP", keyvault_crypto.encrypt(other_key, "RSA-OAEP", TEXT))
@@ -76,7 +76,7 @@ def test_only_rsa_encrypts_and_only_by_its_algorithms() -> None:
 
 @pytest.mark.parametrize("key", [RSA_KEY, *EC_KEYS.values()], ids=["RSA", *EC_KEYS])
 def test_a_key_comes_back_from_its_jwk_and_its_pem(key: keyvault_crypto.PrivateKey) -> None:
-    """Public numbers are the same; the public JSON Web Key has no private one and cannot be imported."""
+    """A key has the same public numbers after import; a public JSON Web Key cannot be imported."""
     if isinstance(key, rsa.RSAPrivateKey):
         jwk = RSAAlgorithm.to_jwk(key, as_dict=True)
     else:
@@ -98,13 +98,13 @@ def test_a_key_comes_back_from_its_jwk_and_its_pem(key: keyvault_crypto.PrivateK
     ],
 )
 def test_a_key_that_vaults_do_not_have_is_refused(kind: str, size: int, curve: str, sentence: str) -> None:
-    """The refusal says what there is."""
+    """The refusal names the types, curves and sizes that there are."""
     with pytest.raises(BadParameterError, match=sentence):
         keyvault_crypto.generate(kind, size, curve)
 
 
 def test_what_is_no_key_of_a_vault_is_not_imported() -> None:
-    """Another type, numbers that are none, and a curve or size that vaults do not take."""
+    """Another type, malformed numbers, and a curve or size that vaults lack are refused."""
     with pytest.raises(BadParameterError, match="'kty' is 'oct'"):
         keyvault_crypto.import_jwk({"kty": "oct", "k": "AA"})
     with pytest.raises(BadParameterError, match="The parameter key is invalid"):

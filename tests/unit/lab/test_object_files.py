@@ -46,7 +46,7 @@ def test_files_follow_their_object(tmp_path: Path, volume: Json) -> None:
     with file.open() as reader:
         write(kubernetes, {"ca.crt": "two", "new": "y"})
         files.refresh()
-        assert reader.read() == "one"  # who had it open reads the old one to its end
+        assert reader.read() == "one"  # an open file keeps its content
     assert {path.name: path.read_text() for path in paths["v"].iterdir()} == {"ca.crt": "two", "new": "y"}
     assert file.stat().st_mode == mode
     kubernetes.storage.delete("configmaps", "default", "ca")

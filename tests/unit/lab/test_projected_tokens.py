@@ -1,4 +1,4 @@
-"""A pod's projected service account token in the lab: its lifetime, its renewal, and its end with the pod."""
+"""A pod's projected service account token in the lab: its lifetime and its renewal."""
 
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ AUDIENCE = "api://AzureADTokenExchange"
 
 
 class Clock:
-    """The lab's clock; a test moves it."""
+    """The lab's clock, which a test moves."""
 
     now = 1_800_000_000.0
 

@@ -24,7 +24,7 @@ NOTHING = make.digest(b"")
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    """Where the registry keeps images."""
+    """The store of the registry's images."""
     return Store(tmp_path)
 
 

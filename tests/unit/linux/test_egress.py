@@ -1,4 +1,4 @@
-"""Which interfaces stand for hardware, and by which of them packets leave a host."""
+"""Which interfaces are hardware, and by which of them packets leave a host."""
 
 from pathlib import Path
 

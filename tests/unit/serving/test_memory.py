@@ -33,7 +33,7 @@ def test_another_c_library_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Node:
-    """Something that can be part of a cycle."""
+    """An object that can be part of a cycle."""
 
     other: "Node"
 

@@ -1,4 +1,4 @@
-"""Metrics under exactly the names they were given."""
+"""Metrics have exactly the names that they were given."""
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.parser import text_string_to_metric_families
@@ -20,7 +20,7 @@ def test_counters_carry_no_suffix() -> None:
 
 
 def test_histograms_are_complete() -> None:
-    """Buckets, sum and count, readable by Prometheus' own parser."""
+    """A histogram has buckets, sum and count, which Prometheus' own parser reads."""
     registry = CollectorRegistry()
     Histogram("aadpodidentity_y_seconds", "Time.", registry=registry, buckets=(0.5, 1)).observe(0.7)
     (family,) = text_string_to_metric_families(render(registry).decode())
@@ -34,7 +34,7 @@ def test_histograms_are_complete() -> None:
 
 
 def test_nmi_has_upstreams_names() -> None:
-    """The names of aad-pod-identity's NMI are all there; the process's own keep theirs."""
+    """All metrics of aad-pod-identity's NMI exist by the same names, and so do those of the process."""
     registry = make_registry()
     Metrics(registry)
     text = render(registry).decode()
@@ -45,7 +45,7 @@ def test_nmi_has_upstreams_names() -> None:
 
 
 def test_durations_are_written_as_prometheus_own_histogram_is() -> None:
-    """Ours takes no locks; dashboards must not see a difference, on a bucket's edge neither."""
+    """Our histogram, which takes no locks, is written like Prometheus' own, also for values on a bucket's edge."""
     written, name, buckets = [], "aadpodidentity_x_seconds", (0.5, 1.0)
     for ours in (True, False):
         registry = CollectorRegistry()

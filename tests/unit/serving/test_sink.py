@@ -22,7 +22,7 @@ MORE_THAN_ANYTHING_HOLDS = 20_000
 
 @dataclass
 class Ends:
-    """Where a sink writes to, and where somebody could read."""
+    """The end to which a sink writes, and the end to read from."""
 
     write: int
     read: int
@@ -30,7 +30,7 @@ class Ends:
 
 @pytest.fixture(params=["pipe", "socket", "terminal"])
 def ends(request: pytest.FixtureRequest) -> Iterator[Ends]:
-    """Each kind of standard error that may make its writer wait."""
+    """Each kind of standard error that may block its writer."""
     if request.param == "pipe":
         read, write = os.pipe()
     elif request.param == "socket":
@@ -46,7 +46,7 @@ def ends(request: pytest.FixtureRequest) -> Iterator[Ends]:
 
 
 def read_all(descriptor: int) -> bytes:
-    """Read what is there now."""
+    """Read what is available now."""
     os.set_blocking(descriptor, False)
     received = b""
     try:

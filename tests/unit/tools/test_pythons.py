@@ -1,4 +1,4 @@
-"""Which Pythons `make check` runs on besides the developer's."""
+"""On which Pythons `make check` runs besides the developer's."""
 
 from pathlib import Path
 

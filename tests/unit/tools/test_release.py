@@ -1,4 +1,4 @@
-"""Versions as packages, images and charts spell them; archives that depend on their contents alone."""
+"""Versions as packages, images and charts spell them, and archives that depend on their contents alone."""
 
 from pathlib import Path
 

@@ -109,7 +109,7 @@ def ids(names: Iterable[str]) -> frozenset[IdentityId]:
 
 
 def test_an_identity_stays_for_the_delay_after_its_last_pod() -> None:
-    """It leaves when the delay is over; `due_seconds` says how long that takes."""
+    """An unused identity leaves when the delay is over; `due_seconds` says how long that takes."""
     put: InUse = {make.target(): ids(["used", "idle"])}
     first = idle_identities.retained(IN_USE, put, {}, 100.0, 60.0)
     assert first.in_use == put

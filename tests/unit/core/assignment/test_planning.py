@@ -28,7 +28,7 @@ from podidentity.core.target.drift import TargetChange
 
 
 def plan(snapshot: Snapshot, policy: Policy | None = None) -> Plan:
-    """Plan a snapshot."""
+    """Return the plan for a snapshot."""
     given_policy = policy or make.policy()
     return planning.plan(assigning.desired_assignments(snapshot, given_policy), snapshot, given_policy)
 
@@ -123,7 +123,7 @@ def test_a_pod_that_is_gone_loses_its_object() -> None:
 
 
 def test_a_pod_on_another_node_has_its_object_replaced() -> None:
-    """A re-created StatefulSet pod keeps its name and moves."""
+    """The object of a re-created StatefulSet pod on another node is replaced and begins as Created."""
     moved = replace(
         SINGLE_POD,
         pods=(make.pod(node="n2"),),
@@ -275,7 +275,7 @@ def test_a_malformed_resource_id_says_so() -> None:
 
 
 def test_namespaced_identities_serve_their_namespace_only() -> None:
-    """By annotation or by flag; the object then lives with the identity."""
+    """An identity is namespaced by annotation or by flag; the object is then in the identity's namespace."""
     foreign = make.snapshot([make.pod(namespace="team-b")], [make.identity(namespaced=True)], [make.binding()])
     assert "is namespaced" in reasons(foreign)
     assert "namespaced mode is on" in reasons(foreign, make.policy(force_namespaced=True))

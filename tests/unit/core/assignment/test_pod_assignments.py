@@ -148,7 +148,7 @@ def test_what_imds_does_not_know_counts_as_what_is_not_there(snapshot: Snapshot,
     """Without MIC's object, IMDS's refusals lead to the decision that MIC's object would have led to."""
     for pod in snapshot.pods:
         machine = snapshot.targets[policy.target_of(NODES[pod.node])]
-        # Client IDs are news of ARM's alone; without them both sides go by what AzureIdentities say.
+        # Only ARM reports client IDs; without them both sides use those of AzureIdentities.
         known = own(pod, snapshot, policy, replace(machine, client_ids=()))
         presumed = own(pod, snapshot, policy, None)
         missing = {item.identity.arm_id for item in presumed} - machine.identities - {None}

@@ -97,7 +97,7 @@ def test_the_ca_in_use_stands_first() -> None:
 
 
 def test_a_serving_certificate_ends_with_its_ca() -> None:
-    """It ends with its CA, or after its own lifetime, which counts from when the Secret was read."""
+    """A certificate ends with its CA, or after its own lifetime, which counts from when the Secret was read."""
     assert serving_validity(FIRST, SCHEDULE, 100.0, 160.0) == Validity(160.0, 100.0 + 3 * DAY)
     assert serving_validity(FIRST, SCHEDULE, 89 * DAY, 89 * DAY + 5) == Validity(89 * DAY + 5, FIRST.end)
 
@@ -248,7 +248,7 @@ class Model:
             if not certificate.validity.start <= now < certificate.validity.end:
                 continue
             assert certificate.authority in self.trusted_since
-            if certificate.authority not in self.without_notice:  # a hair for the rounding of sums
+            if certificate.authority not in self.without_notice:  # a tolerance for rounding
                 assert (
                     certificate.validity.start - self.trusted_since[certificate.authority]
                     >= SCHEDULE.spread_seconds - 1e-6

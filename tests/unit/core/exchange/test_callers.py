@@ -80,7 +80,7 @@ def test_what_may_be_good_is_asked_about(audience: object) -> None:
     ],
 )
 def test_what_cannot_be_good_is_refused_at_once(assertion: str, words: str) -> None:
-    """Such a token is refused with 401 before the API server is asked."""
+    """A token that is malformed, unsigned, expired or for another audience is 401 before the API server is asked."""
     refusal = refuse_early(assertion, AUDIENCE, NOW)
     assert refusal is not None
     assert (refusal.status, refusal.code) == (401, "invalid_client")

@@ -199,7 +199,7 @@ def test_containers_that_are_left_out() -> None:
 
 @pytest.mark.parametrize("text", ["3599", "86401", "1h", "", "-1", "٣٦٠٠"])
 def test_an_expiration_out_of_its_limits(text: str) -> None:
-    """Such an expiration is refused with a sentence that names the limits."""
+    """An expiration outside the limits is refused with a sentence that names them."""
     message = denial({f"{W}service-account-token-expiration": text})
     assert "3600" in message
     assert "86400" in message
@@ -220,7 +220,7 @@ def test_a_sidecars_port_must_be_one(text: str) -> None:
 
 
 def test_an_account_without_a_client_id() -> None:
-    """Its pod gets no AZURE_CLIENT_ID, and a warning."""
+    """A pod of such a service account gets no AZURE_CLIENT_ID, and a warning."""
     wanted = wish(account={})
     assert "shop/cart" in wanted.warnings[0]
     assert "AZURE_CLIENT_ID" not in variables(inject(POD, wanted)["spec"]["initContainers"][0])
@@ -276,7 +276,7 @@ def test_a_review(version: str) -> None:
     ],
 )
 def test_what_is_no_review(body: bytes) -> None:
-    """Such a body is read as None."""
+    """A body that is no AdmissionReview is read as None."""
     assert reviews.parse_review(body) is None
 
 

@@ -12,7 +12,7 @@ SCALE_SET_NODE = (
 
 @pytest.mark.parametrize("text", [make.resource_id("reader"), make.resource_id("reader").upper()])
 def test_identity_ids_compare_without_case(text: str) -> None:
-    """Az writes `resourcegroups` and `resourceGroups` both."""
+    """IDs compare without case and keep their spelling; az writes both `resourcegroups` and `resourceGroups`."""
     result = arm.parse_identity_id(text)
     assert result == make.identity_id("reader")
     assert str(result) == text
@@ -36,12 +36,12 @@ def test_anything_else_is_no_identity_id(text: str) -> None:
 
 
 def test_resource_groups_with_dots_and_parentheses_are_read() -> None:
-    """Upstream's pattern missed these characters."""
+    """Names of resource groups with dots and parentheses are read; upstream's pattern missed these characters."""
     assert arm.parse_identity_id(make.resource_id("reader", group="team.(x)_1")) is not None
 
 
 def test_a_node_of_a_scale_set_is_the_scale_set() -> None:
-    """Identities go on the scale set, not on its instance."""
+    """Identities are assigned to the scale set, not to its instance."""
     target = arm.target_of("n1", SCALE_SET_NODE, "", "")
     assert target == arm.scale_set("s", "g", "n")
     assert target.path == "/subscriptions/S/resourceGroups/G/providers/Microsoft.Compute/virtualMachineScaleSets/N"
@@ -88,7 +88,7 @@ def test_no_letter_takes_anothers_place(lookalike: str) -> None:
 
 @pytest.mark.parametrize("text", ["Reader", "GR\u00d6\u00dfE", "\u041f\u043e\u0434"])
 def test_both_cases_of_a_letter_are_one(text: str) -> None:
-    """This holds for ASCII and beyond it."""
+    """Upper and lower case of a letter are equal, in ASCII and beyond."""
     assert arm.fold_case(text) == arm.fold_case(text.lower()) == text.lower()
 
 

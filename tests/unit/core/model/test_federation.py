@@ -58,7 +58,7 @@ def test_names_differ_by_cluster_and_always_fit() -> None:
 
 
 def test_commands_name_everything() -> None:
-    """They can be pasted into a shell as they are."""
+    """Commands name every value, and can be pasted into a shell as they are."""
     command = federation.creation_command(ONE, "c", make.identity_id("reader"))
     assert shlex.split(command)[:4] == ["az", "identity", "federated-credential", "create"]
     assert f"--subscription {make.SUBSCRIPTION} --resource-group apps --identity-name reader --name fic-one" in command
@@ -69,7 +69,7 @@ def test_commands_name_everything() -> None:
 
 
 def test_the_form_of_an_exchange() -> None:
-    """As Entra ID documents it for a federated credential, and no field more."""
+    """The form has the fields that Entra ID documents for a federated credential, and no others."""
     assert federation.exchange_form("c", "https://vault.azure.net/.default", "jwt") == {
         "client_id": "c",
         "scope": "https://vault.azure.net/.default",

@@ -31,7 +31,7 @@ def work(act: Callable[[], object]) -> int:
         del frame, argument
         calls += event in ("call", "c_call")
 
-    act()  # what is remembered of parsing is
+    act()  # fills the caches of parsing
     previous = sys.getprofile()
     sys.setprofile(count)
     try:

@@ -30,7 +30,7 @@ def trust(*credentials: FederatedCredential, **fields: Any) -> Trust:
 
 
 def others(count: int) -> tuple[FederatedCredential, ...]:
-    """Credentials of other service accounts."""
+    """Return credentials of other service accounts."""
     return tuple(replace(GOOD, name=f"fic-{number}", subject=f"subject-{number}") for number in range(count))
 
 

@@ -28,7 +28,7 @@ HEALTHY = DoorFacts((node("n1"), node("n2")), (WEBHOOK,), (BROKER,))
 
 
 def test_all_is_well() -> None:
-    """Both doors are reported as well, also without a webhook, when pods have their variables from elsewhere."""
+    """Both doors have the verdict OK, also without a webhook, when pods have their variables from elsewhere."""
     for facts in (HEALTHY, replace(HEALTHY, webhooks=())):
         findings = doors.diagnose(facts)
         assert [finding.verdict for finding in findings] == [Verdict.OK] * 2

@@ -78,7 +78,7 @@ def test_all_is_well() -> None:
     ],
 )
 def test_a_field_that_entra_refuses(changes: dict[str, Any], words: str) -> None:
-    """Each such field is named."""
+    """Each field of the configuration that Entra ID would refuse is named."""
     assert words in " ".join(problems(issuers.judge(ISSUER, documents(key(), **changes))))
 
 

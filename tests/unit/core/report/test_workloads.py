@@ -128,7 +128,7 @@ def test_without_a_grant() -> None:
 
 
 def test_a_grant_that_could_not_be_seen() -> None:
-    """Who explains may not ask for reviews."""
+    """When the user may not ask for reviews, the verdict on the grant is unknown."""
     checks = {
         finding.check: finding.verdict for finding in workloads.explain(case(injected(Door.PROXY), is_granted=None))
     }
@@ -137,19 +137,19 @@ def test_a_grant_that_could_not_be_seen() -> None:
 
 
 def test_no_such_service_account() -> None:
-    """It has been deleted since the pod was created."""
+    """A service account that was deleted since the pod's creation is reported."""
     assert "service account team-a/app does not exist" in last(case(injected(Door.PROXY), account=None)).message
 
 
 def test_no_client_id() -> None:
-    """The program must know its client ID by itself."""
+    """Without a client ID in its variables the program must know the client ID itself."""
     outcome = last(case(injected(Door.PROXY, client_id=""), account={}))
     assert outcome.verdict == Verdict.NOTE
     assert f"annotate serviceaccount app {CLIENT_ID}=CLIENT_ID" in outcome.todo
 
 
 def change_variable(pod: dict[str, Any], name: str, value: str | None) -> dict[str, Any]:
-    """Set a variable of the container, or take it away."""
+    """Set a variable of the container, or remove it."""
     (container,) = pod["spec"]["containers"]
     container["env"] = [item for item in container["env"] if item["name"] != name]
     if value is not None:
@@ -168,14 +168,14 @@ def change_variable(pod: dict[str, Any], name: str, value: str | None) -> dict[s
     ],
 )
 def test_a_variable_that_sdks_refuse(name: str, value: str | None, words: str) -> None:
-    """Doubled, missing, or a file that is not there; the outcome is a problem too."""
+    """A variable that is doubled, missing, or names a file that is not mounted is a problem, and so is the outcome."""
     faults = problems(case(change_variable(injected(Door.PROXY), name, value)))
     assert words in faults[0].message
     assert faults[-1].message.startswith("mend that first; then the pod gets a token")
 
 
 def test_a_ca_in_the_variable_itself() -> None:
-    """No file is needed for it."""
+    """A CA in the variable itself needs no mounted file."""
     rules = replace(RULES, proxy=TokenProxy("https://broker.example", TrustBundle("pem")))
     assert problems(case(injected(Door.PROXY, rules=rules))) == []
 
@@ -189,7 +189,7 @@ def test_a_ca_in_the_variable_itself() -> None:
     ],
 )
 def test_the_token_of_another_door(door: Door, audience: str, reader: str) -> None:
-    """It would be refused with 401."""
+    """A token whose audience is that of another door would be refused with 401."""
     pod = injected(door)
     pod["spec"]["volumes"][0]["projected"]["sources"][0]["serviceAccountToken"]["audience"] = audience
     faults = problems(case(pod))

@@ -112,7 +112,7 @@ def test_a_missing_role_is_told_with_what_to_grant_to_whom() -> None:
     ],
 )
 def test_other_refusals_are_told_in_arms_words(refusal: ArmRefusal, said: str) -> None:
-    """The sentence adds what to do."""
+    """The sentence has ARM's words and adds what to do."""
     assert said in advise_identity(refusal, A, make.target())
 
 
@@ -129,5 +129,5 @@ def test_other_refusals_are_told_in_arms_words(refusal: ArmRefusal, said: str) -
     ],
 )
 def test_what_holds_a_target_is_told_too(refusal: ArmRefusal, said: str) -> None:
-    """For every identity that waits for it."""
+    """A refusal of the whole target is reported for every identity that waits for it."""
     assert said in advise_target(refusal, make.target())

@@ -298,7 +298,10 @@ def test_what_an_idle_target_has_spent_and_refused_counts_when_it_is_used_again(
 
 
 def test_an_idle_target_is_remembered_while_it_matters() -> None:
-    """It is remembered until its buckets are full and its pauses are over, and for a while after the last refusal."""
+    """A target is remembered until its buckets are full and its pauses are over.
+
+    After the last refusal it is remembered for some time longer.
+    """
     state = fresh()
     assert target_state.matters_until(state) <= 0
     assert target_state.matters_until(outcomes.read_started(state, 1000.0)) == pytest.approx(1005, abs=0.1)
@@ -351,7 +354,7 @@ def test_an_unnamed_culprit_among_150_is_found_by_halving(culprit: int) -> None:
 
 
 def test_a_single_unnamed_culprit_is_set_aside_without_halving() -> None:
-    """When a PATCH has a single addition, that one is to blame without any halving."""
+    """The only addition of a refused PATCH is set aside at once, although ARM does not name it."""
     world = run(Azure(bad=ids("b"), names=False), wants=["b"])
     world.until(1001.0)
     assert len(world.patches) == 1
@@ -382,7 +385,7 @@ def test_a_group_that_loses_a_member_is_no_group_any_more() -> None:
 
 
 def test_many_bad_ones_leave_tokens_to_the_good_ones() -> None:
-    """A new identity is assigned at once, however many others are tried again and again."""
+    """A new identity is assigned within half a second, though thirty refused ones are retried meanwhile."""
     bad = [f"bad{number}" for number in range(30)]
     world = run(Azure(bad=ids(*bad), all_names=True), wants=bad)
     world.until(1600.0)

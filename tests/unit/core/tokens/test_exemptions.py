@@ -1,4 +1,4 @@
-"""Exemptions, Secrets and redaction."""
+"""Which pods are excepted, which Secrets NMI may read, and how client IDs are shortened in logs."""
 
 from dataclasses import replace
 
@@ -55,7 +55,10 @@ def test_a_secret_comes_only_from_the_identitys_namespace() -> None:
 
 @pytest.mark.parametrize("name", ["../../kube-system/secrets/s", "..", ".", "", "s?x", "s#", "%2e%2e", "S", "a" * 254])
 def test_a_secrets_name_leads_nowhere_else(name: str) -> None:
-    """A name becomes part of a path: with dots and slashes it would reach another namespace's Secret."""
+    """A malformed name of a Secret is refused.
+
+    The name becomes part of a path: with dots and slashes it would lead to a Secret of another namespace.
+    """
     walking = make.identity(client_password=SecretReference("default", name))
     assert "is no name of a Secret" in (exemptions.secret_refusal(walking, {"default"}) or "")
 

@@ -1,4 +1,4 @@
-"""IMDS requests to values, values to response bytes."""
+"""Requests to IMDS are parsed to values, and values are rendered to the bytes of answers."""
 
 import json
 
@@ -311,7 +311,7 @@ def test_only_the_two_token_paths_are_token_requests(path: str) -> None:
 
 
 def response(raw: bytes) -> tuple[bytes, dict[str, str], object]:
-    """Cut a response into status line, headers and body."""
+    """Split a response into status line, headers and body."""
     head, _, body = raw.partition(b"\r\n\r\n")
     first, *lines = head.split(b"\r\n")
     return first, dict(line.decode().split(": ", 1) for line in lines), json.loads(body)

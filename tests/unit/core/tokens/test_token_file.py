@@ -1,4 +1,4 @@
-"""The token-file door's protocol: what a head asks for, and what is answered."""
+"""The protocol of the token-file door: requests and answers."""
 
 import json
 
@@ -50,7 +50,7 @@ def test_a_selector_is_kept_as_it_came() -> None:
     "query", [f"client_id={OTHER}", "client_id=x", "object_id=1", "msi_res_id=/s", "mi_res_id=/s", "resource=s", "a"]
 )
 def test_a_selector_that_says_something_else(query: str) -> None:
-    """A selector that names another identity than the path, or that cannot be compared with it, is refused."""
+    """A query that names another identity than the path, or cannot be compared with it, is refused."""
     assert status(f"{TARGET}&{query}") == 400
 
 

@@ -1,4 +1,4 @@
-"""Lines and entries of one token's way, as the lab's logs have them."""
+"""Lines and entries that one token's request leaves in the lab's logs."""
 
 from typing import Any
 

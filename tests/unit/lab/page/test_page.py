@@ -137,7 +137,7 @@ async def test_a_flood_is_counted_and_a_slow_reader_gets_a_summary() -> None:
     feed.show_faults(faults.DEFAULTS)
     reader = feed.read()
     for _ in range(3):
-        await anext(reader)  # what is there at first
+        await anext(reader)  # the state at the beginning
     flood = [azure(0.0001 * number, "keyvault", f"default/pod-{number}") for number in range(ROWS_LIMIT * 2)]
     for _ in range(QUEUE_LIMIT * 2):
         feed.take(flood)

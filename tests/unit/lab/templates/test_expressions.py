@@ -1,4 +1,4 @@
-"""The language of template expressions: what it yields, and how what is wrong with one is said."""
+"""The language of template expressions: their values, and the sentences about mistakes in them."""
 
 import json
 import uuid
@@ -79,7 +79,7 @@ IDENTITY = "Microsoft.ManagedIdentity/userAssignedIdentities"
     ],
 )
 def test_an_expression_yields_its_value(text: str, value: Any) -> None:
-    """Names of functions and of properties compare without case; `if` evaluates the branch that counts alone."""
+    """Names of functions and properties compare without case; `if` evaluates only the branch that counts."""
     assert evaluate(text, SCOPED) == value
 
 
@@ -107,7 +107,7 @@ def test_an_expression_yields_its_value(text: str, value: Any) -> None:
     ],
 )
 def test_what_is_wrong_is_one_sentence(text: str, sentence: str) -> None:
-    """It names the expression, the function or the property."""
+    """The sentence names the expression, the function or the property."""
     with pytest.raises(TemplateError) as error:
         evaluate(text if text.endswith("]") else f"{text}]", SCOPED)
     assert sentence in str(error.value)
@@ -130,7 +130,7 @@ def test_objects_may_contain_loops() -> None:
 
 
 def test_guids_and_unique_strings_are_the_same_for_the_same_texts() -> None:
-    """A GUID is a name-based one (version 5); a unique string can end a vault's name."""
+    """A GUID is name-based (version 5); a unique string is valid at the end of a vault's name."""
     guids = [evaluate(f"[guid('{text}', 'b')]", SCOPED) for text in ("a", "a", "b")]
     assert (guids[0] == guids[1], guids[0] == guids[2], uuid.UUID(guids[0]).version) == (True, False, 5)
     first, second = (evaluate(f"[uniqueString('{text}')]", SCOPED) for text in ("a", "b"))
@@ -142,7 +142,7 @@ def test_guids_and_unique_strings_are_the_same_for_the_same_texts() -> None:
 
 @given(st.text())
 def test_a_quoted_text_is_itself(text: str) -> None:
-    """Doubling its quotes is all that a text needs."""
+    """Any text can be quoted by doubling its quotes."""
     quoted = text.replace("'", "''")
     assert parse(f"['{quoted}']") == Literal(text)
 
@@ -154,13 +154,13 @@ def test_a_quoted_text_is_itself(text: str) -> None:
     )
 )
 def test_json_is_read_as_json(value: Any) -> None:
-    """Whatever is JSON already means the same, texts that look like comments or names included."""
+    """Valid JSON is read as it is, including texts that look like comments or names."""
     assert jsonc.loads(json.dumps(value)) == value
     assert jsonc.loads(json.dumps(value, ensure_ascii=False, indent=1)) == value
 
 
 def test_comments_bare_names_and_trailing_commas_are_read() -> None:
-    """As azure-cli sends a template's file."""
+    """Comments, bare names and trailing commas are read, as azure-cli sends them from a template's file."""
     text = (
         '{properties: {"mode": "a//b", /* "x": , */ template:{ // the file\n"list": [1, 2,],\n"text": "two\nlines",}}}'
     )
