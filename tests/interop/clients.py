@@ -163,6 +163,12 @@ CLIENTS = {
             ("go-autorest/go.mod", "go-autorest/go.sum", "go-autorest/main.go"),
             _go("go-autorest", {"run": "."}),
         ),
+        Client(
+            "controller",
+            ("go",),
+            ("controller/go.mod", "controller/go.sum", "controller/main.go"),
+            _go("controller", {"controller": "."}),
+        ),
         Client("java", ("java", "mvn", "keytool"), _JAVA_FILES, _java),
         Client(
             "python-2022",
