@@ -59,7 +59,7 @@ def open_stream(namespace: str) -> socket.socket:
     """Open a TCP socket in `namespace`, not yet connected and not blocking."""
 
     def make() -> socket.socket:
-        stream = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        stream = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # as in `listener`
         stream.setblocking(False)
         return stream
 
@@ -68,7 +68,9 @@ def open_stream(namespace: str) -> socket.socket:
 
 def listener(address: str, port: int, *, interface: str = "") -> socket.socket:
     """Open a listening TCP socket where the caller is; with `interface` only for what arrives there."""
-    server_socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    # asyncio sends at once (TCP_NODELAY) only where a socket names its protocol: else an answer in two writes, head and
+    # body, waits 40 ms for the client's acknowledgement of the first.
+    server_socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         server_socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if interface:
