@@ -1,5 +1,6 @@
 """What the kernel says of a process: its memory and its processor time."""
 
+import contextlib
 import time
 from pathlib import Path
 
@@ -12,6 +13,25 @@ def resident_mib(pid: int) -> float:
 def peak_mib(pid: int) -> float:
     """Return the most memory that a process ever had in RAM, in MiB."""
     return _status_mib(pid, "VmHWM")
+
+
+def tree(root: int) -> list[int]:
+    """Return a process and all its descendants, as they are at this moment."""
+    pids = [root]
+    for pid in pids:  # grows on the way
+        for children in Path(f"/proc/{pid}/task").glob("*/children"):
+            with contextlib.suppress(OSError):
+                pids += map(int, children.read_text().split())
+    return pids
+
+
+def proportional_mib(pids: list[int]) -> float:
+    """Return the memory in RAM of several processes, in MiB: what some of them share counts once."""
+    total_kib = 0
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            total_kib += int(Path(f"/proc/{pid}/smaps_rollup").read_text().split("\nPss:")[1].split()[0])
+    return total_kib / 1024
 
 
 def cpu_seconds(pid: int) -> float:

@@ -27,7 +27,10 @@ class MissingToolError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """A client: to install it, `programs` must be on PATH; its `pins` (below tests/interop) decide its directory."""
+    """A client: to install it, `programs` must be on PATH; its `pins` decide its directory.
+
+    A pin is a path, relative to tests/interop or absolute.
+    """
 
     name: str
     programs: tuple[str, ...]
@@ -44,15 +47,19 @@ class Client:
 
 
 def installed(name: str) -> Path:
+    """Return the directory of one of `CLIENTS`, as `ensure` does. Raises `MissingToolError`."""
+    return ensure(CLIENTS[name])
+
+
+def ensure(client: Client) -> Path:
     """Return a client's directory, and install the client first if it is missing. Raises `MissingToolError`."""
-    client = CLIENTS[name]
     directory = client.directory
     missing = [program for program in client.programs if shutil.which(program) is None]
     if missing:
         raise MissingToolError(
             f"{client.name} needs {', '.join(missing)} on PATH; install it, or leave this client out"
         )
-    with _locked(name):
+    with _locked(client.name):
         if not (directory / _STAMP).exists():
             shutil.rmtree(directory, ignore_errors=True)
             directory.mkdir(parents=True)
@@ -83,8 +90,11 @@ def _run(*command: str, directory: Path, **environment: str) -> None:
         raise RuntimeError(f"{' '.join(command)} in {directory} failed:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}")
 
 
-def _python_packages(source: str) -> Callable[[Path], None]:
-    """Return an installer into a virtual environment of the base Python, so that the lab's containers can run it."""
+def python_packages(source: str) -> Callable[[Path], None]:
+    """Return an installer into a virtual environment of the base Python, so that the lab's containers can run it.
+
+    `source`, the directory with the pins, is relative to tests/interop or absolute.
+    """
 
     def install(directory: Path) -> None:
         _run(sys.executable, "-m", "venv", ".", directory=directory)
@@ -95,7 +105,9 @@ def _python_packages(source: str) -> Callable[[Path], None]:
     return install
 
 
-def _javascript(source: str) -> Callable[[Path], None]:
+def javascript_packages(source: str) -> Callable[[Path], None]:
+    """Return an installer of the packages of a package.json; `source` likewise."""
+
     def install(directory: Path) -> None:
         shutil.copy(HERE / source / "package.json", directory)
         _run("npm", "install", "--no-package-lock", "--no-audit", "--no-fund", "--ignore-scripts", directory=directory)
@@ -153,9 +165,9 @@ _GO_FILES = ("go/go.mod", "go/go.sum", "go/main.go", "go/workload/main.go", "go/
 CLIENTS = {
     client.name: client
     for client in (
-        Client("az", (), ("az/requirements.txt", "az/constraints.txt"), _python_packages("az")),
-        Client("python", (), ("python/requirements.txt", "python/constraints.txt"), _python_packages("python")),
-        Client("javascript", ("node", "npm"), ("javascript/package.json",), _javascript("javascript")),
+        Client("az", (), ("az/requirements.txt", "az/constraints.txt"), python_packages("az")),
+        Client("python", (), ("python/requirements.txt", "python/constraints.txt"), python_packages("python")),
+        Client("javascript", ("node", "npm"), ("javascript/package.json",), javascript_packages("javascript")),
         Client("go", ("go",), _GO_FILES, _go("go", {"reader": ".", "workload": "./workload", "managed": "./managed"})),
         Client(
             "go-autorest",
@@ -174,13 +186,13 @@ CLIENTS = {
             "python-2022",
             (),
             ("managed/python-2022/requirements.txt", "managed/python-2022/constraints.txt"),
-            _python_packages("managed/python-2022"),
+            python_packages("managed/python-2022"),
         ),
         Client(
             "javascript-2022",
             ("node", "npm"),
             ("managed/javascript-2022/package.json",),
-            _javascript("managed/javascript-2022"),
+            javascript_packages("managed/javascript-2022"),
         ),
         Client(
             "go-2023",

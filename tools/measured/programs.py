@@ -28,6 +28,7 @@ PROGRAMS: dict[str, tuple[str, ...]] = {
     "start_up": (),
     "soak": ("--seconds=60",),
     "neighbour": ("--seconds=10",),
+    "lab": ("--rounds=3", "--requests=200"),
 }
 """Programs by name, with the flags that keep them short. Without flags, each measures for longer."""
 LONG: dict[str, tuple[str, ...]] = {
