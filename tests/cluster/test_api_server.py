@@ -107,6 +107,7 @@ def _nothing_but_tokens(installed: Cluster, asking: Identity, trouble: Callable[
 
     `trouble` gets a function that says whether each pod has had enough answers since the beginning.
     """
+    _let_updates_end(installed)
     addresses = {node: installed.pod_ip(f"serving-{node}") for node in NODES}
     started = installed.restarts()
     before = {node: _counts(installed, address) for node, address in addresses.items()}
@@ -118,6 +119,14 @@ def _nothing_but_tokens(installed: Cluster, asking: Identity, trouble: Callable[
     assert {status for one in gained() for status in one} == {f"200 {asking.client_id}"}
     assert installed.restarts() == started
     assert installed.imds_packets() == 0
+
+
+def _let_updates_end(installed: Cluster) -> None:
+    """Wait until an update that an earlier test caused has replaced its last pod."""
+    installed.roll_out("daemonset/nmi")
+    installed.roll_out("deployment/mic")
+    nodes = installed.get("daemonset/nmi")["status"]["desiredNumberScheduled"]
+    until(lambda: len(installed.restarts("nmi")) == nodes, "one pod of NMI for each node")
 
 
 def _goes_on(installed: Cluster, name: str) -> None:
