@@ -17,7 +17,7 @@ def test_the_labs_user_sets_faults_reads_the_log_and_takes_the_state_along(stage
         assert door.patch("/faults", json={"patch_seconds": before}).status_code == 200
         assert door.patch("/faults", json={"patch": 1}).status_code == 400
         seen = {one["service"] for one in door.get("/log").json()}
-        assert {"arm", "entra", "graph", "imds", "keyvault"} >= seen > {"arm", "entra"}
+        assert {"arm", "blob", "entra", "graph", "imds", "keyvault"} >= seen > {"arm", "entra"}
         again = Azure.restore(door.get("/state").text)
     assert again.settings.tenant_id == stage.lab.variables["LAB_TENANT_ID"]
     assert stage.admin.identity("interop", "interop").lower() in again.state.identities
