@@ -26,6 +26,8 @@ _ANY_STATE, _ANY_INTERFACE, _ANY_COOKIE = 0xFFFFFFFF, bytes(4), b"\xff" * 8
 _HEADER = struct.Struct("=IHHII")
 _REQUEST_BODY = struct.Struct("=BBBxI")  # inet_diag_req_v2 up to its `id`: family, protocol, extensions, states
 _ENDS = struct.Struct("!HH4s12x4s12x")  # inet_diag_sockid without interface and cookie: ports, addresses
+_PORTS = struct.Struct(">HH")
+_MAPPED = bytes(10) + b"\xff\xff"
 _RESPONSE_BODY = struct.Struct("=xBxx36s24xI")  # inet_diag_msg: state, the ends of its `id`, uid
 _NUMBER = struct.Struct("=i")
 _READ_BYTES = 4096
@@ -69,7 +71,9 @@ def _ask(asking: socket.socket, client: End, server: End) -> int | None:
         _look_up(asking, server, client)
         return None
     # Without such a connection the kernel gives the socket that listens at the client's end, if one does.
-    return uid if state == _ESTABLISHED and ends == _render_raw(client, server) else None
+    return (
+        uid if state == _ESTABLISHED and ends in (_render_raw(client, server), _render_mapped(client, server)) else None
+    )
 
 
 def read(client: End, server: End, table: Path = _TABLE) -> int | None:
@@ -105,6 +109,12 @@ def _look_up(asking: socket.socket, local: End, remote: End) -> tuple[int, bytes
 
 def _render_raw(local: End, remote: End) -> bytes:
     return _ENDS.pack(local[1], remote[1], socket.inet_aton(local[0]), socket.inet_aton(remote[0]))
+
+
+def _render_mapped(local: End, remote: End) -> bytes:
+    """Return the ends as those of an IPv6 socket, which Java opens for IPv4 connections, too (RFC 4291, 2.5.5.2)."""
+    addresses = (_MAPPED + socket.inet_aton(address) for address, _ in (local, remote))
+    return _PORTS.pack(local[1], remote[1]) + b"".join(addresses)
 
 
 def _render(end: End) -> str:

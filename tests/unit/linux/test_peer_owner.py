@@ -39,6 +39,15 @@ async def test_a_connection_of_ours_is_ours(server: socket.socket, way: Way) -> 
         assert await owner_uid(client.getsockname(), server.getsockname()) == os.getuid()
 
 
+def test_a_client_with_a_socket_of_ipv6_has_an_owner(server: socket.socket) -> None:
+    """Java opens such sockets for IPv4 connections, too."""
+    address, port = server.getsockname()
+    with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as client:
+        client.connect((f"::ffff:{address}", port))
+        with server.accept()[0] as accepted:
+            assert peer_owner.ask(accepted.getpeername(), server.getsockname()) == os.getuid()
+
+
 def test_a_connection_that_its_program_closed_is_nobodys(server: socket.socket, way: Way) -> None:
     """A closed connection has no owner.
 
