@@ -1,4 +1,4 @@
-"""A chart's values one by one, for tests that each value has an effect."""
+"""A chart's values one by one, for tests that each value has an effect; and what its objects have in common."""
 
 import copy
 from typing import Any
@@ -30,3 +30,25 @@ def value_at(values: Json, path: Path) -> Any:
     for name in path:
         value = value.get(name) if isinstance(value, dict) else None
     return value
+
+
+def find(items: list[Json], kind: str) -> Json:
+    """Return the only object of this kind."""
+    (item,) = [item for item in items if item["kind"] == kind]
+    return item
+
+
+def assert_restricted(spec: Json) -> None:
+    """Hold that a pod satisfies Pod Security's level `restricted`, and that it can write to its own /tmp only."""
+    (container,) = spec["containers"]
+    assert spec["securityContext"]["runAsNonRoot"] is True
+    assert spec["securityContext"]["runAsUser"] > 0
+    assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert not {"hostNetwork", "hostPID", "hostIPC"} & set(spec)
+    assert not [volume for volume in spec["volumes"] if "hostPath" in volume]
+    assert [mount["mountPath"] for mount in container["volumeMounts"] if not mount.get("readOnly")] == ["/tmp"]

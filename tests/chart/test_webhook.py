@@ -9,7 +9,7 @@ from deployment import webhook
 from deployment.settings import Images
 
 import chart
-from helm_values import leaves, value_at, without
+from helm_values import assert_restricted, find, leaves, value_at, without
 from podidentity.cli.flags import parse
 from podidentity.cli.webhook import TABLE, settings_of
 from podidentity.core.injection.rules import USE_LABEL, TokenFileDoor, TokenProxy, TrustBundle
@@ -30,12 +30,6 @@ def objects(values: Json) -> list[Json]:
     )
     documents = [yaml.safe_load_all(text) for path, text in texts.items() if path.endswith(".yaml")]
     return [item for document in documents for item in document if item]
-
-
-def find(items: list[Json], kind: str) -> Json:
-    """Return the only object of this kind."""
-    (item,) = [item for item in items if item["kind"] == kind]
-    return item
 
 
 def pod(values: Json) -> Json:
@@ -195,19 +189,7 @@ def test_another_tenant_replaces_the_replicas() -> None:
 
 def test_the_pod_is_restricted() -> None:
     """The pod satisfies Pod Security's level `restricted`, and can write to its own /tmp only."""
-    spec = pod({})
-    (container,) = spec["containers"]
-    assert spec["securityContext"]["runAsNonRoot"] is True
-    assert spec["securityContext"]["runAsUser"] > 0
-    assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-    assert container["securityContext"] == {
-        "allowPrivilegeEscalation": False,
-        "readOnlyRootFilesystem": True,
-        "capabilities": {"drop": ["ALL"]},
-    }
-    assert not {"hostNetwork", "hostPID", "hostIPC"} & set(spec)
-    assert not [volume for volume in spec["volumes"] if "hostPath" in volume]
-    assert [mount["mountPath"] for mount in container["volumeMounts"] if not mount.get("readOnly")] == ["/tmp"]
+    assert_restricted(pod({}))
     (namespace,) = [item for item in webhook.installation(Images()) if item["kind"] == "Namespace"]
     assert set(namespace["metadata"]["labels"].values()) == {"restricted"}
 

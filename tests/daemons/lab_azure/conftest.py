@@ -76,3 +76,15 @@ def manage(azure: Azure, send: Send, sign_in: Callable[..., str]) -> Management:
     made = Management(azure, send, sign_in(SCOPE))
     assert made("PUT", made.group, {"location": "eastus"}).status_code == 201
     return made
+
+
+@pytest.fixture
+def ask(send: Send, sign_in: Callable[..., str]) -> Callable[..., httpx2.Response]:
+    """Return a function that sends requests to Graph as the owner."""
+    token = sign_in("https://graph.microsoft.com/.default")
+
+    def ask(method: str, path: str, body: Any = None) -> httpx2.Response:
+        url = f"https://graph.microsoft.com/v1.0{path}"
+        return send(method, url, token, **({} if body is None else {"json": body}))
+
+    return ask

@@ -158,6 +158,8 @@ def test_blocks_become_a_blob_when_they_are_listed(store: Store) -> None:
     refusal = store.blob("PUT", "/box/big?comp=blocklist", content=body.replace("b25l", "bGVmdA=="))
     assert code(refusal) == (400, "InvalidBlockList")
     assert code(store.blob("PUT", "/box/big?comp=blocklist", content="<")) == (400, "InvalidXmlDocument")
+    entity = '<!DOCTYPE a [<!ENTITY b "MQ==">]><BlockList><Latest>&b;</Latest></BlockList>'
+    assert code(store.blob("PUT", "/box/big?comp=blocklist", content=entity)) == (400, "InvalidXmlDocument")
 
 
 def test_what_the_lab_does_not_have_is_refused(store: Store) -> None:

@@ -1,10 +1,8 @@
 """Users and groups of the lab's directory: who is in which group, and that a group's roles are its members'."""
 
 from collections.abc import Callable
-from typing import Any
 
 import httpx2
-import pytest
 
 from daemons.lab_azure.management import SCOPE, Management
 from podidentity_lab.azure import Azure
@@ -13,17 +11,6 @@ GRAPH = "https://graph.microsoft.com/v1.0"
 Send = Callable[..., httpx2.Response]
 SignIn = Callable[..., str]
 Ask = Callable[..., httpx2.Response]
-
-
-@pytest.fixture
-def ask(send: Send, sign_in: SignIn) -> Ask:
-    """Return a function that sends requests to Graph as the owner."""
-    token = sign_in("https://graph.microsoft.com/.default")
-
-    def ask(method: str, path: str, body: Any = None) -> httpx2.Response:
-        return send(method, f"{GRAPH}{path}", token, **({} if body is None else {"json": body}))
-
-    return ask
 
 
 def group(ask: Ask, name: str, *members: str) -> str:

@@ -1,10 +1,8 @@
 """Graph makes applications as `az ad` asks for them, for owners only, and shows nobody's secrets."""
 
 from collections.abc import Callable
-from typing import Any
 
 import httpx2
-import pytest
 
 from podidentity_lab.azure import Azure
 from podidentity_lab.azure.state import ServicePrincipal
@@ -13,17 +11,6 @@ GRAPH = "https://graph.microsoft.com/v1.0"
 Send = Callable[..., httpx2.Response]
 SignIn = Callable[..., str]
 Ask = Callable[..., httpx2.Response]
-
-
-@pytest.fixture
-def ask(send: Send, sign_in: SignIn) -> Ask:
-    """Return a function that sends requests to Graph as the owner."""
-    token = sign_in("https://graph.microsoft.com/.default")
-
-    def ask(method: str, path: str, body: Any = None) -> httpx2.Response:
-        return send(method, f"{GRAPH}{path}", token, **({} if body is None else {"json": body}))
-
-    return ask
 
 
 def test_an_application_is_made_and_signs_in_with_its_new_password(ask: Ask, sign_in: SignIn) -> None:

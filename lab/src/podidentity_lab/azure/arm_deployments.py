@@ -8,7 +8,7 @@ Form: learn.microsoft.com/rest/api/resources/deployments.
 import datetime as dt
 import json
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from starlette.requests import Request
@@ -122,13 +122,13 @@ class Deployments:
         async def send(method: str, path: str, version: str, body: Json | None) -> Response:
             content = json.dumps(body or {}).encode()
 
-            async def receive() -> Mapping[str, Any]:
+            async def receive() -> MutableMapping[str, Any]:
                 return {"type": "http.request", "body": content, "more_body": False}
 
             query = f"api-version={version}".encode()
             scope = {**request.scope, "method": method, "path": path, "raw_path": path.encode(), "query_string": query}
             scope["state"] = {}
-            inner = Request(scope, receive)  # type: ignore[arg-type]  # a dict is the message that starlette takes
+            inner = Request(scope, receive)
             try:
                 return await self._route(inner, caller, path)
             except answers.Refusal as refusal:

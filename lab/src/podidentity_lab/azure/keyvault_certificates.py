@@ -138,10 +138,12 @@ class Certificates(Objects[CertificateVersion]):
             "exp": bundle.certificate.not_valid_after_utc.timestamp(),
         }
         attributes = {**(body.get("attributes") or {}), **times}
-        for shelf, version_item in ((self.shelf, item), (self._keys, key), (self._secrets, secret)):
+        for version_item in (item, key, secret):
             change_attributes(version_item, {"attributes": attributes, "tags": body.get("tags")})
             version_item.managed = True
-            shelf.add(vault, name, version_item)  # type: ignore[arg-type]  # each with its own kind
+        self.shelf.add(vault, name, item)
+        self._keys.add(vault, name, key)
+        self._secrets.add(vault, name, secret)
         return item
 
 
