@@ -15,6 +15,7 @@ quiet client then.
 """
 
 import argparse
+import collections
 import contextlib
 import json
 import os
@@ -66,6 +67,8 @@ class Phase:
     """What the quiet pod saw during one phase."""
 
     milliseconds: list[float]
+    seconds: list[float]
+    """After how many seconds of the phase each was asked for."""
     failures: list[str]
     attempts: dict[str, int]
     """How often the neighbour did each kind of thing; empty in a quiet phase."""
@@ -74,7 +77,18 @@ class Phase:
     def figures(self) -> dict[str, Any]:
         """Return the figures of the phase."""
         ranks = {f"p{rank}_ms": round(percentile(self.milliseconds, rank), 2) for rank in (50, 99)}
-        return {**ranks, "most_ms": max(self.milliseconds), "requests": len(self.milliseconds), "begun": self.attempts}
+        counts = {"requests": len(self.milliseconds), "begun": self.attempts}
+        return {**ranks, "most_ms": max(self.milliseconds), "slowest": self.slowest(), **counts}
+
+    def slowest(self) -> dict[int, int]:
+        """Return how many of the slowest hundredth were asked for in each second of the phase."""
+        limit = percentile(self.milliseconds, 99)
+        slow = [
+            second
+            for second, milliseconds in zip(self.seconds, self.milliseconds, strict=True)
+            if milliseconds >= limit
+        ]
+        return dict(sorted(collections.Counter(map(int, slow)).items()))
 
 
 Round = dict[str, Phase]

@@ -5,6 +5,7 @@ One document and one property are touched, so these are plain requests. Protocol
 """
 
 from collections.abc import Mapping
+from sys import intern
 from typing import Any
 
 import httpx2
@@ -70,7 +71,8 @@ def read_state(resource: Mapping[str, Any]) -> ArmState:
     for text in entries:
         identity_id = parse_identity_id(text)
         if identity_id is not None:
-            client_ids_by_identity[identity_id] = str(_object(entries, text).get("clientId") or "").lower()
+            # Shared by all targets of an identity: 50 scale sets with 2,000 identities report 100,000 client IDs.
+            client_ids_by_identity[identity_id] = intern(str(_object(entries, text).get("clientId") or "").lower())
     provisioning_state = str(_object(resource, "properties").get("provisioningState", "")).lower()
     return ArmState(
         identities=frozenset(client_ids_by_identity),

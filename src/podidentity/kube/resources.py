@@ -8,6 +8,7 @@ does not affect others.
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import islice
+from sys import intern
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import msgspec
@@ -21,6 +22,7 @@ from podidentity.core.model.snapshot import Node, Owner, Pod
 from podidentity.errors import InvalidError, MalformedObjectError
 from podidentity.kube.depth import decode, was_cut
 from podidentity.kube.quota import NAMESPACE_OBJECTS
+from podidentity.kube.sharing import parse_shared, shared_key, shared_labels
 
 T = TypeVar("T")
 Json = Mapping[str, Any]
@@ -240,15 +242,15 @@ def _pod_with(pod: _Pod, names: Iterable[str]) -> Pod:
     spec, status, meta = pod.spec or _PodSpec(), pod.status or _PodStatus(), pod.metadata
     labels = meta.labels or {}
     return Pod(
-        key=meta.key,
+        key=shared_key(meta.key),
         uid=meta.uid,
-        node=spec.node_name or "",
-        phase=status.phase or "Pending",
+        node=intern(spec.node_name or ""),
+        phase=intern(status.phase or "Pending"),
         ips=_addresses(status),
-        labels={name: labels[name] for name in names if name in labels},
+        labels=shared_labels({name: labels[name] for name in names if name in labels}),
         host_network=bool(spec.host_network),
         owner=_owner(meta.owner_references or ()),
-        service_account=spec.service_account_name or "",
+        service_account=intern(spec.service_account_name or ""),
         ending=meta.deletion_timestamp is not None,
     )
 
@@ -260,7 +262,7 @@ def _addresses(status: _PodStatus) -> tuple[str, ...]:
 
 
 def _owner(references: "list[_OwnerReference] | tuple[()]") -> Owner | None:
-    return next((Owner(reference.kind, reference.name) for reference in references if reference.controller), None)
+    return next((Owner(intern(item.kind), intern(item.name)) for item in references if item.controller), None)
 
 
 # Nodes, namespaces, secrets, CRDs.
@@ -367,7 +369,7 @@ BINDINGS = Kind(
     is_paced=True,
 )
 ASSIGNED_IDENTITIES = Kind(
-    crd.GROUP, crd.VERSION, "azureassignedidentities", "AzureAssignedIdentity", _custom(crd.parse_assigned)
+    *(crd.GROUP, crd.VERSION, "azureassignedidentities", "AzureAssignedIdentity", _custom(parse_shared)),
 )
 EXCEPTIONS = Kind(
     *(crd.GROUP, crd.VERSION, "azurepodidentityexceptions", "AzurePodIdentityException", _custom(crd.parse_exception)),

@@ -1,7 +1,7 @@
 """Whose token a pod's request is answered with: asks `core`, and reuses its decisions while nothing changes.
 
 Excepted pods and MIC itself are answered as IMDS would; all others by their assigned identities (standard mode) or
-their bindings (managed mode). A choice is reused for exactly one pod object and one revision of the identities.
+their bindings (managed mode). A choice is reused for exactly one pod object and one revision of what concerns it.
 
 Where NMI decides by itself what MIC would assign, IMDS is the second witness of what is on the machine: an identity
 that it does not know counts as not there yet, for some seconds.
@@ -47,9 +47,10 @@ class Access:
         self._force_namespaced = settings.force_namespaced
         self._mic_namespace = settings.mic_namespace
         self._source_rules = SourceRules(settings.secret_namespaces, settings.logins, bool(settings.broker))
-        self._revision: int | None = None
-        self._choices: BoundedDict[str, tuple[Pod, dict[TokenRequest, Choice]]] = BoundedDict(_PODS)
-        self._assigned_identities: BoundedDict[str, tuple[Pod, Sequence[AzureAssignedIdentity]]] = BoundedDict(_PODS)
+        self._choices: BoundedDict[str, tuple[Pod, int, dict[TokenRequest, Choice]]] = BoundedDict(_PODS)
+        self._assigned_identities: BoundedDict[str, tuple[Pod, int, Sequence[AzureAssignedIdentity]]] = BoundedDict(
+            _PODS
+        )
         self._identities: BoundedDict[str, frozenset[AzureIdentity]] = BoundedDict(_UIDS)
         self._unknown_to_imds: BoundedDict[IdentityId, tuple[Source, float]] = BoundedDict(_MISSING)
 
@@ -57,22 +58,21 @@ class Access:
         """Return whose token answers `request` of `pod`, or why none does. `now` is steady time."""
         if now - self._grants.grants_confirmed_at() > WATCH_TRUSTED_SECONDS:
             return Refusal(503, "what the identities of this node are has not been confirmed; ask again in a moment")
-        revision = self._grants.revision
+        revision = self._grants.revision_of(pod)
         if self._unknown_to_imds:
             self._drop_old_missing(now)
-        if revision != self._revision:
-            self._choices.clear()
-            self._assigned_identities.clear()
-            self._revision = revision
         entry = self._choices.get(pod.uid)
-        choice = entry[1].get(request) if entry is not None and entry[0] is pod else None
-        return self._decide_and_store(pod, request) if choice is None else choice
+        if entry is None or entry[0] is not pod or entry[1] != revision:
+            entry = self._choices[pod.uid] = (pod, revision, {})
+        choice = entry[2].get(request)
+        return self._decide_and_store(pod, request, revision) if choice is None else choice
 
-    def _decide_and_store(self, pod: Pod, request: TokenRequest) -> Choice:
-        entry = self._choices.get(pod.uid)
-        if entry is None or entry[0] is not pod or len(entry[1]) >= _REQUESTS_PER_POD:
-            entry = self._choices[pod.uid] = (pod, {})
-        choice = entry[1][request] = self._decide(pod, request)
+    def _decide_and_store(self, pod: Pod, request: TokenRequest, revision: int) -> Choice:
+        choices = self._choices[pod.uid][2]
+        if len(choices) >= _REQUESTS_PER_POD:
+            choices = {}
+            self._choices[pod.uid] = (pod, revision, choices)
+        choice = choices[request] = self._decide(pod, request)
         return choice
 
     def note_identity(self, uid: str, identity: AzureIdentity) -> None:
@@ -156,8 +156,9 @@ class Access:
 
     def _assigned_to(self, pod: Pod) -> Sequence[AzureAssignedIdentity]:
         """Return a pod's assigned identities: found out once for all its requests, of which many may wait."""
-        pod_then, assigned_identities = self._assigned_identities.get(pod.uid, (None, ()))
-        if pod_then is not pod:
+        revision = self._grants.revision_of(pod)
+        pod_then, revision_then, assigned_identities = self._assigned_identities.get(pod.uid, (None, 0, ()))
+        if pod_then is not pod or revision_then != revision:
             assigned_identities = self._grants.assigned_to(pod)
-            self._assigned_identities[pod.uid] = pod, assigned_identities
+            self._assigned_identities[pod.uid] = pod, revision, assigned_identities
         return assigned_identities

@@ -63,9 +63,8 @@ class Pods(Protocol):
 class Grants(Protocol):
     """Who may use which identity."""
 
-    @property
-    def revision(self) -> int:
-        """Return a number that grows with each change: what was decided under another one is decided anew."""
+    def revision_of(self, pod: Pod, /) -> int:
+        """Return a number that grows with each change that concerns `pod`: what rests on another is decided anew."""
 
     def grants_confirmed_at(self) -> float:
         """Return when this was last known to be true, in steady seconds; -inf before everything was listed."""

@@ -198,7 +198,7 @@ def test_conditions_wake_nobody(run_in_world: Run) -> None:
         await world.until(lambda: set(world.states().values()) == {"Assigned"}, "the pod")
         async with following(world) as cluster:
             await eventually(lambda: cluster.knows_machine, "its machine")
-            revision = cluster.revision
+            revision = cluster.revisions.latest
 
             def annotate(obj: dict[str, Any]) -> None:
                 obj.setdefault("status", {})["conditions"] = []
@@ -206,8 +206,8 @@ def test_conditions_wake_nobody(run_in_world: Run) -> None:
 
             world.kubernetes.storage.change(f"azureidentities.{CUSTOM}", "default", "reader", annotate)
             world.add(make.identity("next"))
-            await eventually(lambda: cluster.revision > revision, "a change that counts")
-            assert cluster.revision == revision + 1
+            await eventually(lambda: cluster.revisions.latest > revision, "a change that counts")
+            assert cluster.revisions.latest == revision + 1
 
     run_in_world(story)
 

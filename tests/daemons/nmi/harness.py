@@ -60,6 +60,11 @@ class FakeCluster:
         self.machine: dict[IdentityId, float] = {}
         """Since when MIC says that an identity is on the machine."""
 
+    def revision_of(self, pod: Pod) -> int:
+        """Return the number of the last change, whatever pod it concerned."""
+        del pod
+        return self.revision
+
     def notify(self) -> None:
         """Report that `assigned_identities`, `matches` or `exceptions` have changed."""
         self.revision += 1

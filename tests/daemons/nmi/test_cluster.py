@@ -38,13 +38,16 @@ def anyio_backend() -> str:
 class FollowerRecord:
     """A follower that notes what the cluster reports to it."""
 
+    pods: list[str] = field(default_factory=list)
+    changes_for_all: int = 0
     unused: list[Source] = field(default_factory=list)
     uids_gone: list[str] = field(default_factory=list)
     addresses: list[str] = field(default_factory=list)
     identities_that_came: set[str] = field(default_factory=set)
 
     def pod_changed(self, pod: ObjectKey) -> None:
-        """Note nothing."""
+        """Note the pod's name."""
+        self.pods.append(pod.name)
 
     def pod_at(self, address: str) -> None:
         """Note the address."""
@@ -63,7 +66,8 @@ class FollowerRecord:
         self.identities_that_came |= {identity.name for identity in identities}
 
     def anything_changed(self) -> None:
-        """Note nothing."""
+        """Count."""
+        self.changes_for_all += 1
 
 
 @dataclass
@@ -85,9 +89,9 @@ class Following:
 
     async def tell(self, kind: str, plural: str, obj: dict[str, Any]) -> None:
         """Send a change to the watch, and return when it has arrived."""
-        revision = self.cluster.revision
+        revision = self.cluster.revisions.latest
         self.send(kind, plural, obj)
-        await eventually(lambda: self.cluster.revision > revision, f"{kind} {plural}")
+        await eventually(lambda: self.cluster.revisions.latest > revision, f"{kind} {plural}")
 
 
 @asynccontextmanager
@@ -228,3 +232,34 @@ async def test_a_silent_watch_of_pods_leaves_the_grants_known(tmp_path: Path, mo
         monkeypatch.setattr(follow.cluster, "_pods", SimpleNamespace(confirmed_at=0.0))
         assert follow.cluster.confirmed_at() == 0.0
         assert follow.cluster.grants_confirmed_at() > 0.0
+
+
+async def test_a_change_concerns_the_pods_of_its_selector_alone(tmp_path: Path) -> None:
+    """Bindings and the identities that they name wake the pods of their selector, exceptions those of a namespace.
+
+    What one tenant changes all the time makes nobody else's decision void.
+    """
+    async with following(tmp_path, MANAGED) as follow:
+        for name, namespace, selector in (("own", "default", "reader"), ("neighbour", "team-b", "hostile")):
+            metadata = {"name": name, "namespace": namespace, "labels": {"aadpodidbinding": selector}}
+            follow.send("ADDED", "pods", {"metadata": metadata, "spec": {"nodeName": "n1"}, "status": {}})
+        await eventually(lambda: follow.record.pods == ["own", "neighbour"], "both pods")
+        own, neighbour = make.pod(), make.pod("neighbour", "team-b", selector="hostile")
+        binding = crd.render_binding(make.binding("b", "team-b", "i", "hostile"))
+        identity = crd.render_identity(make.identity("i", "team-b"))
+        exception = {"metadata": {"name": "e", "namespace": "team-b"}, "spec": {"podLabels": {"a": "b"}}}
+        first = follow.cluster.revision_of(own)
+        for kind, plural, obj in (
+            ("ADDED", "azureidentitybindings", binding),
+            ("ADDED", "azureidentities", identity),
+            ("ADDED", "azurepodidentityexceptions", exception),
+            ("DELETED", "azureidentities", identity),
+            ("DELETED", "azureidentitybindings", binding),
+            ("DELETED", "azurepodidentityexceptions", exception),
+        ):
+            before = follow.cluster.revision_of(neighbour)
+            await follow.tell(kind, plural, obj)
+            assert follow.cluster.revision_of(neighbour) > before, (kind, plural)
+        assert follow.cluster.revision_of(own) == first
+        assert follow.record.pods[2:] == ["neighbour"] * 6
+        assert follow.record.changes_for_all == 0

@@ -5,7 +5,7 @@ import json
 import pytest
 
 import make
-from podidentity.mic.adapters.records import parse_record, render_record
+from podidentity.mic.adapters.records import parse_record, render_in_steps, render_record
 from podidentity.mic.ports import AssignedByMic  # noqa: TC001  # one style of import for values
 
 POLICY = make.policy()
@@ -29,6 +29,15 @@ def test_a_large_record_fits_a_configmap() -> None:
     text = render_record(assigned_by_mic)
     assert len(text) < 512 * 1024
     assert parse_record(text, POLICY) == assigned_by_mic
+
+
+def test_a_large_record_is_made_in_steps() -> None:
+    """It is made in at least a step for each target: writes and probes have their turn in between."""
+    assigned_by_mic: AssignedByMic = {
+        make.target(f"ss-{number}"): frozenset(make.identity_id(f"identity-{serial}") for serial in range(400))
+        for number in range(20)
+    }
+    assert sum(1 for _ in render_in_steps(assigned_by_mic)) >= len(assigned_by_mic)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "3", '{"/x": 3}', '{"identities": [], "targets": {"/x": [7]}}'])

@@ -38,6 +38,14 @@ class IdentityId:
     group: str
     name: str
     text: str = field(compare=False, repr=False)
+    _hash: int = field(init=False, compare=False, repr=False)
+    """Computed once: sets of thousands are compared and joined with each step of a scale set."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_hash", hash((self.subscription, self.group, self.name)))
+
+    def __hash__(self) -> int:
+        return self._hash
 
     def __str__(self) -> str:
         return self.text

@@ -7,7 +7,7 @@ removed only when all of this holds: MIC put it there, nothing uses it, and it i
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
-from podidentity.core.model.arm import ArmState, IdentityId, fold_case
+from podidentity.core.model.arm import ArmState, IdentityId, parse_identity_id
 from podidentity.core.model.policy import Policy
 
 IDENTITIES_PER_PATCH = 150
@@ -55,9 +55,7 @@ def protected(arm_state: ArmState, policy: Policy) -> frozenset[IdentityId]:
     azure.json may name the cluster's own by its resource ID too.
     """
     fixed = policy.immutable_client_ids | {policy.cluster_client_id}
-    cluster_identity = frozenset(
-        identity for identity in arm_state.identities if fold_case(identity.text) == policy.cluster_client_id
-    )
-    return cluster_identity | frozenset(
+    cluster_identity = parse_identity_id(policy.cluster_client_id)
+    return (arm_state.identities & {cluster_identity}) | frozenset(
         identity for identity, client_id in arm_state.client_ids if client_id and client_id in fixed
     )

@@ -76,7 +76,8 @@ class Quarantine:
 
     def failing(self, target: Target, in_use: Iterable[IdentityId]) -> tuple[AssignmentFailure, ...]:
         """Return the failures that users are to hear of."""
-        refusals = ((identity, self.asides[identity].refusal) for identity in sorted(in_use) if identity in self.asides)
+        identities = sorted(identity for identity in in_use if identity in self.asides)
+        refusals = ((identity, self.asides[identity].refusal) for identity in identities)
         return tuple(
             AssignmentFailure(identity, target, refusal.code, blame.advise_identity(refusal, identity, target))
             for identity, refusal in refusals

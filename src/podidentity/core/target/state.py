@@ -129,17 +129,17 @@ def doubted(state: TargetState, arm_state: ArmState) -> IdentityId | None:
 def failing(state: TargetState) -> tuple[AssignmentFailure, ...]:
     """Return the identities in use that cannot be put there, and why."""
     failures = state.quarantine.failing(state.target, state.in_use)
-    arm_state = state.arm_state or ArmState()
-    missing = sorted(state.in_use - arm_state.identities - {identity.identity for identity in failures})
+    arm_state, trouble = state.arm_state or ArmState(), state.trouble
     if arm_state.is_gone:
+        code = "ResourceNotFound"
         message = f"{state.target} is being deleted or does not exist; correct azure.json or the node's providerID"
-        return tuple(AssignmentFailure(identity, state.target, "ResourceNotFound", message) for identity in missing)
-    if state.trouble is not None and (state.failures > 1 or state.trouble.throttled):
-        message = blame.advise_target(state.trouble, state.target)
-        failures += tuple(
-            AssignmentFailure(identity, state.target, state.trouble.code, message) for identity in missing
-        )
-    return failures
+    elif trouble is not None and (state.failures > 1 or trouble.throttled):
+        code, message = trouble.code, blame.advise_target(trouble, state.target)
+    else:
+        return failures
+    missing = sorted(state.in_use - arm_state.identities - {failure.identity for failure in failures})
+    of_target = tuple(AssignmentFailure(identity, state.target, code, message) for identity in missing)
+    return of_target if arm_state.is_gone else failures + of_target
 
 
 def usable_state(state: TargetState) -> ArmState | None:

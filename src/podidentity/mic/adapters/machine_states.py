@@ -37,6 +37,7 @@ class ApiMachineStates:
         self._cluster = cluster
         self._policy = policy
         self._desired: dict[str, tuple[MachineState, str]] = {}
+        self._sources: dict[Target, tuple[ArmState, MachineState]] = {}
         self._in_use: frozenset[str] | None = None
         self._objects: dict[str, tuple[MachineState | None, str]] | None = None
         self._wake = asyncio.Event()
@@ -44,7 +45,7 @@ class ApiMachineStates:
 
     def show(self, target: Target, state: ArmState) -> None:
         """Have written what is on a target. Never waits."""
-        self._desired[self._name_of(target)] = machine_state.machine_state(state, self._policy), target.path
+        self._desired[self._name_of(target)] = self._machine_state(target, state), target.path
         self._wake.set()
 
     def replace_all(self, states: Mapping[Target, ArmState], targets: Iterable[Target]) -> None:
@@ -54,9 +55,18 @@ class ApiMachineStates:
         """
         self._in_use = frozenset(map(self._name_of, targets))
         self._desired = {}
+        self._sources = {target: self._sources[target] for target in states if target in self._sources}
         for target, state in states.items():
             self.show(target, state)
         self._wake.set()
+
+    def _machine_state(self, target: Target, state: ArmState) -> MachineState:
+        """Return what NMI is told: the same object for as long as ARM's is, because sorting thousands takes a while."""
+        source, result = self._sources.get(target, (None, None))
+        if source is not state or result is None:
+            result = machine_state.machine_state(state, self._policy)
+            self._sources[target] = state, result
+        return result
 
     async def run(self) -> None:
         """Write and remove objects until cancelled."""

@@ -1,20 +1,27 @@
 """The record of what MIC itself assigned to each target, in a ConfigMap, where the next leader finds it."""
 
 import json
+import operator
+
+import msgspec
 
 from podidentity.core.model import arm
 from podidentity.core.model.arm import IdentityId, Target  # noqa: TC001  # one style of import for values
 from podidentity.core.model.identities import ObjectKey
 from podidentity.core.model.policy import Policy
+from podidentity.core.model.steps import Steps, finish
 from podidentity.errors import ConfigurationError, NotFoundError
 from podidentity.kube.api import Api
 from podidentity.kube.resources import CONFIG_MAPS
+from podidentity.mic import slices
 from podidentity.mic.ports import AssignedByMic
 
 RECORD = "assigned-by-mic"
 """The ConfigMap's key whose value is the record."""
 PLAIN_BYTES = 256 * 1024
 """A longer record is written in the compact form: 20 scale sets with 400 identities would fill a ConfigMap's 1 MiB."""
+_PLAIN_CHARACTERS = 6  # of an ID in the plain form besides its own: indentation, quotes, comma, line end
+_TEXT = operator.attrgetter("text")
 
 
 class ConfigMapRecords:
@@ -39,7 +46,7 @@ class ConfigMapRecords:
 
     async def store(self, assigned_by_mic: AssignedByMic) -> None:
         """Write the record and leave the ConfigMap's other keys as they are. Raises KubernetesError."""
-        text = render_record(assigned_by_mic)
+        text = await slices.run(render_in_steps(assigned_by_mic))
         try:
             config_map = await self._api.get(CONFIG_MAPS, self._key)
         except NotFoundError:
@@ -59,16 +66,28 @@ class ConfigMapRecords:
 
 def render_record(assigned_by_mic: AssignedByMic) -> str:
     """Return a record as JSON: resource IDs by target path; if that is too long, every ID once and numbers by path."""
-    texts_by_path = {
-        target.path: sorted(identity.text for identity in identities) for target, identities in assigned_by_mic.items()
-    }
-    text = json.dumps(texts_by_path, indent=1, sort_keys=True)
-    if len(text) <= PLAIN_BYTES:
-        return text
-    identities = sorted({identity for texts in texts_by_path.values() for identity in texts})
-    numbers = {identity: number for number, identity in enumerate(identities)}
-    targets = {path: [numbers[identity] for identity in texts] for path, texts in texts_by_path.items()}
-    return json.dumps({"identities": identities, "targets": targets}, sort_keys=True)
+    return finish(render_in_steps(assigned_by_mic))
+
+
+def render_in_steps(assigned_by_mic: AssignedByMic) -> Steps[str]:
+    """Return the same in steps, a target in each: there may be 50 with 2,000 identities."""
+    characters = sum(
+        len(identity.text) + _PLAIN_CHARACTERS for identities in assigned_by_mic.values() for identity in identities
+    )
+    if characters <= PLAIN_BYTES:
+        texts_by_path = {target.path: sorted(map(_TEXT, identities)) for target, identities in assigned_by_mic.items()}
+        return json.dumps(texts_by_path, indent=1, sort_keys=True)
+    texts: set[str] = set()
+    for identities in assigned_by_mic.values():
+        texts.update(map(_TEXT, identities))
+        yield
+    identity_texts = sorted(texts)
+    numbers = {text: number for number, text in enumerate(identity_texts)}
+    targets: dict[str, list[int]] = {}
+    for target, identities in assigned_by_mic.items():
+        targets[target.path] = sorted(map(numbers.__getitem__, map(_TEXT, identities)))
+        yield
+    return msgspec.json.encode({"identities": identity_texts, "targets": targets}, order="sorted").decode()
 
 
 def parse_record(text: str, policy: Policy) -> AssignedByMic:

@@ -39,6 +39,7 @@ from podidentity.nmi.adapters.own_decision import (
     rule_reflectors,
 )
 from podidentity.nmi.ports import WATCH_TRUSTED_SECONDS, SecretContents
+from podidentity.nmi.revisions import Revisions
 from podidentity.nmi.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -101,19 +102,25 @@ class Cluster:
         self._stores = stores = _Stores(Store(), Store(), Store())
         self._rules = rules = RuleStores(Store(), Store(), Store())
         self._own_decision = OwnDecision(api, settings, rules)
-        self.revision = 0
-        """Grows with each change of anything that a choice depends on."""
+        self.revisions = Revisions()
+        """Of what choices depend on."""
+        self.revision_of = self.revisions.revision_of
         self.decides = False
         """Whether NMI decides by itself what MIC would assign."""
-        for store in stores[1:]:
-            store.subscribe(self._count)
-        for rule_store in (*rules, self._own_decision.machines):
+        stores.assigned_identities.subscribe(self._count)
+        stores.exceptions.subscribe(lambda change: self.revisions.count_namespace(change.key.namespace))
+        rules.bindings.subscribe(if_differs(lambda change: self.revisions.count_selectors(_selectors_of(change))))
+        rules.identities.subscribe(if_differs(lambda change: self.revisions.count_selectors(self._naming(change.key))))
+        for rule_store in (rules.namespaces, self._own_decision.machines):
             rule_store.subscribe(if_differs(self._count))
         self.with_address: Callable[[str], Sequence[Pod]] = stores.pods.index(addresses).find
         """Return the live pods that claim an address."""
         self._by_pod = stores.assigned_identities.index(pod_of)
         self._by_selector = rules.bindings.index(selector_in_namespace)
+        self._by_identity = rules.bindings.index(_identity_key_of)
         self._by_namespace = stores.exceptions.index(_namespace_of)
+        self._pods_by_selector = stores.pods.index(_selector_of_pod)
+        self._pods_by_namespace = stores.pods.index(_namespace_of_pod)
         self._pods = Reflector(
             api, resources.PODS, stores.pods, selection=self._node, watching=WATCHING, on_first_list=on_synced
         )
@@ -158,7 +165,7 @@ class Cluster:
         for reflector in own_decision.reflectors:
             await reflector.store.wait_until_synced()
         self.decides = True
-        self.revision += 1
+        self.revisions.count()
         own_decision.on_other_machine = lambda: self._rest_on(own_decision.reflectors)
         self._rest_on(own_decision.reflectors)
         for follower in self._followers:
@@ -199,8 +206,20 @@ class Cluster:
         rules.identities.subscribe(if_differs(lambda change: self._report_unused(follower, change.previous)))
         rules.bindings.subscribe(lambda change: self._report_unused(follower, self._identity_of(change.previous)))
         machines.subscribe(lambda change: follower.identities_came(identities_that_came(change)))
-        for store in (stores.exceptions, *rules, machines):
+        stores.exceptions.subscribe(if_differs(lambda change: self._wake_namespace(follower, change.key.namespace)))
+        rules.bindings.subscribe(if_differs(lambda change: self._wake_selectors(follower, _selectors_of(change))))
+        rules.identities.subscribe(if_differs(lambda change: self._wake_selectors(follower, self._naming(change.key))))
+        for store in (rules.namespaces, machines):
             store.subscribe(if_differs(lambda _: follower.anything_changed()))
+
+    def _wake_selectors(self, follower: Follower, selectors: Collection[str]) -> None:
+        for selector in selectors:
+            for pod in self._pods_by_selector.find(selector):
+                follower.pod_changed(pod.key)
+
+    def _wake_namespace(self, follower: Follower, namespace: str) -> None:
+        for pod in self._pods_by_namespace.find(namespace):
+            follower.pod_changed(pod.key)
 
     # Pods
 
@@ -253,7 +272,11 @@ class Cluster:
     # Grants
 
     def _count(self, _: Change[Any]) -> None:
-        self.revision += 1
+        self.revisions.count()
+
+    def _naming(self, identity: ObjectKey) -> frozenset[str]:
+        """Return the selectors of the bindings that name an AzureIdentity."""
+        return frozenset(binding.selector for binding in self._by_identity.find(identity))
 
     def grants_confirmed_at(self) -> float:
         """Return when every watch that choices depend on was last known to be true; `confirmed_at` is about pods."""
@@ -333,6 +356,23 @@ def _report_pod(follower: Follower, change: Change[Pod]) -> None:
         follower.pod_at(address)
     if previous is not None and (current is None or not current.live or current.ips != previous.ips):
         follower.pod_gone(previous.uid)
+
+
+def _selectors_of(change: Change[AzureIdentityBinding]) -> frozenset[str]:
+    """Return the selectors that a binding had or has."""
+    return frozenset(binding.selector for binding in (change.previous, change.current) if binding is not None)
+
+
+def _identity_key_of(binding: AzureIdentityBinding) -> tuple[ObjectKey]:
+    return (ObjectKey(binding.key.namespace, binding.azure_identity),)
+
+
+def _selector_of_pod(pod: Pod) -> tuple[str, ...]:
+    return (pod.selector,) if pod.selector else ()
+
+
+def _namespace_of_pod(pod: Pod) -> tuple[str]:
+    return (pod.key.namespace,)
 
 
 def _namespace_of(exception: AzurePodIdentityException) -> tuple[str]:
