@@ -104,7 +104,7 @@ def test_all_shows_workloads_and_explain_their_fields(kubectl: Kubectl) -> None:
 
 
 def test_an_eviction_obeys_the_budget(kubectl: Kubectl) -> None:
-    """A dry run of an eviction leaves the pod; an eviction of a pod that no budget covers deletes it."""
+    """A budget keeps its last ready pod; one that is not ready, or that no budget covers any more, may go."""
     pod = {
         "apiVersion": "v1",
         "kind": "Pod",
@@ -112,11 +112,16 @@ def test_an_eviction_obeys_the_budget(kubectl: Kubectl) -> None:
         "spec": {"containers": [{"name": "main", "image": IMAGE}], "nodeSelector": NOWHERE},
     }
     kubectl("create", "-f", "-", stdin=pod)
+    kubectl("create", "poddisruptionbudget", "needed", "--selector=app=needed", "--min-available=1")
     path = f"/api/v1/namespaces/{kubectl.namespace}/pods/needed/eviction"
     eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "needed"}}
     kubectl("create", "--raw", path, "-f", "-", stdin=eviction | {"deleteOptions": {"dryRun": ["All"]}})
+    status = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
+    kubectl("patch", "pod", "needed", "--subresource=status", "--patch", json.dumps({"status": status}))
+    assert "disruption budget" in kubectl.refused("create", "--raw", path, "-f", "-", stdin=eviction)
     assert kubectl.get("pod", "needed")["metadata"].get("deletionTimestamp") is None
-    kubectl("create", "--raw", path, "-f", "-", stdin=json.dumps(eviction))
+    kubectl("delete", "poddisruptionbudget", "needed")
+    kubectl("create", "--raw", path, "-f", "-", stdin=eviction)
     assert "not found" in kubectl.refused("get", "pod", "needed")
 
 

@@ -1,6 +1,7 @@
 """Every error that the code raises, and every refusal that it answers with, has the form `what: why; do this`."""
 
 import ast
+import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,7 +11,9 @@ ROOT = Path(__file__).parents[2]
 SOURCES = sorted(path for folder in ("src", "lab/src") for path in (ROOT / folder).rglob("*.py"))
 OWN_ERRORS = "PodIdentityError"
 ADVISED = {"UsageError", "ConfigurationError", "HostError", "LabError"}
-"""Errors that somebody can mend at once: the sentence ends with how, after a semicolon."""
+"""Errors that somebody can mend at once, subclasses included: the sentence ends with how, after a semicolon."""
+NOT_ADVISED = {"StepError": "what a step of the lab's demo saw in place of what it expected: the bug is ours"}
+"""Subclasses of those that nobody who reads the sentence can mend, each with the reason."""
 REFUSALS = {"Refusal": 1, "NoIdentity": 1, "NotReady": 1, "Unusable": 1}
 """Values that become an answer, an event or a condition, and which argument is the sentence."""
 NAMES = re.compile(
@@ -34,15 +37,15 @@ class Sentence(NamedTuple):
     text: str
 
 
-def error_classes() -> set[str]:
-    """Return the names of all classes below `PodIdentityError`."""
+def error_classes(*roots: str) -> set[str]:
+    """Return the names of all classes below `roots`, these included."""
     bases = {
         node.name: {base.id for base in node.bases if isinstance(base, ast.Name)}
         for path in SOURCES
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.ClassDef)
     }
-    names = {OWN_ERRORS}
+    names = set(roots)
     while more := {name for name, of in bases.items() if of & names} - names:
         names |= more
     return names
@@ -54,7 +57,8 @@ def texts(node: ast.expr, values: Mapping[str, Sequence[ast.expr]]) -> Iterator[
         case ast.Constant(str() as text):
             yield text
         case ast.JoinedStr(parts):
-            yield "".join(str(part.value) if isinstance(part, ast.Constant) else "{}" for part in parts)
+            for words in itertools.product(*(tuple(part_texts(part, values)) for part in parts)):
+                yield "".join(words)
         case ast.IfExp(body=first, orelse=second) | ast.BoolOp(values=[first, second]):
             yield from texts(first, values)
             yield from texts(second, values)
@@ -62,6 +66,15 @@ def texts(node: ast.expr, values: Mapping[str, Sequence[ast.expr]]) -> Iterator[
             others = {key: value for key, value in values.items() if key != name}
             for value in values.get(name, ()):
                 yield from texts(value, others)
+        case ast.Call(func=ast.Name(id=name)):
+            yield from texts(ast.Name(name), values)
+
+
+def part_texts(part: ast.expr, values: Mapping[str, Sequence[ast.expr]]) -> Iterator[str]:
+    """Yield what a part of an f-string can be: a text, the texts of an inserted name that has some, or {}."""
+    inserted = part.value if isinstance(part, ast.FormattedValue) else part
+    known = list(texts(inserted, values)) if isinstance(inserted, (ast.Constant, ast.Name)) else []
+    yield from known or ["{}"]
 
 
 def values_in(scope: ast.AST) -> dict[str, list[ast.expr]]:
@@ -74,13 +87,19 @@ def values_in(scope: ast.AST) -> dict[str, list[ast.expr]]:
     return values
 
 
+def returned(function: ast.AST) -> list[ast.expr]:
+    """Return what a function returns, for functions that put a sentence together."""
+    return [node.value for node in ast.walk(function) if isinstance(node, ast.Return) and node.value is not None]
+
+
 def sentences() -> Iterator[Sentence]:
     """Yield each sentence in the code, also one in a variable or a constant."""
-    positions = dict.fromkeys(error_classes(), 0) | REFUSALS
+    positions = dict.fromkeys(error_classes(OWN_ERRORS), 0) | REFUSALS
     for path in SOURCES:
         tree = ast.parse(path.read_text())
         constants = values_in(ast.Module([node for node in tree.body if isinstance(node, ast.Assign)], []))
         functions = [node for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
+        constants |= {function.name: returned(function) for function in functions}
         for scope in (*functions, tree):
             values = constants | (values_in(scope) if scope is not tree else {})
             for node in ast.walk(scope):
@@ -105,20 +124,21 @@ def test_an_error_is_one_sentence() -> None:
 
 def test_an_error_says_what_to_do() -> None:
     """After a semicolon an error says what to do, or it ends with another program's words."""
+    advised = error_classes(*ADVISED) - set(NOT_ADVISED)
     silent = [
         f"{place}: {text}"
         for place, name, text in SENTENCES
-        if name in ADVISED and "; " not in text and not text.endswith(": {}")
+        if name in advised and "; " not in text and not text.endswith(": {}")
     ]
     assert silent == []
 
 
 def test_nearly_every_error_is_seen() -> None:
-    """The two tests above can read at least seven of every eight errors and refusals."""
-    names = {*error_classes(), *REFUSALS}
+    """The two tests above can read at least nine of every ten errors and refusals; others pass on what was read."""
+    names = {*error_classes(OWN_ERRORS), *REFUSALS}
     calls = sum(
         isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in names and bool(node.args)
         for path in SOURCES
         for node in ast.walk(ast.parse(path.read_text()))
     )
-    assert len({place for place, _, _ in SENTENCES}) >= calls * 7 / 8
+    assert len({place for place, _, _ in SENTENCES}) >= calls * 9 / 10

@@ -197,7 +197,7 @@ def _split(program: str, flags: Mapping[str, Flag], word: str) -> tuple[Flag, st
     if flag is None:
         visible = [flag.name for flag in flags.values() if not flag.hidden]
         similar = difflib.get_close_matches(name, visible, 1)
-        hint = f"did you mean --{similar[0]}?" if similar else f"see `{program} --help`"
+        hint = f"use --{similar[0]}, or see `{program} --help`" if similar else f"see `{program} --help`"
         raise UsageError(f"unknown flag --{name}; {hint}")
     return flag, text if equals else None
 

@@ -102,7 +102,7 @@ class TokenFlow:
     ) -> Answer | FetchedToken:
         """Take `step`, get what is missing, and take it again, until it is an answer or permits what was fetched.
 
-        A token token counts only while the step still comes to its source. Nothing from before the first step
+        A fetched token counts only while the step still comes to its source. Nothing from before the first step
         counts: this runs in a task that began later than whatever asked for it, and a change in between has woken
         nobody.
         """

@@ -88,7 +88,7 @@ def test_a_mic_that_may_not_read_its_lock_is_not_ready(tmp_path: Path, definitio
 def test_the_command_takes_identities_off_and_leaves_the_lock_to_whoever_comes(
     tmp_path: Path, definitions: list[dict[str, Any]]
 ) -> None:
-    """`mic --uninstall`, as the chart's hook runs it after MIC was killed, removes all and gives up the lock."""
+    """`mic --uninstall`, which the chart's hook runs after MIC was killed, removes all; the next MIC begins anew."""
 
     async def run() -> None:
         async with staged(tmp_path, definitions) as stage:
@@ -103,6 +103,10 @@ def test_the_command_takes_identities_off_and_leaves_the_lock_to_whoever_comes(
             assert not any(stage.identities.values())
             assert not stage.states()
             assert stage.leader() == ""
+            async with member(stage, "next"):
+                await stage.until(lambda: stage.leader() == "next", "the next MIC leads")
+                await stage.until(lambda: stage.states() == {"web-default-reader": "Assigned"}, "Assigned anew")
+                assert any(stage.identities.values())
 
     asyncio.run(run())
 

@@ -260,7 +260,7 @@ async def test_a_revoked_binding_stops_tokens_that_are_cached() -> None:
 
 
 async def test_access_is_checked_again_after_the_token_was_waited_for() -> None:
-    """After the wait for IMDS all is checked again: two pods have the address by then, so neither gets the token."""
+    """A pod that loses its identity while IMDS is asked gets 400, and not the token that IMDS then returns."""
     async with serving() as nmi:
         nmi.cluster.add(pod(), make.identity())
         nmi.imds.gate = asyncio.Event()
@@ -268,10 +268,23 @@ async def test_access_is_checked_again_after_the_token_was_waited_for() -> None:
         asking = asyncio.create_task(client.ask())
         await eventually(lambda: nmi.imds.requests, "IMDS is asked")
         nmi.cluster.assigned_identities.clear()
-        nmi.cluster.exceptions.clear()
         nmi.cluster.notify()
         nmi.imds.gate.set()
-        nmi.cluster.add(replace(pod(), uid="other", key=ObjectKey("default", "other")))
+        answer = await asking
+        assert nmi.imds.issued == 1
+        assert (answer.status, answer.json) == (400, NOT_FOUND)
+
+
+async def test_an_address_that_two_pods_have_by_then_gets_no_token() -> None:
+    """Whose address it is, is checked again too: when a second pod has it after the wait for IMDS, nobody gets one."""
+    async with serving() as nmi:
+        nmi.cluster.add(pod(), make.identity())
+        nmi.imds.gate = asyncio.Event()
+        client = await nmi.connect()
+        asking = asyncio.create_task(client.ask())
+        await eventually(lambda: nmi.imds.requests, "IMDS is asked")
+        nmi.cluster.add(replace(pod(), uid="other", key=ObjectKey("default", "other")), make.identity())
+        nmi.imds.gate.set()
         assert (await asking).status == 503
 
 

@@ -66,7 +66,7 @@ def test_defaults_are_read_like_values() -> None:
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["--nam=x"], r"unknown flag --nam; did you mean --name\?"),
+        (["--nam=x"], r"unknown flag --nam; use --name, or see `"),
         (["--zzzzzz"], r"unknown flag --zzzzzz; see `p --help`"),
         (["--count=many"], r'--count: "many" is not a whole number; write for example 5'),
         (["--loud=perhaps"], r'--loud: "perhaps" is neither true nor false; write true or false'),

@@ -325,7 +325,8 @@ def _wait_until_ready(settings: LabSettings, process: subprocess.Popen[bytes], e
     while time.monotonic() < deadline:
         if process.poll() is not None:
             errors.seek(0)
-            raise LabError((errors.read().splitlines() or ["the lab did not start"])[-1].removeprefix("error: "))
+            last_line = (errors.read().splitlines() or [""])[-1].removeprefix("error: ")
+            raise LabError(last_line or "the lab did not start; run `podidentity lab up` without --detach to see why")
         for lab_directory in directory.all_labs():
             if lab_directory.name == settings.name and lab_directory.facts() and lab_directory.owner() == process.pid:
                 _say_ready(lab_directory, f"podidentity lab down{_name_option(lab_directory)}   # ends it")

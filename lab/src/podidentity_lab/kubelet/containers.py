@@ -140,7 +140,9 @@ async def _launch(
             os.killpg(process.pid, signal.SIGKILL)
         await process.wait()
         if isinstance(error, TimeoutError):
-            raise StartError(f"the container did not start within {START_SECONDS:g} s") from None
+            raise StartError(
+                f"the container did not start within {START_SECONDS:g} s; start it on a less busy machine"
+            ) from None
         raise
     # `launch` reports ok before it executes the program, which can still fail: then a sentence follows.
     raise StartError(

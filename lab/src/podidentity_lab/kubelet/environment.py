@@ -130,7 +130,8 @@ def _value(storage: Storage, pod: Json, variable: Json) -> str | None:
     if obj is None:
         raise ContainerConfigError(_missing(resource, reference["name"]))
     object_name = f"{resource[:-1]} {pod['metadata']['namespace']}/{reference['name']}"
-    raise ContainerConfigError(f"couldn't find key {reference['key']} in {object_name}")
+    message = f"couldn't find key {reference['key']} in {object_name}"
+    raise ContainerConfigError(f"{message}; add it, or make the reference optional")
 
 
 def _reference(source: Json, names: Sequence[str]) -> tuple[str, Json]:
@@ -139,8 +140,9 @@ def _reference(source: Json, names: Sequence[str]) -> tuple[str, Json]:
         return "secrets", source[secret]
     if config in source:
         return "configmaps", source[config]
-    raise ContainerConfigError(f"the lab does not know the source {', '.join(source)} of a variable")
+    message = f"the lab does not know the source {', '.join(source)} of a variable"
+    raise ContainerConfigError(f"{message}; use {secret} or {config}")
 
 
 def _missing(resource: str, name: str) -> str:
-    return f'{resource[:-1]} "{name}" not found'
+    return f'{resource[:-1]} "{name}" not found; create it, or make the reference optional'

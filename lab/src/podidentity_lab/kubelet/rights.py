@@ -31,7 +31,7 @@ def rights(pod: Json, container: Json, image_user: User, *, rootless: bool) -> R
     context = security_context(pod, container)
     user = int(context["runAsUser"]) if context.get("runAsUser") is not None else image_user.uid
     if context.get("runAsNonRoot") and user == 0:
-        message = "container has runAsNonRoot and image will run as root: set runAsUser"
+        message = "container has runAsNonRoot and image will run as root; set runAsUser to another user"
         raise ContainerConfigError(f"container {container['name']}: {message}")
     group = int(context["runAsGroup"]) if context.get("runAsGroup") is not None else image_user.gid
     groups = (*image_user.groups, *(context.get("supplementalGroups") or ()))
@@ -77,5 +77,5 @@ def _capability_names(container: Json, names: list[str] | tuple[str, ...]) -> fr
     unknown = plain.difference(CAPABILITIES)
     if unknown:
         message = f"container {container['name']}: there is no capability {', '.join(sorted(unknown))}"
-        raise ContainerConfigError(message)
+        raise ContainerConfigError(f"{message}; correct securityContext.capabilities")
     return plain

@@ -25,7 +25,7 @@ def user_of(image: Image, context: Json) -> User:
     name = text.partition(":")[0]
     if context.get("runAsNonRoot") and name and not name.isdecimal():
         message = f"container has runAsNonRoot and image has non-numeric user ({name}), cannot verify user is non-root"
-        raise ContainerConfigError(f"{message}: set runAsUser")
+        raise ContainerConfigError(f"{message}; set runAsUser to a number")
     try:
         return config.user_of(text, _text(image.root, "/etc/passwd"), _text(image.root, "/etc/group"))
     except ImageError as error:

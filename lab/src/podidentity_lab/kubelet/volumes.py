@@ -34,7 +34,8 @@ def binds(container: Json, paths: dict[str, Path], writable: Iterable[str]) -> t
     for mount in container.get("volumeMounts") or ():
         name = mount["name"]
         if name not in paths:
-            raise VolumeError(f"container {container['name']} mounts the volume {name!r}, which the pod does not have")
+            message = f"container {container['name']} mounts the volume {name!r}, which the pod does not have"
+            raise VolumeError(f"{message}; add it to spec.volumes")
         source = paths[name]
         if mount.get("subPath"):
             source = path_below(source, mount["subPath"])
@@ -64,7 +65,7 @@ def path_below(root: Path, path: str) -> Path:
     base = root.resolve()
     target = (base / path.lstrip("/")).resolve()
     if target != base and base not in target.parents:
-        raise VolumeError(f"the path {path!r} leads out of {base}")
+        raise VolumeError(f"the path {path!r} leads out of {base}; give one below it")
     return target
 
 
@@ -141,13 +142,13 @@ def _object_data(node: Node, pod: Json, resource: str, source: Json) -> dict[str
     if obj is None:
         if source.get("optional"):
             return {}
-        raise VolumeError(f'{resource[:-1]} "{name}" not found')
+        raise VolumeError(f'{resource[:-1]} "{name}" not found; create it, or make the volume optional')
     values = environment.decoded(resource, obj)
     if not source.get("items"):
         return values
     missing = [item["key"] for item in source["items"] if item["key"] not in values]
     if missing and not source.get("optional"):
-        raise VolumeError(f'{resource[:-1]} "{name}" has no key {missing[0]!r}')
+        raise VolumeError(f'{resource[:-1]} "{name}" has no key {missing[0]!r}; add it, or make the volume optional')
     return {item["path"]: values[item["key"]] for item in source["items"] if item["key"] in values}
 
 
@@ -188,7 +189,7 @@ def token(node: Node, pod: Json, source: Json) -> bytes:
     metadata = pod["metadata"]
     account = pod["spec"].get("serviceAccountName") or "default"
     if find(node.cluster.storage, "serviceaccounts", metadata["namespace"], account) is None:
-        raise VolumeError(f'serviceaccount "{account}" not found')
+        raise VolumeError(f'serviceaccount "{account}" not found; create it, or name another in serviceAccountName')
     bound = {"name": metadata["name"], "uid": metadata["uid"]}
     lifetime = lifetime_seconds(source)
     audience = source.get("audience") or ""
@@ -200,7 +201,8 @@ def _host_path(node: Node, source: Json) -> Path:
     if kind in ("Directory", "File"):
         fits = path.is_dir() if kind == "Directory" else path.is_file()
         if not fits:
-            raise VolumeError(f"hostPath {source['path']} is no {kind.lower()} on node {node.name} ({path})")
+            message = f"hostPath {source['path']} is no {kind.lower()} on node {node.name} ({path})"
+            raise VolumeError(f"{message}; create it, or give the type {kind}OrCreate")
     elif kind == "FileOrCreate":
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
