@@ -1,8 +1,8 @@
 """For all tests: asynchronous ones run on asyncio, and hypothesis has no deadline: properties are not about speed.
 
 A test that waits is an `async def test_...`. `asyncio.run` is for code that runs elsewhere: in a thread of another
-network namespace, in a program of its own. MIC's scenarios are functions that the fixtures of daemons/mic run in a
-fresh world.
+network namespace, in a program of its own; test_house.py lists these files. MIC's scenarios are coroutines that the
+fixtures of daemons/mic run in a fresh world.
 """
 
 import pytest

@@ -121,3 +121,45 @@ def test_a_name_is_the_noun_of_the_thing(path: Path) -> None:
     names = [(name, line) for name, line in bindings(path) if not (name.startswith("__") and name.endswith("__"))]
     vague = [f"{name}, line {line}" for name, line in names if name.strip("_").lower() in VAGUE_BINDINGS]
     assert vague == []
+
+
+EVENT_LOOPS = {
+    "cluster/admissions.py": "asks from the side of a cluster's test, which waits for kubectl",
+    "daemons/mic/jumping.py": "a loop whose clock jumps",
+    "daemons/nmi/test_anti_spoof.py": "a loop whose clock jumps",
+    "interop/broker/stage.py": "a thread's loop",
+    "interop/python/reader.py": "a program of its own",
+    "interop/python/workload.py": "a program of its own",
+    "interop/sdks/ask.py": "a program of its own",
+    "serving.py": "a thread's loop",
+    "system/load/patient.py": "a program of its own",
+    "system/load/soaking.py": "a thread in a pod's network namespace",
+    "system/redirect/acting.py": "a thread in a node's network namespace",
+    "system/redirect/background.py": "a thread in a node's network namespace",
+    "system/redirect/test_host.py": "a thread in a host's network namespace",
+    "system/redirect/test_redirect.py": "a thread in a node's network namespace",
+    "system/redirect/test_uplinks.py": "a thread in a node's network namespace",
+    "tunnel.py": "a thread's loop",
+}
+"""The files of tests that start an event loop themselves, each with the reason; all other tests are coroutines."""
+
+
+def test_only_what_runs_elsewhere_starts_an_event_loop() -> None:
+    """A test that waits is an `async def`: tests/conftest.py and tests/loops.py say on which loop it runs."""
+    tests = ROOT / "tests"
+    files = {
+        str(path.relative_to(tests))
+        for path in tests.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute)
+        and ast.unparse(node)
+        in {
+            "asyncio.run",
+            "asyncio.Runner",
+            "asyncio.new_event_loop",
+            "uvloop.run",
+            "uvloop.new_event_loop",
+            "anyio.run",
+        }
+    }
+    assert files == EVENT_LOOPS.keys()

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import uvloop
 
 import make
 from daemons.broker.harness import READER
 from daemons.nmi import test_token_file as door
 from interop.clients import HERE
+from loops import anyio_backend  # noqa: F401  # all tests here run on uvloop
 
 MOUNT = """
 mount -t tmpfs tmpfs /var/opt && mkdir -p /var/opt/azcmagent/tokens || exit 90
@@ -85,29 +85,26 @@ async def run(sdk: Sdk, directory: Path, proof: Path, environment: Mapping[str, 
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("sdk", SDKS, ids=lambda sdk: f"{sdk.title}-{sdk.version}".replace(" ", "-"))
-def test_an_unmodified_program_gets_its_token_by_both_doors(
+async def test_an_unmodified_program_gets_its_token_by_both_doors(
     tmp_path: Path, client: Callable[[str], Path], sdk: Sdk
 ) -> None:
     """Both credentials of the SDK get the pod's token, with nothing but the pod's environment."""
     directory, proof = client(sdk.client), tmp_path / "proof"
 
-    async def test() -> None:
-        async with door.stage(tmp_path) as at:
-            proof.write_text(at.token)
-            address = f"http://127.0.0.1:{at.nmi.token_file_port}"
-            environment = {"IDENTITY_ENDPOINT": f"{address}/token-file/{READER}", "IMDS_ENDPOINT": address}
-            answers = await run(sdk, directory, proof, environment)
+    async with door.stage(tmp_path) as at:
+        proof.write_text(at.token)
+        address = f"http://127.0.0.1:{at.nmi.token_file_port}"
+        environment = {"IDENTITY_ENDPOINT": f"{address}/token-file/{READER}", "IMDS_ENDPOINT": address}
+        answers = await run(sdk, directory, proof, environment)
+        owners = {name: answer.get("token", "")[: len(READER)] for name, answer in answers.items()}
+        assert owners == {"managed": READER, "default": READER}, answers
+        if sdk.is_newest:
+            answers = await run(sdk, directory, proof, {**environment, "SELECTOR": READER})
+            assert answers["managed"].get("token", "").startswith(READER), answers
+        at.nmi.cluster.assign(at.pod, make.identity(type=3, client_id=READER))
+        if "Go" not in sdk.title:  # it asks 169.254.169.254 whatever the variable says: interop/sdks
+            metadata = {"AZURE_POD_IDENTITY_AUTHORITY_HOST": f"http://127.0.0.1:{at.nmi.port}"}
+            answers = await run(sdk, directory, proof, metadata)
             owners = {name: answer.get("token", "")[: len(READER)] for name, answer in answers.items()}
             assert owners == {"managed": READER, "default": READER}, answers
-            if sdk.is_newest:
-                answers = await run(sdk, directory, proof, {**environment, "SELECTOR": READER})
-                assert answers["managed"].get("token", "").startswith(READER), answers
-            at.nmi.cluster.assign(at.pod, make.identity(type=3, client_id=READER))
-            if "Go" not in sdk.title:  # it asks 169.254.169.254 whatever the variable says: interop/sdks
-                metadata = {"AZURE_POD_IDENTITY_AUTHORITY_HOST": f"http://127.0.0.1:{at.nmi.port}"}
-                answers = await run(sdk, directory, proof, metadata)
-                owners = {name: answer.get("token", "")[: len(READER)] for name, answer in answers.items()}
-                assert owners == {"managed": READER, "default": READER}, answers
-            assert at.nmi.imds.requests == []
-
-    uvloop.run(test())
+        assert at.nmi.imds.requests == []

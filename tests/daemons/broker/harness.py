@@ -16,7 +16,6 @@ from urllib.parse import parse_qs, urlencode
 
 import httpx2
 import trustme
-import uvloop
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
@@ -261,8 +260,3 @@ def server_tls(authority: trustme.CA, *names: str) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert(*names).configure_cert(context)
     return context
-
-
-def run(test: Any) -> None:
-    """Run a test's coroutine on the daemons' event loop."""
-    uvloop.run(asyncio.wait_for(test, 60))

@@ -6,7 +6,8 @@ from typing import Any
 import httpx2
 import pytest
 
-from daemons.broker.harness import READER, Broker, form, run, serving
+from daemons.broker.harness import READER, Broker, form, serving
+from loops import anyio_backend  # noqa: F401  # all tests here run on uvloop
 from podidentity.core.exchange.requests import NODE_PATH
 
 NMI = "podidentity/nmi"
@@ -24,90 +25,70 @@ def with_nmi(**changes: Any) -> Any:
     return serving(node_daemons=frozenset({NMI}), **changes)
 
 
-def test_nmi_gets_what_a_pod_of_its_node_may_have(capfd: pytest.CaptureFixture[str]) -> None:
+async def test_nmi_gets_what_a_pod_of_its_node_may_have(capfd: pytest.CaptureFixture[str]) -> None:
     """The grant is that of the pod's own service account; the log names the pod and the door."""
-
-    async def test() -> None:
-        async with with_nmi(log_format="json") as broker:
-            broker.cluster.grant("shop/cart")
-            broker.cluster.add_pod("shop/cart-0", "cart")
-            broker.cluster.add_pod("shop/web-0", "web")
-            token = broker.cluster.token(NMI, "nmi-1")
-            assert (await ask(broker, token, "shop/cart-0")).status_code == 200
-            refusal = await ask(broker, token, "shop/web-0")
-            assert refusal.status_code == 403
-            assert "shop/web" in refusal.json()["error_description"]
-
-    run(test())
+    async with with_nmi(log_format="json") as broker:
+        broker.cluster.grant("shop/cart")
+        broker.cluster.add_pod("shop/cart-0", "cart")
+        broker.cluster.add_pod("shop/web-0", "web")
+        token = broker.cluster.token(NMI, "nmi-1")
+        assert (await ask(broker, token, "shop/cart-0")).status_code == 200
+        refusal = await ask(broker, token, "shop/web-0")
+        assert refusal.status_code == 403
+        assert "shop/web" in refusal.json()["error_description"]
     lines = [json.loads(line) for line in capfd.readouterr().err.splitlines() if '"audit"' in line]
     assert (lines[0]["door"], lines[0]["pod"], lines[0]["service_account"]) == ("node", "cart-0", "cart")
 
 
-def test_a_pod_of_another_node_is_refused() -> None:
+async def test_a_pod_of_another_node_is_refused() -> None:
     """So is one that has ended, one that is not there, and a name with another pod's UID."""
-
-    async def test() -> None:
-        async with with_nmi() as broker:
-            broker.cluster.grant("shop/cart")
-            broker.cluster.add_pod("shop/cart-0", "cart", "node-2")
-            broker.cluster.add_pod("shop/cart-1", "cart", phase="Succeeded")
-            broker.cluster.add_pod("shop/cart-2", "cart")
-            token = broker.cluster.token(NMI, "nmi-1")
-            assert (await ask(broker, token, "shop/cart-0")).status_code == 403
-            assert (await ask(broker, token, "shop/cart-1")).status_code == 403
-            assert (await ask(broker, token, "shop/cart-2", "another")).status_code == 404
-            assert (await ask(broker, token, "shop/cart-3")).status_code == 404
-            assert broker.entra.forms == []
-
-    run(test())
+    async with with_nmi() as broker:
+        broker.cluster.grant("shop/cart")
+        broker.cluster.add_pod("shop/cart-0", "cart", "node-2")
+        broker.cluster.add_pod("shop/cart-1", "cart", phase="Succeeded")
+        broker.cluster.add_pod("shop/cart-2", "cart")
+        token = broker.cluster.token(NMI, "nmi-1")
+        assert (await ask(broker, token, "shop/cart-0")).status_code == 403
+        assert (await ask(broker, token, "shop/cart-1")).status_code == 403
+        assert (await ask(broker, token, "shop/cart-2", "another")).status_code == 404
+        assert (await ask(broker, token, "shop/cart-3")).status_code == 404
+        assert broker.entra.forms == []
 
 
-def test_nobody_but_nmi_asks_in_a_pods_name() -> None:
+async def test_nobody_but_nmi_asks_in_a_pods_name() -> None:
     """Neither the pod's own account, nor another daemon, nor anybody where no NMI is configured."""
-
-    async def test() -> None:
-        async with with_nmi() as broker:
-            broker.cluster.grant("shop/cart")
-            broker.cluster.add_pod("shop/cart-0", "cart")
-            for account in ("shop/cart", "kube-system/nmi", "podidentity/other"):
-                assert (await ask(broker, broker.cluster.token(account), "shop/cart-0")).status_code == 403
-        async with serving() as broker:
-            assert (await ask(broker, broker.cluster.token(NMI), "shop/cart-0")).status_code == 403
-
-    run(test())
+    async with with_nmi() as broker:
+        broker.cluster.grant("shop/cart")
+        broker.cluster.add_pod("shop/cart-0", "cart")
+        for account in ("shop/cart", "kube-system/nmi", "podidentity/other"):
+            assert (await ask(broker, broker.cluster.token(account), "shop/cart-0")).status_code == 403
+    async with serving() as broker:
+        assert (await ask(broker, broker.cluster.token(NMI), "shop/cart-0")).status_code == 403
 
 
-def test_a_token_that_names_no_node() -> None:
+async def test_a_token_that_names_no_node() -> None:
     """Where a token names no node, as before Kubernetes 1.32, the broker takes the node of NMI's own pod."""
-
-    async def test() -> None:
-        async with with_nmi() as broker:
-            broker.cluster.grant("shop/cart")
-            broker.cluster.add_pod("shop/cart-0", "cart")
-            broker.cluster.add_pod("shop/cart-1", "cart", "node-2")
-            token = broker.cluster.token(NMI, "nmi-1")
-            del broker.cluster.tokens[token]["user"]["extra"]["authentication.kubernetes.io/node-name"]
-            assert (await ask(broker, token, "shop/cart-0")).status_code == 401
-            broker.clock.jump(5)
-            broker.cluster.add_pod("podidentity/nmi-1", "nmi")
-            assert (await ask(broker, token, "shop/cart-0")).status_code == 200
-            assert (await ask(broker, token, "shop/cart-1")).status_code == 403
-            assert broker.cluster.questions.count("pod") == 4
-
-    run(test())
+    async with with_nmi() as broker:
+        broker.cluster.grant("shop/cart")
+        broker.cluster.add_pod("shop/cart-0", "cart")
+        broker.cluster.add_pod("shop/cart-1", "cart", "node-2")
+        token = broker.cluster.token(NMI, "nmi-1")
+        del broker.cluster.tokens[token]["user"]["extra"]["authentication.kubernetes.io/node-name"]
+        assert (await ask(broker, token, "shop/cart-0")).status_code == 401
+        broker.clock.jump(5)
+        broker.cluster.add_pod("podidentity/nmi-1", "nmi")
+        assert (await ask(broker, token, "shop/cart-0")).status_code == 200
+        assert (await ask(broker, token, "shop/cart-1")).status_code == 403
+        assert broker.cluster.questions.count("pod") == 4
 
 
-def test_a_pod_that_is_replaced_on_another_node_is_noticed() -> None:
+async def test_a_pod_that_is_replaced_on_another_node_is_noticed() -> None:
     """The broker refuses the former pod's node within seconds."""
-
-    async def test() -> None:
-        async with with_nmi() as broker:
-            broker.cluster.grant("shop/cart")
-            broker.cluster.add_pod("shop/cart-0", "cart")
-            token = broker.cluster.token(NMI, "nmi-1")
-            assert (await ask(broker, token, "shop/cart-0")).status_code == 200
-            broker.cluster.add_pod("shop/cart-0", "cart", "node-2", uid="another")
-            broker.clock.jump(11)
-            assert (await ask(broker, token, "shop/cart-0")).status_code == 404
-
-    run(test())
+    async with with_nmi() as broker:
+        broker.cluster.grant("shop/cart")
+        broker.cluster.add_pod("shop/cart-0", "cart")
+        token = broker.cluster.token(NMI, "nmi-1")
+        assert (await ask(broker, token, "shop/cart-0")).status_code == 200
+        broker.cluster.add_pod("shop/cart-0", "cart", "node-2", uid="another")
+        broker.clock.jump(11)
+        assert (await ask(broker, token, "shop/cart-0")).status_code == 404

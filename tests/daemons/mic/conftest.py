@@ -227,52 +227,45 @@ def definitions() -> list[dict[str, Any]]:
     ]
 
 
-def played(definitions: list[dict[str, Any]], story: Callable[[World, Api], Any]) -> None:
+async def played(definitions: list[dict[str, Any]], story: Callable[[World, Api], Any]) -> None:
     """Run an async story with a fresh cluster in which nothing runs."""
-
-    async def play() -> None:
-        world = World(Kubernetes(NoLogs()), Machines())
-        async with serve_api(world) as http:
-            for definition in definitions:
-                answer = await http.post("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", json=definition)
-                assert answer.status_code == 201, answer.text
-            await story(world, Api(http))
-
-    asyncio.run(play())
+    world = World(Kubernetes(NoLogs()), Machines())
+    async with serve_api(world) as http:
+        for definition in definitions:
+            answer = await http.post("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", json=definition)
+            assert answer.status_code == 201, answer.text
+        await story(world, Api(http))
 
 
 @pytest.fixture
-def play(definitions: list[dict[str, Any]]) -> Callable[..., None]:
+def play(definitions: list[dict[str, Any]]) -> Callable[..., Awaitable[None]]:
     """Return a function that runs an async story with a fresh cluster in which nothing runs."""
     return lambda story: played(definitions, story)
 
 
 @pytest.fixture
-def run_in_world(definitions: list[dict[str, Any]]) -> Callable[..., None]:
+def run_in_world(definitions: list[dict[str, Any]]) -> Callable[..., Awaitable[None]]:
     """Return a function that runs an async story with a fresh cluster and a running MIC."""
 
-    def run(
+    async def run(
         story: Callable[[World], Any],
         settings: Settings | None = None,
         before: Iterable[AzureAssignedIdentity] = (),
         **policy: object,
     ) -> None:
-        async def play() -> None:
-            world = World(Kubernetes(NoLogs()), Machines())
-            async with serve_api(world) as http:
-                for definition in definitions:
-                    answer = await http.post("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", json=definition)
-                    assert answer.status_code == 201, answer.text
-                world.api = Api(http)
-                for item in before:
-                    finalized = replace(item, finalizers=(crd.FINALIZER,))
-                    world.kubernetes.storage.create(
-                        "azureassignedidentities.aadpodidentity.k8s.io", crd.render_assigned(finalized)
-                    )
-                async with running_mic(world, http, make.policy(**policy), settings or Settings()):
-                    await story(world)
-
-        asyncio.run(play())
+        world = World(Kubernetes(NoLogs()), Machines())
+        async with serve_api(world) as http:
+            for definition in definitions:
+                answer = await http.post("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", json=definition)
+                assert answer.status_code == 201, answer.text
+            world.api = Api(http)
+            for item in before:
+                finalized = replace(item, finalizers=(crd.FINALIZER,))
+                world.kubernetes.storage.create(
+                    "azureassignedidentities.aadpodidentity.k8s.io", crd.render_assigned(finalized)
+                )
+            async with running_mic(world, http, make.policy(**policy), settings or Settings()):
+                await story(world)
 
     return run
 

@@ -52,7 +52,7 @@ class Setting:
         return any(row.startswith(line) for row in metrics.render(self.mic.registry).decode().splitlines())
 
 
-Run = Callable[[Callable[[Setting], Awaitable[None]]], None]
+Run = Callable[[Callable[[Setting], Awaitable[None]]], Awaitable[None]]
 
 
 @pytest.fixture
@@ -75,10 +75,10 @@ def run(definitions: list[dict[str, Any]], tmp_path: Path, unused_ports: tuple[i
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
 
-    return lambda story: asyncio.run(play(story))
+    return play
 
 
-def test_a_burst_costs_one_token_one_get_and_one_patch_for_each_scale_set(run: Run) -> None:
+async def test_a_burst_costs_one_token_one_get_and_one_patch_for_each_scale_set(run: Run) -> None:
     """The number of pods and identities does not matter, and one token serves all targets."""
 
     async def story(mic: Setting) -> None:
@@ -98,10 +98,10 @@ def test_a_burst_costs_one_token_one_get_and_one_patch_for_each_scale_set(run: R
         assert mic.metric(f'{prefix}_duration_seconds_count{{operation_type="vmss_get"}} 4')
         assert mic.metric(f'{prefix}_errors_count{{operation_type="vmss_update"}} 0')
 
-    run(story)
+    await run(story)
 
 
-def test_a_hanging_patch_delays_neither_others_nor_its_own_scale_sets_settled_pods(run: Run) -> None:
+async def test_a_hanging_patch_delays_neither_others_nor_its_own_scale_sets_settled_pods(run: Run) -> None:
     """A pod whose identity is on its scale set is Assigned at once, the others when Azure is done."""
 
     async def story(mic: Setting) -> None:
@@ -120,10 +120,10 @@ def test_a_hanging_patch_delays_neither_others_nor_its_own_scale_sets_settled_po
         slow.gate.set()
         await mic.world.until(lambda: mic.world.states()["waits-default-new"] == "Assigned", "the last")
 
-    run(story)
+    await run(story)
 
 
-def test_retry_after_is_obeyed_with_one_further_patch(run: Run) -> None:
+async def test_retry_after_is_obeyed_with_one_further_patch(run: Run) -> None:
     """MIC waits as long as ARM says, also when new pods come meanwhile."""
 
     async def story(mic: Setting) -> None:
@@ -136,10 +136,10 @@ def test_retry_after_is_obeyed_with_one_further_patch(run: Run) -> None:
         assert second - first >= 1
         assert len(mic.arm.calls("GET")) == 1
 
-    run(story)
+    await run(story)
 
 
-def test_a_missing_role_harms_nobody_else_and_a_touch_ends_it(run: Run) -> None:
+async def test_a_missing_role_harms_nobody_else_and_a_touch_ends_it(run: Run) -> None:
     """The others need one extra PATCH, the event says what to grant, and an annotation makes MIC try again."""
 
     async def story(mic: Setting) -> None:
@@ -163,10 +163,10 @@ def test_a_missing_role_harms_nobody_else_and_a_touch_ends_it(run: Run) -> None:
         await mic.until_states(a="Assigned", b="Assigned", c="Assigned")
         assert mic.metric('aadpodidentity_mic_failing_identities{reason="LinkedAuthorizationFailed"} 0')
 
-    run(story)
+    await run(story)
 
 
-def test_a_culprit_that_arm_does_not_name_is_found(run: Run) -> None:
+async def test_a_culprit_that_arm_does_not_name_is_found(run: Run) -> None:
     """MIC finds the refused identity by halving what it sends, and assigns the others."""
 
     async def story(mic: Setting) -> None:
@@ -178,11 +178,11 @@ def test_a_culprit_that_arm_does_not_name_is_found(run: Run) -> None:
         await mic.until_states(a="Assigned", b="Created", c="Assigned", d="Assigned")
         assert len(mic.arm.calls("PATCH")) <= 5
 
-    run(story)
+    await run(story)
 
 
 @pytest.mark.parametrize("fault_queue", ["patches", "gets", "operation_errors"])
-def test_what_passes_is_retried(run: Run, fault_queue: str) -> None:
+async def test_what_passes_is_retried(run: Run, fault_queue: str) -> None:
     """A 500 for a PATCH or a GET, or a failed operation, is retried until it succeeds."""
 
     async def story(mic: Setting) -> None:
@@ -191,10 +191,10 @@ def test_what_passes_is_retried(run: Run, fault_queue: str) -> None:
         await mic.until_states(reader="Assigned")
         assert not getattr(mic.arm, fault_queue)
 
-    run(story)
+    await run(story)
 
 
-def test_a_revoked_token_is_replaced(run: Run) -> None:
+async def test_a_revoked_token_is_replaced(run: Run) -> None:
     """After a 401 from ARM, MIC gets a new token and goes on."""
 
     async def story(mic: Setting) -> None:
@@ -203,10 +203,10 @@ def test_a_revoked_token_is_replaced(run: Run) -> None:
         await mic.until_states(reader="Assigned")
         assert len(mic.arm.tokens) == 2
 
-    run(story)
+    await run(story)
 
 
-def test_what_is_going_or_gone_gets_no_patch(run: Run) -> None:
+async def test_what_is_going_or_gone_gets_no_patch(run: Run) -> None:
     """Neither a scale set that is being deleted nor a VM that does not exist is sent a PATCH."""
 
     async def story(mic: Setting) -> None:
@@ -222,10 +222,10 @@ def test_what_is_going_or_gone_gets_no_patch(run: Run) -> None:
         assert set(mic.world.states().values()) == {"Created"}
         assert mic.arm.calls("PATCH") == []
 
-    run(story)
+    await run(story)
 
 
-def test_the_system_assigned_and_foreign_identities_survive(run: Run) -> None:
+async def test_the_system_assigned_and_foreign_identities_survive(run: Run) -> None:
     """Identities that MIC did not assign, the system-assigned one among them, stay when MIC's own come and go."""
 
     async def story(mic: Setting) -> None:
@@ -245,10 +245,10 @@ def test_the_system_assigned_and_foreign_identities_survive(run: Run) -> None:
         await mic.world.until(lambda: not mic.arm.names_on(SCALE_SET) and not mic.world.states(), "removal")
         assert machine.system
 
-    run(story)
+    await run(story)
 
 
-def test_an_identity_unassigned_by_hand_stops_nothing(run: Run) -> None:
+async def test_an_identity_unassigned_by_hand_stops_nothing(run: Run) -> None:
     """The assigned identity is deleted with its pod, though its identity was removed from the scale set by hand."""
 
     async def story(mic: Setting) -> None:
@@ -258,10 +258,10 @@ def test_an_identity_unassigned_by_hand_stops_nothing(run: Run) -> None:
         mic.world.remove_pod(make.pod())
         await mic.until_states()
 
-    run(story)
+    await run(story)
 
 
-def test_a_rotated_secret_is_used_and_a_broken_file_is_not(
+async def test_a_rotated_secret_is_used_and_a_broken_file_is_not(
     run: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """MIC uses the new secret without a restart, and warns once of a file that it cannot read."""
@@ -280,10 +280,10 @@ def test_a_rotated_secret_is_used_and_a_broken_file_is_not(
         assert caplog.text.count("without TLS") >= 1
 
     with caplog.at_level("WARNING"):
-        run(story)
+        await run(story)
 
 
-def test_another_resource_group_in_azure_json_moves_nodes_without_provider_id(
+async def test_another_resource_group_in_azure_json_moves_nodes_without_provider_id(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the changed file a new term begins, which finds the VM in the new resource group."""
@@ -298,4 +298,4 @@ def test_another_resource_group_in_azure_json_moves_nodes_without_provider_id(
         await mic.until_states(reader="Assigned")
         assert mic.arm.names_on(vm) == {"reader"}
 
-    run(story)
+    await run(story)

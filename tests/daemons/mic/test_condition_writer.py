@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -68,20 +68,16 @@ class FakeApi:
         return self.show(crd.parse_identity(rendered))
 
 
-def play(story: Callable[[FakeApi, ApiConditionWriter], Any], level: ConditionLevel = ConditionLevel.ALL) -> None:
+async def play(story: Callable[[FakeApi, ApiConditionWriter], Any], level: ConditionLevel = ConditionLevel.ALL) -> None:
     """Run a story with a running condition writer, on a clock that jumps."""
-
-    async def run() -> None:
-        api = FakeApi(JumpingClock())
-        writer = ApiConditionWriter(api, api.cluster, level, lambda: 0.0)  # type: ignore[arg-type]  # two methods are enough
-        task = asyncio.create_task(writer.run())
-        await story(api, writer)
-        task.cancel()
-
-    asyncio.run(run())
+    api = FakeApi(JumpingClock())
+    writer = ApiConditionWriter(api, api.cluster, level, lambda: 0.0)  # type: ignore[arg-type]  # two methods are enough
+    task = asyncio.create_task(writer.run())
+    await story(api, writer)
+    task.cancel()
 
 
-def test_a_condition_is_written_once(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_condition_is_written_once(caplog: pytest.LogCaptureFixture) -> None:
     """An unchanged condition is not written again, and the patch has nothing but `status.conditions`."""
 
     async def story(api: FakeApi, writer: ApiConditionWriter) -> None:
@@ -90,14 +86,14 @@ def test_a_condition_is_written_once(caplog: pytest.LogCaptureFixture) -> None:
             await settle()
         assert [conditions for _, _, conditions in api.patches] == [crd.render_conditions([DONE_AT_ZERO])]
 
-    play(story)
+    await play(story)
     assert caplog.text == ""
 
 
 DONE_AT_ZERO = Condition("Assigned", "True", "Assigned", "on scale set ss", "1970-01-01T00:00:00Z", generation=2)
 
 
-def test_the_first_changes_are_written_at_once() -> None:
+async def test_the_first_changes_are_written_at_once() -> None:
     """The first three changes, from not in use to assigned, are each written within the gathering time."""
 
     async def story(api: FakeApi, writer: ApiConditionWriter) -> None:
@@ -110,10 +106,10 @@ def test_the_first_changes_are_written_at_once() -> None:
             assert time - start <= GATHER_SECONDS
         assert len(api.patches) == BURST
 
-    play(story)
+    await play(story)
 
 
-def test_what_goes_on_changing_is_written_seldom() -> None:
+async def test_what_goes_on_changing_is_written_seldom() -> None:
     """After the burst only the latest condition is written, once per interval."""
 
     async def story(api: FakeApi, writer: ApiConditionWriter) -> None:
@@ -128,10 +124,10 @@ def test_what_goes_on_changing_is_written_seldom() -> None:
         assert api.patches[-1][0] - api.patches[0][0] >= PER_OBJECT_SECONDS
         assert api.patches[-1][2][0]["status"] == "True"
 
-    play(story)
+    await play(story)
 
 
-def test_a_role_without_the_right_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_role_without_the_right_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
     """Under upstream's role MIC warns once of the missing right, and tries again after the hold-off."""
 
     async def story(api: FakeApi, writer: ApiConditionWriter) -> None:
@@ -147,13 +143,13 @@ def test_a_role_without_the_right_is_told_once(caplog: pytest.LogCaptureFixture)
         assert len(api.patches) == 2
 
     with caplog.at_level(logging.INFO):
-        play(story)
+        await play(story)
     assert [record.getMessage() for record in caplog.records] == [
         "conditions are not written on azureidentities: patch azureidentities: forbidden; allow it in the role"
     ]
 
 
-def test_a_definition_that_drops_conditions_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_definition_that_drops_conditions_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
     """Under upstream's CRDs MIC warns once, and stops writing."""
 
     async def story(api: FakeApi, writer: ApiConditionWriter) -> None:
@@ -164,12 +160,12 @@ def test_a_definition_that_drops_conditions_is_told_once(caplog: pytest.LogCaptu
         assert len(api.patches) == 1
 
     with caplog.at_level(logging.INFO):
-        play(story)
+        await play(story)
     (record,) = caplog.records
     assert "azureidentities.aadpodidentity.k8s.io has no status.conditions; install ours" in record.getMessage()
 
 
-def test_a_definition_that_drops_generations_costs_no_further_writes() -> None:
+async def test_a_definition_that_drops_generations_costs_no_further_writes() -> None:
     """A condition without its generation is not written again until it says something else."""
 
     async def story(api: FakeApi, writer: ApiConditionWriter) -> None:
@@ -182,10 +178,10 @@ def test_a_definition_that_drops_generations_costs_no_further_writes() -> None:
         await settle()
         assert len(api.patches) == 2
 
-    play(story)
+    await play(story)
 
 
-def test_a_new_generation_is_told_once() -> None:
+async def test_a_new_generation_is_told_once() -> None:
     """After a change of the spec, conditions that are still true are written once, with the new generation."""
 
     async def story(api: FakeApi, writer: ApiConditionWriter) -> None:
@@ -198,10 +194,10 @@ def test_a_new_generation_is_told_once() -> None:
             await settle()
         assert [patch[0]["observedGeneration"] for _, _, patch in api.patches] == [2, 8]
 
-    play(story)
+    await play(story)
 
 
-def test_what_is_gone_is_not_written() -> None:
+async def test_what_is_gone_is_not_written() -> None:
     """Nothing is written for an identity that was deleted meanwhile."""
 
     async def story(api: FakeApi, writer: ApiConditionWriter) -> None:
@@ -209,10 +205,10 @@ def test_what_is_gone_is_not_written() -> None:
         await settle()
         assert [name for _, name, _ in api.patches] == ["reader"]
 
-    play(story)
+    await play(story)
 
 
-def test_the_story_is_told_on_the_objects(run_in_world: Callable[..., None]) -> None:
+async def test_the_story_is_told_on_the_objects(run_in_world: Callable[..., Awaitable[None]]) -> None:
     """With the real API and our definitions, identity and binding say that all is well, and `spec` is unchanged."""
 
     async def story(world: Any) -> None:
@@ -234,10 +230,10 @@ def test_the_story_is_told_on_the_objects(run_in_world: Callable[..., None]) -> 
         (identity,) = world.kubernetes.storage.list(str(IDENTITIES))
         assert identity["spec"] == crd.render_identity(make.identity(client_id="wrong"))["spec"]
 
-    run_in_world(story)
+    await run_in_world(story)
 
 
-def test_conditions_speak_of_the_generation_that_is_stored(run_in_world: Callable[..., None]) -> None:
+async def test_conditions_speak_of_the_generation_that_is_stored(run_in_world: Callable[..., Awaitable[None]]) -> None:
     """Without a status subresource, writing conditions makes a new generation, and they state that one."""
 
     async def story(world: Any) -> None:
@@ -255,13 +251,13 @@ def test_conditions_speak_of_the_generation_that_is_stored(run_in_world: Callabl
         await world.until(lambda: len(generations()) == 2, "both conditions hold")
         assert all(observed == now > 1 for observed, now in generations())
 
-    run_in_world(story)
+    await run_in_world(story)
 
 
 PROBLEM = Condition("Assigned", "False", "AuthorizationFailed", "scale set ss: give MIC the role")
 
 
-def test_by_default_only_problems_are_written_and_what_ends_them() -> None:
+async def test_by_default_only_problems_are_written_and_what_ends_them() -> None:
     """While all is well MIC writes nothing, so that nobody's read-modify-write meets a conflict."""
 
     async def story(api: FakeApi, writer: ApiConditionWriter) -> None:
@@ -274,10 +270,10 @@ def test_by_default_only_problems_are_written_and_what_ends_them() -> None:
             await settle()
         assert [conditions[0]["reason"] for _, _, conditions in api.patches] == ["AuthorizationFailed", "Assigned"]
 
-    play(story, ConditionLevel.PROBLEMS)
+    await play(story, ConditionLevel.PROBLEMS)
 
 
-def test_no_condition_is_written_where_that_is_asked_for() -> None:
+async def test_no_condition_is_written_where_that_is_asked_for() -> None:
     """`--conditions=off` leaves every object as its owner wrote it."""
 
     async def story(api: FakeApi, writer: ApiConditionWriter) -> None:
@@ -285,10 +281,10 @@ def test_no_condition_is_written_where_that_is_asked_for() -> None:
         await settle()
         assert api.patches == []
 
-    play(story, ConditionLevel.OFF)
+    await play(story, ConditionLevel.OFF)
 
 
-def test_an_object_without_a_generation_takes_it_from_no_other() -> None:
+async def test_an_object_without_a_generation_takes_it_from_no_other() -> None:
     """When the API drops one object's observedGeneration, conditions of other objects still have theirs."""
 
     async def story(api: FakeApi, writer: ApiConditionWriter) -> None:
@@ -303,4 +299,4 @@ def test_an_object_without_a_generation_takes_it_from_no_other() -> None:
         generations = {name: conditions[0].get("observedGeneration") for _, name, conditions in api.patches}
         assert generations["other"] == 2
 
-    play(story)
+    await play(story)

@@ -51,19 +51,17 @@ async def client(
         yield http
 
 
-def play(story: Callable[[Leadership, httpx2.AsyncClient], Any], methods: frozenset[str] = KUBERNETES_WRITES) -> None:
+async def play(
+    story: Callable[[Leadership, httpx2.AsyncClient], Any], methods: frozenset[str] = KUBERNETES_WRITES
+) -> None:
     """Run a story with a fenced client: as the one of Kubernetes, and as the one of Azure."""
-
-    async def run(*, is_kubernetes: bool) -> None:
+    for is_kubernetes in (True, False):
         leading = Leadership()
         async with client(leading, methods, is_kubernetes=is_kubernetes) as http:
             await story(leading, http)
 
-    for is_kubernetes in (True, False):
-        asyncio.run(run(is_kubernetes=is_kubernetes))
 
-
-def test_a_leader_writes() -> None:
+async def test_a_leader_writes() -> None:
     """Every write of a leader is sent."""
 
     async def story(leading: Leadership, http: httpx2.AsyncClient) -> None:
@@ -72,11 +70,11 @@ def test_a_leader_writes() -> None:
             assert (await http.request(method, "/")).status_code == 200
         assert leading.requests == sorted(KUBERNETES_WRITES)
 
-    play(story)
+    await play(story)
 
 
 @pytest.mark.parametrize("method", sorted(KUBERNETES_WRITES))
-def test_who_does_not_lead_only_reads(method: str) -> None:
+async def test_who_does_not_lead_only_reads(method: str) -> None:
     """Without the lead a write raises a KubernetesError, which every writer handles; reads are still sent."""
 
     async def story(leading: Leadership, http: httpx2.AsyncClient) -> None:
@@ -88,10 +86,10 @@ def test_who_does_not_lead_only_reads(method: str) -> None:
         assert leading.requests == ["GET"]
 
     assert issubclass(FencedError, KubernetesError)
-    play(story)
+    await play(story)
 
 
-def test_a_write_that_waited_for_its_connection_is_asked_again() -> None:
+async def test_a_write_that_waited_for_its_connection_is_asked_again() -> None:
     """Of a write whose connection becomes free only after the lead is lost, not a byte is sent."""
 
     async def story(leading: Leadership, http: httpx2.AsyncClient) -> None:
@@ -109,10 +107,10 @@ def test_a_write_that_waited_for_its_connection_is_asked_again() -> None:
             await writing
         assert leading.requests == ["GET"]
 
-    play(story)
+    await play(story)
 
 
-def test_tokens_of_azure_may_be_asked_by_anybody() -> None:
+async def test_tokens_of_azure_may_be_asked_by_anybody() -> None:
     """A POST to Entra ID changes nothing and is always sent; a PATCH to ARM needs the lead."""
 
     async def story(leading: Leadership, http: httpx2.AsyncClient) -> None:
@@ -122,10 +120,10 @@ def test_tokens_of_azure_may_be_asked_by_anybody() -> None:
         with pytest.raises(FencedError):
             await http.patch("/machine")
 
-    play(story, AZURE_WRITES)
+    await play(story, AZURE_WRITES)
 
 
-def test_what_is_not_acknowledged_is_dropped_in_time() -> None:
+async def test_what_is_not_acknowledged_is_dropped_in_time() -> None:
     """On every connection, the kernel drops unacknowledged bytes before the next leader may begin."""
 
     async def story(leading: Leadership, http: httpx2.AsyncClient) -> None:
@@ -136,4 +134,4 @@ def test_what_is_not_acknowledged_is_dropped_in_time() -> None:
                 timeout_ms = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
                 assert timeout_ms == UNSENT_SECONDS * 1000
 
-    play(story)
+    await play(story)

@@ -1,6 +1,5 @@
 """Several MICs as real processes: whatever happens to a leader, only one acts, and what it began is finished."""
 
-import asyncio
 import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -13,14 +12,10 @@ from daemons.mic.members import Member, Stage, member, staged
 OBJECTS = "azureassignedidentities"
 
 
-def play(folder: Path, definitions: list[dict[str, Any]], story: Callable[[Stage, Member, Member], Any]) -> None:
+async def play(folder: Path, definitions: list[dict[str, Any]], story: Callable[[Stage, Member, Member], Any]) -> None:
     """Run a story in which `a` leads and `b` stands by."""
-
-    async def run() -> None:
-        async with staged(folder, definitions) as stage, pair(stage) as (first, second):
-            await story(stage, first, second)
-
-    asyncio.run(run())
+    async with staged(folder, definitions) as stage, pair(stage) as (first, second):
+        await story(stage, first, second)
 
 
 @asynccontextmanager
@@ -37,7 +32,7 @@ def are_assigned(stage: Stage, *names: str) -> bool:
     return stage.states() == {f"{name}-default-reader": "Assigned" for name in names}
 
 
-def test_a_leader_that_was_stopped_writes_nothing_when_it_goes_on(
+async def test_a_leader_that_was_stopped_writes_nothing_when_it_goes_on(
     tmp_path: Path, definitions: list[dict[str, Any]]
 ) -> None:
     """Once another leads, a MIC that was stopped and goes on sends none of the writes that wait for it."""
@@ -64,10 +59,10 @@ def test_a_leader_that_was_stopped_writes_nothing_when_it_goes_on(
         await first.until_health("Not Active")
         assert first.process.returncode is None
 
-    play(tmp_path, definitions, story)
+    await play(tmp_path, definitions, story)
 
 
-def test_a_leader_killed_in_the_middle_of_a_patch_has_a_successor(
+async def test_a_leader_killed_in_the_middle_of_a_patch_has_a_successor(
     tmp_path: Path, definitions: list[dict[str, Any]]
 ) -> None:
     """The next leader finishes the assignment, and knows from the record that it may remove the identity."""
@@ -83,10 +78,12 @@ def test_a_leader_killed_in_the_middle_of_a_patch_has_a_successor(
         stage.remove_pod(pod)
         await stage.until(lambda: not stage.states() and not any(stage.identities.values()), "b takes it off")
 
-    play(tmp_path, definitions, story)
+    await play(tmp_path, definitions, story)
 
 
-def test_a_leader_that_is_cut_off_steps_down_and_comes_back(tmp_path: Path, definitions: list[dict[str, Any]]) -> None:
+async def test_a_leader_that_is_cut_off_steps_down_and_comes_back(
+    tmp_path: Path, definitions: list[dict[str, Any]]
+) -> None:
     """A leader without a connection steps down by its own clock, keeps running, and leads again later."""
 
     async def story(stage: Stage, first: Member, second: Member) -> None:
@@ -103,7 +100,7 @@ def test_a_leader_that_is_cut_off_steps_down_and_comes_back(tmp_path: Path, defi
         await stage.until(lambda: are_assigned(stage, "one", "two"), "a assigns")
         assert first.process.returncode is None
 
-    play(tmp_path, definitions, story)
+    await play(tmp_path, definitions, story)
 
 
 def log(stage: Stage, mic: Member) -> str:

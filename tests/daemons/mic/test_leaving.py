@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import itertools
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
@@ -22,12 +22,12 @@ from podidentity.kube.locks import EndpointsLock, LeaseLock
 from podidentity.mic.adapters.records import ConfigMapRecords
 from podidentity.mic.commands import type_upgrade, unassignment, uninstall
 
-Run = Callable[..., None]
+Run = Callable[..., Awaitable[None]]
 RESOURCE = "azureassignedidentities.aadpodidentity.k8s.io"
 LOCK = ObjectKey("default", "aad-pod-identity-mic")
 
 
-def test_a_deletion_never_waits_for_azure(run_in_world: Run) -> None:
+async def test_a_deletion_never_waits_for_azure(run_in_world: Run) -> None:
     """An object deleted by hand loses its finalizer while a PATCH hangs."""
 
     async def story(world: Any) -> None:
@@ -39,10 +39,10 @@ def test_a_deletion_never_waits_for_azure(run_in_world: Run) -> None:
         world.kubernetes.storage.delete(RESOURCE, "default", "web-default-reader")
         await world.until(lambda: not world.states(), "removal")
 
-    run_in_world(story)
+    await run_in_world(story)
 
 
-def test_a_namespace_that_terminates_is_never_held_up(run_in_world: Run) -> None:
+async def test_a_namespace_that_terminates_is_never_held_up(run_in_world: Run) -> None:
     """All finalizers are removed, although nothing can be created in the namespace and a PATCH hangs."""
 
     async def story(world: Any) -> None:
@@ -63,10 +63,10 @@ def test_a_namespace_that_terminates_is_never_held_up(run_in_world: Run) -> None
         await world.until(lambda: world.machines.patches[-1][1].unassign, "the PATCH that takes it off")
         assert not assigned_objects(world)
 
-    run_in_world(story)
+    await run_in_world(story)
 
 
-def test_finalizers_of_others_stay(run_in_world: Run) -> None:
+async def test_finalizers_of_others_stay(run_in_world: Run) -> None:
     """MIC removes only its own finalizer; the object exists until the others are removed."""
 
     async def story(world: Any) -> None:
@@ -88,7 +88,7 @@ def test_finalizers_of_others_stay(run_in_world: Run) -> None:
         await world.until(lambda: metadata()["finalizers"] == ["somebody.else/holds"], "MIC lets go")
         await world.until(lambda: "deletionTimestamp" in metadata(), "deletion")
 
-    run_in_world(story)
+    await run_in_world(story)
 
 
 def seed(world: World, *names: str, finalizers: tuple[str, ...] = (crd.FINALIZER,)) -> None:
@@ -98,7 +98,7 @@ def seed(world: World, *names: str, finalizers: tuple[str, ...] = (crd.FINALIZER
         world.kubernetes.storage.create(RESOURCE, crd.render_assigned(assigned_identity))
 
 
-def test_uninstall_takes_everything_away(definitions: list[dict[str, Any]]) -> None:
+async def test_uninstall_takes_everything_away(definitions: list[dict[str, Any]]) -> None:
     """Without any MIC, uninstall also removes objects under deletion and objects that cannot be read."""
 
     async def story(world: World, api: Api) -> None:
@@ -109,10 +109,10 @@ def test_uninstall_takes_everything_away(definitions: list[dict[str, Any]]) -> N
         assert await uninstall.drain(api, LOCK) == 4
         assert world.kubernetes.storage.list(RESOURCE) == []
 
-    played(definitions, story)
+    await played(definitions, story)
 
 
-def test_uninstall_stops_a_mic_that_runs(definitions: list[dict[str, Any]]) -> None:
+async def test_uninstall_stops_a_mic_that_runs(definitions: list[dict[str, Any]]) -> None:
     """A running MIC steps down before anything is removed, and does not lead again for a while."""
 
     async def story(world: World, api: Api) -> None:
@@ -137,10 +137,10 @@ def test_uninstall_stops_a_mic_that_runs(definitions: list[dict[str, Any]]) -> N
             await candidate
         assert led == ["began", "ended with 1"]
 
-    played(definitions, story)
+    await played(definitions, story)
 
 
-def test_uninstall_gives_up_with_a_sentence(definitions: list[dict[str, Any]]) -> None:
+async def test_uninstall_gives_up_with_a_sentence(definitions: list[dict[str, Any]]) -> None:
     """After its time limit, uninstall fails and says what remains."""
 
     async def story(world: World, api: Api) -> None:
@@ -150,10 +150,10 @@ def test_uninstall_gives_up_with_a_sentence(definitions: list[dict[str, Any]]) -
         with pytest.raises(KubernetesError, match="1 assigned identities are still there: patch"):
             await uninstall.drain(jumping, LOCK)
 
-    played(definitions, story)
+    await played(definitions, story)
 
 
-def test_uninstall_holds_the_lock_as_long_as_it_takes(definitions: list[dict[str, Any]]) -> None:
+async def test_uninstall_holds_the_lock_as_long_as_it_takes(definitions: list[dict[str, Any]]) -> None:
     """The lock is renewed while uninstall works, so that a running MIC restores nothing meanwhile."""
 
     async def story(world: World, api: Api) -> None:
@@ -174,7 +174,7 @@ def test_uninstall_holds_the_lock_as_long_as_it_takes(definitions: list[dict[str
         assert await uninstall.drain(jumping, LOCK, wall_clock) == 1
         assert (await holders(api)) == ("", "")
 
-    played(definitions, story)
+    await played(definitions, story)
 
 
 async def holders(api: Api) -> tuple[str, str]:
@@ -190,7 +190,7 @@ def mic_pod(world: World, labels: dict[str, str]) -> None:
     world.kubernetes.storage.create("pods", pod | {"status": {"phase": "Running"}})
 
 
-def test_uninstall_gives_the_lock_up(definitions: list[dict[str, Any]]) -> None:
+async def test_uninstall_gives_the_lock_up(definitions: list[dict[str, Any]]) -> None:
     """A MIC installed right afterwards leads at once, because nobody holds the lock."""
 
     async def story(world: World, api: Api) -> None:
@@ -210,11 +210,11 @@ def test_uninstall_gives_the_lock_up(definitions: list[dict[str, Any]]) -> None:
         candidate.cancel()
         await asyncio.gather(candidate, return_exceptions=True)
 
-    played(definitions, story)
+    await played(definitions, story)
 
 
 @pytest.mark.parametrize("labels", [{"component": "mic"}, {"app.kubernetes.io/component": "mic"}])
-def test_uninstall_keeps_the_lock_while_a_mic_is_there(
+async def test_uninstall_keeps_the_lock_while_a_mic_is_there(
     definitions: list[dict[str, Any]], labels: dict[str, str], caplog: pytest.LogCaptureFixture
 ) -> None:
     """While a MIC's pod exists, the lock stays held for a minute from the end, time to delete that MIC."""
@@ -234,10 +234,10 @@ def test_uninstall_keeps_the_lock_while_a_mic_is_there(
         assert renewals[-1] == clock.steady()
         assert "delete it within 60 s" in caplog.text
 
-    played(definitions, story)
+    await played(definitions, story)
 
 
-def test_uninstall_scales_mic_down_first(definitions: list[dict[str, Any]]) -> None:
+async def test_uninstall_scales_mic_down_first(definitions: list[dict[str, Any]]) -> None:
     """The Deployment is scaled to no replicas and its pods have ended before the lock is taken."""
 
     async def story(world: World, api: Api) -> None:
@@ -256,10 +256,10 @@ def test_uninstall_scales_mic_down_first(definitions: list[dict[str, Any]]) -> N
         assert not await uninstall.is_mic_there(api)
         assert await holders(api) == ("nobody", "nobody")
 
-    played(definitions, story)
+    await played(definitions, story)
 
 
-def test_uninstall_takes_recorded_identities_off_machines(definitions: list[dict[str, Any]]) -> None:
+async def test_uninstall_takes_recorded_identities_off_machines(definitions: list[dict[str, Any]]) -> None:
     """Uninstall removes what MIC assigned, neither foreign nor immutable identities, and updates the record."""
 
     async def story(world: World, api: Api) -> None:
@@ -273,10 +273,10 @@ def test_uninstall_takes_recorded_identities_off_machines(definitions: list[dict
         assert world.machines.carries[make.target()] == {fixed, foreign_identity}
         assert await records.load() == {make.target(): frozenset({fixed})}
 
-    played(definitions, story)
+    await played(definitions, story)
 
 
-def test_uninstall_names_what_azure_keeps(definitions: list[dict[str, Any]]) -> None:
+async def test_uninstall_names_what_azure_keeps(definitions: list[dict[str, Any]]) -> None:
     """A machine that does not respond costs a limited time and is reported."""
 
     async def story(world: World, api: Api) -> None:
@@ -289,23 +289,23 @@ def test_uninstall_names_what_azure_keeps(definitions: list[dict[str, Any]]) -> 
         assert str(make.target()) in line
         assert own_identity.text in line
 
-    played(definitions, story)
+    await played(definitions, story)
 
 
-def test_uninstall_without_definitions_has_nothing_to_do(definitions: list[dict[str, Any]]) -> None:
+async def test_uninstall_without_definitions_has_nothing_to_do(definitions: list[dict[str, Any]]) -> None:
     """Without the definitions, uninstall succeeds and removes nothing."""
     del definitions[:]
 
     async def story(_world: World, api: Api) -> None:
         assert await uninstall.drain(api, LOCK) == 0
 
-    played(definitions, story)
+    await played(definitions, story)
 
 
 OLD = {"ResourceID": make.resource_id("reader"), "ClientID": "client-of-reader"}
 
 
-def test_old_spelling_is_rewritten_once_when_asked(definitions: list[dict[str, Any]]) -> None:
+async def test_old_spelling_is_rewritten_once_when_asked(definitions: list[dict[str, Any]]) -> None:
     """The upgrade rewrites only old spellings, once, and records that in upstream's key beside others."""
 
     async def story(world: World, api: Api) -> None:
@@ -325,10 +325,10 @@ def test_old_spelling_is_rewritten_once_when_asked(definitions: list[dict[str, A
         assert await type_upgrade.upgrade(api, key, "type-upgrade-status") == 0
         assert len(world.requests) == requests_before + 1
 
-    played(definitions, story)
+    await played(definitions, story)
 
 
-def test_what_upstream_left_is_taken_over(run_in_world: Run) -> None:
+async def test_what_upstream_left_is_taken_over(run_in_world: Run) -> None:
     """Upstream's objects, with a state or without, in both spellings, cause no write and no PATCH."""
 
     async def story(world: Any) -> None:
@@ -349,7 +349,7 @@ def test_what_upstream_left_is_taken_over(run_in_world: Run) -> None:
         assert {name: new_versions[name] for name in old_versions} == old_versions
         assert world.machines.patches == []
 
-    run_in_world(story)
+    await run_in_world(story)
 
 
 def assigned_objects(world: Any) -> list[dict[str, Any]]:

@@ -1,6 +1,6 @@
 """What MIC reports to NMI of machines: one object for each, written when it changes and not with each pod."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -12,7 +12,7 @@ from podidentity.core.model.machine_state import LABEL, MachineState
 from podidentity.mic.adapters.machine_states import remove_all
 from podidentity.mic.settings import Settings
 
-Run = Callable[..., None]
+Run = Callable[..., Awaitable[None]]
 
 
 def told(world: Any, target: Target | None = None) -> MachineState | None:
@@ -35,7 +35,7 @@ async def until_assigned(world: Any) -> None:
     await world.until(lambda: set(world.states().values()) == {"Assigned"}, "all pods")
 
 
-def test_it_is_written_with_the_identity_and_not_with_each_pod(run_in_world: Run) -> None:
+async def test_it_is_written_with_the_identity_and_not_with_each_pod(run_in_world: Run) -> None:
     """The first pod brings the identity and a machine's object; a hundred more cause no write to the object."""
 
     async def story(world: Any) -> None:
@@ -48,10 +48,10 @@ def test_it_is_written_with_the_identity_and_not_with_each_pod(run_in_world: Run
         await world.until(lambda: list(world.states().values()) == ["Assigned"] * 101, "all pods")
         assert world.writes("leases/podidentity-") == writes
 
-    run_in_world(story)
+    await run_in_world(story)
 
 
-def test_it_says_by_which_rules_mic_assigns(run_in_world: Run) -> None:
+async def test_it_says_by_which_rules_mic_assigns(run_in_world: Run) -> None:
     """The object says that MIC keeps namespaces apart, so that an NMI without the flag does so, too."""
 
     async def story(world: Any) -> None:
@@ -59,10 +59,10 @@ def test_it_says_by_which_rules_mic_assigns(run_in_world: Run) -> None:
         await world.until(lambda: (state := told(world)) is not None and state.force_namespaced, "the object")
         await until_assigned(world)
 
-    run_in_world(story, force_namespaced=True)
+    await run_in_world(story, force_namespaced=True)
 
 
-def test_it_goes_when_nobody_follows_the_machine_any_more(run_in_world: Run) -> None:
+async def test_it_goes_when_nobody_follows_the_machine_any_more(run_in_world: Run) -> None:
     """The object is deleted with the machine's last pod: nobody would update it any more, and NMI would rely on it."""
 
     async def story(world: Any) -> None:
@@ -72,10 +72,10 @@ def test_it_goes_when_nobody_follows_the_machine_any_more(run_in_world: Run) -> 
         world.remove_pod(pod)
         await world.until(lambda: identities(world) is None and not world.states(), "the end of the object")
 
-    run_in_world(story)
+    await run_in_world(story)
 
 
-def test_what_somebody_else_wrote_is_written_anew(run_in_world: Run) -> None:
+async def test_what_somebody_else_wrote_is_written_anew(run_in_world: Run) -> None:
     """When somebody else has edited the object, MIC reads it again and writes the right content."""
 
     async def story(world: Any) -> None:
@@ -92,10 +92,10 @@ def test_what_somebody_else_wrote_is_written_anew(run_in_world: Run) -> None:
         await world.until(lambda: world.states().get("second-default-writer") == "Assigned", "the second pod")
         await world.until(lambda: identities(world) == {"reader", "writer"}, "the object again")
 
-    run_in_world(story)
+    await run_in_world(story)
 
 
-def test_a_node_without_provider_id_goes_by_its_own_name(run_in_world: Run) -> None:
+async def test_a_node_without_provider_id_goes_by_its_own_name(run_in_world: Run) -> None:
     """Such a node's object is named for the node: its NMI does not know the Azure ID, which azure.json completes."""
 
     async def story(world: Any) -> None:
@@ -103,11 +103,11 @@ def test_a_node_without_provider_id_goes_by_its_own_name(run_in_world: Run) -> N
         await world.until(lambda: identities(world, machine_state.published_target("n1", "")) == {"reader"}, "it")
         await until_assigned(world)
 
-    run_in_world(story)
+    await run_in_world(story)
 
 
 @pytest.mark.parametrize("status", [403, 500])
-def test_pods_do_not_wait_for_it(run_in_world: Run, status: int) -> None:
+async def test_pods_do_not_wait_for_it(run_in_world: Run, status: int) -> None:
     """A role that forbids the object, or an API server that fails, costs no pod its assigned identity."""
 
     async def story(world: Any) -> None:
@@ -119,10 +119,10 @@ def test_pods_do_not_wait_for_it(run_in_world: Run, status: int) -> None:
             world.refuse = None
             await world.until(lambda: identities(world) == {"reader"}, "the object in the end")
 
-    run_in_world(story)
+    await run_in_world(story)
 
 
-def test_uninstalled_it_is_gone(run_in_world: Run) -> None:
+async def test_uninstalled_it_is_gone(run_in_world: Run) -> None:
     """Uninstalling removes MIC's Leases for machines, and no Lease without their label."""
 
     async def story(world: Any) -> None:
@@ -136,10 +136,10 @@ def test_uninstalled_it_is_gone(run_in_world: Run) -> None:
         assert [obj["metadata"]["name"] for obj in remaining if LABEL in obj["metadata"].get("labels", {})] == []
         assert "lock" in {obj["metadata"]["name"] for obj in remaining}
 
-    run_in_world(story, Settings())
+    await run_in_world(story, Settings())
 
 
-def test_assigned_identities_may_be_off(run_in_world: Run) -> None:
+async def test_assigned_identities_may_be_off(run_in_world: Run) -> None:
     """No such object is written and old ones are deleted; identities are assigned and reported to NMI all the same."""
 
     async def story(world: Any) -> None:
@@ -157,4 +157,4 @@ def test_assigned_identities_may_be_off(run_in_world: Run) -> None:
         await world.until(lambda: world.under_way == 0, "MIC is done")
         assert not world.states()
 
-    run_in_world(story, Settings(assigned_identities=False), before=[make.assigned()])
+    await run_in_world(story, Settings(assigned_identities=False), before=[make.assigned()])

@@ -1,7 +1,5 @@
 """MIC's metrics about its cycles and its writes, under upstream's names."""
 
-import asyncio
-
 import pytest
 
 import make
@@ -39,43 +37,40 @@ class Objects:
     replace = mark = delete = create
 
 
-def page_after_writes(error: KubernetesError | None = None) -> str:
+async def page_after_writes(error: KubernetesError | None = None) -> str:
     """Return the page after one write of each sort."""
     registry = metrics.make_registry()
     mic_metrics = Metrics(registry)
     objects = CountedObjects(Objects(error), mic_metrics)
 
-    async def write() -> None:
+    with mic_metrics.cycle():
         for write_object in (objects.create, objects.replace, objects.mark, objects.delete):
             try:
                 await write_object(make.assigned())
             except KubernetesError:
                 continue
-
-    with mic_metrics.cycle():
-        asyncio.run(write())
     mic_metrics.elections.inc()
     return metrics.render(registry).decode()
 
 
-def test_names_and_kinds_are_upstreams() -> None:
+async def test_names_and_kinds_are_upstreams() -> None:
     """The names are upstream's exactly, without `_total`, because dashboards use them."""
-    page = page_after_writes()
+    page = await page_after_writes()
     assert [name for name, kind in NAMES.items() if f"# TYPE aadpodidentity_{name} {kind}\n" not in page] == []
 
 
-def test_buckets_contain_upstreams() -> None:
+async def test_buckets_contain_upstreams() -> None:
     """The buckets contain upstream's: 0.01 to 10 for writes, 0.5 to 1200 for cycles."""
-    page = page_after_writes()
+    page = await page_after_writes()
     for name, bound in (("addition", "0.01"), ("deletion", "10.0")):
         assert f'aadpodidentity_assigned_identity_{name}_duration_seconds_bucket{{le="{bound}"}}' in page
     for bound in ("0.5", "1200.0"):
         assert f'aadpodidentity_mic_cycle_duration_seconds_bucket{{le="{bound}"}}' in page
 
 
-def test_each_write_is_counted_as_what_it_is() -> None:
+async def test_each_write_is_counted_as_what_it_is() -> None:
     """Each write counts once as its sort; as in upstream, a new state is no update."""
-    page = page_after_writes()
+    page = await page_after_writes()
     for name in ("assigned_identity_addition", "assigned_identity_deletion", "assigned_identity_update", "mic_cycle"):
         assert f"aadpodidentity_{name}_count 1.0" in page
     assert "aadpodidentity_mic_new_leader_election_count 1.0" in page
@@ -84,9 +79,9 @@ def test_each_write_is_counted_as_what_it_is() -> None:
 @pytest.mark.parametrize(
     ("error", "count"), [(UnreachableError("500"), "1.0"), (ConflictError("409"), "0.0"), (FencedError("-"), "0.0")]
 )
-def test_failures_are_counted_by_operation(error: KubernetesError, count: str) -> None:
+async def test_failures_are_counted_by_operation(error: KubernetesError, count: str) -> None:
     """Failures have upstream's labels; a conflict or a lost lead is no failure."""
-    page = page_after_writes(error)
+    page = await page_after_writes(error)
     for operation in (
         "assigned_identity_addition",
         "assigned_identity_deletion",

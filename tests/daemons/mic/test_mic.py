@@ -2,15 +2,15 @@
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import make
 
-Run = Callable[..., None]
+Run = Callable[..., Awaitable[None]]
 
 
-def test_a_pod_gets_its_identity_and_gives_it_back(run_in_world: Run) -> None:
+async def test_a_pod_gets_its_identity_and_gives_it_back(run_in_world: Run) -> None:
     """A pod's identity is assigned to its scale set, and removed together with its object after the last pod."""
 
     async def story(world: Any) -> None:
@@ -23,10 +23,10 @@ def test_a_pod_gets_its_identity_and_gives_it_back(run_in_world: Run) -> None:
         await world.until(lambda: ("Normal", "binding removed") in world.events(), "the event")
         assert ("Normal", "binding applied") in world.events()
 
-    run_in_world(story)
+    await run_in_world(story)
 
 
-def test_what_mic_puts_is_recorded_before_it_is_put(run_in_world: Run) -> None:
+async def test_what_mic_puts_is_recorded_before_it_is_put(run_in_world: Run) -> None:
     """The record names an identity before the PATCH that assigns it is done."""
 
     async def story(world: Any) -> None:
@@ -37,10 +37,10 @@ def test_what_mic_puts_is_recorded_before_it_is_put(run_in_world: Run) -> None:
         record = json.loads(config_map["data"]["assigned-by-mic"])
         assert record == {make.target().path: [make.resource_id("reader")]}
 
-    run_in_world(story)
+    await run_in_world(story)
 
 
-def test_an_identity_that_somebody_else_put_there_stays(run_in_world: Run) -> None:
+async def test_an_identity_that_somebody_else_put_there_stays(run_in_world: Run) -> None:
     """MIC does not remove an identity that it did not assign."""
 
     async def story(world: Any) -> None:
@@ -52,10 +52,10 @@ def test_an_identity_that_somebody_else_put_there_stays(run_in_world: Run) -> No
         await world.until(lambda: not world.states(), "removal of the object")
         assert world.machines.patches == []
 
-    run_in_world(story)
+    await run_in_world(story)
 
 
-def test_a_slow_scale_set_delays_nobody_else(run_in_world: Run) -> None:
+async def test_a_slow_scale_set_delays_nobody_else(run_in_world: Run) -> None:
     """A pod is Assigned while the PATCH of another scale set hangs."""
 
     async def story(world: Any) -> None:
@@ -67,10 +67,10 @@ def test_a_slow_scale_set_delays_nobody_else(run_in_world: Run) -> None:
         await world.until(lambda: world.states().get("second-default-reader") == "Assigned", "Assigned")
         assert world.states()["first-default-reader"] == "Created"
 
-    run_in_world(story)
+    await run_in_world(story)
 
 
-def test_one_bad_identity_does_not_hold_up_the_others(run_in_world: Run) -> None:
+async def test_one_bad_identity_does_not_hold_up_the_others(run_in_world: Run) -> None:
     """Only the bad identity stays Created, and an event on its binding says why."""
 
     async def story(world: Any) -> None:
@@ -83,4 +83,4 @@ def test_one_bad_identity_does_not_hold_up_the_others(run_in_world: Run) -> None
         await world.until(lambda: world.states() == states, "the good ones Assigned")
         await world.until(lambda: ("Warning", "binding apply error") in world.events(), "the event")
 
-    run_in_world(story)
+    await run_in_world(story)

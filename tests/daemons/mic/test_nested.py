@@ -34,40 +34,34 @@ def environment(folder: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("levels", LEVELS)
-def test_a_mic_works_beside_nested_objects(levels: int, tmp_path: Path) -> None:
+async def test_a_mic_works_beside_nested_objects(levels: int, tmp_path: Path) -> None:
     """Deeply nested pods, listed at the start or watched later, get their assigned identities."""
-
-    async def act() -> None:
-        async with ScriptedServer.listening() as server:
-            server.put("/api/v1/namespaces/team/pods/deep", deep_pod(levels))
-            server.put("/api/v1/nodes/n1", {"metadata": {"name": "n1"}, "spec": {}})
-            server.put(f"{GROUP}/azureidentities/reader", deep_custom(levels, IDENTITY, "reader"))
-            server.put(f"{GROUP}/azureidentitybindings/reader", deep_custom(levels, BINDING, "reader"))
-            flags = (
-                f"--kubeconfig={server.write_kubeconfig(tmp_path)}",
-                f"--http-probe-port={unused_port()}",
-                f"--prometheus-port={unused_port()}",
+    async with ScriptedServer.listening() as server:
+        server.put("/api/v1/namespaces/team/pods/deep", deep_pod(levels))
+        server.put("/api/v1/nodes/n1", {"metadata": {"name": "n1"}, "spec": {}})
+        server.put(f"{GROUP}/azureidentities/reader", deep_custom(levels, IDENTITY, "reader"))
+        server.put(f"{GROUP}/azureidentitybindings/reader", deep_custom(levels, BINDING, "reader"))
+        flags = (
+            f"--kubeconfig={server.write_kubeconfig(tmp_path)}",
+            f"--http-probe-port={unused_port()}",
+            f"--prometheus-port={unused_port()}",
+        )
+        command = (sys.executable, "-m", "podidentity", "mic", *flags)
+        with (tmp_path / "log").open("wb") as log:
+            process = await asyncio.create_subprocess_exec(*command, env=environment(tmp_path), stdout=log, stderr=log)
+        try:
+            await eventually(
+                lambda: process.returncode is not None or has_assigned_identity(server, "deep"), "the first pod's"
             )
-            command = (sys.executable, "-m", "podidentity", "mic", *flags)
-            with (tmp_path / "log").open("wb") as log:
-                process = await asyncio.create_subprocess_exec(
-                    *command, env=environment(tmp_path), stdout=log, stderr=log
-                )
-            try:
-                await eventually(
-                    lambda: process.returncode is not None or has_assigned_identity(server, "deep"), "the first pod's"
-                )
-                watches_of(server)[-1].send_bytes(b'{"type":"ADDED","object":' + deep_pod(levels, "later") + b"}\n")
-                await eventually(
-                    lambda: process.returncode is not None or has_assigned_identity(server, "later"), "the second's"
-                )
-                assert process.returncode is None, (tmp_path / "log").read_text()[-2000:]
-            finally:
-                if process.returncode is None:
-                    process.kill()
-                await process.wait()
-
-    asyncio.run(act())
+            watches_of(server)[-1].send_bytes(b'{"type":"ADDED","object":' + deep_pod(levels, "later") + b"}\n")
+            await eventually(
+                lambda: process.returncode is not None or has_assigned_identity(server, "later"), "the second's"
+            )
+            assert process.returncode is None, (tmp_path / "log").read_text()[-2000:]
+        finally:
+            if process.returncode is None:
+                process.kill()
+            await process.wait()
 
 
 def has_assigned_identity(server: ScriptedServer, pod: str) -> bool:

@@ -1,7 +1,7 @@
 """MIC and NMI's watches on one API: NMI decides by itself what MIC writes, and goes on without MIC."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -19,8 +19,8 @@ from podidentity.nmi.adapters.cluster import Cluster
 from podidentity.nmi.settings import Settings
 from waiting import eventually
 
-Run = Callable[..., None]
-Play = Callable[..., None]
+Run = Callable[..., Awaitable[None]]
+Play = Callable[..., Awaitable[None]]
 CUSTOM = "aadpodidentity.k8s.io"
 
 
@@ -58,7 +58,7 @@ def own(cluster: Cluster, pod: Pod) -> set[tuple[object, ...]]:
     return {(item.identity, item.binding, item.node, item.state) for item in cluster.assigned_to(pod)}
 
 
-def test_nmi_says_what_mic_writes(run_in_world: Run) -> None:
+async def test_nmi_says_what_mic_writes(run_in_world: Run) -> None:
     """NMI decides as MIC writes, in two namespaces, before the PATCH and after it, and when a binding is deleted."""
 
     async def story(world: World) -> None:
@@ -81,10 +81,10 @@ def test_nmi_says_what_mic_writes(run_in_world: Run) -> None:
             world.kubernetes.storage.delete(f"azureidentitybindings.{CUSTOM}", "default", "reader-binding")
             await eventually(lambda: not decided(cluster, pods[0]) and not decided(cluster, pods[1]), "no binding")
 
-    run_in_world(story)
+    await run_in_world(story)
 
 
-def test_without_mic_a_new_pod_has_its_identity_at_once(play: Play) -> None:
+async def test_without_mic_a_new_pod_has_its_identity_at_once(play: Play) -> None:
     """After MIC has ended, its report of the machine stays, and NMI gives a new pod the identity by it."""
 
     async def story(world: World, api: Api) -> None:
@@ -99,10 +99,10 @@ def test_without_mic_a_new_pod_has_its_identity_at_once(play: Play) -> None:
             assert decided(cluster, second) == {"reader": AssignedState.ASSIGNED}
             assert "second-default-reader" not in world.states()
 
-    play(story)
+    await play(story)
 
 
-def test_without_a_word_of_mic_no_namespace_uses_anothers(play: Play) -> None:
+async def test_without_a_word_of_mic_no_namespace_uses_anothers(play: Play) -> None:
     """Without MIC's report NMI gives a pod only what its own namespace's bindings allow."""
 
     async def story(world: World, api: Api) -> None:
@@ -113,10 +113,10 @@ def test_without_a_word_of_mic_no_namespace_uses_anothers(play: Play) -> None:
             assert decided(cluster, make.pod()) == {"reader": AssignedState.ASSIGNED}
             assert decided(cluster, make.pod(namespace="team-b")) == {}
 
-    play(story)
+    await play(story)
 
 
-def test_the_stricter_rule_counts(run_in_world: Run) -> None:
+async def test_the_stricter_rule_counts(run_in_world: Run) -> None:
     """If MIC keeps namespaces apart and says so in its report, an NMI without the flag does so, too."""
 
     async def story(world: World) -> None:
@@ -127,10 +127,10 @@ def test_the_stricter_rule_counts(run_in_world: Run) -> None:
             assert decided(cluster, make.pod(namespace="team-b")) == {}
             assert decided(cluster, make.pod()) == {"reader": AssignedState.ASSIGNED}
 
-    run_in_world(story, force_namespaced=True)
+    await run_in_world(story, force_namespaced=True)
 
 
-def test_an_allow_list_that_nmi_does_not_read_allows_nothing(run_in_world: Run) -> None:
+async def test_an_allow_list_that_nmi_does_not_read_allows_nothing(run_in_world: Run) -> None:
     """With its flag NMI goes by the namespace's annotation, as MIC does; without the flag NMI gives nothing."""
 
     async def story(world: World) -> None:
@@ -146,10 +146,10 @@ def test_an_allow_list_that_nmi_does_not_read_allows_nothing(run_in_world: Run) 
             await eventually(lambda: decided(cluster, make.pod()) == {}, "the end of the permission")
         await world.until(lambda: not world.states() and not world.machines.carries[make.target()], "MIC is done")
 
-    run_in_world(story, allow_list=True)
+    await run_in_world(story, allow_list=True)
 
 
-def test_a_role_without_the_rights_goes_by_mics_objects_until_it_has_them(play: Play) -> None:
+async def test_a_role_without_the_rights_goes_by_mics_objects_until_it_has_them(play: Play) -> None:
     """With upstream's role NMI goes by MIC's objects; given the rights, it decides itself without a restart."""
 
     async def story(world: World, api: Api) -> None:
@@ -166,10 +166,10 @@ def test_a_role_without_the_rights_goes_by_mics_objects_until_it_has_them(play: 
             await eventually(lambda: decided(cluster, make.pod()) == {"reader": AssignedState.ASSIGNED}, "by itself")
             assert not [delay for delay in cluster.delays() if "assigned" in delay]
 
-    play(story)
+    await play(story)
 
 
-def test_a_node_gets_its_provider_id_later(play: Play) -> None:
+async def test_a_node_gets_its_provider_id_later(play: Play) -> None:
     """When the node that has just joined gets its provider ID, its NMI learns which machine it is."""
 
     async def story(world: World, api: Api) -> None:
@@ -187,10 +187,10 @@ def test_a_node_gets_its_provider_id_later(play: Play) -> None:
             await eventually(lambda: cluster.knows_machine, "its machine")
             assert cluster.grants_confirmed_at() > 0
 
-    play(story)
+    await play(story)
 
 
-def test_conditions_wake_nobody(run_in_world: Run) -> None:
+async def test_conditions_wake_nobody(run_in_world: Run) -> None:
     """Conditions and annotations of an AzureIdentity change no decision, so they make no new revision."""
 
     async def story(world: World) -> None:
@@ -209,7 +209,7 @@ def test_conditions_wake_nobody(run_in_world: Run) -> None:
             await eventually(lambda: cluster.revisions.latest > revision, "a change that counts")
             assert cluster.revisions.latest == revision + 1
 
-    run_in_world(story)
+    await run_in_world(story)
 
 
 def _http(api: Api) -> Any:

@@ -52,14 +52,14 @@ def smallest_slices() -> Iterator[None]:
 
 @given(snapshots(), snapshots(), POLICIES)
 @settings(max_examples=50, deadline=None)
-def test_a_plan_in_slices_is_the_plan_at_a_stretch(snapshot: Snapshot, other: Snapshot, policy: Policy) -> None:
+async def test_a_plan_in_slices_is_the_plan_at_a_stretch(snapshot: Snapshot, other: Snapshot, policy: Policy) -> None:
     """For any cluster both plans are equal, even while another plan is made in between."""
 
     async def both() -> tuple[tuple[Plan, tuple[Conditions, Conditions]], ...]:
         return await asyncio.gather(sliced(snapshot, policy), sliced(other, policy))
 
     with mock.patch.object(slices, "PAUSE_SECONDS", 0.0):
-        in_slices = tuple(asyncio.run(both()))
+        in_slices = tuple(await both())
     with mock.patch.object(steps, "STEP", 10_000):
         assert in_slices == (whole(snapshot, policy), whole(other, policy))
 
@@ -74,7 +74,7 @@ def test_sorting_in_steps_is_sorting(numbers: list[int], step: int) -> None:
         )
 
 
-def test_other_work_has_its_turn_between_two_slices() -> None:
+async def test_other_work_has_its_turn_between_two_slices() -> None:
     """Between any two steps another task of the event loop runs."""
     turns: list[str] = []
 
@@ -89,12 +89,9 @@ def test_other_work_has_its_turn_between_two_slices() -> None:
             turns.append("other")
             await asyncio.sleep(0)
 
-    async def run() -> None:
-        task = asyncio.create_task(others())
-        assert await slices.run(count()) == "result"
-        task.cancel()
-
-    asyncio.run(run())
+    task = asyncio.create_task(others())
+    assert await slices.run(count()) == "result"
+    task.cancel()
     steps_at = [turns.index(f"step {number}") for number in range(3)]
     assert all("other" in turns[start:end] for start, end in itertools.pairwise(steps_at))
 

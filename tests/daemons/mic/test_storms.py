@@ -2,14 +2,14 @@
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
 import make
 from podidentity.core.model.identities import POD_LABEL, ObjectKey
 
-Run = Callable[..., None]
+Run = Callable[..., Awaitable[None]]
 RESOURCE = "azureassignedidentities.aadpodidentity.k8s.io"
 NAMES = [f"id{number}" for number in range(5)]
 
@@ -31,7 +31,7 @@ def five_identities(world: Any) -> None:
     world.add(*(make.binding(name, azure_identity=name, selector=name) for name in NAMES))
 
 
-def test_forty_pods_come_at_once_and_some_go(run_in_world: Run) -> None:
+async def test_forty_pods_come_at_once_and_some_go(run_in_world: Run) -> None:
     """Of 40 pods with 5 identities some are removed or relabelled meanwhile; the rest have exactly their identities."""
 
     async def story(world: Any) -> None:
@@ -58,7 +58,7 @@ def test_forty_pods_come_at_once_and_some_go(run_in_world: Run) -> None:
             world.remove_pod(pod)
         await world.until(lambda: not world.states() and not any(world.machines.carries.values()), "nothing is left")
 
-    run_in_world(story)
+    await run_in_world(story)
 
 
 def relabel(world: Any, key: ObjectKey, selector: str) -> None:
@@ -75,7 +75,7 @@ def names_on(world: Any, target: Any) -> set[str]:
     return {identity.name for identity in world.machines.carries.get(target, set())}
 
 
-def test_the_same_names_in_two_namespaces_do_not_mix(run_in_world: Run) -> None:
+async def test_the_same_names_in_two_namespaces_do_not_mix(run_in_world: Run) -> None:
     """With equal names of pods, bindings and identities, each pod gets the identity of its own namespace."""
 
     async def story(world: Any) -> None:
@@ -95,10 +95,10 @@ def test_the_same_names_in_two_namespaces_do_not_mix(run_in_world: Run) -> None:
             namespace: make.resource_id(f"reader-of-{namespace}") for namespace in ("default", "team-b")
         }
 
-    run_in_world(story)
+    await run_in_world(story)
 
 
-def test_what_others_write_in_between_is_not_overwritten(run_in_world: Run) -> None:
+async def test_what_others_write_in_between_is_not_overwritten(run_in_world: Run) -> None:
     """After a conflict MIC plans again from the stored object, and keeps what others added."""
 
     async def story(world: Any) -> None:
@@ -117,10 +117,10 @@ def test_what_others_write_in_between_is_not_overwritten(run_in_world: Run) -> N
         annotations = [obj["metadata"]["annotations"] for obj in world.kubernetes.storage.list(RESOURCE)]
         assert annotations == [{"somebody": "was here"}] * 10
 
-    run_in_world(story)
+    await run_in_world(story)
 
 
-def test_lost_watches_cost_time_and_nothing_else(run_in_world: Run) -> None:
+async def test_lost_watches_cost_time_and_nothing_else(run_in_world: Run) -> None:
     """Changes during an interruption of all watches are seen afterwards."""
 
     async def story(world: Any) -> None:
@@ -135,10 +135,10 @@ def test_lost_watches_cost_time_and_nothing_else(run_in_world: Run) -> None:
         result = {(pod.key.name, "default", pod.selector) for pod in pods[5:]}
         await world.until(lambda: assignments(world) == result, "what is there now")
 
-    run_in_world(story)
+    await run_in_world(story)
 
 
-def test_what_was_unassigned_by_hand_does_not_stop_a_deletion(run_in_world: Run) -> None:
+async def test_what_was_unassigned_by_hand_does_not_stop_a_deletion(run_in_world: Run) -> None:
     """A pod's object is deleted although its identity was removed from the scale set by hand."""
 
     async def story(world: Any) -> None:
@@ -149,10 +149,10 @@ def test_what_was_unassigned_by_hand_does_not_stop_a_deletion(run_in_world: Run)
         world.remove_pod(pod)
         await world.until(lambda: not world.states(), "removal")
 
-    run_in_world(story)
+    await run_in_world(story)
 
 
-def test_a_pod_that_is_made_again_on_another_node_is_followed(run_in_world: Run) -> None:
+async def test_a_pod_that_is_made_again_on_another_node_is_followed(run_in_world: Run) -> None:
     """When a pod of the same name appears on another node, its object names the new node."""
 
     async def story(world: Any) -> None:
@@ -167,4 +167,4 @@ def test_a_pod_that_is_made_again_on_another_node_is_followed(run_in_world: Run)
 
         await world.until(lambda: nodes() == ["n2"], "the new node")
 
-    run_in_world(story)
+    await run_in_world(story)

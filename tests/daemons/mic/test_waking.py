@@ -1,7 +1,7 @@
 """When MIC plans again: at once for pods that others change, and once, a little later, after its own writes."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
@@ -26,16 +26,12 @@ from podidentity.timing import SYSTEM_CLOCK
 IDENTITY = make.assigned(make.pod())
 
 
-def play(story: Callable[[WatchedCluster, Changes], Any]) -> None:
+async def play(story: Callable[[WatchedCluster, Changes], Any]) -> None:
     """Run a story with a cluster whose watches the test simulates, after a full plan."""
-
-    async def run() -> None:
-        cluster, changes = WatchedCluster(cast("Any", SimpleNamespace(clock=SYSTEM_CLOCK))), Changes()
-        cluster.report_to(changes)
-        changes.clear()
-        await story(cluster, changes)
-
-    asyncio.run(run())
+    cluster, changes = WatchedCluster(cast("Any", SimpleNamespace(clock=SYSTEM_CLOCK))), Changes()
+    cluster.report_to(changes)
+    changes.clear()
+    await story(cluster, changes)
 
 
 def take_changed_pods(changes: Changes) -> frozenset[object]:
@@ -52,7 +48,7 @@ def show_write(cluster: WatchedCluster, version: str, assigned_identity: AzureAs
     cluster.assigned_identities.upsert(StoredObject(assigned_identity.key, "uid", version, updated))
 
 
-def test_what_a_watch_shows_of_our_own_writes_waits() -> None:
+async def test_what_a_watch_shows_of_our_own_writes_waits() -> None:
     """MIC's own writes only schedule a full plan, whether the watch shows them before the response or after it."""
 
     async def story(cluster: WatchedCluster, changes: Changes) -> None:
@@ -68,10 +64,10 @@ def test_what_a_watch_shows_of_our_own_writes_waits() -> None:
         assert changes.is_full_plan_due
         assert not changes.changed_pods
 
-    play(story)
+    await play(story)
 
 
-def test_what_others_write_concerns_its_pod_at_once() -> None:
+async def test_what_others_write_concerns_its_pod_at_once() -> None:
     """A write by others, or any deletion, marks its pod as changed, also after MIC's own write."""
 
     async def story(cluster: WatchedCluster, changes: Changes) -> None:
@@ -84,10 +80,10 @@ def test_what_others_write_concerns_its_pod_at_once() -> None:
             cluster.assigned_identities.remove(IDENTITY.key)
         assert take_changed_pods(changes) == {IDENTITY.pod}
 
-    play(story)
+    await play(story)
 
 
-def test_of_a_pod_only_what_a_plan_depends_on_counts() -> None:
+async def test_of_a_pod_only_what_a_plan_depends_on_counts() -> None:
     """A pod is planned again when its node, phase or UID changes or it is deleted, not for its address."""
 
     async def story(cluster: WatchedCluster, changes: Changes) -> None:
@@ -106,10 +102,10 @@ def test_of_a_pod_only_what_a_plan_depends_on_counts() -> None:
         cluster.pods.remove(pod.key)
         assert take_changed_pods(changes) == {pod.key}
 
-    play(story)
+    await play(story)
 
 
-def test_what_any_pod_may_depend_on_concerns_everything() -> None:
+async def test_what_any_pod_may_depend_on_concerns_everything() -> None:
     """A changed binding, identity or node, or too many changed pods, make a full plan due."""
 
     async def story(cluster: WatchedCluster, changes: Changes) -> None:
@@ -127,10 +123,10 @@ def test_what_any_pod_may_depend_on_concerns_everything() -> None:
             changes.note_pod(ObjectKey("default", f"p{number}"))
         assert changes.is_full_plan_due
 
-    play(story)
+    await play(story)
 
 
-def test_a_partial_snapshot_shows_what_the_full_one_shows() -> None:
+async def test_a_partial_snapshot_shows_what_the_full_one_shows() -> None:
     """A partial snapshot has the same pods, nodes and assigned identities, unseen writes included."""
 
     async def story(cluster: WatchedCluster, changes: Changes) -> None:
@@ -159,7 +155,7 @@ def test_a_partial_snapshot_shows_what_the_full_one_shows() -> None:
         missing = cluster.partial_snapshot({ObjectKey("default", "gone")}, {})
         assert (missing.pods, missing.nodes, missing.assigned_identities) == ((), {}, ())
 
-    play(story)
+    await play(story)
 
 
 def put(
@@ -177,7 +173,7 @@ def put(
         stores[type(value)].upsert(StoredObject(key, "uid", version, value))
 
 
-def test_a_changed_rule_is_planned_for_the_pods_that_it_concerns() -> None:
+async def test_a_changed_rule_is_planned_for_the_pods_that_it_concerns() -> None:
     """Pods of a changed binding, identity or node are planned for at once; they do not wait for the next full plan."""
 
     async def story(cluster: WatchedCluster, changes: Changes) -> None:
@@ -199,10 +195,10 @@ def test_a_changed_rule_is_planned_for_the_pods_that_it_concerns() -> None:
         cluster.bindings.remove(make.binding().key)
         assert changes.changed_pods.pods == {web.key}
 
-    play(story)
+    await play(story)
 
 
-def test_a_rule_that_concerns_many_is_left_to_the_full_plan() -> None:
+async def test_a_rule_that_concerns_many_is_left_to_the_full_plan() -> None:
     """If a change concerns too many pods, a full plan is due and no partial one."""
 
     async def story(cluster: WatchedCluster, changes: Changes) -> None:
@@ -212,11 +208,11 @@ def test_a_rule_that_concerns_many_is_left_to_the_full_plan() -> None:
         assert changes.is_full_plan_due
         assert not changes.changed_pods
 
-    play(story)
+    await play(story)
 
 
-def test_a_binding_right_after_a_full_plan_waits_for_no_rest(
-    run_in_world: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+async def test_a_binding_right_after_a_full_plan_waits_for_no_rest(
+    run_in_world: Callable[..., Awaitable[None]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Though MIC may rest an hour after a full plan, a new binding's pod is Assigned before the rest ends."""
     monkeypatch.setattr(sync, "REST_SECONDS_PER_POD", 3600.0)
@@ -228,4 +224,4 @@ def test_a_binding_right_after_a_full_plan_waits_for_no_rest(
         world.add(make.identity("writer"), make.binding("w", azure_identity="writer", selector="writer"))
         await world.until(lambda: world.states().get("other-default-writer") == "Assigned", "the other pod")
 
-    run_in_world(story)
+    await run_in_world(story)

@@ -1,6 +1,6 @@
 """ARCHITECTURE.md's walk of a new pod is the way from the watch's event to the identity in Azure."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import make
@@ -12,7 +12,7 @@ STANDS_IN = "azure/compute.py"
 """The module in whose place these tests have machines in memory."""
 
 
-def test_a_new_pod_runs_the_files_of_its_walk(run_in_world: Callable[..., None]) -> None:
+async def test_a_new_pod_runs_the_files_of_its_walk(run_in_world: Callable[..., Awaitable[None]]) -> None:
     """A new pod runs the fifteen files that ARCHITECTURE.md lists, and no other that decides anything."""
     files, beside = walk("a new pod")
 
@@ -28,4 +28,4 @@ def test_a_new_pod_runs_the_files_of_its_walk(run_in_world: Callable[..., None])
         assert decisive - beside == set(files)
         assert len(files) == 15
 
-    run_in_world(story)
+    await run_in_world(story)

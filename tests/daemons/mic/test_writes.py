@@ -1,7 +1,7 @@
 """What MIC writes to Kubernetes and how much at a time, and how long it keeps identities."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import make
@@ -10,10 +10,10 @@ from podidentity.core.model.allow_list import ANNOTATION
 from podidentity.kube.resources import ASSIGNED_IDENTITIES
 from podidentity.mic.settings import Settings
 
-Run = Callable[..., None]
+Run = Callable[..., Awaitable[None]]
 
 
-def test_an_identity_that_is_there_costs_one_write(run_in_world: Run) -> None:
+async def test_an_identity_that_is_there_costs_one_write(run_in_world: Run) -> None:
     """The second pod of a scale set is created as Assigned by one POST, and Azure has nothing to do."""
 
     async def story(world: Any) -> None:
@@ -25,10 +25,10 @@ def test_an_identity_that_is_there_costs_one_write(run_in_world: Run) -> None:
         assert world.writes()[writes_before:] == ["POST"]
         assert len(world.machines.patches) == patches
 
-    run_in_world(story)
+    await run_in_world(story)
 
 
-def test_independent_writes_are_under_way_together(run_in_world: Run) -> None:
+async def test_independent_writes_are_under_way_together(run_in_world: Run) -> None:
     """Several writes are under way at a time, and never more than `--createDeleteBatch`."""
 
     async def story(world: Any) -> None:
@@ -36,10 +36,10 @@ def test_independent_writes_are_under_way_together(run_in_world: Run) -> None:
         await world.until(lambda: list(world.states().values()) == ["Assigned"] * 60, "all of them")
         assert 1 < world.most_under_way <= 7
 
-    run_in_world(story, Settings(batch=7))
+    await run_in_world(story, Settings(batch=7))
 
 
-def test_one_failing_write_keeps_no_other_from_being_written(run_in_world: Run) -> None:
+async def test_one_failing_write_keeps_no_other_from_being_written(run_in_world: Run) -> None:
     """A failed write is reported on its binding and retried; the others succeed."""
 
     async def story(world: Any) -> None:
@@ -51,10 +51,10 @@ def test_one_failing_write_keeps_no_other_from_being_written(run_in_world: Run) 
         world.add(make.pod("p6"))
         await world.until(lambda: list(world.states().values()) == ["Assigned"] * 7, "all of them")
 
-    run_in_world(story)
+    await run_in_world(story)
 
 
-def test_an_object_that_nobody_can_read_keeps_no_pod_from_its_identity(run_in_world: Run) -> None:
+async def test_an_object_that_nobody_can_read_keeps_no_pod_from_its_identity(run_in_world: Run) -> None:
     """A damaged object under the pod's name stays as it is, one event reports it, and the pod gets another."""
 
     async def story(world: Any) -> None:
@@ -73,10 +73,10 @@ def test_an_object_that_nobody_can_read_keeps_no_pod_from_its_identity(run_in_wo
         assert world.events().count(("Warning", "unreadable")) == 1
         assert world.kubernetes.storage.get(str(ASSIGNED_IDENTITIES), "default", "web-default-reader") == damaged
 
-    run_in_world(story)
+    await run_in_world(story)
 
 
-def test_a_namespace_names_only_what_it_is_allowed(run_in_world: Run) -> None:
+async def test_a_namespace_names_only_what_it_is_allowed(run_in_world: Run) -> None:
     """A binding has an effect only while its namespace's annotation allows it; otherwise an event says so."""
 
     async def story(world: Any) -> None:
@@ -89,10 +89,10 @@ def test_a_namespace_names_only_what_it_is_allowed(run_in_world: Run) -> None:
         world.annotate_namespace("default", {ANNOTATION: make.resource_id("write*")})
         await world.until(lambda: not world.states() and not world.machines.carries[make.target()], "removal")
 
-    run_in_world(story, allow_list=True)
+    await run_in_world(story, allow_list=True)
 
 
-def test_a_delay_keeps_the_identity_and_not_the_access(run_in_world: Run) -> None:
+async def test_a_delay_keeps_the_identity_and_not_the_access(run_in_world: Run) -> None:
     """With a delay, the object is deleted with its pod, the identity stays, and the next pod needs no PATCH."""
 
     async def story(world: Any) -> None:
@@ -105,10 +105,10 @@ def test_a_delay_keeps_the_identity_and_not_the_access(run_in_world: Run) -> Non
         await world.until(lambda: world.states() == {"next-default-reader": "Assigned"}, "the next pod")
         assert len(world.machines.patches) == 1
 
-    run_in_world(story, Settings(unassign_delay_seconds=3600))
+    await run_in_world(story, Settings(unassign_delay_seconds=3600))
 
 
-def test_the_delay_ends(run_in_world: Run) -> None:
+async def test_the_delay_ends(run_in_world: Run) -> None:
     """The identity is removed after the delay without a further change in the cluster."""
 
     async def story(world: Any) -> None:
@@ -118,10 +118,10 @@ def test_the_delay_ends(run_in_world: Run) -> None:
         world.remove_pod(pod)
         await world.until(lambda: not world.machines.carries[make.target()], "removal")
 
-    run_in_world(story, Settings(unassign_delay_seconds=0.2))
+    await run_in_world(story, Settings(unassign_delay_seconds=0.2))
 
 
-def test_with_assign_on_binding_the_identity_is_there_first(run_in_world: Run) -> None:
+async def test_with_assign_on_binding_the_identity_is_there_first(run_in_world: Run) -> None:
     """The identity is assigned to every scale set as soon as its binding exists, and removed with the binding."""
 
     async def story(world: Any) -> None:
@@ -136,10 +136,10 @@ def test_with_assign_on_binding_the_identity_is_there_first(run_in_world: Run) -
         world.kubernetes.storage.delete("azureidentitybindings.aadpodidentity.k8s.io", *make.binding().key)
         await world.until(lambda: not any(world.machines.carries.values()), "removal")
 
-    run_in_world(story, assign_on_binding=True)
+    await run_in_world(story, assign_on_binding=True)
 
 
-def test_a_name_that_is_leaving_is_given_again(run_in_world: Run) -> None:
+async def test_a_name_that_is_leaving_is_given_again(run_in_world: Run) -> None:
     """An object deleted by hand is created again under the same name."""
 
     async def story(world: Any) -> None:
@@ -153,4 +153,4 @@ def test_a_name_that_is_leaving_is_given_again(run_in_world: Run) -> None:
         await asyncio.sleep(0)
         assert list(world.states()) == ["web-default-reader"]
 
-    run_in_world(story)
+    await run_in_world(story)

@@ -6,10 +6,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-import uvloop
 
 from daemons.broker.harness import READER
 from daemons.nmi.test_token_file import QUERY, Stage, stage
+from loops import anyio_backend  # noqa: F401  # all tests here run on uvloop
 from podidentity.core.exchange.callers import AUDIENCE
 from podidentity.core.injection import mutation, rules, wishes
 from podidentity.core.injection.rules import Rules, TokenFileDoor
@@ -47,7 +47,7 @@ async def first_answer(place: Stage, path: str) -> Any:
 
 
 @pytest.mark.parametrize("host_network", [False, True], ids=["own network", "node's network"])
-def test_an_sdk_follows_what_the_webhook_injects_to_its_token(tmp_path: Path, *, host_network: bool) -> None:
+async def test_an_sdk_follows_what_the_webhook_injects_to_its_token(tmp_path: Path, *, host_network: bool) -> None:
     """The endpoint is NMI's, NMI asks for the file that is mounted, and a request with the pod's token is answered."""
     spec = admitted(host_network=host_network)
     (container,), (volume,) = spec["containers"], spec["volumes"]
@@ -59,13 +59,10 @@ def test_an_sdk_follows_what_the_webhook_injects_to_its_token(tmp_path: Path, *,
     assert not {"IDENTITY_HEADER", "MSI_ENDPOINT", "AZURE_CLIENT_ID"} & variables.keys()
     assert source["serviceAccountToken"]["audience"] == AUDIENCE
 
-    async def test() -> None:
-        async with stage(tmp_path, host_network=host_network) as place:
-            answer = await first_answer(place, endpoint.path)
-            file = f"{mount['mountPath']}/{source['serviceAccountToken']['path']}"
-            assert (answer.status, answer.headers["www-authenticate"]) == (401, f"Basic realm={file}")
-            answer = await place.ask(endpoint.path + QUERY)
-            assert answer.status == 200, answer.json
-            assert answer.token.startswith(READER)
-
-    uvloop.run(test())
+    async with stage(tmp_path, host_network=host_network) as place:
+        answer = await first_answer(place, endpoint.path)
+        file = f"{mount['mountPath']}/{source['serviceAccountToken']['path']}"
+        assert (answer.status, answer.headers["www-authenticate"]) == (401, f"Basic realm={file}")
+        answer = await place.ask(endpoint.path + QUERY)
+        assert answer.status == 200, answer.json
+        assert answer.token.startswith(READER)

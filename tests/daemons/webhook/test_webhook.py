@@ -1,6 +1,5 @@
 """The webhook on a real TLS socket: admission reviews are sent, and patches come back."""
 
-import asyncio
 import base64
 import contextlib
 import json
@@ -12,8 +11,8 @@ from typing import Any
 import httpx2
 import pytest
 import trustme
-import uvloop
 
+from loops import anyio_backend  # noqa: F401  # all tests here run on uvloop
 from podidentity.core.injection.rules import Rules, TokenFileDoor
 from podidentity.errors import KubernetesError, UnreachableError
 from podidentity.https.places import Places
@@ -74,90 +73,65 @@ async def serving() -> AsyncIterator[Webhook]:
         yield Webhook(client, accounts, metrics)
 
 
-def run(test: Any) -> None:
-    """Run a test's coroutine on the daemons' event loop."""
-    uvloop.run(asyncio.wait_for(test, 60))
-
-
 def pod(**annotations: str) -> dict[str, Any]:
     """Return a labelled pod."""
     metadata = {"generateName": "cart-", "labels": LABELS, "annotations": annotations}
     return {"metadata": metadata, "spec": {"serviceAccountName": "cart", "containers": [{"name": "a"}]}}
 
 
-def test_a_labelled_pod_is_changed() -> None:
+async def test_a_labelled_pod_is_changed() -> None:
     """The response has a patch, and a warning about what is missing; the metrics count the review."""
-
-    async def test() -> None:
-        async with serving() as webhook:
-            webhook.accounts.annotations["shop/cart"] = {}
-            response = await webhook.review(pod())
-            assert response["allowed"]
-            assert [item["path"] for item in json.loads(base64.b64decode(response["patch"]))] == [
-                "/spec/volumes",
-                "/spec/containers",
-            ]
-            assert "client-id" in response["warnings"][0]
-            text = render(webhook.metrics.registry).decode()
-            assert 'azwi_mutation_request_count{namespace="shop"} 1' in text
-            assert 'aadpodidentity_webhook_reviews_count{door="direct",outcome="changed"} 1' in text
-
-    run(test())
+    async with serving() as webhook:
+        webhook.accounts.annotations["shop/cart"] = {}
+        response = await webhook.review(pod())
+        assert response["allowed"]
+        assert [item["path"] for item in json.loads(base64.b64decode(response["patch"]))] == [
+            "/spec/volumes",
+            "/spec/containers",
+        ]
+        assert "client-id" in response["warnings"][0]
+        text = render(webhook.metrics.registry).decode()
+        assert 'azwi_mutation_request_count{namespace="shop"} 1' in text
+        assert 'aadpodidentity_webhook_reviews_count{door="direct",outcome="changed"} 1' in text
 
 
-def test_what_is_refused() -> None:
+async def test_what_is_refused() -> None:
     """A pod without its service account, or with a bad annotation, is refused with a sentence and status 400."""
-
-    async def test() -> None:
-        async with serving() as webhook:
-            response = await webhook.review(pod())
-            assert not response["allowed"]
-            assert "shop/cart does not exist" in response["status"]["message"]
-            webhook.accounts.annotations["shop/cart"] = {}
-            seconds = pod(**{"azure.workload.identity/service-account-token-expiration": "1h"})
-            response = await webhook.review(seconds)
-            assert (response["allowed"], response["status"]["code"]) == (False, 400)
-
-    run(test())
+    async with serving() as webhook:
+        response = await webhook.review(pod())
+        assert not response["allowed"]
+        assert "shop/cart does not exist" in response["status"]["message"]
+        webhook.accounts.annotations["shop/cart"] = {}
+        seconds = pod(**{"azure.workload.identity/service-account-token-expiration": "1h"})
+        response = await webhook.review(seconds)
+        assert (response["allowed"], response["status"]["code"]) == (False, 400)
 
 
-def test_other_kinds_pass() -> None:
+async def test_other_kinds_pass() -> None:
     """Other kinds of objects are admitted unchanged; a misplaced label gets a warning at the second path."""
-
-    async def test() -> None:
-        async with serving() as webhook:
-            assert await webhook.review({"metadata": {}}, "Service") == {"uid": "u", "allowed": True}
-            response = await webhook.review({"metadata": {"labels": LABELS}}, "Job", WARN_PATH)
-            assert response["allowed"]
-            assert "pod template" in response["warnings"][0]
-            assert "warnings" not in await webhook.review({"metadata": {}}, "Job", WARN_PATH)
-
-    run(test())
+    async with serving() as webhook:
+        assert await webhook.review({"metadata": {}}, "Service") == {"uid": "u", "allowed": True}
+        response = await webhook.review({"metadata": {"labels": LABELS}}, "Job", WARN_PATH)
+        assert response["allowed"]
+        assert "pod template" in response["warnings"][0]
+        assert "warnings" not in await webhook.review({"metadata": {}}, "Job", WARN_PATH)
 
 
-def test_an_api_server_that_fails() -> None:
+async def test_an_api_server_that_fails() -> None:
     """While service accounts cannot be read there is no review but an error, so the failurePolicy decides."""
-
-    async def test() -> None:
-        async with serving() as webhook:
-            webhook.accounts.failure = UnreachableError("no answer")
-            with pytest.raises(AssertionError, match="cannot be read now"):
-                await webhook.review(pod())
-
-    run(test())
+    async with serving() as webhook:
+        webhook.accounts.failure = UnreachableError("no answer")
+        with pytest.raises(AssertionError, match="cannot be read now"):
+            await webhook.review(pod())
 
 
-def test_what_is_no_review() -> None:
+async def test_what_is_no_review() -> None:
     """What is no review gets 4xx; a review of 3 MB is read, and a body over the limit gets 413."""
-
-    async def test() -> None:
-        async with serving() as webhook:
-            assert (await webhook.client.get(MUTATE_PATH)).status_code == 405
-            assert (await webhook.client.post("/")).status_code == 404
-            assert (await webhook.client.post(MUTATE_PATH, content=b"{}")).status_code == 400
-            webhook.accounts.annotations["shop/cart"] = {}
-            assert (await webhook.review(pod(note="x" * 3_000_000)))["allowed"]
-            too_long = await webhook.client.post(MUTATE_PATH, content=b" " * (BODY_LIMIT_BYTES + 1))
-            assert too_long.status_code == 413
-
-    run(test())
+    async with serving() as webhook:
+        assert (await webhook.client.get(MUTATE_PATH)).status_code == 405
+        assert (await webhook.client.post("/")).status_code == 404
+        assert (await webhook.client.post(MUTATE_PATH, content=b"{}")).status_code == 400
+        webhook.accounts.annotations["shop/cart"] = {}
+        assert (await webhook.review(pod(note="x" * 3_000_000)))["allowed"]
+        too_long = await webhook.client.post(MUTATE_PATH, content=b" " * (BODY_LIMIT_BYTES + 1))
+        assert too_long.status_code == 413

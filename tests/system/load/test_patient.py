@@ -1,6 +1,5 @@
 """The soak's client notices wrong and lost tokens, so that its zeroes mean something."""
 
-import asyncio
 import base64
 import json
 from typing import Any
@@ -35,32 +34,32 @@ def token(owner: str, resource: str = VAULT) -> tuple[int, dict[str, Any]]:
     return 200, {"access_token": f"e30.{base64.urlsafe_b64encode(claims).decode().rstrip('=')}.x"}
 
 
-def after(*answers: tuple[int, dict[str, Any]] | OSError) -> dict[str, Any]:
+async def after(*answers: tuple[int, dict[str, Any]] | OSError) -> dict[str, Any]:
     """Return the counts of a pod of the identity `own` that asked once and got these answers."""
     pod = patient.Pod("own")
-    asyncio.run(pod.ask(Answers(*answers), VAULT))
+    await pod.ask(Answers(*answers), VAULT)
     return pod.told()
 
 
-def test_its_own_token_is_right() -> None:
+async def test_its_own_token_is_right() -> None:
     """The pod's own token is counted with its time, and nothing else is."""
-    told = after(token("own"))
+    told = await after(token("own"))
     assert (told["wrong"], told["lost"], sum(told["times"].values())) == ([], [], 1)
 
 
 @pytest.mark.parametrize("answer", [token("other"), token("own", "https://r2.vault.azure.net")])
-def test_anybody_elses_token_is_wrong(answer: tuple[int, dict[str, Any]]) -> None:
+async def test_anybody_elses_token_is_wrong(answer: tuple[int, dict[str, Any]]) -> None:
     """A token of another identity, or for another resource, is counted as wrong."""
-    assert len(after(answer)["wrong"]) == 1
+    assert len((await after(answer))["wrong"]) == 1
 
 
-def test_a_refusal_and_a_broken_connection_are_asked_again() -> None:
+async def test_a_refusal_and_a_broken_connection_are_asked_again() -> None:
     """Both are counted and followed by another request, whose token is right."""
-    told = after((503, {}), ConnectionResetError(), (503, {}), token("own"))
+    told = await after((503, {}), ConnectionResetError(), (503, {}), token("own"))
     assert (told["again"], told["broken"], told["wrong"], told["lost"]) == ({503: 2}, 1, [], [])
 
 
-def test_an_answer_that_never_comes_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_answer_that_never_comes_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     """A request without an answer is counted as lost when its time is over."""
     monkeypatch.setattr(patient, "GIVE_UP_SECONDS", 0.0)
-    assert len(after()["lost"]) == 1
+    assert len((await after())["lost"]) == 1

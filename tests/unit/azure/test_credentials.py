@@ -38,15 +38,11 @@ class Issuer:
 Test = Callable[[ArmCredential, Issuer], Coroutine[Any, Any, None]]
 
 
-def run(test: Test, config: CloudConfig = SECRET) -> Issuer:
+async def run(test: Test, config: CloudConfig = SECRET) -> Issuer:
     """Run a test with a credential."""
     issuer = Issuer()
-
-    async def act() -> None:
-        async with httpx2.AsyncClient(transport=httpx2.MockTransport(issuer.serve)) as http:
-            await test(ArmCredential(config, http, lambda: issuer.now), issuer)
-
-    asyncio.run(act())
+    async with httpx2.AsyncClient(transport=httpx2.MockTransport(issuer.serve)) as http:
+        await test(ArmCredential(config, http, lambda: issuer.now), issuer)
     return issuer
 
 
@@ -55,9 +51,9 @@ async def ask(credential: ArmCredential, _issuer: Issuer) -> None:
     assert await credential.token() == "token-1"
 
 
-def test_a_secret_asks_entra_for_arms_audience() -> None:
+async def test_a_secret_asks_entra_for_arms_audience() -> None:
     """MIC signs in with the client credentials grant at its cloud's Entra ID, for ARM's audience."""
-    (asked,) = run(ask).asked
+    (asked,) = (await run(ask)).asked
     assert str(asked.url) == "https://login.microsoftonline.com/tenant/oauth2/v2.0/token"
     form = {name: values[0] for name, values in parse_qs(asked.content.decode()).items()}
     assert form == {
@@ -72,25 +68,25 @@ def test_a_secret_asks_entra_for_arms_audience() -> None:
     ("own", "selector"),
     [("", {}), ("c-1", {"client_id": "c-1"}), ("/subscriptions/s/x", {"msi_res_id": "/subscriptions/s/x"})],
 )
-def test_a_managed_identity_asks_imds(own: str, selector: dict[str, str]) -> None:
+async def test_a_managed_identity_asks_imds(own: str, selector: dict[str, str]) -> None:
     """The identity is system-assigned, or named by client ID, or by resource ID as in newer azure.json files."""
-    (asked,) = run(ask, replace(MANAGED, user_assigned_identity=own)).asked
+    (asked,) = (await run(ask, replace(MANAGED, user_assigned_identity=own))).asked
     assert asked.url.host == "169.254.169.254"
     assert asked.headers["Metadata"] == "true"
     expected = {"api-version": "2018-02-01", "resource": "https://management.azure.com/"} | selector
     assert dict(asked.url.params) == expected
 
 
-def test_a_hundred_who_ask_at_once_cost_one_call() -> None:
+async def test_a_hundred_who_ask_at_once_cost_one_call() -> None:
     """A hundred workers that need a token at once share one call to Entra ID."""
 
     async def test(credential: ArmCredential, _issuer: Issuer) -> None:
         assert set(await asyncio.gather(*(credential.token() for _ in range(100)))) == {"token-1"}
 
-    assert len(run(test).asked) == 1
+    assert len((await run(test)).asked) == 1
 
 
-def test_a_token_is_renewed_before_it_ends() -> None:
+async def test_a_token_is_renewed_before_it_ends() -> None:
     """A token is fetched anew once less than five minutes of it are left."""
 
     async def test(credential: ArmCredential, issuer: Issuer) -> None:
@@ -100,10 +96,10 @@ def test_a_token_is_renewed_before_it_ends() -> None:
         issuer.now += 200
         assert await credential.token() == "token-2"
 
-    run(test)
+    await run(test)
 
 
-def test_while_no_new_token_can_be_had_the_old_one_serves() -> None:
+async def test_while_no_new_token_can_be_had_the_old_one_serves() -> None:
     """The old token serves until it expires, and Entra ID is not asked again for each request meanwhile."""
 
     async def test(credential: ArmCredential, issuer: Issuer) -> None:
@@ -116,10 +112,10 @@ def test_while_no_new_token_can_be_had_the_old_one_serves() -> None:
         with pytest.raises(AzureError, match="Entra ID refused a token for ARM"):
             await credential.token()
 
-    run(test)
+    await run(test)
 
 
-def test_a_refusal_is_a_sentence_and_counts_for_a_moment() -> None:
+async def test_a_refusal_is_a_sentence_and_counts_for_a_moment() -> None:
     """The error has Entra ID's words and the file to check, and answers further requests for some seconds."""
 
     async def test(credential: ArmCredential, issuer: Issuer) -> None:
@@ -132,10 +128,10 @@ def test_a_refusal_is_a_sentence_and_counts_for_a_moment() -> None:
         issuer.now += 6
         assert await credential.token() == "token-2"
 
-    run(test)
+    await run(test)
 
 
-def test_what_was_refused_by_arm_is_not_used_again() -> None:
+async def test_what_was_refused_by_arm_is_not_used_again() -> None:
     """A token that ARM refused is replaced; a newer token stays when the refusal of the older one is reported again."""
 
     async def test(credential: ArmCredential, _issuer: Issuer) -> None:
@@ -145,10 +141,10 @@ def test_what_was_refused_by_arm_is_not_used_again() -> None:
         credential.note_refused(first)
         assert await credential.token() == second == "token-2"
 
-    run(test)
+    await run(test)
 
 
-def test_a_new_azure_json_counts_at_once() -> None:
+async def test_a_new_azure_json_counts_at_once() -> None:
     """A token that is on its way when azure.json changes is not used: one is fetched with the new secret."""
 
     async def test(credential: ArmCredential, issuer: Issuer) -> None:
@@ -158,7 +154,7 @@ def test_a_new_azure_json_counts_at_once() -> None:
         assert await asking == "token-2"
         assert b"second" in issuer.asked[1].content
 
-    run(test)
+    await run(test)
 
 
 @pytest.mark.parametrize(
@@ -170,7 +166,7 @@ def test_a_new_azure_json_counts_at_once() -> None:
         (httpx2.Response(502, text="<html>"), "refused a token for ARM: Bad Gateway"),
     ],
 )
-def test_what_is_no_token_is_told(answer: httpx2.Response, said: str) -> None:
+async def test_what_is_no_token_is_told(answer: httpx2.Response, said: str) -> None:
     """An answer without a token, such as a portal's or a proxy's HTML page, is an error."""
 
     async def test(credential: ArmCredential, issuer: Issuer) -> None:
@@ -178,10 +174,10 @@ def test_what_is_no_token_is_told(answer: httpx2.Response, said: str) -> None:
         with pytest.raises(AzureError, match=said):
             await credential.token()
 
-    run(test)
+    await run(test)
 
 
-def test_no_answer_is_told() -> None:
+async def test_no_answer_is_told() -> None:
     """When IMDS cannot be reached, the error names IMDS and what the token was for."""
 
     async def test(_credential: ArmCredential, issuer: Issuer) -> None:
@@ -192,14 +188,14 @@ def test_no_answer_is_told() -> None:
             with pytest.raises(AzureError, match="IMDS gave no token for ARM"):
                 await ArmCredential(MANAGED, http, lambda: issuer.now).token()
 
-    run(test)
+    await run(test)
 
 
-def test_a_certificate_that_cannot_be_read_is_told() -> None:
+async def test_a_certificate_that_cannot_be_read_is_told() -> None:
     """The error names the certificate's path and the field that holds it."""
 
     async def test(credential: ArmCredential, _issuer: Issuer) -> None:
         with pytest.raises(AzureError, match=r"/nowhere\.pfx cannot be used.*aadClientCertPath"):
             await credential.token()
 
-    run(test, replace(SECRET, client_secret="", certificate_path="/nowhere.pfx"))
+    await run(test, replace(SECRET, client_secret="", certificate_path="/nowhere.pfx"))

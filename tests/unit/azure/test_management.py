@@ -1,7 +1,7 @@
 """Requests to ARM and its operations: what is repeated, what is believed, and which hosts get no token."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
 
 import httpx2
@@ -53,65 +53,60 @@ class Arm:
         self.asked.append(request)
         return self.answers.pop(0)
 
-    def patch(self) -> ArmState:
+    async def patch(self) -> ArmState:
         """PATCH a scale set."""
-        return self._with(lambda machines: machines.patch(make.target(), ADD, ArmState()))
+        return await self._with(lambda machines: machines.patch(make.target(), ADD, ArmState()))
 
-    def get(self) -> ArmState:
+    async def get(self) -> ArmState:
         """GET a scale set."""
-        return self._with(lambda machines: machines.get(make.target()))
+        return await self._with(lambda machines: machines.get(make.target()))
 
-    def _with(self, act: Callable[[Machines], object]) -> ArmState:
-        async def run() -> object:
-            async with httpx2.AsyncClient(transport=httpx2.MockTransport(self.serve)) as http:
-                return await act(Machines(Management(BASE, Whoever(), http)))  # type: ignore[misc]  # a coroutine
-
-        found = asyncio.run(run())
-        assert isinstance(found, ArmState)
-        return found
+    async def _with(self, act: Callable[[Machines], Awaitable[ArmState]]) -> ArmState:
+        async with httpx2.AsyncClient(transport=httpx2.MockTransport(self.serve)) as http:
+            return await act(Machines(Management(BASE, Whoever(), http)))
 
 
-def test_a_patch_is_over_when_its_operation_is() -> None:
+async def test_a_patch_is_over_when_its_operation_is() -> None:
     """MIC polls the operation until it has succeeded; the client IDs come from the answer to the PATCH."""
     shown = {"identity": {"userAssignedIdentities": {make.resource_id("reader"): {"clientId": "C"}}}}
     doing = answer(json={"status": "InProgress"}, headers={"Retry-After": "0"})
     arm = Arm(answer(json=shown, headers=OPERATION), doing, answer(json={"status": "Succeeded"}))
-    assert arm.patch().client_ids == ((make.identity_id("reader"), "c"),)
+    assert (await arm.patch()).client_ids == ((make.identity_id("reader"), "c"),)
     assert [request.method for request in arm.asked] == ["PATCH", "GET", "GET"]
 
 
-def test_a_patch_without_an_operation_is_over_at_once() -> None:
+async def test_a_patch_without_an_operation_is_over_at_once() -> None:
     """A PATCH whose answer names no operation, or has no body, is over at once."""
-    assert Arm(answer()).patch() == ArmState()
-    assert Arm(answer(204, json=None)).patch() == ArmState()
+    assert await Arm(answer()).patch() == ArmState()
+    assert await Arm(answer(204, json=None)).patch() == ArmState()
 
 
-def test_an_operation_may_be_named_by_location_alone() -> None:
+async def test_an_operation_may_be_named_by_location_alone() -> None:
     """ARM's older form is supported: a Location header, and 202 until the operation is over."""
     where = {"Location": f"{BASE}/operations/1", "Retry-After": "0"}
     arm = Arm(answer(202, headers=where), answer(202, headers={"Retry-After": "0"}), answer(200))
-    arm.patch()
+    await arm.patch()
     assert len(arm.asked) == 3
 
 
-def test_an_operation_that_failed_says_why() -> None:
+async def test_an_operation_that_failed_says_why() -> None:
     """The error has ARM's code and message; its status is that of the HTTP answer, which is 200."""
     error = {"code": "LinkedAuthorizationFailed", "message": "no permission"}
     with pytest.raises(AzureError, match="no permission") as caught:
-        Arm(answer(headers=OPERATION), answer(json={"status": "Failed", "error": error})).patch()
+        await Arm(answer(headers=OPERATION), answer(json={"status": "Failed", "error": error})).patch()
     assert (caught.value.status, caught.value.code) == (200, "LinkedAuthorizationFailed")
     with pytest.raises(AzureError, match="the operation canceled"):
-        Arm(answer(headers=OPERATION), answer(json={"status": "Canceled"})).patch()
+        await Arm(answer(headers=OPERATION), answer(json={"status": "Canceled"})).patch()
 
 
-def test_a_look_that_fails_is_no_end() -> None:
+async def test_a_look_that_fails_is_no_end() -> None:
     """A poll that fails with 503 is repeated; an operation that ARM does not know any more (404) is an error."""
     hiccup = answer(503, headers={"Retry-After": "0"})
     arm = Arm(answer(headers=OPERATION), hiccup, answer(json={"status": "Succeeded"}))
-    arm.patch()
+    await arm.patch()
     assert len(arm.asked) == 3
     with pytest.raises(AzureError, match="404"):
-        Arm(answer(headers=OPERATION), answer(404)).patch()
+        await Arm(answer(headers=OPERATION), answer(404)).patch()
 
 
 @pytest.mark.parametrize(
@@ -124,35 +119,35 @@ def test_a_look_that_fails_is_no_end() -> None:
         "https://[/",
     ],
 )
-def test_no_token_goes_to_a_foreign_host(where: str) -> None:
+async def test_no_token_goes_to_a_foreign_host(where: str) -> None:
     """When the operation's URL is not one of ARM's, the error says so and no request is sent there."""
     arm = Arm(answer(headers={"Azure-AsyncOperation": where}))
     with pytest.raises(AzureError, match="foreign host"):
-        arm.patch()
+        await arm.patch()
     assert len(arm.asked) == 1
 
 
-def test_a_regional_part_of_arm_is_arm() -> None:
+async def test_a_regional_part_of_arm_is_arm() -> None:
     """The operation's URL may be on a subdomain of ARM's host: regions have endpoints of their own."""
     where = {"Azure-AsyncOperation": "https://westus.arm.example/1", "Retry-After": "0"}
-    Arm(answer(headers=where), answer(json={"status": "Succeeded"})).patch()
+    await Arm(answer(headers=where), answer(json={"status": "Succeeded"})).patch()
 
 
-def test_a_token_that_arm_does_not_take_is_replaced_once() -> None:
+async def test_a_token_that_arm_does_not_take_is_replaced_once() -> None:
     """After a 401 the request is repeated with a new token; a second 401 is an error."""
     arm = Arm(answer(401), answer(json={"properties": {"provisioningState": "Updating"}}))
-    assert arm.get().is_busy
+    assert (await arm.get()).is_busy
     assert [request.headers["authorization"] for request in arm.asked] == ["Bearer token-1", "Bearer token-2"]
     with pytest.raises(AzureError) as caught:
-        Arm(answer(401), answer(401)).get()
+        await Arm(answer(401), answer(401)).get()
     assert caught.value.status == 401
 
 
-def test_what_does_not_exist_is_gone() -> None:
+async def test_what_does_not_exist_is_gone() -> None:
     """A target that ARM does not find is gone; an answer that is no JSON object is an error."""
-    assert Arm(answer(404)).get().is_gone
+    assert (await Arm(answer(404)).get()).is_gone
     with pytest.raises(AzureError, match="without a JSON object"):
-        Arm(answer(text="<html>", json=None)).get()
+        await Arm(answer(text="<html>", json=None)).get()
 
 
 @pytest.mark.parametrize(
@@ -163,10 +158,10 @@ def test_what_does_not_exist_is_gone() -> None:
         ({"text": "<html>proxy</html>", "json": None}, "proxy"),
     ],
 )
-def test_a_refusal_carries_what_arm_said(body: dict[str, object], said: str) -> None:
+async def test_a_refusal_carries_what_arm_said(body: dict[str, object], said: str) -> None:
     """Whatever form the refusal has, the error has its text and its Retry-After."""
     with pytest.raises(AzureError, match=said) as caught:
-        Arm(answer(429, headers={"Retry-After": "7"}, **body)).get()
+        await Arm(answer(429, headers={"Retry-After": "7"}, **body)).get()
     assert caught.value.retry_after_seconds == 7
 
 
@@ -240,51 +235,51 @@ DEEP = b'{"a":' * 100_000
         DEEP,
     ],
 )
-def test_a_document_of_another_shape_is_an_error_and_no_guess(body: bytes) -> None:
+async def test_a_document_of_another_shape_is_an_error_and_no_guess(body: bytes) -> None:
     """An unexpected document is an AzureError.
 
     Read as a machine without identities, it would make MIC assign identities again or forget those that are there; any
     other exception would end MIC.
     """
     with pytest.raises(AzureError):
-        Arm(answer(json=None, content=body)).get()
+        await Arm(answer(json=None, content=body)).get()
 
 
 @pytest.mark.parametrize("error", ['"broken"', '["a"]', "1", "{}", '{"code": 7, "message": {"a": 1}}'])
-def test_an_error_of_another_shape_is_an_error(error: str) -> None:
+async def test_an_error_of_another_shape_is_an_error(error: str) -> None:
     """An error document of an unexpected shape, of a request or of an operation, is an error all the same."""
     body = f'{{"status": "Failed", "error": {error}}}'.encode()
     for status in (200, 400):
         looks = [answer(status, json=None, content=body, headers={"Retry-After": "0"}) for _ in range(11)]
         arm = Arm(answer(headers=OPERATION), *looks)
         with pytest.raises(AzureError):
-            arm.patch()
+            await arm.patch()
 
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308, 304])
-def test_a_redirect_is_a_refusal(status: int) -> None:
+async def test_a_redirect_is_a_refusal(status: int) -> None:
     """A redirect is not followed and raises an error: no token goes to its target."""
     arm = Arm(answer(status, headers={"Location": "https://evil.example/"}))
     with pytest.raises(AzureError):
-        arm.patch()
+        await arm.patch()
     assert len(arm.asked) == 1
 
 
-def test_an_endless_answer_is_not_read_to_its_end() -> None:
+async def test_an_endless_answer_is_not_read_to_its_end() -> None:
     """An answer that is too long is an error.
 
     ARM's code and message are cut, since conditions, events and logs show them.
     """
     with pytest.raises(AzureError, match="too long"):
-        Arm(answer(json=None, content=bytes(LONGEST_ANSWER_BYTES + 1))).get()
+        await Arm(answer(json=None, content=bytes(LONGEST_ANSWER_BYTES + 1))).get()
     told = {"error": {"code": "c" * 10_000, "message": "m" * 100_000}}
     with pytest.raises(AzureError) as caught:
-        Arm(answer(400, json=told)).get()
+        await Arm(answer(400, json=told)).get()
     assert len(str(caught.value)) < 5000
     assert (len(caught.value.code), len(caught.value.service_message)) == (200, 4000)
 
 
-def test_an_endlessly_slow_answer_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_endlessly_slow_answer_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     """An answer has a time limit as a whole, so that one that arrives byte by byte ends in an error too."""
     monkeypatch.setattr(management, "LONGEST_ANSWER_SECONDS", 0.05)
 
@@ -294,4 +289,4 @@ def test_an_endlessly_slow_answer_ends(monkeypatch: pytest.MonkeyPatch) -> None:
             await asyncio.sleep(0.001)
 
     with pytest.raises(AzureError, match="no whole answer"):
-        Arm(answer(json=None, content=drops())).get()
+        await Arm(answer(json=None, content=drops())).get()
