@@ -186,8 +186,32 @@ def test_what_is_assigned_is_listed_and_taken_away(manage: Management) -> None:
         }
     }
     again = manage("PUT", f"{listing}/{uuid.uuid4()}", body)
-    assert manage.code(again) == "RoleAssignmentExists"
+    assert (again.status_code, manage.code(again)) == (409, "RoleAssignmentExists")
     body["properties"]["principalId"] = str(uuid.uuid4())
     assert manage.code(manage("PUT", f"{listing}/{uuid.uuid4()}", body)) == "PrincipalNotFound"
     assert manage("DELETE", found[0]["id"]).status_code == 200
     assert manage("DELETE", found[0]["id"]).status_code == 204
+
+
+def test_a_role_assignment_written_again_stays_as_it_is(manage: Management) -> None:
+    """A PUT under a name that is there succeeds with the same content; scope, principal and role never change."""
+    somebody, name = manage.azure.settings.cluster.object_id, uuid.uuid4()
+    definitions = "/providers/Microsoft.Authorization/roleDefinitions"
+    reader = f"{definitions}/acdd72a7-3385-48ef-bd42-f606fba81ae7"
+    listing = "providers/Microsoft.Authorization/roleAssignments"
+
+    def put(role: str = reader, principal: str = somebody, scope: str = manage.group) -> httpx2.Response:
+        properties = {"principalId": principal, "roleDefinitionId": role}
+        return manage("PUT", f"{scope}/{listing}/{name}", {"properties": properties})
+
+    first = put()
+    again = put()
+    assert (first.status_code, again.status_code) == (201, 200)
+    assert again.json() == first.json()
+    for change in (
+        put(role=f"{definitions}/b24988ac-6180-42a0-ab88-20f7382dd24c"),
+        put(principal=manage.azure.settings.owner.object_id),
+        put(scope=f"/subscriptions/{manage.azure.settings.subscription_id}"),
+    ):
+        assert (change.status_code, manage.code(change)) == (400, "RoleAssignmentUpdateNotPermitted")
+    assert manage("GET", f"{manage.group}/{listing}/{name}").json() == first.json()

@@ -39,10 +39,18 @@ def asked_for(status: int, headers: Headers) -> Refusal:
     return arm(status, code, "The lab was told to answer this.", headers)
 
 
+class StorageError(Response):
+    """A refusal of Blob storage with the error that its XML tells, for the log."""
+
+    def __init__(self, status: int, code: str, message: str, headers: Headers) -> None:
+        body = blob_xml.error(code, message) if status != 304 else b""
+        super().__init__(body, status, {"x-ms-error-code": code, **headers}, "application/xml")
+        self.reason = f"{code}: {message}"
+
+
 def storage(status: int, code: str, message: str, headers: Headers | None = None) -> Refusal:
     """Return a refusal in Blob storage's form: XML, its code in a header too, since HEAD and 304 have no body."""
-    body = blob_xml.error(code, message) if status != 304 else b""
-    return Refusal(Response(body, status, {"x-ms-error-code": code, **(headers or {})}, "application/xml"))
+    return Refusal(StorageError(status, code, message, headers or {}))
 
 
 def storage_asked_for(status: int, headers: Headers) -> Refusal:

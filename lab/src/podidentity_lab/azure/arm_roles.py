@@ -28,7 +28,7 @@ async def serve(request: Request, caller: Principal, path: str, state: State) ->
             )
         case "roleassignments", "PUT":
             roles.require(state, caller, "Microsoft.Authorization/roleAssignments/write", scope)
-            return JSONResponse(_assign(state, path, scope, (await request.json())["properties"]), 201)
+            return _assign(state, path, scope, (await request.json())["properties"])
         case "roleassignments", "DELETE":
             roles.require(state, caller, "Microsoft.Authorization/roleAssignments/delete", scope)
             assignment = state.roles.pop(path.lower(), None)
@@ -90,7 +90,8 @@ def _get_assignment(state: State, path: str) -> Json:
     return _assignment(state, assignment)
 
 
-def _assign(state: State, path: str, scope: str, properties: Json) -> Json:
+def _assign(state: State, path: str, scope: str, properties: Json) -> Response:
+    """Create an assignment: 201; 200 when it is there already under this name, as a template deployed again has it."""
     role_id = properties["roleDefinitionId"].rsplit("/", 1)[1].lower()
     if role_id not in roles.ROLES:
         raise _no_definition(role_id)
@@ -102,17 +103,38 @@ def _assign(state: State, path: str, scope: str, properties: Json) -> Json:
             "a role, this error might be related to a replication delay."
         )
         raise answers.arm(400, "PrincipalNotFound", message)
-    scope_and_holder = (scope.lower(), properties["principalId"], role_id)
-    for assignment in state.roles.values():
-        if (assignment.scope.lower(), assignment.principal_id, assignment.role_id) == scope_and_holder:
-            message = (
-                "The role assignment already exists. The ID of the conflicting role assignment is "
-                f"{assignment.id[-36:]}."
-            )
+    assignment = RoleAssignment(path, scope, properties["principalId"], role_id)
+    namesake = _namesake(state, assignment)
+    if namesake is not None:
+        return JSONResponse(_assignment(state, namesake))
+    for other in state.roles.values():
+        if _holding(other) == _holding(assignment):
+            message = f"The role assignment already exists. The ID of the conflicting role assignment is {_name(other)}."
             raise answers.arm(409, "RoleAssignmentExists", message)
-    new_assignment = RoleAssignment(path, scope, properties["principalId"], role_id)
-    state.roles[path.lower()] = new_assignment
-    return _assignment(state, new_assignment)
+    state.roles[path.lower()] = assignment
+    return JSONResponse(_assignment(state, assignment), 201)
+
+
+def _namesake(state: State, assignment: RoleAssignment) -> RoleAssignment | None:
+    """Return the assignment of the same name, if there is one. A name is unique in the tenant.
+
+    Raises `Refusal` when it has another scope, principal or role: Azure changes none of them.
+    """
+    name = _name(assignment).lower()
+    namesake = next((other for other in state.roles.values() if _name(other).lower() == name), None)
+    if namesake is not None and _holding(namesake) != _holding(assignment):
+        message = "Tenant ID, application ID, principal ID, and scope are not allowed to be updated."
+        raise answers.arm(400, "RoleAssignmentUpdateNotPermitted", message)
+    return namesake
+
+
+def _holding(assignment: RoleAssignment) -> tuple[str, str, str]:
+    """Return scope, holder and role: of these three together there is one assignment."""
+    return assignment.scope.lower(), assignment.principal_id, assignment.role_id
+
+
+def _name(assignment: RoleAssignment) -> str:
+    return assignment.id.rsplit("/", 1)[1]
 
 
 def _no_definition(role_id: str) -> answers.Refusal:
@@ -129,10 +151,9 @@ def _assignment(state: State, assignment: RoleAssignment) -> Json:
         "scope": assignment.scope,
         **times,
     }
-    name = assignment.id.rsplit("/", 1)[1]
     return {
         "id": assignment.id,
-        "name": name,
+        "name": _name(assignment),
         "type": "Microsoft.Authorization/roleAssignments",
         "properties": properties,
     }

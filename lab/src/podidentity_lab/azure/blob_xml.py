@@ -23,11 +23,6 @@ def error(code: str, message: str) -> bytes:
     return _render(_element("Error", {"Code": code, "Message": message}))
 
 
-def message_of(document: bytes) -> str:
-    """Return the message of a document that `error` wrote."""
-    return ET.fromstring(document).findtext("Message", "")  # noqa: S314  # what `error` wrote, no client
-
-
 def containers(endpoint: str, items: Mapping[str, Container], page: Page, request: Mapping[str, str]) -> bytes:
     """Return a page of an account's containers; `request` is what it was asked with."""
     root = _results(endpoint, request)

@@ -14,7 +14,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from podidentity_lab.azure import blob_xml
+from podidentity_lab.azure.answers import StorageError
 from podidentity_lab.azure.state import State
 
 ENTRIES_LIMIT = 10_000
@@ -115,8 +115,8 @@ def _reason_of(response: Response) -> str:
     """Return the service's own words for a refusal, in any of the services' forms; "" for a success."""
     if response.status_code < 400:
         return ""
-    if code := response.headers.get("x-ms-error-code"):
-        return f"{code}: {blob_xml.message_of(bytes(response.body))}"
+    if isinstance(response, StorageError):
+        return response.reason
     try:
         body = json.loads(bytes(response.body))
     except ValueError:
