@@ -1,6 +1,8 @@
 """The real azure-cli manages the lab's subscription: resource providers, groups, lists of resources, templates."""
 
+import dataclasses
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -60,6 +62,21 @@ az ad group member remove -g team --member-id {principal}
 left = az ad group member list -g team --query "[].id"
 """
 
+AS_A_USER = """
+account = az account show
+me = az ad signed-in-user show
+people = az group show -n people
+"""
+
+SIGN_IN = """
+import base64, json
+from azure.identity import UsernamePasswordCredential
+who = {"username": "ada@lab.test", "password": "not-a-real-one"}
+credential = UsernamePasswordCredential("04b07795-8ddb-461a-bbee-02f9e1bf7b46", **who)
+token = credential.get_token("https://vault.azure.net/.default").token
+print(json.loads(base64.urlsafe_b64decode(token.split(".")[1] + "=="))["upn"])
+"""
+
 
 @pytest.fixture(scope="module")
 def az(stage: Stage, client: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Az:
@@ -104,8 +121,10 @@ def test_a_template_is_deployed(az: Az, record: Record) -> None:
 
 
 def test_a_group_has_roles_for_its_members(az: Az, record: Record) -> None:
-    """A user and an identity are members of a group, and the group's role is listed as the identity's."""
-    record("azure-cli, on the host", VERSION, "ad user and ad group: create, list, members, a role for a group")
+    """A user and an identity are members of a group: its role is listed as theirs, and the user signs in with it."""
+    record(
+        "azure-cli, on the host", VERSION, "ad user and ad group: members, a role for a group; login with a password"
+    )
     az.ids["people"] = az.ids["group"].replace("/rg", "/people")
     az.type(GROUPS)
     group, user = az.seen["group"]["id"], az.seen["user"]["id"]
@@ -116,6 +135,17 @@ def test_a_group_has_roles_for_its_members(az: Az, record: Record) -> None:
     assert (seen["member"]["value"], seen["groups"]) == (True, [group])
     assert seen["roles"] == [group]
     assert seen["left"] == [user]
+    as_ada = dataclasses.replace(az, configuration="ada", seen={})
+    as_ada.json("az login -u ada@lab.test -p not-a-real-one")
+    as_ada.type(AS_A_USER)
+    assert as_ada.seen["account"]["user"] == {"name": "ada@lab.test", "type": "user"}
+    assert (as_ada.seen["me"]["id"], as_ada.seen["people"]["name"]) == (user, "people")
+    refused = as_ada("az group create -n ours -l westeurope")
+    assert (refused.status != 0, "'ada@lab.test'" in refused.err) == (True, True)
+    wrong = as_ada("az login -u ada@lab.test -p wrong")
+    assert (wrong.status != 0, "AADSTS50126" in wrong.err) == (True, True)
+    secret = az.run(f"{sys.executable} -W ignore -c '{SIGN_IN}'")
+    assert (secret.status, secret.out.strip()) == (0, "ada@lab.test"), secret.err
     az.type("az ad group delete -g team\naz ad user delete --id ada@lab.test\naz group delete -n people --yes")
     refused = az("az ad signed-in-user show")
     assert refused.status != 0

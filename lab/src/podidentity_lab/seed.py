@@ -19,6 +19,8 @@ SUBSCRIPTION, CLUSTER = "subscription", "cluster"
 _Guid = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
 _VaultName = Annotated[str, msgspec.Meta(pattern="^[a-zA-Z][a-zA-Z0-9-]{1,22}[a-zA-Z0-9]$")]
 _AccountName = Annotated[str, msgspec.Meta(pattern="^[a-z0-9]{3,24}$")]
+_UserName = Annotated[str, msgspec.Meta(pattern=r"^[^@\s]+@[^@\s]+$")]
+_BlobName = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9-]+/[\s\S]+$")]
 _ContainerName = Annotated[str, msgspec.Meta(pattern="^(?!.*--)[a-z0-9][a-z0-9-]{1,61}[a-z0-9]$")]
 
 
@@ -39,20 +41,37 @@ class Identity(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Vault(msgspec.Struct, forbid_unknown_fields=True):
-    """A vault that lets in by role, with the values of its secrets, and the kinds of its keys, by name."""
+    """A vault that lets in by role: values of secrets, kinds of keys, subjects of self-signed certificates, by name."""
 
     name: _VaultName
     group: str
     secrets: dict[str, str] = {}
     keys: dict[str, Literal["RSA-2048", "RSA-3072", "RSA-4096", "P-256", "P-384", "P-521"]] = {}
+    certificates: dict[str, Annotated[str, msgspec.Meta(pattern="^CN=.")]] = {}
 
 
 class Account(msgspec.Struct, forbid_unknown_fields=True):
-    """A storage account with the names of its containers of blobs."""
+    """A storage account with the names of its containers, and the texts of blobs by `CONTAINER/BLOB`."""
 
     name: _AccountName
     group: str
     containers: list[_ContainerName] = []
+    blobs: dict[_BlobName, str] = {}
+
+
+class Person(msgspec.Struct, forbid_unknown_fields=True):
+    """A user of the directory, `name` being NAME@DOMAIN; without a password it cannot sign in."""
+
+    name: _UserName
+    password: str = ""
+    display_name: str = ""
+
+
+class Team(msgspec.Struct, forbid_unknown_fields=True):
+    """A security group of the directory; `members` are users, identities, applications and such groups of the seed."""
+
+    name: str
+    members: list[str] = []
 
 
 class Application(msgspec.Struct, forbid_unknown_fields=True):
@@ -65,7 +84,7 @@ class Application(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Grant(msgspec.Struct, forbid_unknown_fields=True):
-    """A role: `to` an identity or application of the seed, `scope` something of it, or an ARM ID."""
+    """A role: `to` a principal of the seed or `cluster`, `scope` something of the seed, or an ARM ID."""
 
     role: str
     to: str
@@ -73,7 +92,7 @@ class Grant(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Seed(msgspec.Struct, forbid_unknown_fields=True):
-    """A whole file."""
+    """A whole file. `groups` are resource groups, `directory_groups` are the directory's."""
 
     location: str = "westeurope"
     groups: list[str] = []
@@ -81,6 +100,8 @@ class Seed(msgspec.Struct, forbid_unknown_fields=True):
     vaults: list[Vault] = []
     accounts: list[Account] = []
     applications: list[Application] = []
+    users: list[Person] = []
+    directory_groups: list[Team] = []
     roles: list[Grant] = []
 
 
@@ -97,20 +118,16 @@ def read(path: Path) -> Seed:
         reason = " ".join(str(error).split())
         raise ConfigurationError(f"--seed {path}: not YAML: {reason}; correct the file") from None
     except msgspec.ValidationError as error:
-        raise ConfigurationError(f"--seed {path}: {error}; see docs/lab.md for what a seed has") from None
+        raise ConfigurationError(f"--seed {path}: {error}; see docs/lab/seeds.md for what a seed has") from None
     _check(path, seed)
     return seed
 
 
 def _check(path: Path, seed: Seed) -> None:
-    identities, vaults, accounts, applications = (
-        [identity.name for identity in seed.identities],
-        [vault.name for vault in seed.vaults],
-        [account.name for account in seed.accounts],
-        [application.name for application in seed.applications],
-    )
-    principals = {CLUSTER, *identities, *applications}
-    scopes = {SUBSCRIPTION, *_groups(seed), *identities, *vaults, *accounts}
+    principals = {CLUSTER, *_principal_names(seed)}
+    scopes = {SUBSCRIPTION, *_groups(seed)}
+    resources: list[Identity | Vault | Account] = [*seed.identities, *seed.vaults, *seed.accounts]
+    scopes |= {resource.name for resource in resources}
     for number, grant in enumerate(seed.roles):
         start = f"--seed {path}: roles[{number}]:"
         if grant.role not in ROLES:
@@ -122,11 +139,43 @@ def _check(path: Path, seed: Seed) -> None:
             raise ConfigurationError(
                 f"{start} scope {grant.scope!r} means nothing; use an ARM ID, or one of {alternatives}"
             )
-    names_by_field = {"identities": identities, "vaults": vaults, "accounts": accounts, "applications": applications}
-    for field, names in names_by_field.items():
+    _check_contents(path, seed, principals)
+    _check_names(path, seed)
+
+
+def _check_contents(path: Path, seed: Seed, principals: set[str]) -> None:
+    """Refuse members that are nobody, and blobs in no container."""
+    for number, team in enumerate(seed.directory_groups):
+        for member in team.members:
+            if member not in principals:
+                start = f"--seed {path}: directory_groups[{number}]:"
+                alternatives = ", ".join(sorted(principals))
+                raise ConfigurationError(f"{start} member {member!r} is nobody; use one of {alternatives}")
+    for number, account in enumerate(seed.accounts):
+        for name in account.blobs:
+            if name.partition("/")[0] not in account.containers:
+                start = f"--seed {path}: accounts[{number}]:"
+                raise ConfigurationError(f"{start} blob {name!r} has no container; add it to `containers`")
+
+
+def _check_names(path: Path, seed: Seed) -> None:
+    """Refuse names that stand for two things."""
+    for field in ("identities", "vaults", "accounts", "applications", "users", "directory_groups"):
+        names = [entry.name for entry in getattr(seed, field)]
         for name in names:
             if names.count(name) > 1:
                 raise ConfigurationError(f"--seed {path}: {field} has {name!r} more than once; give each its own name")
+    names = [CLUSTER, *_principal_names(seed)]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigurationError(f"--seed {path}: {name!r} names two principals; give each its own name")
+
+
+def _principal_names(seed: Seed) -> list[str]:
+    """Return the names of all who can have a role or be a member."""
+    principals: list[Identity | Application | Person | Team] = [*seed.identities, *seed.applications]
+    principals += [*seed.users, *seed.directory_groups]
+    return [principal.name for principal in principals]
 
 
 def _groups(seed: Seed) -> list[str]:
@@ -150,19 +199,53 @@ def apply(seed: Seed, admin: Admin, state: State) -> None:
         scopes[identity.name] = admin.identity(identity.group, identity.name)
     for application in seed.applications:
         principals[application.name] = _application(application, admin, state)
+    _create_people(seed, admin, principals)
     for vault in seed.vaults:
-        scopes[vault.name] = str(admin.create_role_vault(vault.group, vault.name, seed.location)["id"])
-        admin.assign_role("Key Vault Administrator", admin.owner_principal(), scopes[vault.name])
-        for name, value in vault.secrets.items():
-            admin.set_secret(vault.name, name, value)
-        for name, kind in vault.keys.items():
-            admin.create_key(vault.name, name, kind)
+        scopes[vault.name] = _vault(vault, seed.location, admin)
     for account in seed.accounts:
-        scopes[account.name] = str(admin.create_account(account.group, account.name, seed.location)["id"])
-        for name in account.containers:
-            admin.create_container(account.group, account.name, name)
+        scopes[account.name] = _account(account, seed.location, admin)
+    kinds = dict.fromkeys((user.name for user in seed.users), "User")
+    kinds |= dict.fromkeys((team.name for team in seed.directory_groups), "Group")
     for grant in seed.roles:
-        admin.assign_role(grant.role, principals[grant.to], scopes.get(grant.scope, grant.scope))
+        kind = kinds.get(grant.to, "ServicePrincipal")
+        admin.assign_role_to(kind, grant.role, principals[grant.to], scopes.get(grant.scope, grant.scope))
+
+
+def _create_people(seed: Seed, admin: Admin, principals: dict[str, str]) -> None:
+    """Make users and the directory's groups, and add their object IDs to `principals`; then make members of them."""
+    for user in seed.users:
+        document = admin.create_user(user.name, user.display_name or user.name.partition("@")[0], user.password)
+        principals[user.name] = str(document["id"])
+    for team in seed.directory_groups:
+        principals[team.name] = str(admin.create_directory_group(team.name)["id"])
+    for team in seed.directory_groups:
+        for member in team.members:
+            admin.add_member(principals[team.name], principals[member])
+
+
+def _vault(vault: Vault, location: str, admin: Admin) -> str:
+    """Make a vault with all that is in it; return its ARM ID."""
+    vault_id = str(admin.create_role_vault(vault.group, vault.name, location)["id"])
+    admin.assign_role("Key Vault Administrator", admin.owner_principal(), vault_id)
+    for name, value in vault.secrets.items():
+        admin.set_secret(vault.name, name, value)
+    for name, kind in vault.keys.items():
+        admin.create_key(vault.name, name, kind)
+    for name, subject in vault.certificates.items():
+        admin.create_certificate(vault.name, name, subject)
+    return vault_id
+
+
+def _account(account: Account, location: str, admin: Admin) -> str:
+    """Make a storage account with all that is in it; return its ARM ID."""
+    account_id = str(admin.create_account(account.group, account.name, location)["id"])
+    for name in account.containers:
+        admin.create_container(account.group, account.name, name)
+    if account.blobs:
+        admin.assign_role("Storage Blob Data Owner", admin.owner_principal(), account_id)
+    for name, text in account.blobs.items():
+        admin.upload_blob(account.name, name, text)
+    return account_id
 
 
 def _identity(identity: Identity, location: str, admin: Admin, state: State) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from podidentity.cli.main import main
+from podidentity_lab import keeping
 from system.lab.running import Lab, lab
 
 pytestmark = pytest.mark.root
@@ -22,8 +23,13 @@ identities:
     group: app
     client_id: {CLIENT_ID}
     federated: [{{issuer: https://issuer.example, subject: somebody}}]
-vaults: [{{name: seeded, group: app, secrets: {{greeting: world}}, keys: {{signing: P-384}}}}]
-accounts: [{{name: seededstore, group: app, containers: [box]}}]
+vaults:
+  - {{name: seeded, group: app, secrets: {{greeting: world}}, keys: {{signing: P-384}}, certificates: {{web: CN=web}}}}
+accounts: [{{name: seededstore, group: app, containers: [box], blobs: {{box/a b.txt: "héllo"}}}}]
+users: [{{name: ada@lab.test, password: not-a-real-one}}]
+directory_groups:
+  - {{name: all, members: [team]}}
+  - {{name: team, members: [ada@lab.test, {IDENTITY}, ci]}}
 applications:
   - name: ci
     client_id: {CLIENT_ID.replace("1", "2")}
@@ -34,6 +40,8 @@ roles:
   - {{role: Key Vault Crypto User, to: {IDENTITY}, scope: seeded}}
   - {{role: Managed Identity Operator, to: cluster, scope: {IDENTITY}}}
   - {{role: Reader, to: ci, scope: subscription}}
+  - {{role: Storage Blob Data Reader, to: all, scope: seededstore}}
+  - {{role: Reader, to: ada@lab.test, scope: app}}
 """
 Run = Callable[..., tuple[int, str, str]]
 
@@ -148,6 +156,26 @@ def test_a_seed_is_there_from_the_start(up: Lab, run: Run) -> None:
         "value"
     ]
     assert [credential["properties"]["subject"] for credential in credentials] == ["somebody"]
+
+
+def test_people_and_blobs_of_a_seed_are_saved(up: Lab, run: Run, tmp_path: Path) -> None:
+    """A user of the seed signs in and reads a blob by a group's role; a saved lab has all of it."""
+    url = f"https://login.microsoftonline.com/{up.variables['LAB_TENANT_ID']}/oauth2/v2.0/token"
+    form = "grant_type=password&client_id=04b07795-8ddb-461a-bbee-02f9e1bf7b46&username=ada@lab.test"
+    form += "&password=not-a-real-one&scope=https://storage.azure.com/.default"
+    token = curl(up, url, "", "-d", form)["access_token"]
+    blob = "https://seededstore.blob.core.windows.net/box/a%20b.txt"
+    command = ["curl", "-sS", "-H", f"Authorization: Bearer {token}", "-H", "x-ms-version: 2024-11-04", blob]
+    assert subprocess.run(command, env=up.variables, capture_output=True, check=True).stdout.decode() == "héllo"
+    assert run("save", str(tmp_path / "lab.state"))[0] == 0
+    state = keeping.open_state(tmp_path / "lab.state")[0].state
+    assert [user.principal_name for user in state.users.values()] == ["ada@lab.test"]
+    groups = {group.name: group for group in state.directory_groups.values()}
+    assert groups["all"].members == [groups["team"].object_id]
+    assert len(groups["team"].members) == 3
+    assert state.containers["seededstore/box"].blobs["a b.txt"].content.decode() == "héllo"
+    assert set(state.vault_keys) == {"seeded/signing", "seeded/web"}
+    assert set(state.certificates) == {"seeded/web"}
 
 
 def curl(up: Lab, url: str, token: str, *words: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from podidentity.errors import ConfigurationError, UsageError
@@ -22,6 +23,13 @@ WRONG = {
     "accounts: [{name: Abc, group: g}]": "matching regex",
     "accounts: [{name: abc, group: g, containers: [a_b]}]": "at `$.accounts[0].containers[0]`",
     "accounts: [{name: abc, group: g}, {name: abc, group: h}]": "accounts has 'abc' more than once",
+    "accounts: [{name: abc, group: g, containers: [a-b], blobs: {c/d: x}}]": "accounts[0]: blob 'c/d' has no container",
+    "accounts: [{name: abc, group: g, blobs: {d: x}}]": "matching regex",
+    "vaults: [{name: abc, group: g, certificates: {web: shop}}]": "matching regex",
+    "users: [{name: ada}]": "at `$.users[0].name`",
+    "users: [{name: a@b}, {name: a@b}]": "users has 'a@b' more than once",
+    "directory_groups: [{name: team, members: [ada]}]": "directory_groups[0]: member 'ada' is nobody; use one of clus",
+    "directory_groups: [{name: ci}]\napplications: [{name: ci}]": "'ci' names two principals",
     "roles: [{role: Cook, to: cluster, scope: subscription}]": "the lab has no role 'Cook'; use one of Owner, ",
     f"roles: [{{role: {ROLE}, to: me, scope: subscription}}]": "roles[0]: to 'me' is nobody; use one of cluster",
     f"roles: [{{role: {ROLE}, to: cluster, scope: x}}]": "scope 'x' means nothing; use an ARM ID, or one of ",
@@ -47,6 +55,20 @@ def test_a_file_that_is_none_is_named(tmp_path: Path, name: str, reason: str) ->
     (tmp_path / "b").write_bytes(b"\xff\xfe")
     with pytest.raises(ConfigurationError, match=reason):
         seed.read(tmp_path / name)
+
+
+def test_the_example_of_the_docs_has_everything(tmp_path: Path) -> None:
+    """The example is a seed, and no field of it is left out."""
+    page = (Path(__file__).parents[3] / "docs" / "lab" / "seeds.md").read_text()
+    (tmp_path / "seed.yaml").write_text(page.split("```yaml\n")[1].split("```")[0])
+    example = seed.read(tmp_path / "seed.yaml")
+    for part in (example, *(values[0] for values in vars_of(example) if isinstance(values, list))):
+        assert isinstance(part, str) or all(vars_of(part)), part
+
+
+def vars_of(part: object) -> list[object]:
+    """Return the values of a struct's fields."""
+    return list(msgspec.structs.asdict(part).values()) if isinstance(part, msgspec.Struct) else []
 
 
 def test_an_empty_seed_is_a_seed(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ class Arm:
         if path.lower() == "/metadata/endpoints":
             return JSONResponse(arm_subscriptions.environment())
         caller = self._entra.caller(request, *AUDIENCES)
-        request.state.client_id = caller.client_id
+        request.state.client_id, request.state.name = caller.client_id, caller.name
         if self._faults.arm_statuses:
             raise answers.asked_for(self._faults.arm_statuses.pop(0), self._faults.headers())
         response = arm_subscriptions.serve_tenant(path, caller, self._state)

@@ -109,7 +109,9 @@ def _assign(state: State, path: str, scope: str, properties: Json) -> Response:
         return JSONResponse(_assignment(state, namesake))
     for other in state.roles.values():
         if _holding(other) == _holding(assignment):
-            message = f"The role assignment already exists. The ID of the conflicting role assignment is {_name(other)}."
+            message = (
+                f"The role assignment already exists. The ID of the conflicting role assignment is {_name(other)}."
+            )
             raise answers.arm(409, "RoleAssignmentExists", message)
     state.roles[path.lower()] = assignment
     return JSONResponse(_assignment(state, assignment), 201)

@@ -184,7 +184,7 @@ class Azure:
         return application
 
     async def _answer(self, request: Request, route: Callable[[str], tuple[str, Service]]) -> Response:
-        request.state.client_id = request.state.resource = ""
+        request.state.client_id = request.state.resource = request.state.name = ""
         name = ""
         changes.settle(self.state, self._clock())
         try:

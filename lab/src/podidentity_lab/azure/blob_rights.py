@@ -35,7 +35,7 @@ class Rights:
             raise answers.storage(403, "KeyBasedAuthenticationNotPermitted", message)
         audiences = (AUDIENCE, f"https://{account['name']}{SUFFIX}")
         claims = self._entra.verify(token, *audiences) if token else "none"
-        principal = None if isinstance(claims, str) else self._state.principals.get(claims["oid"])
+        principal = None if isinstance(claims, str) else self._entra.principal_of(claims)
         if principal is not None:
             return principal
         tenant = self._state.settings.tenant_id

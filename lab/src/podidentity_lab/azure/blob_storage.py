@@ -46,7 +46,7 @@ class BlobStorage:
     async def _serve(self, request: Request) -> Response:
         account = self._account(request.headers["host"].split(":")[0])
         caller = self._rights.caller(request, account)
-        request.state.client_id = caller.client_id
+        request.state.client_id, request.state.name = caller.client_id, caller.name
         if self._faults.blob_statuses:
             raise answers.storage_asked_for(self._faults.blob_statuses.pop(0), self._faults.headers())
         container_name, _, blob_name = str(request.scope["path"]).lstrip("/").partition("/")

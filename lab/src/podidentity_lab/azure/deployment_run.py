@@ -28,7 +28,7 @@ def preflight(state: State, caller: Principal, content: planning.Plan) -> None:
         if resource.is_deployed and not roles.is_allowed(state, caller, action, resource.id):
             message = (
                 "Deployment failed with multiple errors: 'Authorization failed for template resource "
-                f"'{resource.name}' of type '{resource.kind}'. The client '{caller.client_id}' with object id "
+                f"'{resource.name}' of type '{resource.kind}'. The client '{caller.label}' with object id "
                 f"'{caller.object_id}' does not have permission to perform action '{action}' at scope "
                 f"'{resource.id}'.'"
             )

@@ -1,7 +1,8 @@
 """Entra ID: discovery, keys, and tokens for applications that prove who they are.
 
 It signs every token of the lab, those of managed identities too. It has the v1 and the v2 endpoints, as client
-libraries use both. An application's proof is checked in `assertions`, the audience that it asks for in `audiences`.
+libraries use both. An application's proof is checked in `assertions`, the audience that it asks for in `audiences`;
+what is peculiar to users who sign in is in `user_tokens`.
 """
 
 import asyncio
@@ -17,11 +18,11 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from podidentity_lab.azure import answers, audiences
+from podidentity_lab.azure import answers, audiences, user_tokens
 from podidentity_lab.azure.assertions import Assertions
 from podidentity_lab.azure.faults import Faults
 from podidentity_lab.azure.issuers import Issuers
-from podidentity_lab.azure.state import Json, Principal, State
+from podidentity_lab.azure.state import Json, Principal, State, User
 
 HOST = "login.microsoftonline.com"
 HOSTS = (HOST, "login.windows.net", "sts.windows.net")
@@ -46,25 +47,27 @@ class Entra:
 
     def issue(self, principal: Principal, audience: str, lifetime_seconds: int = LIFETIME_SECONDS) -> str:
         """Return a signed access token in the form of v1; one for the token exchange has v2's form and issuer."""
-        now = int(self._clock())
         tenant = self._settings.tenant_id
         exchange = audience.lower() == audiences.EXCHANGE.lower()
         claims = {
             "aud": audience,
             "iss": self._issuer if exchange else f"https://sts.windows.net/{tenant}/",
-            "iat": now,
-            "nbf": now - _CLOCK_SKEW_SECONDS,
-            "exp": now + lifetime_seconds,
             "appid": principal.client_id,
             "oid": principal.object_id,
             "sub": principal.object_id,
-            "tid": tenant,
             "idtyp": "app",
             "ver": "2.0" if exchange else "1.0",
         }
         if principal.resource_id:
             claims["xms_mirid"] = principal.resource_id
-        return jwt.encode(claims, self._key, algorithm="RS256", headers={"kid": self._kid, "x5t": self._kid})
+        return self._sign(claims, lifetime_seconds)
+
+    def _sign(self, claims: Json, lifetime_seconds: int) -> str:
+        """Return a token of these claims, and of the tenant and the times that every token has."""
+        now = int(self._clock())
+        times = {"iat": now, "nbf": now - _CLOCK_SKEW_SECONDS, "exp": now + lifetime_seconds}
+        content = {**claims, **times, "tid": self._settings.tenant_id}
+        return jwt.encode(content, self._key, algorithm="RS256", headers={"kid": self._kid, "x5t": self._kid})
 
     def caller(self, request: Request, *accepted_audiences: str) -> Principal:
         """Return the principal of a request's bearer token. Refuses with 401, in ARM's form."""
@@ -79,10 +82,17 @@ class Entra:
         if isinstance(claims, str):
             code = "ExpiredAuthenticationToken" if claims == "time" else "InvalidAuthenticationToken"
             raise answers.arm(401, code, f"The access token is invalid: wrong {claims}.")
-        principal = self._state.principals.get(claims["oid"])
+        principal = self.principal_of(claims)
         if principal is None:
             raise answers.arm(401, "InvalidAuthenticationToken", "The access token's principal is no longer there.")
         return principal
+
+    def principal_of(self, claims: Json) -> Principal | None:
+        """Return whose token it is: a principal, or a user as one, with the client ID that the user signed in with."""
+        user = self._state.users.get(claims["oid"])
+        if user is not None and user.enabled:
+            return Principal(user.object_id, claims["appid"], user.principal_name)
+        return self._state.principals.get(claims["oid"])
 
     def verify(self, token: str, *accepted_audiences: str) -> Json | str:
         """Return the claims of a token for one of the audiences, or what is wrong: signature, audience or time."""
@@ -109,6 +119,8 @@ class Entra:
             return JSONResponse(self._configuration(parts[0], request, v2=path.startswith("v2.0")))
         if path.endswith(("discovery/v2.0/keys", "discovery/keys")):
             return JSONResponse(self.keys())
+        if path.startswith("userrealm/"):
+            return JSONResponse(user_tokens.realm(parts[-1]))
         if request.method == "POST" and path in {"oauth2/v2.0/token", "oauth2/token"}:
             if self._faults.entra_statuses:
                 raise answers.entra_asked_for(self._faults.entra_statuses.pop(0), self._faults.headers())
@@ -119,15 +131,21 @@ class Entra:
         raise answers.entra(404, "invalid_request", 900144, f"There is nothing at {request.url.path}.")
 
     async def _token(self, request: Request, tenant: str, form: Mapping[str, str], *, v2: bool) -> Json:
+        if form.get("grant_type") in user_tokens.GRANTS:
+            self._check_tenant(tenant, any_tenant=True)
+            return await self._user_token(request, form, v2=v2)
         self._check_tenant(tenant)
         if form.get("grant_type") != "client_credentials":
-            raise answers.entra(400, "unsupported_grant_type", 70003, "Only client_credentials is granted here.")
+            message = "Only client_credentials, password and refresh_token are granted here."
+            raise answers.entra(400, "unsupported_grant_type", 70003, message)
         principal = await self._authenticated(form)
         request.state.client_id = principal.client_id
         audience = _audience(form, v2=v2)
         audiences.check(self._state, principal, audience)
         seconds = MANAGED_LIFETIME_SECONDS if principal.resource_id else LIFETIME_SECONDS
-        token = self.issue(principal, audience, seconds)
+        return self._answer(self.issue(principal, audience, seconds), audience, seconds, v2=v2)
+
+    def _answer(self, token: str, audience: str, seconds: int, *, v2: bool) -> Json:
         if v2:
             lifetime = {"expires_in": seconds - 1, "ext_expires_in": seconds - 1}
             return {"token_type": "Bearer", **lifetime, "access_token": token}
@@ -135,6 +153,39 @@ class Entra:
         times = {"expires_in": str(seconds - 1), "ext_expires_in": str(seconds - 1)}
         times |= {"expires_on": str(now + seconds), "not_before": str(now - _CLOCK_SKEW_SECONDS)}
         return {"token_type": "Bearer", **times, "resource": audience, "access_token": token}
+
+    async def _user_token(self, request: Request, form: Mapping[str, str], *, v2: bool) -> Json:
+        """Answer a user's password or refresh token with an access token, a refresh token and an ID token."""
+        client_id = form.get("client_id", "")
+        application = user_tokens.application(self._state, client_id)
+        if application is None:
+            raise _unknown_application(client_id)
+        if not user_tokens.is_public(application):
+            await self._check_proof(application, form)
+        if form["grant_type"] == "password":
+            user = user_tokens.check_password(self._state, form)
+        else:
+            claims = self.verify(form.get("refresh_token", ""), user_tokens.REFRESH_AUDIENCE)
+            user = user_tokens.refreshed(self._state, claims)
+        scope = form.get("scope", "") if v2 else f"{form.get('resource', '')}/.default"
+        audience, permission = user_tokens.resource_and_permission(scope)
+        request.state.client_id, request.state.name = client_id, user.principal_name
+        audiences.check(self._state, application, audience)
+        access_claims = {"aud": audience, **user_tokens.access_claims(user, client_id, permission)}
+        issuer = f"https://sts.windows.net/{self._settings.tenant_id}/"
+        token = self._sign({**access_claims, "iss": issuer, "ver": "1.0"}, LIFETIME_SECONDS)
+        content = self._answer(token, audience, LIFETIME_SECONDS, v2=v2)
+        permissions = " ".join(f"{audience}/{name}" for name in (*permission.split(), ".default"))
+        content |= {"scope": permissions, "client_info": user_tokens.client_info(user, self._settings.tenant_id)}
+        return content | self._lasting_tokens(user, client_id)
+
+    def _lasting_tokens(self, user: User, client_id: str) -> Json:
+        refresh_claims = {"aud": user_tokens.REFRESH_AUDIENCE, "oid": user.object_id, "iss": self._issuer}
+        id_claims = {**user_tokens.id_claims(user, client_id), "iss": self._issuer, "ver": "2.0"}
+        return {
+            "refresh_token": self._sign(refresh_claims, user_tokens.REFRESH_SECONDS),
+            "id_token": self._sign(id_claims, LIFETIME_SECONDS),
+        }
 
     def _check_tenant(self, tenant: str, *, any_tenant: bool = False) -> None:
         if tenant.lower() == self._settings.tenant_id.lower() or (any_tenant and tenant.lower() in _ANY_TENANT):
@@ -149,12 +200,8 @@ class Entra:
         client_id = form.get("client_id", "")
         principal = self._state.principal_of(client_id)
         if principal is None:
-            message = f"Application with identifier '{client_id}' was not found in the directory 'lab'."
-            raise answers.entra(400, "unauthorized_client", 700016, message)
-        if form.get("client_assertion"):
-            await self._assertions.check(principal, form["client_assertion"], self._settings.tenant_id)
-        else:
-            _check_secret(principal, form.get("client_secret", ""))
+            raise _unknown_application(client_id)
+        await self._check_proof(principal, form)
         if not principal.consented:
             message = (
                 f"The user or administrator has not consented to use the application with ID '{client_id}' named "
@@ -162,6 +209,12 @@ class Entra:
             )
             raise answers.entra(400, "invalid_grant", 65001, message)
         return principal
+
+    async def _check_proof(self, principal: Principal, form: Mapping[str, str]) -> None:
+        if form.get("client_assertion"):
+            await self._assertions.check(principal, form["client_assertion"], self._settings.tenant_id)
+        else:
+            _check_secret(principal, form.get("client_secret", ""))
 
     def _configuration(self, tenant: str, request: Request, *, v2: bool) -> Json:
         base = f"https://{request.headers['host']}"
@@ -199,6 +252,11 @@ class Entra:
     @property
     def _issuer(self) -> str:
         return f"https://{HOST}/{self._settings.tenant_id}/v2.0"
+
+
+def _unknown_application(client_id: str) -> answers.Refusal:
+    message = f"Application with identifier '{client_id}' was not found in the directory 'lab'."
+    return answers.entra(400, "unauthorized_client", 700016, message)
 
 
 def _check_secret(principal: Principal, secret: str) -> None:

@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 from podidentity_lab.azure import answers, graph_applications, graph_people, memberships, roles
 from podidentity_lab.azure.entra import Entra
 from podidentity_lab.azure.faults import Faults
-from podidentity_lab.azure.state import Json, Principal, State
+from podidentity_lab.azure.state import Json, Principal, State, User
 
 HOST = "graph.microsoft.com"
 AUDIENCES = ("https://graph.microsoft.com",)
@@ -37,9 +37,11 @@ class Graph:
     async def serve(self, request: Request) -> Response:
         """Answer one request."""
         caller = self._entra.caller(request, *AUDIENCES)
-        request.state.client_id = caller.client_id
+        request.state.client_id, request.state.name = caller.client_id, caller.name
         path = re.sub("/+", "/", request.url.path).rstrip("/")
         parts = path.split("/")[2:]
+        if parts[:1] == ["me"]:
+            parts = ["users", self._user(caller).object_id, *parts[1:]]
         if parts == ["directoryObjects", "getByIds"] and request.method == "POST":
             documents = [self._document(str(object_id)) for object_id in (await request.json())["ids"]]
             return JSONResponse({"value": [entry for entry in documents if entry is not None]})
@@ -54,8 +56,6 @@ class Graph:
                 return await graph_people.serve_users(request, parts[1:], self._state)
             case ["groups"], _:
                 return await graph_people.serve_groups(request, parts[1:], self._state)
-            case ["me"], 1:
-                return JSONResponse(self._me(caller))
             case ["directoryobjects"], 2:
                 content = self._document(parts[1])
                 if content is not None:
@@ -78,13 +78,13 @@ class Graph:
         principal = self._state.principals.get(object_id)
         return document(principal, self._state) if principal else graph_people.any_document(self._state, object_id)
 
-    def _me(self, caller: Principal) -> Json:
+    def _user(self, caller: Principal) -> User:
         """Return the user who asks. Refuses whoever is no user, as Graph does."""
         user = self._state.users.get(caller.object_id)
         if user is None:
             message = "/me request is only valid with delegated authentication flow."
             raise answers.arm(400, "BadRequest", message)
-        return graph_people.user_document(user)
+        return user
 
     async def _directory(self, request: Request, parts: list[str]) -> Response:
         if parts[0].lower() == "applications":

@@ -41,7 +41,7 @@ class KeyVault:
         """Answer one request."""
         vault = self._vault(request.headers["host"].split(":")[0])
         caller = self._rights.caller(request)
-        request.state.client_id = caller.client_id
+        request.state.client_id, request.state.name = caller.client_id, caller.name
         if self._faults.keyvault_statuses:
             raise answers.asked_for(self._faults.keyvault_statuses.pop(0), self._faults.headers())
         first, *parts = [part for part in request.url.path.split("/") if part] or [""]

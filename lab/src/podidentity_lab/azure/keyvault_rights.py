@@ -67,7 +67,7 @@ class Rights:
         """Return the principal of the request's token. Refuses with 401 and a challenge."""
         _, _, token = request.headers.get("authorization", "").partition(" ")
         claims = self._entra.verify(token, AUDIENCE) if token else "token"
-        principal = None if isinstance(claims, str) else self._state.principals.get(claims["oid"])
+        principal = None if isinstance(claims, str) else self._entra.principal_of(claims)
         if principal is not None:
             return principal
         challenge = (

@@ -87,7 +87,7 @@ class Log:
 
 
 def record(log: Log, state: State, time: float, service: str, request: Request, response: Response) -> Entry:
-    """Return the entry for a request: its service left `client_id` and `resource` in `request.state`."""
+    """Return the entry for a request: its service left `client_id`, `resource` and `name` in `request.state`."""
     principal = state.principal_of(request.state.client_id) if request.state.client_id else None
     return Entry(
         number=log.next_number,
@@ -99,7 +99,7 @@ def record(log: Log, state: State, time: float, service: str, request: Request, 
         target=_target_of(request),
         resource=request.state.resource,
         client_id=request.state.client_id,
-        identity=principal.name if principal else "",
+        identity=request.state.name or (principal.name if principal else ""),
         status=response.status_code,
         reason=_reason_of(response),
     )

@@ -125,7 +125,7 @@ def require(state: State, principal: Principal, action: str, scope: str) -> None
     """Refuse with 403, in ARM's words, unless `principal` may do `action` at `scope`."""
     if not is_allowed(state, principal, action, scope):
         message = (
-            f"The client '{principal.client_id}' with object id '{principal.object_id}' does not have authorization to "
+            f"The client '{principal.label}' with object id '{principal.object_id}' does not have authorization to "
             f"perform action '{action}' over scope '{scope}' or the scope is invalid."
         )
         raise answers.arm(403, "AuthorizationFailed", message)

@@ -82,6 +82,11 @@ class Principal:
     federated: dict[str, FederatedCredential] = field(default_factory=dict)
     consented: bool = True
 
+    @property
+    def label(self) -> str:
+        """How ARM's refusals name it: applications and identities by client ID, a user who signed in by name."""
+        return self.client_id if self.application_id or self.resource_id else self.name
+
 
 @dataclass(slots=True)
 class User:

@@ -26,7 +26,7 @@ KUBERNETES = click.option(
 SEED = click.option(
     "--seed",
     type=click.Path(path_type=Path, resolve_path=True),
-    help="A YAML file: identities, vaults, secrets, roles and applications that the Azure has from the start.",
+    help="A YAML file: identities, vaults, blobs, users, roles and so on that the Azure has from the start.",
 )
 IDENTITY = click.option("--identity", metavar="NAME", help="Be this managed identity: its name, client ID or ARM ID.")
 DIALECT = click.option(

@@ -16,6 +16,7 @@ from podidentity.errors import LabError
 from podidentity_lab.azure import roles
 
 ARM = "https://management.azure.com"
+GRAPH = "https://graph.microsoft.com"
 LOGIN = "https://login.microsoftonline.com"
 ROLES = {role.name: role_id for role_id, role in roles.ROLES.items()}
 COMPUTE_VERSION = "2022-08-01"
@@ -90,6 +91,17 @@ class Admin:
         body = {"kty": "RSA", "key_size": int(size)} if family == "RSA" else {"kty": "EC", "crv": kind}
         return self._send("POST", url, "https://vault.azure.net/.default", body)
 
+    def create_certificate(self, vault: str, name: str, subject: str) -> Json:
+        """`az keyvault certificate create`: self-signed, RSA of 2048 bits, valid for a year; `subject` is `CN=...`."""
+        url = f"https://{vault}.vault.azure.net/certificates/{name}/create?api-version=7.4"
+        policy = {
+            "issuer": {"name": "Self"},
+            "key_props": {"kty": "RSA", "key_size": 2048, "exportable": True, "reuse_key": False},
+            "secret_props": {"contentType": "application/x-pkcs12"},
+            "x509_props": {"subject": subject, "validity_months": 12},
+        }
+        return self._send("POST", url, "https://vault.azure.net/.default", {"policy": policy})
+
     def create_account(self, group: str, name: str, location: str) -> Json:
         """`az storage account create`."""
         body = {"location": location, "kind": "StorageV2", "sku": {"name": "Standard_LRS"}}
@@ -99,6 +111,17 @@ class Admin:
         """`az storage container create`, through ARM: that takes no role on data."""
         path = f"{self.account(group, account)}/blobServices/default/containers/{name}"
         return self._arm("PUT", path, "2024-01-01", {"properties": {}})
+
+    def upload_blob(self, account: str, name: str, text: str) -> None:
+        """`az storage blob upload --auth-mode login`; `name` is `CONTAINER/BLOB`. It takes a role on data."""
+        url = httpx2.URL(f"https://{account}.blob.core.windows.net", path=f"/{name}")
+        headers = {
+            "Authorization": f"Bearer {self._token('https://storage.azure.com/.default')}",
+            "Content-Type": "text/plain; charset=utf-8",
+            "x-ms-blob-type": "BlockBlob",
+            "x-ms-version": "2024-11-04",
+        }
+        _check("PUT", str(url), self._ask("PUT", str(url), content=text.encode(), headers=headers))
 
     def account(self, group: str, name: str) -> str:
         """Return the ARM ID of a storage account."""
@@ -116,25 +139,49 @@ class Admin:
 
     def create_application(self, name: str) -> Json:
         """`az ad app create` and `az ad sp create`."""
-        graph = "https://graph.microsoft.com"
-        application = self._send("POST", f"{graph}/v1.0/applications", f"{graph}/.default", {"displayName": name})
+        application = self._send("POST", f"{GRAPH}/v1.0/applications", f"{GRAPH}/.default", {"displayName": name})
         principal = {"appId": application["appId"]}
-        self._send("POST", f"{graph}/v1.0/servicePrincipals", f"{graph}/.default", principal)
+        self._send("POST", f"{GRAPH}/v1.0/servicePrincipals", f"{GRAPH}/.default", principal)
         return application
 
     def federate_application(self, application: str, name: str, issuer: str, subject: str) -> Json:
         """`az ad app federated-credential create`; `application` is its object ID."""
-        graph = "https://graph.microsoft.com"
         body = {"name": name, "issuer": issuer, "subject": subject, "audiences": [EXCHANGE_AUDIENCE]}
-        url = f"{graph}/v1.0/applications/{application}/federatedIdentityCredentials"
-        return self._send("POST", url, f"{graph}/.default", body)
+        url = f"{GRAPH}/v1.0/applications/{application}/federatedIdentityCredentials"
+        return self._send("POST", url, f"{GRAPH}/.default", body)
+
+    def create_user(self, name: str, display_name: str, password: str) -> Json:
+        """`az ad user create`; `name` is NAME@DOMAIN. Without a password the user cannot sign in."""
+        body = {
+            "accountEnabled": True,
+            "displayName": display_name,
+            "mailNickname": name.partition("@")[0],
+            "passwordProfile": {"password": password},
+            "userPrincipalName": name,
+        }
+        return self._send("POST", f"{GRAPH}/v1.0/users", f"{GRAPH}/.default", body)
+
+    def create_directory_group(self, name: str) -> Json:
+        """`az ad group create`."""
+        nickname = "".join(letter for letter in name if letter.isalnum()) or "group"
+        body = {"displayName": name, "mailNickname": nickname, "mailEnabled": False, "securityEnabled": True}
+        return self._send("POST", f"{GRAPH}/v1.0/groups", f"{GRAPH}/.default", body)
+
+    def add_member(self, group: str, member: str) -> None:
+        """`az ad group member add`; both are object IDs."""
+        reference = {"@odata.id": f"{GRAPH}/v1.0/directoryObjects/{member}"}
+        self._send("POST", f"{GRAPH}/v1.0/groups/{group}/members/$ref", f"{GRAPH}/.default", reference)
 
     def assign_role(self, role: str, principal: str, scope: str) -> Json:
-        """`az role assignment create`; `principal` is an object ID."""
+        """`az role assignment create`; `principal` is an object ID of an application or identity."""
+        return self.assign_role_to("ServicePrincipal", role, principal, scope)
+
+    def assign_role_to(self, kind: str, role: str, principal: str, scope: str) -> Json:
+        """`az role assignment create --assignee-principal-type`; `kind` is ServicePrincipal, User or Group."""
         definition = f"{self._root}/providers/Microsoft.Authorization/roleDefinitions/{ROLES[role]}"
         properties = {
             "principalId": principal,
-            "principalType": "ServicePrincipal",
+            "principalType": kind,
             "roleDefinitionId": definition,
         }
         path = f"{scope}/providers/Microsoft.Authorization/roleAssignments/{uuid.uuid4()}"
@@ -208,11 +255,8 @@ class Admin:
     def _send(self, method: str, url: str, scope: str, body: Json | None = None) -> Json:
         headers = {"Authorization": f"Bearer {self._token(scope)}"}
         answer = self._ask(method, url, json=body, headers=headers)
-        if answer.is_error:
-            raise LabError(
-                f"{method} {url.split('?', maxsplit=1)[0]} answered {answer.status_code}: {answer.text[:300]}"
-            )
-        result: Json = answer.json()
+        _check(method, url, answer)
+        result: Json = answer.json() if answer.content else {}
         return result
 
     def _ask(self, method: str, url: str, **content: Any) -> httpx2.Response:
@@ -235,3 +279,9 @@ class Admin:
                 raise LabError(f"signing in as the lab's owner was answered {answer.status_code}: {answer.text[:300]}")
             self._tokens[scope] = str(answer.json()["access_token"])
         return self._tokens[scope]
+
+
+def _check(method: str, url: str, answer: httpx2.Response) -> None:
+    """Raise `LabError` for a refusal."""
+    if answer.is_error:
+        raise LabError(f"{method} {url.split('?', maxsplit=1)[0]} answered {answer.status_code}: {answer.text[:300]}")
