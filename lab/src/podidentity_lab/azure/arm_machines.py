@@ -142,7 +142,7 @@ def _check(state: State, caller: Principal, machine: Machine, change: changes.Ch
             raise answers.arm(400, "FailedIdentityOperation", message)
         if not roles.is_allowed(state, caller, permission, text):
             message = (
-                f"The client '{caller.client_id}' with object id '{caller.object_id}' has permission to perform action "
+                f"The client '{caller.label}' with object id '{caller.object_id}' has permission to perform action "
                 f"'{machine.kind}/write' on scope '{machine.id}'; however, it does not have permission to perform "
                 f"action(s) '{action}' on the linked scope(s) '{text}' or the linked scope(s) are invalid."
             )
