@@ -28,7 +28,7 @@ REPOSITORY = Path(__file__).parent.parent
 BUILD = REPOSITORY / "build"
 CACHE = BUILD / "image"
 SYSTEM = CACHE / "system"
-BUDGET_MB = 150
+BUDGET_MB = 135
 USER = "65532:65532"
 """As whom the broker and the webhook run: nobody that the image knows. NMI and MIC are root where their pods say so."""
 ENVIRONMENT: Mapping[str, str] = {"PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"}

@@ -36,6 +36,7 @@ def make_root(root: Path) -> None:
     extract([*PACKAGES, f"python{PYTHON}-minimal"], PATHS, root)
     packages = sorted((root / "var/cache/apt/archives").glob("*.deb"))
     contained = {package: _control(package) for package in packages if _is_in(root, package)}
+    _keep_licences(root, contained)
     for path in _LEFTOVERS:
         _remove(root / path)
     for name in _DIRECTORIES:
@@ -44,9 +45,6 @@ def make_root(root: Path) -> None:
         (root / name).chmod(0o1777)
     for package, control in contained.items():
         (root / "var/lib/dpkg/status.d" / package.name.split("_", 1)[0]).write_text(control)
-    for licence in (root / "usr/share/doc").iterdir():
-        if not (root / "var/lib/dpkg/status.d" / licence.name).exists():
-            _remove(licence)
     for name, text in _FILES.items():
         (root / name).write_text(text)
     (root / "usr/bin/python3").symlink_to(f"python{PYTHON}")
@@ -81,6 +79,22 @@ def _is_in(root: Path, package: Path) -> bool:
         if name and not name.endswith("/") and not name.startswith("usr/share/doc/") and os.path.lexists(root / name):
             return True
     return False
+
+
+def _keep_licences(root: Path, packages: Iterable[Path]) -> None:
+    """Leave the licences of `packages` alone in /usr/share/doc, and those that some of them share by a link."""
+    documents, names = root / "usr/share/doc", set()
+    for package in packages:
+        name = package.name.split("_", 1)[0]
+        names.add(name)
+        for path in _run("dpkg-deb", "--contents", str(package)).splitlines():
+            link, _, target = path.partition(" -> ")
+            if target and link.endswith(f" ./usr/share/doc/{name}") and not os.path.lexists(documents / name):
+                (documents / name).symlink_to(target)
+                names.add(target)
+    for licence in documents.iterdir():
+        if licence.name not in names:
+            _remove(licence)
 
 
 def _control(package: Path) -> str:

@@ -23,8 +23,14 @@ sys.exit(main())
 """
 PROGRAMS: dict[str, list[str]] = {"podidentity": [], **{name: [name] for name in ("nmi", "mic", "broker", "webhook")}}
 
-_UNUSED_FILES = ("**/tests", "**/test", "**/*.pyi", "**/*.pyx", "**/*.pxd", "**/*.c", "**/*.h", "bin")
-
+_UNUSED_FILES = (
+    *("**/tests", "**/test", "**/*.pyi", "**/*.pyx", "**/*.pxd", "**/*.c", "**/*.h", "bin"),
+    "pygments/lexers/[!_]*.py",  # with them rich would colour code; no command shows any
+    "yaml/_yaml.*.so",  # libyaml, which only its own loaders use: `safe_load` is Python
+    "aiohttp/_websocket/*.so",  # the broker and the webhook have no WebSockets; aiohttp has the same in Python
+    "multidict/_testcapi.*.so",
+)
+"""What the wheels bring and no program of the image reads: docs/decisions/image-tools.md has the sizes."""
 
 PACKAGES = f"usr/local/lib/python{debian.PYTHON}/dist-packages"
 """Where Debian's Python looks for packages that are not Debian's."""

@@ -143,6 +143,7 @@ class TokenCache:
         self._spread = spread
         self._tokens: BoundedDict[Key, CachedToken] = BoundedDict(ENTRY_LIMIT)
         self._failures: BoundedDict[Key, _Failure] = BoundedDict(ENTRY_LIMIT)
+        # No `bounded.SingleFlight`: a call outlives those who wait for it. docs/decisions/token-flights.md
         self._flights: dict[Key, asyncio.Future[CachedToken | PodIdentityError]] = {}
         self._quota = FairQuota(FLIGHT_LIMIT, FLIGHTS_PER_ASKER)
         self._pace = Pace(clock, starts=firsts_per_asker, longest_seconds=FIRST_WAIT_SECONDS)

@@ -25,6 +25,8 @@ PROGRAMS = {
 }
 """Every program of the images. No shell, no package manager; of iproute2 NMI uses `ip` alone."""
 
+DOCUMENTS = Path("usr/share/doc")
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -82,7 +84,7 @@ def test_two_checkouts_make_the_same_bytes(archive: Path, tmp_path: Path) -> Non
 
 @pytest.mark.timeout(600)
 def test_the_archive_holds_the_product_alone(archive: Path) -> None:
-    """Only listed programs, no setuid or setgid file, nothing of the lab, licences of listed packages alone."""
+    """Only listed programs, no setuid or setgid file, nothing of the lab, and each listed package with its licence."""
     paths = entries(archive)
     programs = {
         path for path in paths if path.startswith(("usr/bin/", "usr/sbin/", "usr/local/bin/", "usr/local/sbin/"))
@@ -94,7 +96,10 @@ def test_the_archive_holds_the_product_alone(archive: Path) -> None:
     packages = {path.rsplit("/", 1)[1] for path in paths if path.startswith("var/lib/dpkg/status.d/")}
     assert {"libc6", "libssl3", "nftables", "libpython3.11-stdlib"} <= packages
     assert not packages & {"dpkg", "tar", "perl-base", "debconf", "mawk", "bash", "dash"}
-    assert {path.split("/")[3] for path in paths if path.endswith("/copyright")} <= packages
+    licences = {path.split("/")[3] for path in paths if path.endswith("/copyright")}
+    links = {Path(path).name: entry.target for path, entry in paths.items() if Path(path).parent == DOCUMENTS}
+    shared = {name: target for name, target in links.items() if target}
+    assert licences | {name for name, target in shared.items() if target in licences} == packages | {*shared.values()}
 
 
 @pytest.mark.timeout(900)
@@ -125,7 +130,8 @@ def test_the_dockerfile_makes_the_same_files_and_they_run(archive: Path, buildah
     run(
         "python3",
         "-c",
-        "import podidentity.cli.nmi, podidentity.cli.mic, podidentity.cli.doctor, podidentity.cli.explain",
+        "import podidentity.cli.nmi, podidentity.cli.mic, podidentity.cli.doctor, podidentity.cli.explain,"
+        "podidentity.https.server, aiohttp.web, yaml; yaml.safe_load('a: 1')",
     )
 
 
