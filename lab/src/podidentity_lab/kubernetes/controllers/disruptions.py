@@ -26,7 +26,7 @@ def check(storage: Storage, pod: Json) -> None:
 
 
 def _matches(selector: Json | None, pod: Json) -> bool:
-    """Return an empty selector chooses every pod, an absent one none (policy/v1)."""
+    """Whether a selector chooses the pod: an empty one every pod, an absent one none (policy/v1)."""
     return selector is not None and selectors.matches(selector, pod["metadata"].get("labels") or {})
 
 
