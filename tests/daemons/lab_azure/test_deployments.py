@@ -145,18 +145,21 @@ def test_what_is_refused_ends_the_deployment(manage: Management, azure: Azure) -
         (template({"type": IDENTITIES, "name": "one"}), "it has no 'apiVersion'"),
         (template(identity("one", dependsOn=["two"])), "'two' is not defined in the template"),
         (template(identity("one"), identity("one")), "more than once"),
-        (template(identity("one", dependsOn=["two"]), identity("two", dependsOn=["one"])), "circular dependency"),
+        (
+            template(identity("one", dependsOn=["two"]), identity("two", dependsOn=["one"])),
+            "Circular dependency detected on resource: '/subs",
+        ),
         (template(identity("one"), parameters={"a": {"type": "string"}}), "'a' is not provided"),
         (template(identity("one"), parameters={"a": {"type": "int", "defaultValue": "1"}}), "must be a int"),
         (
             template(identity("one"), parameters={"a": {"defaultValue": 1, "allowedValues": [2]}}),
-            "allowed values are '2'",
+            "is not part of the allowed value(s): '2'",
         ),
         (template(identity("one"), parameters={"a": {"defaultValue": "", "minLength": 1}}), "not from 1 to 0"),
         (template(identity("[variables('a')]"), variables={"a": "[variables('a')]"}), "depends on itself"),
         (template(identity("[variables('a')]")), "variable 'a' is not found"),
         (template(identity("[parameters('a')]")), "parameter 'a' is not found"),
-        (template(identity("a/b")), "do not fit"),
+        (template(identity("a/b")), "incorrect segment lengths"),
         ({}, "it has no 'resources'"),
         (template("one"), "a resource must be an object"),
     ],
@@ -175,7 +178,7 @@ def test_a_wrong_template_is_refused_before_anything_is_made(
 def test_other_requests_are_refused_with_their_own_codes(manage: Management) -> None:
     """An unknown parameter, a linked template, a bad name, a missing location and a missing group are refused."""
     answer = deploy(manage, template(), {"x": {"value": 1}})
-    assert "do not correspond to any parameters" in answer.json()["error"]["message"]
+    assert "not present in the original template" in answer.json()["error"]["message"]
     reference = {"reference": {"keyVault": {"id": "x"}, "secretName": "y"}}
     answer = deploy(manage, template(parameters={"x": {"type": "string"}}), {"x": reference})
     assert "refers to a secret of a vault" in answer.json()["error"]["message"]

@@ -109,8 +109,9 @@ class Rights:
         message = (
             "Caller is not authorized to perform action on resource.\r\nIf role assignments, deny assignments or role "
             f"definitions were changed recently, please observe propagation time.\r\nCaller: {self._label(caller)}\r\n"
-            f"Action: '{action}'\r\nResource: '{scope}'\r\nAssignment: (not found)\r\nDenyAssignmentId: null\r\n"
-            f"DecisionReason: null\r\nVault: {vault['name']};location={vault['location']}\r\n"
+            f"Action: '{action}'\r\nResource: '{scope.lower()}'\r\n"
+            "Assignment: (not found)\r\nDenyAssignmentId: null\r\n"
+            f"DecisionReason: 'DeniedWithNoValidRBAC' \r\nVault: {vault['name']};location={vault['location']}\r\n"
         )
         raise answers.arm(403, "Forbidden", message, innererror={"code": "ForbiddenByRbac"})
 

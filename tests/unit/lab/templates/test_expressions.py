@@ -103,7 +103,7 @@ def test_an_expression_yields_its_value(text: str, value: Any) -> None:
         ("[format('{0:D3}', 1)]", "The format '{0:D3}' is not valid"),
         ("[parameters('object').absent]", "property 'absent' doesn't exist, available are 'Key'"),
         ("[parameters('list')[2]]", "can't be evaluated on a Array"),
-        ("[resourceId('Microsoft.KeyVault/vaults', 'a', 'b')]", "do not fit"),
+        ("[resourceId('Microsoft.KeyVault/vaults', 'a', 'b')]", "incorrect segment lengths"),
     ],
 )
 def test_what_is_wrong_is_one_sentence(text: str, sentence: str) -> None:

@@ -207,7 +207,11 @@ def resource_path(kind: str, names: Sequence[str]) -> str:
     """Return the end of a resource's ID, from `/providers/` on: a type's segments take one name each."""
     namespace, *segments = kind.split("/")
     if not segments or len(segments) != len(names):
-        message = f"The type '{kind}' and the name '{'/'.join(names)}' do not fit: a name has one segment fewer."
+        message = (
+            f"The template resource '{'/'.join(names)}' for type '{kind}' has incorrect segment lengths. A nested "
+            "resource type must have identical number of segments as its resource name. A root resource type must have "
+            "segment length one greater than its resource name."
+        )
         raise TemplateError(message)
     pairs = "/".join(f"{segment}/{name}" for segment, name in zip(segments, names, strict=True))
     return f"/providers/{namespace}/{pairs}"

@@ -28,8 +28,9 @@ def values_of(declarations: Json, parameters: Json, scoped: Mapping[str, Functio
     unknown = [name for name in parameters if name.lower() not in {key.lower() for key in declarations}]
     if unknown:
         message = (
-            "The following parameters were supplied, but do not correspond to any parameters defined in the template: "
-            f"'{', '.join(unknown)}'."
+            f"The template parameters '{', '.join(unknown)}' in the parameters file are not valid; they are not "
+            "present in the original template and can therefore not be provided at deployment time. The only supported "
+            f"parameters for this template are '{', '.join(declarations)}'."
         )
         raise TemplateError(message)
     supplied = {name.lower(): value for name, value in parameters.items()}
@@ -52,7 +53,8 @@ def _parameter_value(name: str, declaration: Json, parameter: Any, values: Json,
         return None
     else:
         raise TemplateError(
-            f"The value for the template parameter '{name}' is not provided: the parameter has no default."
+            f"The value for the template parameter '{name}' is not provided. Please see "
+            "https://aka.ms/resource-manager-parameter-files for usage details."
         )
     if value is None and declaration.get("nullable"):
         return None
@@ -67,7 +69,8 @@ def _check_limits(name: str, declaration: Json, value: Any) -> None:
     if choices is not None and value not in choices:
         texts = ",".join(functions.text_of(choice) for choice in choices)
         message = (
-            f"The provided value for the template parameter '{name}' is not valid: the allowed values are '{texts}'."
+            f"The provided value for the template parameter '{name}' is not valid. The parameter value "
+            f"is not part of the allowed value(s): '{texts}'."
         )
         raise TemplateError(message)
     size = value if isinstance(value, int) else len(value)

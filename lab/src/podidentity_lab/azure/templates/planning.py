@@ -300,13 +300,20 @@ def _in_order(resources: list[Resource]) -> tuple[Resource, ...]:
             name = text.removeprefix("?")
             numbers = [index for index, candidate in enumerate(resources) if is_named(candidate, name)]
             if not numbers and name == text:
-                raise TemplateError(f"The resource '{name}' is not defined in the template, but dependsOn names it.")
+                raise TemplateError(
+                    f"The resource '{name}' is not defined in the template. Please see "
+                    "https://aka.ms/arm-template for usage details."
+                )
             sorter.add(number, *(index for index in numbers if index != number))
     try:
         return tuple(resources[number] for number in sorter.static_order())
     except CycleError as error:
-        names = " -> ".join(resources[number].name for number in error.args[1])
-        raise TemplateError(f"The template has a circular dependency: {names}.") from None
+        circle = [resources[number] for number in error.args[1]]
+        names = " -> ".join(resource.name for resource in circle)
+        raise TemplateError(
+            f"Circular dependency detected on resource: '{circle[0].id}' ({names}). Please see "
+            "https://aka.ms/arm-syntax-resources for usage details."
+        ) from None
 
 
 def is_named(resource: Resource, text: str) -> bool:
