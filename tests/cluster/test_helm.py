@@ -14,11 +14,28 @@ import chart
 from cluster.harness import Cluster, Identity, pod, until
 from cluster.programs import ONCE
 from podidentity_lab.nodes import SCALE_SET
-from upstreams import LOCK
+from upstreams import LEADER_ANNOTATION, LOCK
 
 RELEASE = "podidentity"
 NAMESPACE = "identity"
 TIMEOUT_SECONDS = 300
+VALUES = {
+    "image": {"repository": "podidentity"},
+    "mic": {
+        "syncRetryDuration": "30s",
+        "immutableUserMSIs": "11111111-0000-4000-8000-000000000000",
+        "identityAssignmentReconcileInterval": "2m0s",
+        "customCloud": {"enabled": False},
+    },
+    "nmi": {
+        "retryAttemptsForCreated": 16,
+        "retryAttemptsForAssigned": 4,
+        "findIdentityRetryIntervalInSeconds": 5,
+        "blockInstanceMetadata": True,
+        "metadataHeaderRequired": True,
+    },
+}
+"""The values, and their types, with which aad-pod-identity's end-to-end suite installs its chart."""
 
 
 @pytest.fixture(scope="module")
@@ -58,9 +75,30 @@ def token_of(cluster: Cluster, name: str, reader: Identity) -> list[str]:
 
 def test_installed_it_gives_tokens(cluster: Cluster, helm: helm_python.Config, reader: Identity) -> None:
     """`helm install --wait` returns when every part is ready, and a pod gets its own token."""
-    helm.install(str(chart.CHART), RELEASE, {}, namespace=NAMESPACE, wait="legacy", timeout=TIMEOUT_SECONDS)
+    helm.install(str(chart.CHART), RELEASE, VALUES, namespace=NAMESPACE, wait="legacy", timeout=TIMEOUT_SECONDS)
     assert "podidentity_guard" in tables(cluster, "node-0")
     assert token_of(cluster, "helm-first", reader) == ["200", reader.client_id]
+
+
+def health(cluster: Cluster, component: str, port: int) -> dict[str, str]:
+    """Return what the probe of each pod of a daemon says, by the pod's name."""
+    pods = cluster.get("pods", "-n", NAMESPACE, "-l", f"app.kubernetes.io/component={component}")["items"]
+    addresses = {one["metadata"]["name"]: one["status"].get("podIP", "") for one in pods}
+    return {name: cluster.lab.curl(f"http://{address}:{port}/healthz")[1] for name, address in addresses.items()}
+
+
+@pytest.mark.usefixtures("helm")
+def test_the_lock_names_the_pod_whose_probe_says_active(cluster: Cluster) -> None:
+    """The lock is in `default`, wherever the release is. Every other MIC is "Not Active", every NMI "Active"."""
+
+    def one_leads() -> bool:
+        annotations = cluster.get("endpoints", LOCK, "-n", "default")["metadata"]["annotations"]
+        leader = json.loads(annotations[LEADER_ANNOTATION])["holderIdentity"]
+        mics = health(cluster, "mic", 8080)
+        return leader in mics and mics == {name: "Active" if name == leader else "Not Active" for name in mics}
+
+    until(one_leads, "the lock's holder, and no other MIC, says that it is active")
+    until(lambda: set(health(cluster, "nmi", 8085).values()) == {"Active"}, "each NMI says that it is active")
 
 
 def test_upgraded_it_goes_on(cluster: Cluster, helm: helm_python.Config, reader: Identity) -> None:

@@ -104,6 +104,25 @@ async def test_a_host_pod_that_asks_the_port_on_loopback_is_answered(target: str
         assert (await ask(nmi, "Metadata: true", target=target)).status == status
 
 
+@pytest.mark.parametrize(
+    ("headers", "target", "status", "description"),
+    [
+        (("X: y",), "/metadata/instance", 403, "--block-instance-metadata"),
+        (("'Metadata: true'",), "/metadata/instance", 403, "--block-instance-metadata"),
+        (("X: y",), "/unknown", 400, "Required metadata header not specified"),
+        (("Metadata: true",), "/unknown", 404, "no such metadata path"),
+    ],
+)
+async def test_on_loopback_the_block_precedes_the_header_and_the_header_the_path(
+    headers: tuple[str, ...], target: str, status: int, description: str
+) -> None:
+    """The predecessor's suite relies on this order. A quote is part of a header's name: that header is another."""
+    async with answering_root(Settings("n1", block_instance_metadata=True)) as nmi:
+        answer = await ask(nmi, *headers, target=target)
+        assert answer.status == status
+        assert description in answer.json["error_description"]
+
+
 async def test_it_can_be_switched_off() -> None:
     """With --host-token-endpoint=false nobody gets a token at /host/token."""
     async with answering_root(replace(LOOPBACK, host_token=False)) as nmi:
