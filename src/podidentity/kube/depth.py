@@ -1,4 +1,4 @@
-"""Makes a deeply nested JSON text shallow enough to be read: what nobody here reads is deep, never what somebody does.
+"""Makes a deeply nested JSON text shallow enough to be read: no field that a daemon reads is nested as deeply.
 
 Decoders recurse, and every Python has a limit that some object below the API server's own one can reach: 1,000 levels
 by default, 10,000 calls of C code in Python 3.12 and 3.13 however high a program sets its own. Whoever may create a pod

@@ -1,6 +1,6 @@
 """From the bytes of a request head to the request: llhttp cuts it, `imds` decides, and the outcome is remembered.
 
-What a head means depends on its bytes alone, never on who sent it, so that the same bytes need not be meaning
+What a head means depends on its bytes alone, never on who sent it, so that the same bytes need not be parsed
 twice. Three memories, all bounded: for whole heads; for heads without the request ID that Azure's SDKs put into each;
 for deciding lines alone. What a memory leaves out is checked to be harmless first.
 """
@@ -216,7 +216,7 @@ def deciding_lines(head: bytes) -> bytes | None:
 
 
 class _HeadParts:
-    """What llhttp finds in a head. Of headers with the same name only the last is here: their number tells."""
+    """What llhttp finds in a head. Of headers with the same name only the last is here, and so fewer than lines."""
 
     __slots__ = ("headers", "keep_alive", "on_header", "parser", "target")
 

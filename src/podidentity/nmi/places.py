@@ -20,7 +20,7 @@ _ANSWERS_OF_A_BUSY_TURN = 4
 
 
 class Limits(NamedTuple):
-    """How many connections there may be. When all are taken, whoever has most gives one up for whoever has less."""
+    """How many connections there may be. When all are taken, the client with most gives one up for one with fewer."""
 
     per_address: int = 256
     in_all: int = 4096

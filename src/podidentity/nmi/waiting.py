@@ -1,6 +1,6 @@
-"""Requests that wait for Kubernetes, woken by the watch and by nothing else: ten thousand of them cost no loop.
+"""Requests that wait for a change in Kubernetes. Only the watch wakes them: nothing polls, however many wait.
 
-Decides nothing: whoever is woken looks again.
+Decides nothing: a request that is woken decides anew.
 """
 
 import asyncio
