@@ -22,7 +22,14 @@ ROOT = Path(__file__).parent.parent
 OUTPUTS = ROOT / "build"
 PYTEST = (sys.executable, "-m", "pytest", "-q")
 CLUSTER_FOLDERS = ("tests/cluster", "tests/contract")
-PROGRAM_FOLDERS = ("tests/system", "tests/interop")
+PROGRAM_FOLDERS = (
+    "tests/system/demo",
+    "tests/system/lab",
+    "tests/system/load",
+    "tests/system/redirect",
+    "tests/interop",
+)
+"""Not all of whole programs: images, the release and the lab's page are with the others, whose lane is the shortest."""
 CLIENTS = ("nice", sys.executable, "tests/interop/clients.py")
 _SUMMARY = re.compile(r"^=*\s*(\d+ .+ in .+?)\s*=*$")
 
