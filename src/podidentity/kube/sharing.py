@@ -38,6 +38,12 @@ def shared_key(key: ObjectKey) -> ObjectKey:
     return ObjectKey(intern(key.namespace), key.name)
 
 
+def own_key(value: object, key: ObjectKey) -> ObjectKey:
+    """Return the key that a value has itself, in place of an equal one beside it; `key` where it has none."""
+    candidate: object = getattr(value, "key", None)
+    return candidate if isinstance(candidate, ObjectKey) and candidate == key else key
+
+
 def parse_shared(obj: Mapping[str, Any]) -> AzureAssignedIdentity:
     """Read an AzureAssignedIdentity; its identity, binding and names are those of others that have the same."""
     item = crd.parse_assigned(obj)

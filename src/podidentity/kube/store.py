@@ -5,22 +5,26 @@ An index is defined by a plain function from a value to the keys by which it is 
 """
 
 import asyncio
-import operator
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from podidentity.core.model.identities import AzureAssignedIdentity, AzureIdentityBinding, ObjectKey
 from podidentity.core.model.snapshot import Pod
 from podidentity.kube.resources import StoredObject
+from podidentity.kube.sharing import own_key
 
 T = TypeVar("T")
 K = TypeVar("K", bound=Hashable)
 
 
-FEW = 8
+TUPLE_LENGTH = 8
 """Values of one key that are a tuple: a change makes another one."""
-_VALUE = operator.attrgetter("value")
+
+
+class _Version(NamedTuple):
+    uid: str
+    resource_version: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,31 +39,32 @@ class Change(Generic[T]):
 class Index(Generic[T, K]):
     """Values by keys other than their names; see `Store.index`.
 
-    Most keys find one value, so few are a tuple and only more are a dictionary: one for each of 100,000 pods is 35 MB.
+    Most keys find one value, and a dictionary for each of 100,000 pods would be 35 MB: up to `TUPLE_LENGTH` values of a
+    key are a tuple.
     """
 
     def __init__(self, keys_of: Callable[[T], Iterable[K]]) -> None:
         self._keys_of = keys_of
-        self._few: dict[K, tuple[T, ...]] = {}
-        self._many: dict[K, dict[int, T]] = {}
+        self._tuples: dict[K, tuple[T, ...]] = {}
+        self._mappings: dict[K, dict[int, T]] = {}
         """By what tells objects apart in memory: the store passes the very object that it passed before."""
         self._cache: dict[K, tuple[T, ...]] = {}
 
     def find(self, key: K) -> tuple[T, ...]:
         """Return the values found by `key`, in no particular order. The number of other values does not matter."""
-        values = self._few.get(key)
+        values = self._tuples.get(key)
         if values is not None:
             return values
-        if key not in self._many:
+        if key not in self._mappings:
             return ()
         values = self._cache.get(key)
         if values is None:
-            values = self._cache[key] = tuple(self._many[key].values())
+            values = self._cache[key] = tuple(self._mappings[key].values())
         return values
 
     def keys(self) -> Iterable[K]:
         """Return the keys that find something."""
-        return (*self._few, *self._many)
+        return (*self._tuples, *self._mappings)
 
     def change(self, change: Change[T]) -> None:
         """Follow one change of the store."""
@@ -71,37 +76,38 @@ class Index(Generic[T, K]):
                 self._add(key, change.current)
 
     def _add(self, key: K, value: T) -> None:
-        many = self._many.get(key)
-        if many is None:
-            few = self._few.get(key, ())
-            if len(few) < FEW:
-                self._few[key] = (*(item for item in few if item is not value), value)
+        mapping = self._mappings.get(key)
+        if mapping is None:
+            items = self._tuples.get(key, ())
+            if len(items) < TUPLE_LENGTH:
+                self._tuples[key] = (*(item for item in items if item is not value), value)
                 return
-            del self._few[key]
-            many = self._many[key] = {id(item): item for item in few}
-        many[id(value)] = value
+            del self._tuples[key]
+            mapping = self._mappings[key] = {id(item): item for item in items}
+        mapping[id(value)] = value
         self._cache.pop(key, None)
 
     def _drop(self, key: K, value: T) -> None:
-        many = self._many.get(key)
-        if many is not None:
-            many.pop(id(value), None)
+        mapping = self._mappings.get(key)
+        if mapping is not None:
+            mapping.pop(id(value), None)
             self._cache.pop(key, None)
-            if not many:
-                del self._many[key]
+            if not mapping:
+                del self._mappings[key]
             return
-        remaining = tuple(item for item in self._few.get(key, ()) if item is not value)
+        remaining = tuple(item for item in self._tuples.get(key, ()) if item is not value)
         if remaining:
-            self._few[key] = remaining
+            self._tuples[key] = remaining
         else:
-            self._few.pop(key, None)
+            self._tuples.pop(key, None)
 
 
 class Store(Generic[T]):
     """The values of one kind, or of a selection of it."""
 
     def __init__(self) -> None:
-        self._objects: dict[ObjectKey, StoredObject[T]] = {}
+        self._values: dict[ObjectKey, T] = {}  # apart from the versions: 100,000 are copied with each of MIC's plans
+        self._versions: dict[ObjectKey, _Version] = {}
         self._indexes: list[Index[T, Hashable]] = []
         self._subscribers: list[Callable[[Change[T]], None]] = []
         self._synced = asyncio.Event()
@@ -109,43 +115,41 @@ class Store(Generic[T]):
         """Grows with each change: shows whether a result that was derived from the values is still current."""
 
     def __len__(self) -> int:
-        return len(self._objects)
+        return len(self._values)
 
     def __iter__(self) -> Iterator[T]:
-        return (item.value for item in self._objects.values())
+        return iter(self._values.values())
 
     def __contains__(self, key: ObjectKey) -> bool:
-        return key in self._objects
+        return key in self._values
 
     def values(self, without: Iterable[ObjectKey] = ()) -> tuple[T, ...]:
         """Return all values but those of some keys. Quick: 100,000 take some 5 ms."""
-        objects = self._objects
-        excluded = tuple(without)
+        values, excluded = self._values, tuple(without)
         if excluded:
-            objects = objects.copy()
+            values = values.copy()
             for key in excluded:
-                objects.pop(key, None)
-        return tuple(map(_VALUE, objects.values()))
+                values.pop(key, None)
+        return tuple(values.values())
 
     def get(self, key: ObjectKey) -> T | None:
         """Return the value; None when there is none."""
-        item = self._objects.get(key)
-        return None if item is None else item.value
+        return self._values.get(key)
 
     def version(self, key: ObjectKey) -> str:
         """Return the resource version of a value; empty when there is none."""
-        item = self._objects.get(key)
-        return "" if item is None else item.version
+        version = self._versions.get(key)
+        return "" if version is None else version.resource_version
 
     def as_mapping(self) -> dict[ObjectKey, T]:
         """Return a copy: all values by key."""
-        return {key: item.value for key, item in self._objects.items()}
+        return self._values.copy()
 
     def index(self, keys_of: Callable[[T], Iterable[K]]) -> Index[T, K]:
         """Return a new index on the present values, which follows all later changes."""
         index = Index(keys_of)
-        for item in self._objects.values():
-            index.change(Change(item.key, None, item.value))
+        for key, value in self._values.items():
+            index.change(Change(key, None, value))
         self._indexes.append(index)  # type: ignore[arg-type]  # it is only used to follow changes
         return index
 
@@ -170,32 +174,33 @@ class Store(Generic[T]):
 
     def upsert(self, item: StoredObject[T]) -> None:
         """Add or update one value. The same version again is no change; another UID is a deletion and an addition."""
-        previous = self._objects.get(item.key)
-        if previous is None:
+        version = self._versions.get(item.key)
+        if version is None:
             self._set(item, None)
-        elif previous.uid != item.uid:
+        elif version.uid != item.uid:
             self.remove(item.key)
             self._set(item, None)
-        elif previous.version != item.version or not item.version:
-            self._set(item, previous.value)
+        elif version.resource_version != item.version or not item.version:
+            self._set(item, self._values[item.key])
 
     def remove(self, key: ObjectKey) -> None:
         """Delete one value, if it exists."""
-        previous = self._objects.pop(key, None)
-        if previous is not None:
-            self._tell(Change(key, previous.value, None))
+        if key in self._values:
+            del self._versions[key]
+            self._tell(Change(key, self._values.pop(key), None))
 
     def replace(self, fresh: Mapping[ObjectKey, StoredObject[T]]) -> None:
         """Replace all values by `fresh`, a complete list; subscribers get only the differences, deletions first."""
-        for key in [key for key in self._objects if key not in fresh]:
+        for key in [key for key in self._values if key not in fresh]:
             self.remove(key)
         for item in fresh.values():
             self.upsert(item)
         self._synced.set()
 
     def _set(self, item: StoredObject[T], previous: T | None) -> None:
-        self._objects[item.key] = item
-        self._tell(Change(item.key, previous, item.value))
+        key = own_key(item.value, item.key)
+        self._values[key], self._versions[key] = item.value, _Version(item.uid, item.version)
+        self._tell(Change(key, previous, item.value))
 
     def _tell(self, change: Change[T]) -> None:
         self.revision += 1

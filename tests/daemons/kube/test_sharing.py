@@ -7,9 +7,10 @@ import msgspec
 
 import make
 from podidentity.core.model import crd
-from podidentity.core.model.identities import AzureAssignedIdentity
+from podidentity.core.model.identities import AzureAssignedIdentity, ObjectKey
 from podidentity.core.model.snapshot import Pod
-from podidentity.kube.resources import ASSIGNED_IDENTITIES, SELECTED_PODS
+from podidentity.kube.resources import ASSIGNED_IDENTITIES, SELECTED_PODS, StoredObject
+from podidentity.kube.store import Store
 
 
 def read_assigned(item: AzureAssignedIdentity) -> AzureAssignedIdentity:
@@ -59,3 +60,16 @@ def test_pods_share_labels_and_names() -> None:
     assert first.owner.name is second.owner.name
     other = read_pod("c", labels={"aadpodidbinding": "writer"})
     assert (other.selector, first.selector) == ("writer", "reader")
+
+
+def test_a_store_has_each_key_once() -> None:
+    """The key by which a store finds a pod is the pod's own; values without a key of their own keep the object's."""
+    store: Store[object] = Store()
+    pod = read_pod("a")
+    for value in (pod, "no key"):
+        store.upsert(StoredObject(ObjectKey("team", "a"), "uid", "1", value))
+        (key,) = store.as_mapping()
+        assert key == ObjectKey("team", "a")
+        assert (key is pod.key) == (value is pod)
+        store.remove(key)
+    assert len(store) == 0
