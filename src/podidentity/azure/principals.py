@@ -51,12 +51,12 @@ async def assign_role(arm: Requests, scope: str, role: str, principal: str) -> b
     }
     path = f"{scope.rstrip('/')}/{_AUTHORIZATION}/roleAssignments/{name}?api-version={ROLE_VERSION}"
     try:
-        await arm.write("PUT", path, {"properties": properties})
+        answer = await arm.write("PUT", path, {"properties": properties})
     except AzureError as error:
-        if error.status == _CONFLICT:
+        if error.status == _CONFLICT:  # it is there under another name
             return False
         raise
-    return True
+    return answer.status_code == httpx2.codes.CREATED
 
 
 async def unassign_role(arm: Requests, scope: str, role: str, principal: str) -> int:
