@@ -231,6 +231,7 @@ def settings_of(flags: Flags, environ: Mapping[str, str]) -> Settings:
         broker_ca=Path(flags.text("broker-ca")),
         broker_token=Path(flags.text("broker-token")),
         token_file_port=_token_file_port(flags),
+        token_file_ipv6_address=_ipv6_address(environ),
         handover_socket=_socket_path(flags, "handover-socket"),
         secret_namespaces=frozenset(filter(None, flags.text("secret-namespaces").split(","))),
         startup_taint=flags.text("startup-taint"),
@@ -311,6 +312,17 @@ def _listen_address(flags: Flags, environ: Mapping[str, str]) -> str:
         return _address("--nmi-listen-address", address)
     host_address = environ.get("HOST_IP", "")
     return _address("HOST_IP", host_address) if host_address and ":" not in host_address else ""
+
+
+def _ipv6_address(environ: Mapping[str, str]) -> str:
+    """Return HOST_IP as sockets spell it where it is an IPv6 address: pods find the token-file door by it."""
+    text = environ.get("HOST_IP", "")
+    if ":" not in text:
+        return ""
+    try:
+        return str(ipaddress.IPv6Address(text))
+    except ValueError:
+        raise UsageError(f'HOST_IP: "{text}" is no IP address; set it to the node\'s address') from None
 
 
 def _address(name: str, text: str) -> str:

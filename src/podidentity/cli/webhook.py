@@ -38,6 +38,13 @@ TABLE = (
         "Port of the token-file door on each node, as NMI has it; 0: not offered.",
         is_new=True,
     ),
+    Flag(
+        "token-file-ip-family",
+        "text",
+        "auto",
+        "Family of the nodes' addresses (status.hostIP): ipv4 or ipv6; auto: that of KUBERNETES_SERVICE_HOST.",
+        is_new=True,
+    ),
     Flag("port", "number", "9443", "Port of the webhook (HTTPS).", is_new=True),
     Flag("namespace", "text", "", "The webhook's own namespace (else POD_NAMESPACE).", is_new=True),
     Flag("service", "text", "azure-wi-webhook-webhook-service", "Name of its Service.", is_new=True),
@@ -69,10 +76,8 @@ def settings_of(options: Flags, environ: Mapping[str, str]) -> Settings:
         raise ConfigurationError("AZURE_TENANT_ID is not set; set it to the tenant of the cluster's identities")
     cloud = find_cloud(environ.get("AZURE_ENVIRONMENT", ""), environ.get("AZURE_ENVIRONMENT_FILEPATH", ""))
     proxy = _proxy(options, environ)
-    port = options.number("token-file-port")
-    door = TokenFileDoor(options.port("token-file-port"), proxy.audience if proxy else AUDIENCE) if port else None
     return Settings(
-        Rules(tenant, f"{cloud.login}/", options.text("audience"), proxy, door),
+        Rules(tenant, f"{cloud.login}/", options.text("audience"), proxy, _token_file(options, environ, proxy)),
         namespace,
         service=options.text("service"),
         secret=options.text("secret"),
@@ -112,6 +117,19 @@ def _proxy(options: Flags, environ: Mapping[str, str]) -> TokenProxy | None:
     if not suffix:
         return proxy
     return TokenProxy(proxy.url, proxy.trust, proxy.server_name, audience, suffix)
+
+
+def _token_file(options: Flags, environ: Mapping[str, str], proxy: TokenProxy | None) -> TokenFileDoor | None:
+    """Return NMI's token-file door; None where it is not offered.
+
+    A pod is admitted before it has a node, so the family of the node's address is the cluster's: the first of its
+    Services, of which the API server's is one.
+    """
+    family = options.one_of("token-file-ip-family", ("auto", "ipv4", "ipv6"))
+    if not options.number("token-file-port"):
+        return None
+    is_ipv6 = family == "ipv6" or (family == "auto" and ":" in environ.get("KUBERNETES_SERVICE_HOST", ""))
+    return TokenFileDoor(options.port("token-file-port"), proxy.audience if proxy else AUDIENCE, is_ipv6)
 
 
 def _trust(environ: Mapping[str, str]) -> TrustBundle:

@@ -15,6 +15,7 @@ _SO_ATTACH_REUSEPORT_CBPF = 51  # asm-generic/socket.h
 _LOOPBACK_INDEX = 1  # net/loopback.h: of every network namespace
 _INTERFACE_INDEX = 0xFFFFF000 + 8  # linux/filter.h: SKF_AD_OFF + SKF_AD_IFINDEX
 _SOURCE_ADDRESS = 0xFFF00000 + 12  # linux/filter.h: SKF_NET_OFF, then RFC 791
+_SOURCE_ADDRESS_END = 0xFFF00000 + 20  # likewise, RFC 8200: the last four of sixteen bytes
 _LOAD, _JUMP_IF_EQUAL, _RETURN = 0x20, 0x15, 0x06  # BPF_LD|BPF_W|BPF_ABS, BPF_JMP|BPF_JEQ|BPF_K, BPF_RET|BPF_K
 _MODULO, _RETURN_RESULT = 0x94, 0x16  # BPF_ALU|BPF_MOD|BPF_K, BPF_RET|BPF_A
 _INSTRUCTION = struct.Struct("=HBBI")
@@ -40,21 +41,24 @@ def listen_apart(family: int, address: str, port: int, backlog: int) -> list[soc
 def listen_by_client(
     address: str, port: int, count: int, backlog: int, prepare: Callable[[socket.socket], None]
 ) -> list[socket.socket]:
-    """Listen at an IPv4 address and port with `count` sockets: neighbouring client addresses come to different ones.
+    """Listen at an address and port with `count` sockets: neighbouring client addresses come to different ones.
 
     One socket for all where the kernel cannot choose. `prepare` sets options before a socket listens. Raises OSError,
     also when the port is taken.
     """
-    with _bound(socket.AF_INET, address, port, reuse_port=False) as alone:
+    is_ipv6 = ":" in address
+    family = socket.AF_INET6 if is_ipv6 else socket.AF_INET
+    with _bound(family, address, port, reuse_port=False) as alone:
         port = alone.getsockname()[1]
 
     def make() -> socket.socket:
-        listener = _bound(socket.AF_INET, address, port, reuse_port=True)
+        listener = _bound(family, address, port, reuse_port=True)
         prepare(listener)
         return listener
 
+    source = _SOURCE_ADDRESS_END if is_ipv6 else _SOURCE_ADDRESS
     return _listen_in_group(
-        count, ((_LOAD, 0, 0, _SOURCE_ADDRESS), (_MODULO, 0, 0, count), (_RETURN_RESULT, 0, 0, 0)), make, backlog
+        count, ((_LOAD, 0, 0, source), (_MODULO, 0, 0, count), (_RETURN_RESULT, 0, 0, 0)), make, backlog
     )
 
 

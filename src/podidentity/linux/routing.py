@@ -64,8 +64,9 @@ def node_address(metadata_address: str) -> str:
 
 
 def is_own_address(address: str) -> bool:
-    """Whether an IPv4 address is one of this host's: what a host sends to itself comes from that very address."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+    """Whether an address is one of this host's: what a host sends to itself comes from that very address."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect((address, 80))  # sends nothing, as above
         except OSError:

@@ -44,7 +44,8 @@ def open_tcp(listen: Listen, address: str, port: int, queues: int, prepare: Prep
     try:
         return listen(address, port, queues, BACKLOG, prepare_all)
     except OSError as error:
-        message = f"cannot listen on {address}:{port}: {error.strerror}; is another NMI running on this node?"
+        host = f"[{address}]" if ":" in address else address
+        message = f"cannot listen on {host}:{port}: {error.strerror}; is another NMI running on this node?"
         raise (PortTakenError if error.errno == errno.EADDRINUSE else HostError)(message) from None
 
 
@@ -106,4 +107,4 @@ async def _take_connections(door: _Door) -> None:
 
 
 def _is_tcp(bound: socket.socket) -> bool:
-    return bound.family == socket.AF_INET
+    return bound.family in {socket.AF_INET, socket.AF_INET6}

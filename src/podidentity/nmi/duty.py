@@ -171,8 +171,11 @@ class Duty:
             (LOOPBACK, port): Site(parts.listener.app.answer_node, admit_node, NODE_LIMITS),
             self._address: parts.pod_site,
         }
-        if parts.settings.token_file_port:
-            sites[address, parts.settings.token_file_port] = token_file_site(parts.listener.app)
+        settings = parts.settings
+        if settings.token_file_port:
+            site = token_file_site(parts.listener.app)
+            addresses = filter(None, (address, settings.token_file_ipv6_address))
+            sites |= {(host, settings.token_file_port): site for host in addresses}
         return sites
 
     async def _open_other_doors(self) -> bool:

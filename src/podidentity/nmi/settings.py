@@ -87,6 +87,9 @@ class Settings:
     token_file_port: int = 0
     """Port of the token-file door on `listen_address`; 0: it is not served."""
 
+    token_file_ipv6_address: str = ""
+    """The node's IPv6 address, at which the door is served as well; empty: Kubernetes knows the node by IPv4."""
+
     handover_socket: str = ""
     """Path of the Unix socket on which NMIs of this node hand over to each other; empty: none."""
 

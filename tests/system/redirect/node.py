@@ -60,6 +60,8 @@ class Node:
         self.network = network
         self.directory = directory
         self.search_path = os.environ["PATH"]
+        self.address = ""
+        """What Kubernetes says is the node's address; empty: nothing."""
         self._log = directory / "nmi.log"
         self._kubeconfig = directory / "kubeconfig"
         self._opened = contextlib.ExitStack()
@@ -174,7 +176,7 @@ class Node:
         command = [*program, "nmi", "--node=n1", "--http-probe-port=8085", f"--handover-socket={sockets}/nmi.sock"]
         if supervised:
             command = [*program, "supervise", *command]
-        environ = {"KUBECONFIG": str(self._kubeconfig), "PATH": self.search_path}
+        environ = {"KUBECONFIG": str(self._kubeconfig), "PATH": self.search_path, "HOST_IP": self.address}
         with self._log.open("ab") as log:
             process = self.network.node.popen(
                 *command, *flags, stdin=subprocess.DEVNULL, stderr=log, stdout=log, env=environ

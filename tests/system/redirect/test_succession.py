@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 
@@ -19,8 +20,8 @@ import make
 from daemons.kube.scripted import Reply, Request
 from podidentity.linux.passing import receive_sockets
 from system.redirect.asking import asking
-from system.redirect.network import Network
-from system.redirect.node import Node
+from system.redirect.network import NODE, Network
+from system.redirect.node import Node, exchange
 from system.redirect.test_daemon import ask_host
 from waiting import until
 
@@ -233,6 +234,27 @@ def test_a_crash_beside_a_successor_costs_nothing(routed: Node) -> None:
             assert set(client.counts) <= {"200"} | CUT, routed.log()
     assert routed.page("/readyz") == (200, "ok\n")
     assert routed.network.leaked() == 0
+
+
+def test_the_token_file_door_of_an_ipv6_node_is_handed_over(routed: Node) -> None:
+    """It is open at the node's IPv6 address and at its IPv4 address, and a successor takes both over."""
+    routed.address, flags = "fd00:77::10", ("--broker=https://broker.invalid", "--token-file-port=2580")
+    routed.network.node.run(f"ip -6 address add {routed.address}/128 dev lo")
+    places = [(routed.address, 2580), (NODE, 2580)]
+    target = f"/token-file/{UUID(int=1)}?api-version=2020-06-01&resource=r"
+
+    def ask() -> list[int]:
+        statuses = []
+        for place in places:
+            with socket.create_connection(place, 30) as connection:
+                statuses.append(exchange(connection, target)[0])
+        return statuses
+
+    routed.start(*flags)
+    assert routed.network.node.call(ask) == [401, 401]
+    terminate(succeed(routed, *flags))
+    assert routed.network.node.call(ask) == [401, 401]
+    assert "cannot listen" not in routed.log()
 
 
 def succeed(node: Node, *flags: str) -> subprocess.Popen[bytes]:

@@ -175,6 +175,15 @@ def test_settings_of_the_usual_manifest() -> None:
     assert settings("--broker=https://b/", "--token-file-port=2580").token_file_port == 2580
 
 
+def test_a_node_that_kubernetes_knows_by_ipv6() -> None:
+    """HOST_IP is then where the token-file door is, in the spelling of sockets; IMDS is reached over IPv4 as always."""
+    node = settings(HOST_IP="FD00:0::7")
+    assert (node.listen_address, node.token_file_ipv6_address) == ("", "fd00::7")
+    assert settings(HOST_IP="10.0.0.4").token_file_ipv6_address == ""
+    with pytest.raises(UsageError, match=r'HOST_IP: "fd00::x" is no IP address; set it to the node'):
+        settings(HOST_IP="fd00::x")
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [

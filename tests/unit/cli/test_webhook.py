@@ -52,6 +52,23 @@ def test_the_token_proxy() -> None:
     assert own.rules.token_file == TokenFileDoor(2580, "api://own")
 
 
+@pytest.mark.parametrize(
+    ("family", "service", "is_ipv6"),
+    [
+        ("auto", "10.0.0.1", False),
+        ("auto", "fd00:10::1", True),
+        ("auto", "cluster.hcp.westeurope.azmk8s.io", False),
+        ("ipv6", "10.0.0.1", True),
+        ("ipv4", "fd00:10::1", False),
+    ],
+)
+def test_the_family_of_the_nodes_addresses(family: str, service: str, *, is_ipv6: bool) -> None:
+    """It is that of the API server's Service, unless a flag says otherwise."""
+    environ = ENVIRONMENT | {"KUBERNETES_SERVICE_HOST": service}
+    door = settings("--token-file-port=2580", f"--token-file-ip-family={family}", environ=environ).rules.token_file
+    assert door == TokenFileDoor(2580, is_ipv6=is_ipv6)
+
+
 @pytest.mark.parametrize("text", [PEM, base64.b64encode(PEM.encode()).decode()])
 def test_a_ca_as_text(text: str) -> None:
     """The CA may be PEM, or base64 of PEM."""

@@ -85,7 +85,8 @@ def _by_token_file(name: str, wish: Wish, door: TokenFileDoor) -> _Injection:
 
     AZURE_CLIENT_ID stays unset: DefaultAzureCredential would take it for a selector, which some clients refuse here.
     """
-    address = f"http://$({HOST_IP}):{door.port}"
+    host = f"[$({HOST_IP})]" if door.is_ipv6 else f"$({HOST_IP})"  # a kubelet expands the text, and adds no brackets
+    address = f"http://{host}:{door.port}"
     path = f"{TOKEN_FILE_PATH}/{wish.client_id}" if wish.client_id else TOKEN_FILE_PATH
     variables: list[Json] = [
         {"name": HOST_IP, "valueFrom": {"fieldRef": {"fieldPath": "status.hostIP"}}},

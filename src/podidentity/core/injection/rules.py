@@ -64,10 +64,14 @@ class TokenProxy:
 
 @dataclass(frozen=True, slots=True)
 class TokenFileDoor:
-    """NMI's door on each node: its port on the node's own address, and the audience of pods' tokens for the broker."""
+    """NMI's door on each node: its port on the node's own address, and the audience of pods' tokens for the broker.
+
+    `is_ipv6`: Kubernetes knows nodes by their IPv6 addresses, which stand in brackets in a URL (RFC 3986, 3.2.2).
+    """
 
     port: int
     audience: str = PROXY_AUDIENCE
+    is_ipv6: bool = False
 
 
 @dataclass(frozen=True, slots=True)

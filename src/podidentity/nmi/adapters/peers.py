@@ -3,6 +3,7 @@
 import socket
 from collections.abc import Callable
 
+from podidentity.core.model.addresses import canonical
 from podidentity.linux.link import link_of
 from podidentity.linux.local_socket import peer_uid
 from podidentity.linux.original_destination import original_destination
@@ -14,7 +15,7 @@ ClientAddress = tuple[str, int]
 
 def admit_pod(connection: socket.socket, client: ClientAddress) -> Peer:
     """Admit a client as the pod that its address and link belong to."""
-    return Peer(client[0], link_of(connection), port=client[1])
+    return Peer(canonical(client[0]), link_of(connection), port=client[1])
 
 
 def admit_redirected_pod(

@@ -35,7 +35,7 @@ class ListeningSockets:
         self.keep()
 
     def has(self, address: str, port: int) -> bool:
-        """Whether a socket for this IPv4 address and port is there already."""
+        """Whether a socket for this address and port is there already."""
         return any(_is_for(listening, address, port) for listening in (*self._adopted, *self._in_use))
 
     def tcp(self, address: str, port: int, queues: int, prepare: Prepare) -> list[socket.socket]:

@@ -161,6 +161,14 @@ def test_the_token_file_door(annotations: dict[str, str]) -> None:
     assert variables(unnamed)["IDENTITY_ENDPOINT"].endswith(":2580/token-file")
 
 
+def test_a_nodes_ipv6_address_stands_in_brackets() -> None:
+    """A kubelet puts the address into the text as it is, and a URL wants brackets around an IPv6 address."""
+    on_ipv6 = replace(RULES, token_file=TokenFileDoor(2580, is_ipv6=True))
+    container = inject(POD, wish({"podidentity.io/door": "token-file"}), on_ipv6)["spec"]["containers"][1]
+    assert variables(container)["IDENTITY_ENDPOINT"] == f"http://[$(PODIDENTITY_HOST_IP)]:2580/token-file/{CLIENT}"
+    assert variables(container)["IMDS_ENDPOINT"] == "http://[$(PODIDENTITY_HOST_IP)]:2580"
+
+
 def test_both_at_once_is_one_door() -> None:
     """A pod with the annotations of both doors gets the token-file door, and a warning."""
     wanted = wish({f"{W}inject-proxy-sidecar": "true", f"{W}use-identity-binding": "true"})
