@@ -1,9 +1,10 @@
 """The lab's registry: requests of the OCI distribution specification, and what is refused."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import httpx2
 import pytest
 from starlette.testclient import TestClient
 
@@ -157,3 +158,30 @@ def test_to_pull_only(store: Store) -> None:
     with TestClient(application(store, REGISTRY_NAMES, writable=False), base_url="http://localhost") as client:
         assert client.post("/v2/app/blobs/uploads/").status_code in {404, 405}
         assert client.put("/v2/app/manifests/1", content=b"{}").status_code == 405
+
+
+def test_a_name_that_no_file_can_have_is_refused(http: TestClient) -> None:
+    """A repository and a tag that are too long together are refused, as each of them is by itself."""
+    for content in (LAYER, CONFIG):
+        push(http, content)
+    path = f"/v2/{'a/' * 60}a/manifests/{'b' * 128}"
+    assert code(http.put(path, content=MANIFEST)) == (400, "NAME_INVALID")
+
+
+async def test_an_upload_that_gives_way_while_it_is_sent_is_unknown(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other uploads may end one between two of its parts; its client hears that it has to begin again."""
+    monkeypatch.setattr(uploads, "UPLOAD_LIMIT", 1)
+    transport = httpx2.ASGITransport(application(store, REGISTRY_NAMES, writable=True))
+    async with httpx2.AsyncClient(transport=transport, base_url="http://localhost:5000") as client:
+
+        async def parts() -> AsyncIterator[bytes]:
+            yield LAYER[:100]
+            next_upload = await client.post("/v2/team/app/blobs/uploads/")
+            yield LAYER[100:]
+            await client.delete(next_upload.headers["Location"])
+
+        location = (await client.post("/v2/team/app/blobs/uploads/")).headers["Location"]
+        answer = await client.put(location, params={"digest": make.digest(LAYER)}, content=parts())
+    assert code(answer) == (404, "BLOB_UPLOAD_UNKNOWN")

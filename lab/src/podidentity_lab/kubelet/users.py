@@ -33,9 +33,12 @@ def user_of(image: Image, context: Json) -> User:
 
 
 def _text(root: Path, path: str) -> str:
-    """Return the beginning of a file of the image; "" without one."""
+    """Return the beginning of a file of the image; "" without one. A pipe is none: to open it would wait for ever."""
     try:
-        with Path(inside(str(root), path)).open("rb") as file:
+        place = Path(inside(str(root), path))
+        if not place.is_file():
+            return ""
+        with place.open("rb") as file:
             return file.read(FILE_LIMIT_BYTES).decode(errors="replace")
     except OSError:
         return ""

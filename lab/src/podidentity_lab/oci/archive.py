@@ -66,18 +66,26 @@ def media_suffix(head: bytes) -> str:
 def platform_manifest(index: Json) -> Json | None:
     """Return the descriptor in an index of several platforms that is for this machine."""
     for descriptor in _objects(index.get("manifests")):
-        wanted_platform = descriptor.get("platform") or {}
+        wanted_platform = _object(descriptor.get("platform"))
         pair = (wanted_platform.get("os", "linux"), wanted_platform.get("architecture", architecture()))
         if pair == ("linux", architecture()):
             return descriptor
     return None
 
 
+def layer_descriptors(manifest: Json) -> list[Any]:
+    """Return what a manifest says of its layers, from the lowest. Raises `ImageError` when it has no list of them."""
+    descriptors = manifest.get("layers")
+    if not isinstance(descriptors, list):
+        raise ImageError("layers: there is no list of them in the image's manifest; save or push the image again")
+    return descriptors
+
+
 def _docker_images(source: Source, store: Store) -> Iterator[ArchivedImage]:
     for item in _objects(_json(source, "manifest.json"))[:IMAGE_LIMIT]:
-        configuration_name, layers = item.get("Config"), item.get("Layers") or []
-        if not isinstance(configuration_name, str) or not all(isinstance(name, str) for name in layers):
-            raise ImageError("manifest.json: it names no configuration or layers; save the image again")
+        configuration_name, layers, tags = item.get("Config"), item.get("Layers") or [], item.get("RepoTags") or []
+        if not (isinstance(configuration_name, str) and _is_texts(layers) and _is_texts(tags)):
+            raise ImageError("manifest.json: it names no configuration, layers or tags; save the image again")
         content = read_small(source, configuration_name)
         stem = configuration_name.rpartition("/")[2].removesuffix(".json")
         digest = f"sha256:{stem}"
@@ -89,7 +97,7 @@ def _docker_images(source: Source, store: Store) -> Iterator[ArchivedImage]:
             "layers": [_docker_layer(source, store, name) for name in layers],
         }
         text = json.dumps(manifest, sort_keys=True).encode()
-        yield ArchivedImage(tuple(map(str, item.get("RepoTags") or ())), store.write_blob(text))
+        yield ArchivedImage(tuple(tags), store.write_blob(text))
 
 
 def _docker_layer(source: Source, store: Store, name: str) -> Json:
@@ -108,7 +116,7 @@ def _layout_images(source: Source, store: Store) -> Iterator[ArchivedImage]:
     for descriptor in _objects(index.get("manifests") if isinstance(index, dict) else None)[:IMAGE_LIMIT]:
         digest = _copy_manifest(source, store, descriptor, NESTING_LIMIT)
         if digest is not None:
-            annotations = descriptor.get("annotations") or {}
+            annotations = _object(descriptor.get("annotations"))
             name = annotations.get(FULL_NAME) or annotations.get(SHORT_NAME) or ""
             yield ArchivedImage((str(name),) if _is_full(str(name)) else (), digest)
 
@@ -122,10 +130,10 @@ def _copy_manifest(source: Source, store: Store, descriptor: Json, depth: int) -
     """Copy a manifest and its blobs; of an index, this machine's. Return the manifest's digest; None without one."""
     digest = _copy(source, store, descriptor)
     manifest = store.read_json(digest)
-    if descriptor.get("mediaType") in INDEXES or "manifests" in manifest:
+    if str(descriptor.get("mediaType")) in INDEXES or "manifests" in manifest:
         chosen_descriptor = platform_manifest(manifest)
         return _copy_manifest(source, store, chosen_descriptor, depth - 1) if chosen_descriptor and depth else None
-    for item in (manifest.get("config"), *_objects(manifest.get("layers"))):
+    for item in (manifest.get("config"), *layer_descriptors(manifest)):
         _copy(source, store, item)
     return digest
 
@@ -161,8 +169,16 @@ def image_names(images: Sequence[ArchivedImage], override: str) -> dict[str, str
 def _json(source: Source, name: str) -> Any:
     try:
         return json.loads(read_small(source, name))
-    except ValueError:
+    except (ValueError, RecursionError):
         raise ImageError(f"{name}: it is no JSON; save the image again") from None
+
+
+def _object(value: Any) -> Json:
+    return value if isinstance(value, dict) else {}
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
 def _objects(value: Any) -> list[Json]:

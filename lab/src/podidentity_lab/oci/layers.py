@@ -11,8 +11,10 @@ import hashlib
 import os
 import shutil
 import tarfile
+import zlib
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -20,39 +22,71 @@ import zstandard
 
 from podidentity_lab.oci.archive import media_suffix
 from podidentity_lab.oci.errors import ImageError
-from podidentity_lab.oci.store import CHUNK_BYTES, GIB
+from podidentity_lab.oci.store import CHUNK_BYTES, GIB, MIB
 from podidentity_lab.sandbox.paths import inside
 
 ROOT_LIMIT_BYTES = 16 * GIB
 """Of all layers of an image, unpacked: a bound for what a few compressed bytes can become."""
 FILE_LIMIT = 1_000_000
+"""Of all layers, directories that no layer names included."""
+DEPTH_LIMIT = 128
+"""Directories in one another: Python removes a tree by recursion, and the lab must be able to remove what it made."""
+HEADER_LIMIT_BYTES = 16 * MIB
+"""Between the contents of two files: tarfile holds long names and extended headers in memory."""
 
 _WHITEOUT, _OPAQUE = ".wh.", ".wh..wh..opq"
+_FAILURES = (
+    tarfile.TarError,
+    EOFError,
+    gzip.BadGzipFile,
+    zlib.error,
+    zstandard.ZstdError,
+    ValueError,
+    OverflowError,  # an owner or a time that no file can have
+    RecursionError,  # a thousand extended headers for one file
+)
 
 
 @dataclass(slots=True)
 class _Measure:
-    """What one image has unpacked so far."""
+    """What one image has unpacked so far, in bytes and files."""
 
     size: int = 0
     files: int = 0
 
+    def add_bytes(self, count: int) -> None:
+        """Count bytes. Raises `ImageError` above the limit."""
+        self.size += count
+        if self.size > ROOT_LIMIT_BYTES:
+            raise ImageError(f"the image is larger than {ROOT_LIMIT_BYTES // GIB} GiB unpacked; make it smaller")
+
+    def add_file(self) -> None:
+        """Count a file or directory. Raises `ImageError` above the limit."""
+        self.files += 1
+        if self.files > FILE_LIMIT:
+            raise ImageError(f"the image has more than {FILE_LIMIT} files; make it smaller")
+
 
 @dataclass(slots=True)
 class _Stream:
-    """A layer's tar, uncompressed, read once from the start: `sha256` is of all that was read."""
+    """A layer's tar, uncompressed, read once from the start: `sha256` is of all that was read.
+
+    `header_size` are the bytes read since the last of a file's content.
+    """
 
     file: IO[bytes]
     measure: _Measure
     sha256: "hashlib._Hash" = field(default_factory=hashlib.sha256)
+    header_size: int = 0
 
     def read(self, size: int = CHUNK_BYTES) -> bytes:
-        """Return up to `size` bytes, fewer only at the end. Raises `ImageError` above the limit."""
+        """Return up to `size` bytes, fewer only at the end. Raises `ImageError` above a limit."""
         chunk = self.file.read(size)
         self.sha256.update(chunk)
-        self.measure.size += len(chunk)
-        if self.measure.size > ROOT_LIMIT_BYTES:
-            raise ImageError(f"the image is larger than {ROOT_LIMIT_BYTES // GIB} GiB unpacked; make it smaller")
+        self.measure.add_bytes(len(chunk))
+        self.header_size += len(chunk)
+        if self.header_size > HEADER_LIMIT_BYTES:
+            raise ImageError(f"a layer has more than {HEADER_LIMIT_BYTES // MIB} MiB of headers; build the image again")
         return chunk
 
 
@@ -71,8 +105,8 @@ def unpack(layers: list[tuple[Path, str]], root: Path, *, as_root: bool) -> None
             try:
                 _apply(stream, root, as_root=as_root)
                 while stream.read():
-                    pass
-            except (tarfile.TarError, EOFError, gzip.BadGzipFile, zstandard.ZstdError, ValueError) as error:
+                    stream.header_size = 0
+            except _FAILURES as error:
                 raise ImageError(f"layer {diff_id}: it cannot be unpacked ({error}); save the image again") from None
         if f"sha256:{stream.sha256.hexdigest()}" != diff_id:
             raise ImageError(f"layer {diff_id}: its content has another digest; save the image again")
@@ -93,18 +127,16 @@ def _apply(stream: _Stream, root: Path, *, as_root: bool) -> None:
     with tarfile.open(fileobj=cast("Any", stream), mode="r|", errorlevel=1) as archive:
         while (member := archive.next()) is not None:
             cast("Any", archive).members = []  # the stream is read once: what is done need not be remembered
-            stream.measure.files += 1
-            if stream.measure.files > FILE_LIMIT:
-                raise ImageError(f"the image has more than {FILE_LIMIT} files; make it smaller")
+            stream.measure.add_file()
             folder, base = _place(member, root)
             if base.startswith(_WHITEOUT):
                 _white_out(folder, base, own_paths)
             elif not base:
                 root.chmod(member.mode & 0o7777)
             else:
-                folder.mkdir(parents=True, exist_ok=True)
+                _make_folder(folder, stream.measure)
                 path = folder / base
-                if _make(archive, member, path, root):
+                if _make(archive, member, path, root, stream):
                     own_paths.update((path, *path.parents))
                     _dress(member, path, as_root=as_root)
                     times += [(path, member.mtime)] if member.isdir() else []
@@ -118,7 +150,19 @@ def _place(member: tarfile.TarInfo, root: Path) -> tuple[Path, str]:
     parts = [part for part in member.name.split("/") if part not in ("", ".")]
     if ".." in parts or "\0" in member.name:
         raise ImageError(f"{member.name}: the layer's path leads out of the image; build the image again")
-    return Path(inside(str(root), "/".join(parts[:-1]))), parts[-1] if parts else ""
+    folder = Path(inside(str(root), "/".join(parts[:-1])))
+    if len(folder.parts) - len(root.parts) >= DEPTH_LIMIT:
+        message = f"{member.name[:80]}: it is more than {DEPTH_LIMIT} directories deep; build the image again"
+        raise ImageError(message)
+    return folder, parts[-1] if parts else ""
+
+
+def _make_folder(folder: Path, measure: _Measure) -> None:
+    """Make a directory and those that it is in, as far as they are missing."""
+    missing_folders = list(takewhile(lambda path: not path.exists(), (folder, *folder.parents)))
+    for path in reversed(missing_folders):
+        measure.add_file()
+        path.mkdir()
 
 
 def _white_out(folder: Path, base: str, own_paths: set[Path]) -> None:
@@ -152,7 +196,7 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _make(archive: tarfile.TarFile, member: tarfile.TarInfo, path: Path, root: Path) -> bool:
+def _make(archive: tarfile.TarFile, member: tarfile.TarInfo, path: Path, root: Path, stream: _Stream) -> bool:
     """Make what a member says; return whether there is something now. Raises `ImageError` and `OSError`."""
     if member.isdir():
         if not _is_directory(path):
@@ -172,11 +216,19 @@ def _make(archive: tarfile.TarFile, member: tarfile.TarInfo, path: Path, root: P
     elif member.isfifo():
         os.mkfifo(path)
     else:
-        content = archive.extractfile(member)
-        with path.open("xb") as file:
-            if content is not None:
-                shutil.copyfileobj(content, file, CHUNK_BYTES)
+        _copy(archive, member, path, stream)
     return True
+
+
+def _copy(archive: tarfile.TarFile, member: tarfile.TarInfo, path: Path, stream: _Stream) -> None:
+    """Write a file's content. The holes of a sparse file take nothing of the layer, and count as what they become."""
+    if member.issparse():
+        stream.measure.add_bytes(member.size)
+    content = archive.extractfile(member)
+    with path.open("xb") as file:
+        while content is not None and (chunk := content.read(CHUNK_BYTES)):
+            stream.header_size = 0
+            file.write(chunk)
 
 
 def _dress(member: tarfile.TarInfo, path: Path, *, as_root: bool) -> None:

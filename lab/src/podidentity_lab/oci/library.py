@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from podidentity_lab.oci import config, names
-from podidentity_lab.oci.archive import platform_manifest
+from podidentity_lab.oci.archive import layer_descriptors, platform_manifest
 from podidentity_lab.oci.config import ImageConfig
 from podidentity_lab.oci.errors import ImageError
 from podidentity_lab.oci.layers import unpack
@@ -75,10 +75,10 @@ class Library:
             descriptor = platform_manifest(manifest)
             if descriptor is None:
                 raise ImageError(f"{digest}: no image in it is for this machine; build one that is")
-            manifest = self._store.read_json(str(descriptor.get("digest")))
+            manifest = self._store.read_json(_digest_in(descriptor))
         configuration = self._store.read_json(_digest_in(manifest.get("config")))
         program = config.parse(configuration)
-        layers = [self._store.blob(_digest_in(layer)) for layer in manifest.get("layers") or ()]
+        layers = [self._store.blob(_digest_in(layer)) for layer in layer_descriptors(manifest)]
         diff_ids = config.diff_ids(configuration)
         if len(layers) != len(diff_ids) or not all(path.exists() for path in layers):
             raise ImageError(f"{digest}: it does not have the layers that it names; save or push the image again")

@@ -7,13 +7,16 @@ tag nor digest is given.
 
 import re
 from dataclasses import dataclass
+from urllib.parse import quote
 
 from podidentity_lab.oci.errors import ImageError
 
 DEFAULT_HOST = "docker.io"
 DEFAULT_TAG = "latest"
 NAME_LIMIT = 200
-"""Characters of a name: it is the name of a file as well, with some characters written as three."""
+"""Characters of a name."""
+FILE_NAME_LIMIT = 255
+"""Bytes of a file's name on Linux: a name in full becomes one, slashes and colons written as three each."""
 
 _PART = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 REPOSITORY = re.compile(rf"{_PART}(?:/{_PART})*")
@@ -36,6 +39,11 @@ class Name:
         return f"{self.host}/{self.repository}" + (f"@{self.digest}" if self.digest else f":{self.tag}")
 
 
+def is_file_name(text: str) -> bool:
+    """Whether a file can be called by a name in full."""
+    return len(quote(text, safe="")) <= FILE_NAME_LIMIT
+
+
 def parse(text: str) -> Name:
     """Return the parts of a name. Raises `ImageError`."""
     base, _, digest = text.partition("@")
@@ -52,4 +60,7 @@ def parse(text: str) -> Name:
     is_tagged, is_digested = bool(tag or colon), "@" in text
     if not is_name or (is_tagged and not TAG.fullmatch(tag)) or (is_digested and not DIGEST.fullmatch(digest)):
         raise ImageError(f"image name {text!r}: it is no name of an image; write NAME:TAG in lower case")
-    return Name(head, repository, tag, digest)
+    name = Name(head, repository, tag, digest)
+    if not is_file_name(str(name)):
+        raise ImageError(f"image name {text!r}: it is no name of an image that the lab can keep; write a shorter one")
+    return name

@@ -20,7 +20,7 @@ from starlette.types import ASGIApp
 
 from podidentity_lab.oci.archive import MANIFEST
 from podidentity_lab.oci.errors import ImageError
-from podidentity_lab.oci.names import DIGEST, REPOSITORY, TAG
+from podidentity_lab.oci.names import DIGEST, REPOSITORY, TAG, is_file_name
 from podidentity_lab.oci.store import JSON_LIMIT_BYTES, MIB, BlobFile, Store
 from podidentity_lab.oci.uploads import Uploads
 
@@ -200,6 +200,8 @@ class _Registry:
         is_digest = bool(DIGEST.fullmatch(reference))
         if not (is_digest or TAG.fullmatch(reference)):
             raise _Answer(400, "MANIFEST_INVALID", f"{reference!r} is neither a tag nor a digest")
+        if not is_file_name(f"{name}:{reference}"):
+            raise _Answer(400, "NAME_INVALID", f"{name}:{reference} is too long for a file's name; push a shorter one")
         digest = self._store.write_blob(content, reference if is_digest else "")
         if not is_digest:
             self._store.name("pushed", f"{name}:{reference}", digest)
@@ -216,7 +218,7 @@ class _Registry:
     def _check_manifest(self, content: bytes) -> None:
         try:
             manifest = json.loads(content)
-        except ValueError:
+        except (ValueError, RecursionError):
             manifest = None
         if not isinstance(manifest, dict):
             raise _Answer(400, "MANIFEST_INVALID", "the manifest is no JSON object")
@@ -228,8 +230,8 @@ class _Registry:
             if not DIGEST.fullmatch(digest) or not self._store.blob(digest).is_file():
                 raise _Answer(400, "MANIFEST_BLOB_UNKNOWN", f"{digest}: the manifest names it, but it was never pushed")
 
-    def _upload(self, request: Request) -> tuple[str, BlobFile]:
-        identifier = request.path_params["id"]
+    def _upload(self, request: Request, identifier: str = "") -> tuple[str, BlobFile]:
+        identifier = identifier or request.path_params["id"]
         blob = self._uploads.find(identifier)
         if blob is None:
             raise _Answer(404, "BLOB_UPLOAD_UNKNOWN", f"{identifier}: there is no such upload; begin it again")
@@ -244,7 +246,8 @@ class _Registry:
     async def _write(self, request: Request, identifier: str, blob: BlobFile) -> None:
         try:
             async for chunk in request.stream():
-                blob.write(chunk)
+                if not blob.file.closed:  # otherwise it has given way to others, which the answer says
+                    blob.write(chunk)
         except ImageError as error:
             self._uploads.cancel(identifier)
             raise _Answer(413, "SIZE_INVALID", str(error)) from None
@@ -258,6 +261,7 @@ class _Registry:
             self._uploads.cancel(identifier)
             raise _Answer(400, "DIGEST_INVALID", f"{digest!r} is no SHA-256 digest")
         await self._write(request, identifier, blob)
+        self._upload(request, identifier)  # it may have given way to others meanwhile
         return self._acceptance(request, "blobs", self._uploads.finish(identifier, digest))
 
     def _progress(self, request: Request, identifier: str, status: int) -> Response:

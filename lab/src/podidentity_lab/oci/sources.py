@@ -63,21 +63,31 @@ class TarSource:
 
 
 class DirectorySource:
-    """The files of an OCI image layout that is a directory."""
+    """The files of an OCI image layout that is a directory. What leads out of it, a link included, is missing."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self._path = path.resolve()
 
     def has(self, name: str) -> bool:
         """Whether there is such a file."""
-        return (self._path / name).is_file()
+        return self._find(name) is not None
 
     def open(self, name: str) -> IO[bytes]:
         """Return a file's content. Raises `ImageError` when it is missing."""
+        path = self._find(name)
         try:
-            return (self._path / name).open("rb")
+            if path is not None:
+                return path.open("rb")
         except OSError:
-            raise ImageError(f"{name}: it is missing in {self._path}; save the image again") from None
+            pass
+        raise ImageError(f"{name}: it is missing in {self._path}; save the image again")
+
+    def _find(self, name: str) -> Path | None:
+        try:
+            path = (self._path / name).resolve()
+            return path if path.is_relative_to(self._path) and path.is_file() else None
+        except (OSError, ValueError, RuntimeError):  # too long, no path at all, links in a circle
+            return None
 
 
 @contextmanager

@@ -118,7 +118,7 @@ class Store:
             value = json.loads(path.read_bytes())
         except FileNotFoundError:
             raise ImageError(f"{digest}: it is missing; save or push the image again") from None
-        except ValueError:
+        except (ValueError, RecursionError):
             value = None
         if not isinstance(value, dict):
             raise ImageError(f"{digest}: it is no JSON object; save or push the image again")
