@@ -28,21 +28,24 @@ _next_port = itertools.count(os.getpid() * 64)
 
 
 @contextlib.asynccontextmanager
-async def serving(app: Application, tls: ssl.SSLContext | None = None) -> AsyncIterator[int]:
-    """Serve an application during the body; yield its port.
+async def serving(
+    app: Application, tls: ssl.SSLContext | None = None, listener: socket.socket | None = None, **options: Any
+) -> AsyncIterator[int]:
+    """Serve an application during the body, on `listener` if that is there; yield its port, 0 with a listener.
+
+    `options` are uvicorn's.
 
     uvicorn's own main loop is left out: it would check five times, a tenth of a second apart, before it ends.
     """
-    config = uvicorn.Config(
-        app, interface="asgi3", host=LOOPBACK, port=0, proxy_headers=False, log_level="error", lifespan="off", ws="none"
-    )
+    usual = {"interface": "asgi3", "proxy_headers": False, "log_level": "error", "lifespan": "off", "ws": "none"}
+    config = uvicorn.Config(app, host=LOOPBACK, port=0, **{**usual, **options})
     config.load()
     config.ssl = tls  # uvicorn itself takes files only
     server = uvicorn.Server(config)
     server.lifespan = config.lifespan_class(config)
-    await server.startup()
+    await server.startup(sockets=[listener] if listener else None)
     try:
-        yield server.servers[0].sockets[0].getsockname()[1]
+        yield 0 if listener else server.servers[0].sockets[0].getsockname()[1]
     finally:
         await _end(server)
 

@@ -52,6 +52,7 @@ MEANINGS = {
     "PYTHONPATH": "Passed on to what the lab starts.",
     "SHELL": "The shell that `podidentity lab shell` opens.",
     "SSL_CERT_FILE": "Certificates that are trusted; `podidentity lab env` adds the lab's.",
+    "SUDO_UID": "Set by sudo: whose browser may have the page of `podidentity lab open`.",
     "XDG_CACHE_HOME": "Where the programs of the lab's real Kubernetes are kept, instead of `~/.cache`.",
     "XDG_RUNTIME_DIR": "Where labs live.",
 }

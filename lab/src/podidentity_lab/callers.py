@@ -1,4 +1,4 @@
-"""Which users of the host may use the lab's gateway: the lab's own and root.
+"""Which users of the host may use the lab's gateway, its registry and its page: the lab's own and root.
 
 A port on loopback is open to every user of the machine, and a lab's pods believe whoever comes through its gateway. The
 kernel is asked whose the client's end of a connection is. It is asked through descriptors from outside the lab: the
@@ -26,9 +26,13 @@ class Callers:
     table: int
 
     @classmethod
-    def of_this_host(cls) -> "Callers":
-        """Return what is to be handed to the lab, for the user of this process. Raises `OSError`."""
-        return cls(os.geteuid(), peer_owner.open_diagnosis(), os.open(_TABLE, os.O_RDONLY | os.O_CLOEXEC))
+    def of_this_host(cls, owner: int | None = None) -> "Callers":
+        """Return what is to be handed to the lab, for a user or else that of this process. Raises `OSError`."""
+        return cls(
+            os.geteuid() if owner is None else owner,
+            peer_owner.open_diagnosis(),
+            os.open(_TABLE, os.O_RDONLY | os.O_CLOEXEC),
+        )
 
     def descriptors(self) -> tuple[int, int]:
         """Return the descriptors that the lab needs."""

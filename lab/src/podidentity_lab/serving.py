@@ -1,5 +1,6 @@
 """Serves an ASGI application on sockets that are open already, wherever they were opened."""
 
+import asyncio
 import contextlib
 import socket
 import ssl
@@ -19,10 +20,16 @@ class _Server(uvicorn.Server):
         yield
 
 
-async def serve(app: ASGIApp, sockets: Sequence[socket.socket], tls: ssl.SSLContext | None = None) -> None:
-    """Serve until cancelled."""
+async def serve(
+    app: ASGIApp,
+    sockets: Sequence[socket.socket],
+    tls: ssl.SSLContext | None = None,
+    protocol: type[asyncio.Protocol] | None = None,
+) -> None:
+    """Serve until cancelled; with a `protocol` of uvicorn's kind, each connection is one of these."""
     config = uvicorn.Config(
         app,
+        http=protocol or "auto",
         lifespan="off",
         log_config=None,
         access_log=False,

@@ -15,7 +15,7 @@ import pytest
 
 from podidentity_lab import control
 from podidentity_lab.directory import Directory
-from system.lab.running import Lab, lab, pod
+from system.lab.running import NOBODY, Lab, lab, pod
 from system.page.browser import Browser, browser
 from waiting import until
 
@@ -45,7 +45,7 @@ def page(up: Lab) -> Iterator[str]:
         try:
             assert process.stdout is not None
             url = process.stdout.readline().strip()
-            assert re.fullmatch(r"http://127\.0\.0\.1:\d+/\?token=[\w-]{43}", url), process.poll()
+            assert re.fullmatch(r"http://127\.0\.0\.1:\d+/[\w-]{22}/\?token=[\w-]{43}", url), process.poll()
             yield url
             process.send_signal(signal.SIGINT)
             assert process.wait(60) == 0
@@ -121,7 +121,7 @@ def test_what_the_command_sets_the_page_shows(up: Lab, shown: Browser) -> None:
     assert up.run("fault", "set", "--name", up.name, "entra_seconds=5.0", "imds_seconds=0.1").returncode == 0
     until(lambda: "imds_seconds=0.1" in text(shown, "other-faults"), "the fault on the page")
     assert shown.value("document.getElementById('switch-entra-slow').getAttribute('aria-pressed')") == "true"
-    shown.value("document.querySelector('form[action=\"/faults/clear\"] button').click()")
+    shown.value("document.querySelector('form[action=\"faults/clear\"] button').click()")
     until(lambda: faults(up)["entra_seconds"] == 0.0, "the faults to be cleared")
 
 
@@ -131,6 +131,18 @@ def test_it_fits_a_telephone_and_can_be_read(shown: Browser, scheme: str) -> Non
     shown.resize(360, 740, scheme)
     assert shown.value("document.documentElement.scrollWidth") <= 360
     assert shown.value(CONTRASTS) == []
+
+
+def test_what_was_there_when_the_page_was_opened_is_joined(up: Lab, tmp_path: Path) -> None:
+    """A page that is opened later shows the same rows, and counts none of them as new."""
+    port = Directory(up.directory).facts()["identity_port"]  # type: ignore[index]
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port)) as connection:
+        connection.request("GET", "/msi/token", headers={"Metadata": "true"})
+        connection.getresponse().read()
+    with page(up) as later, browser(tmp_path) as window:
+        window.open(later)
+        assert "GET /msi/token" in text(window, "trails")
+        until(lambda: text(window, "figures").startswith("0 since this page was opened"), "the figures")
 
 
 def test_a_thousand_requests_a_second(up: Lab, shown: Browser) -> None:
@@ -145,6 +157,7 @@ def test_a_thousand_requests_a_second(up: Lab, shown: Browser) -> None:
                 shown.value("document.getElementById('switch-arm-slow').click()")
     until(lambda: int(text(shown, "figures").split()[0]) >= requests, "the page to count all requests")
     assert shown.value("document.getElementById('trails').childElementCount") <= 200
+    assert shown.value("document.querySelectorAll('*').length") < 10_000
     until(lambda: faults(up)["patch_seconds"] == 30.0, "the switch to be turned")
 
 
@@ -153,21 +166,32 @@ def test_whom_it_lets_in(url: str) -> None:
 
     With the secret they get a strict policy.
     """
-    base, _, secret = url.partition("/?token=")
+    base, _, secret = url.partition("?token=")
+    origin = base.rpartition("/")[0].rpartition("/")[0]
     with httpx2.Client(base_url=base, trust_env=False) as client:
-        for path in ("/", "/?token=wrong", f"/events?token={secret}", "/log.jsonl", "/static/page.js"):
+        for path in (f"{origin}/", "", "?token=wrong", f"events?token={secret}", "log.jsonl", "static/page.js"):
             assert client.get(path).status_code == 403
         foreign = {"Host": "lab.example"}
-        assert client.get(f"/?token={secret}", headers=foreign).status_code == 403
-        answer = client.get(f"/?token={secret}")
+        assert client.get(f"?token={secret}", headers=foreign).status_code == 403
+        answer = client.get(f"?token={secret}")
         assert answer.status_code == 200
         assert "HttpOnly; SameSite=Strict" in answer.headers["set-cookie"]
         assert answer.headers["content-security-policy"].startswith("default-src 'none'; script-src 'self'")
-        assert client.get("/", headers=foreign).status_code == 403
-        assert client.post("/faults/imds-fails", headers={"Origin": "http://127.0.0.1:1"}).status_code == 403
-        assert client.post("/faults/none", headers={"Origin": base}).status_code == 404
-        lines = client.get("/log.jsonl").text.splitlines()
+        assert client.get("", headers=foreign).status_code == 403
+        assert client.post("faults/imds-fails", headers={"Origin": "http://127.0.0.1:1"}).status_code == 403
+        assert client.post("faults/none", headers={"Origin": origin}).status_code == 404
+        lines = client.get("log.jsonl").text.splitlines()
     assert all("station" in json.loads(line) for line in lines)
+
+
+def test_another_user_of_the_machine_is_refused_even_with_the_url(url: str) -> None:
+    """While a browser starts, the URL stands in its command line, which every user can read."""
+    command = ["curl", "-sS", "-o", "/dev/null", "-w", "%{http_code}", url]
+    statuses = [
+        subprocess.run([*other, *command], capture_output=True, text=True, check=True, timeout=60).stdout
+        for other in ((), ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--"))
+    ]
+    assert statuses == ["200", "403"]
 
 
 def test_without_a_lab_it_says_what_to_do(tmp_path: Path) -> None:

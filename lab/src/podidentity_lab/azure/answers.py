@@ -39,6 +39,18 @@ def asked_for(status: int, headers: Headers) -> Refusal:
     return arm(status, code, "The lab was told to answer this.", headers)
 
 
+class ContentError(JSONResponse):
+    """A refusal of a body that is not what the operation takes. The client is told what Python says of it.
+
+    The log is not: Python quotes what it cannot read, which may be a secret.
+    """
+
+    def __init__(self, error: Exception) -> None:
+        code, message = "InvalidRequestContent", f"The request content was invalid: {type(error).__name__}"
+        super().__init__({"error": {"code": code, "message": f"{message} {error}"}}, 400)
+        self.reason = f"{code}: {message}"
+
+
 class StorageError(Response):
     """A refusal of Blob storage with the error that its XML tells, for the log."""
 

@@ -5,7 +5,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from podidentity_lab.azure import (
@@ -193,7 +193,6 @@ class Azure:
         except answers.Refusal as refusal:
             response = refusal.response
         except (ValueError, KeyError, TypeError) as error:  # a body that is not what the operation takes
-            message = f"The request content was invalid: {type(error).__name__} {error}"
-            response = JSONResponse({"error": {"code": "InvalidRequestContent", "message": message}}, 400)
+            response = answers.ContentError(error)
         self.log.add(record(self.log, self.state, self._clock(), name, request, response))
         return response

@@ -14,10 +14,12 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from podidentity_lab.azure.answers import StorageError
+from podidentity_lab.azure.answers import ContentError, StorageError
 from podidentity_lab.azure.state import State
 
 ENTRIES_LIMIT = 10_000
+TEXT_LIMIT = 4_000
+"""Characters of a text that a client chose."""
 
 _FORMAT_NAMES = {"target": "what", "client_id": "who", "reason": "why"}
 _SELECTORS = ("client_id", "object_id", "msi_res_id", "mi_res_id")
@@ -94,14 +96,14 @@ def record(log: Log, state: State, time: float, service: str, request: Request, 
         time=time,
         service=service,
         asker=log.asker_of(request.client.host) if request.client else "",
-        host=request.headers.get("host", ""),
-        method=request.method,
-        target=_target_of(request),
-        resource=request.state.resource,
-        client_id=request.state.client_id,
-        identity=request.state.name or (principal.name if principal else ""),
+        host=request.headers.get("host", "")[:TEXT_LIMIT],
+        method=request.method[:TEXT_LIMIT],
+        target=_target_of(request)[:TEXT_LIMIT],
+        resource=request.state.resource[:TEXT_LIMIT],
+        client_id=request.state.client_id[:TEXT_LIMIT],
+        identity=(request.state.name or (principal.name if principal else ""))[:TEXT_LIMIT],
         status=response.status_code,
-        reason=_reason_of(response),
+        reason=_reason_of(response)[:TEXT_LIMIT],
     )
 
 
@@ -115,7 +117,7 @@ def _reason_of(response: Response) -> str:
     """Return the service's own words for a refusal, in any of the services' forms; "" for a success."""
     if response.status_code < 400:
         return ""
-    if isinstance(response, StorageError):
+    if isinstance(response, StorageError | ContentError):
         return response.reason
     try:
         body = json.loads(bytes(response.body))

@@ -4,6 +4,7 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
+import httpx2
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response, StreamingResponse
@@ -12,16 +13,17 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
 from podidentity_lab.page import faults
-from podidentity_lab.page.door import Address, Door
+from podidentity_lab.page.door import Address, Door, IsWelcome
 from podidentity_lab.page.feed import Feed
 
 SetFaults = Callable[[Mapping[str, Any] | None], Awaitable[Mapping[str, Any]]]
-"""Sets fields of the faults, None: clears all; returns all."""
+"""Sets fields of the faults, None: clears all; returns all. Raises `httpx2.HTTPError` when the lab does not."""
 _FULL = "as many browsers as the page serves read it already; close one of them\n"
+_NO_ANSWER = "the lab did not change its faults: it does not answer; see `podidentity lab status`\n"
 
 
-def application(lab: str, feed: Feed, set_faults: SetFaults, address: Address) -> ASGIApp:
-    """Answer `GET /`, `/events`, `/log.jsonl`, `/static/...`, `POST /faults/NAME`; to the page's user alone."""
+def application(lab: str, feed: Feed, set_faults: SetFaults, address: Address, is_welcome: IsWelcome) -> ASGIApp:
+    """Answer `GET /`, `events`, `log.jsonl`, `static/...`, `POST faults/NAME` below the page's folder; to its user."""
 
     async def show_page(_: Request) -> Response:
         return HTMLResponse(feed.render(lab))
@@ -35,16 +37,21 @@ def application(lab: str, feed: Feed, set_faults: SetFaults, address: Address) -
         headers = {"Content-Disposition": f'attachment; filename="{lab}.jsonl"'}
         return StreamingResponse(_lines(feed), media_type="application/jsonl", headers=headers)
 
+    async def set_and_show(fields: Mapping[str, Any] | None) -> Response:
+        try:
+            feed.show_faults(await set_faults(fields))
+        except (httpx2.HTTPError, OSError):
+            return PlainTextResponse(_NO_ANSWER, 502)
+        return RedirectResponse(f"{address.path}#faults", 303)
+
     async def turn_switch(request: Request) -> Response:
         switch = faults.BY_NAME.get(request.path_params["name"])
         if switch is None:
             return PlainTextResponse("there is no such switch; load the page again\n", 404)
-        feed.show_faults(await set_faults(switch.change(feed.faults)))
-        return RedirectResponse("/#faults", 303)
+        return await set_and_show(switch.change(feed.faults))
 
     async def clear_faults(_: Request) -> Response:
-        feed.show_faults(await set_faults(None))
-        return RedirectResponse("/#faults", 303)
+        return await set_and_show(None)
 
     routes = [
         Route("/", show_page),
@@ -54,7 +61,7 @@ def application(lab: str, feed: Feed, set_faults: SetFaults, address: Address) -
         Route("/faults/{name}", turn_switch, methods=["POST"]),
         Mount("/static", StaticFiles(packages=[("podidentity_lab.page", "static")])),
     ]
-    return Door(Starlette(routes=routes), address)
+    return Door(Starlette(routes=[Mount(f"/{address.folder}", routes=routes)]), address, is_welcome)
 
 
 async def _lines(feed: Feed) -> AsyncIterator[str]:

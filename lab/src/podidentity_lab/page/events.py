@@ -17,6 +17,7 @@ FIRST_REFUSAL = 400
 TEXT_LIMIT = 2_000
 """Characters of a text that a pod may have chosen: a browser gets no more of it."""
 
+_OMISSION = "lines left out"
 _FIELD = re.compile(r'(\w+)=("(?:[^"\\]|\\.)*"|\S*)')
 """A field of a text line: its value is plain, or a JSON string."""
 
@@ -63,6 +64,7 @@ class Event:
 def of_entry(entry: Mapping[str, Any]) -> Event:
     """Return the event of an entry of `podidentity lab log -o json`."""
     path, _, query = entry["what"].partition("?")
+    client_id = entry["who"] or (query.partition("client_id=")[2] if query.startswith("client_id=") else "")
     return Event(
         time=entry["time"],
         station=entry["service"],
@@ -70,8 +72,8 @@ def of_entry(entry: Mapping[str, Any]) -> Event:
         place=entry["host"][:TEXT_LIMIT],
         target=f"{entry['method']} {path}"[:TEXT_LIMIT],
         resource=entry["resource"][:TEXT_LIMIT],
-        client_id=entry["who"] or (query.partition("client_id=")[2] if query.startswith("client_id=") else ""),
-        identity=entry["identity"] or _last_name(query),
+        client_id=client_id[:TEXT_LIMIT],
+        identity=(entry["identity"] or _last_name(query))[:TEXT_LIMIT],
         status=entry["status"],
         reason=entry["why"][:TEXT_LIMIT],
     )
@@ -95,13 +97,22 @@ def of_audit_line(line: str, station: str, place: str) -> Event | None:
         place=place,
         target="",
         resource=fields.get("resource", "")[:TEXT_LIMIT],
-        client_id=fields.get("client_id", ""),
+        client_id=fields.get("client_id", "")[:TEXT_LIMIT],
         identity=fields.get("identity", "")[:TEXT_LIMIT],
         status=status,
         reason=fields.get("why", "")[:TEXT_LIMIT],
         seconds=seconds,
         cached=fields.get("cached") == "true",
     )
+
+
+def omitted_lines(line: str) -> int:
+    """Return how many audit lines of a pod NMI left out, if that is what a line says; 0 for any other."""
+    if _OMISSION not in line:
+        return 0
+    fields = _fields(line) or {}
+    count = fields.get("count", "")
+    return int(count) if fields.get("msg") == _OMISSION and count.isdecimal() else 0
 
 
 def is_same_client(first: str, second: str) -> bool:

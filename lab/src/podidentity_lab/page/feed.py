@@ -1,17 +1,18 @@
 """What browsers are sent: batches of trails, the overview, the faults. Bounded on every side.
 
-However much happens, a browser gets a few batches a second, each with a bounded number of rows and the number of those
-left out. For a browser that does not read as fast, what waits is replaced by the number of requests that it was.
+However much happens, a browser gets a few batches a second, each with a bounded number of rows and with the totals so
+far, from which the browser tells how many it has no row for. For a browser that does not read as fast, batches that
+wait are dropped: the totals of the next one count what was in them.
 """
 
 import asyncio
 import json
 from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from podidentity_lab.page import rendering
+from podidentity_lab.page import faults, overview, rendering
 from podidentity_lab.page.events import Event
 from podidentity_lab.page.overview import Group
 from podidentity_lab.page.trails import Trail, Trails
@@ -27,43 +28,60 @@ IDLE_SECONDS = 15.0
 """After so long without news a comment is sent, by which a browser that is gone is noticed."""
 
 
+@dataclass(slots=True)
+class Totals:
+    """What has happened since the page is served: requests, and refusals of requests.
+
+    `unread` answers were in a log and could not be read from it in time; `omitted` lines NMI did not write.
+    """
+
+    requests: int = 0
+    refusals: int = 0
+    unread: int = 0
+    omitted: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Rows by element ID, and how many requests they are of; `missed` are those without a row."""
+    """Rows by the numbers of their trails, as a server-sent event."""
 
-    rows: Sequence[tuple[str, str]] = ()
-    requests: int = 0
-    refused_requests: int = 0
-    missed: int = 0
+    rows: Sequence[tuple[int, str]]
+    totals: Mapping[str, int]
 
     def message(self) -> str:
         """Return it as a server-sent event."""
-        fields = {"requests": self.requests, "refused": self.refused_requests, "missed": self.missed}
-        return _message("batch", {"rows": self.rows, **fields})
+        return _message("batch", {"rows": self.rows, **self.totals})
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Parts of the overview, or the faults: the latest of each counts."""
+
+    name: str
+    content: Mapping[str, Any]
+
+    def message(self) -> str:
+        """Return it as a server-sent event."""
+        return _message(self.name, self.content)
 
 
 @dataclass(eq=False)
 class Reader:
-    """One browser. `queue` holds messages; what did not fit is counted in `summary`."""
+    """One browser, and what waits for it."""
 
-    queue: deque[tuple[str, Batch | None]] = field(default_factory=deque)
+    queue: deque[Batch | Change] = field(default_factory=deque)
     news: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def enqueue(self, message: str, batch: Batch | None = None) -> None:
-        """Queue a message; when the queue is full, batches in it become one that only counts."""
+    def enqueue(self, item: Batch | Change) -> None:
+        """Queue an item; when the queue is full, batches in it are dropped and changes become one of each name."""
         if len(self.queue) >= QUEUE_LIMIT:
-            self._summarize()
-        self.queue.append((message, batch))
+            contents: dict[str, dict[str, Any]] = {}
+            for entry in self.queue:
+                if isinstance(entry, Change):
+                    contents.setdefault(entry.name, {}).update(entry.content)
+            self.queue = deque(Change(name, content) for name, content in contents.items())
+        self.queue.append(item)
         self.news.set()
-
-    def _summarize(self) -> None:
-        batches = [batch for _, batch in self.queue if batch is not None]
-        total = sum(batch.requests for batch in batches)
-        refused_total = sum(batch.refused_requests for batch in batches)
-        summary = Batch((), total, refused_total, total)
-        latest = {message.partition("\n")[0]: (message, batch) for message, batch in self.queue if batch is None}
-        self.queue.clear()
-        self.queue.extend([(summary.message(), summary), *latest.values()])
 
 
 class Feed:
@@ -71,24 +89,39 @@ class Feed:
 
     def __init__(self) -> None:
         self.trails = Trails()
-        self.groups: Sequence[Group] = ()
-        self.faults: Mapping[str, Any] = {}
+        self.totals = Totals()
+        self.groups: Sequence[Group] = overview.EMPTY
+        self.faults: Mapping[str, Any] = faults.DEFAULTS
         self.first_look = asyncio.Event()
         self.last_events: deque[Event] = deque(maxlen=EVENTS_LIMIT)
         self._arrivals: deque[Event] = deque(maxlen=EVENTS_LIMIT)
         self._earlier_arrivals: deque[Event] = deque()
+        self._sent_totals = Totals()
+        self._first_number = self.trails.next_number
         self._readers: set[Reader] = set()
         self._is_closed = False
 
-    @property
-    def has_readers(self) -> bool:
-        """Whether any browser reads."""
-        return bool(self._readers)
+    def begin(self, history: Sequence[Event]) -> None:
+        """Take what was logged before the page was opened, the oldest first. It is shown and not counted."""
+        self.last_events.extend(history)
+        for event in history:
+            trail = self.trails.add(event)
+            trail.was_refused = trail.refusal is not None
+        self._first_number = self.trails.next_number
 
     def take(self, events: Sequence[Event]) -> None:
         """Take events in any order; they are sent by `flush`."""
+        self.count_unread(max(0, len(self._arrivals) + len(events) - EVENTS_LIMIT))
         self._arrivals.extend(events)
         self.last_events.extend(events)
+
+    def count_unread(self, answers: int) -> None:
+        """Count answers that nobody will see."""
+        self.totals.unread += answers
+
+    def count_omitted(self, lines: int) -> None:
+        """Count lines that NMI left out."""
+        self.totals.omitted += lines
 
     def flush(self) -> None:
         """Send a batch of the events that came before the last flush: by now those of other logs are here, too."""
@@ -97,49 +130,50 @@ class Feed:
             self._arrivals,
             deque(maxlen=EVENTS_LIMIT),
         )
-        if not arrivals:
-            return
-        next_number = self.trails.next_number
         changes: dict[int, Trail] = {}
         for event in sorted(arrivals, key=lambda event: event.time):
             trail = self.trails.add(event)
             changes[trail.number] = trail
-        new_trails = [trail for number, trail in changes.items() if number >= next_number]
-        latest = [changes[number] for number in sorted(changes)[-ROWS_LIMIT:]]
-        refusals = sum(trail.refusal is not None for trail in new_trails)
-        missed = max(0, len(new_trails) - ROWS_LIMIT)
-        batch = Batch(_rows(latest) if self._readers else (), len(new_trails), refusals, missed)
-        message = batch.message() if self._readers else ""
-        for reader in self._readers:
-            reader.enqueue(message, batch)
+        for trail in changes.values():
+            is_refused = trail.refusal is not None
+            self.totals.refusals += (is_refused - trail.was_refused) if trail.number >= self._first_number else 0
+            trail.was_refused = is_refused
+        self.totals.requests = self.trails.next_number - self._first_number
+        if changes or self.totals != self._sent_totals:
+            self._sent_totals = Totals(**asdict(self.totals))
+            self._send(self._batch([changes[number] for number in sorted(changes)[-ROWS_LIMIT:]]))
 
     def show_groups(self, groups: Sequence[Group]) -> None:
         """Send those groups of the overview that changed."""
         changes = [group for group in groups if group not in self.groups]
         self.groups = groups
-        self._send("groups", rendering.groups(changes) if changes else {})
+        if changes:
+            self._send(Change("groups", rendering.groups(changes)))
 
-    def show_faults(self, faults: Mapping[str, Any]) -> None:
+    def show_faults(self, current: Mapping[str, Any]) -> None:
         """Send the switches, if any changed."""
-        is_change, self.faults = faults != self.faults, dict(faults)
+        is_change, self.faults = current != self.faults, dict(current)
         self.first_look.set()
-        self._send("faults", rendering.switches(faults) if is_change else {})
+        if is_change:
+            self._send(Change("faults", rendering.switches(current)))
 
     def render(self, lab: str) -> str:
         """Return the page as of now."""
         return rendering.page(rendering.View(lab, self.groups, self.faults, self.trails.last(ROWS_LIMIT)))
 
     async def read(self) -> AsyncIterator[str]:
-        """Yield messages for one browser for as long as it reads."""
+        """Yield messages for one browser for as long as it reads; none when as many as can be served read already."""
+        if self.is_full:
+            return
         reader = Reader()
-        reader.enqueue(Batch(_rows(self.trails.last(ROWS_LIMIT))).message(), Batch())
-        reader.enqueue(_message("groups", rendering.groups(self.groups)))
-        reader.enqueue(_message("faults", rendering.switches(self.faults)))
         self._readers.add(reader)
+        reader.enqueue(self._batch(self.trails.last(ROWS_LIMIT)))
+        reader.enqueue(Change("groups", rendering.groups(self.groups)))
+        reader.enqueue(Change("faults", rendering.switches(self.faults)))
         try:
             while not self._is_closed:
                 while reader.queue:
-                    yield reader.queue.popleft()[0]
+                    yield reader.queue.popleft().message()
                 reader.news.clear()
                 try:
                     async with asyncio.timeout(IDLE_SECONDS):
@@ -162,14 +196,13 @@ class Feed:
         """Whether no more browsers can be served."""
         return len(self._readers) >= READERS_LIMIT
 
-    def _send(self, name: str, content: Mapping[str, Any]) -> None:
-        if content:
-            for reader in self._readers:
-                reader.enqueue(_message(name, content))
+    def _batch(self, trails: Sequence[Trail]) -> Batch:
+        rows = [(trail.number, rendering.row(trail)) for trail in trails] if self._readers else []
+        return Batch(rows, asdict(self.totals))
 
-
-def _rows(trails: Sequence[Trail]) -> list[tuple[str, str]]:
-    return [(rendering.identifier(trail), rendering.row(trail)) for trail in trails]
+    def _send(self, item: Batch | Change) -> None:
+        for reader in self._readers:
+            reader.enqueue(item)
 
 
 def _message(name: str, content: Mapping[str, Any]) -> str:

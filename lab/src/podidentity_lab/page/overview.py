@@ -191,3 +191,11 @@ def _vault(vault: Json, state: Json) -> Item:
     names = sorted(key.partition("/")[2] for key in state["secrets"] if key.partition("/")[0] == name.lower())
     permissions = "roles" if vault["properties"].get("enableRbacAuthorization") else "access policies"
     return Item(name, permissions, facts=_facts(secrets=", ".join(names) or "none"))
+
+
+EMPTY = overview(
+    {"nodes": (), "imds_packets": {}},
+    {"identities": {}, "machines": {}, "operations": {}, "roles": {}, "secrets": {}, "vaults": {}},
+    Objects(),
+)
+"""The groups before anything was read."""

@@ -3,12 +3,15 @@
 import asyncio
 import contextlib
 import logging
+import os
 import socket
 from collections.abc import Callable
 
 from podidentity.errors import HostError
+from podidentity_lab.callers import Callers
 from podidentity_lab.directory import Directory
 from podidentity_lab.page.app import application
+from podidentity_lab.page.connections import bounded_protocol
 from podidentity_lab.page.door import Address
 from podidentity_lab.page.feed import Feed
 from podidentity_lab.page.sources import Sources
@@ -27,17 +30,26 @@ def run(lab: Directory, port: int, show: Callable[[str], None]) -> None:
         listening_socket = socket.create_server((LOOPBACK, port))
     except OSError as error:
         raise HostError(f"--port {port}: it cannot be used: {error.strerror}; give another one") from None
-    with listening_socket:
+    callers = Callers.of_this_host(_user())
+    with listening_socket, contextlib.closing(callers):
         listening_socket.setblocking(False)
-        asyncio.run(_serve(lab, listening_socket, show))
+        asyncio.run(_serve(lab, listening_socket, callers, show))
 
 
-async def _serve(lab: Directory, listening_socket: socket.socket, show: Callable[[str], None]) -> None:
+def _user() -> int:
+    """Return whose browser is to have the page: by sudo it is not root's."""
+    return int(os.environ.get("SUDO_UID", "")) if os.environ.get("SUDO_UID", "").isdecimal() else os.geteuid()
+
+
+async def _serve(
+    lab: Directory, listening_socket: socket.socket, callers: Callers, show: Callable[[str], None]
+) -> None:
     address = Address(listening_socket.getsockname()[1])
     feed = Feed()
     sources = Sources(lab, feed)
+    app = application(lab.name, feed, sources.set_faults, address, callers.is_welcome)
     reading = asyncio.create_task(sources.run())
-    serving = asyncio.create_task(serve(application(lab.name, feed, sources.set_faults, address), [listening_socket]))
+    serving = asyncio.create_task(serve(app, [listening_socket], protocol=bounded_protocol(callers.is_welcome)))
     try:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(FIRST_LOOK_SECONDS):

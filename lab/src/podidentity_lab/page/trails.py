@@ -15,15 +15,19 @@ from podidentity_lab.page.events import BROKER, ENTRA, IMDS, NMI, RESOURCES, Eve
 TRAILS_LIMIT = 400
 KEYS_LIMIT = 2_000
 CANDIDATES_LIMIT = 16
-"""How many trails of one pod, node or broker an event is compared with."""
+"""How many trails of one pod, or for one resource of one node or broker, an event is compared with."""
+STEPS_LIMIT = 16
+"""Steps of a trail: of the calls that many pods share, the further ones are trails of their own."""
 SLACK_SECONDS = 0.5
 """How far two logs of one machine may disagree: each line is written a little after what it is about."""
+RETRY_SLACK_SECONDS = 0.005
+"""Likewise for a further call of a station that the trail has already: it is a retry, or another request's."""
 USE_SECONDS = 5.0
 """How long after a token was issued its first use counts as the same request's."""
 _ORDER = {NMI: 0, BROKER: 1, IMDS: 2, ENTRA: 3, "keyvault": 4, "arm": 4, "graph": 4, "": 5}
 _ISSUERS = (NMI, BROKER, IMDS, ENTRA)
 
-_Key = tuple[str, str]
+_Key = tuple[str, str, str]
 
 
 @dataclass(slots=True)
@@ -32,6 +36,8 @@ class Trail:
 
     number: int
     steps: list[Event] = field(default_factory=list)
+    was_refused: bool = False
+    """Whether it was refused when it was counted last."""
 
     def step(self, station: str) -> Event | None:
         """Return the last step at a station, or None."""
@@ -100,6 +106,8 @@ class Trails:
 
 def fits(trail: Trail, event: Event) -> bool:
     """Whether an event can be a step of a trail: a station on the way to the token, or its first use."""
+    if len(trail.steps) >= STEPS_LIMIT:
+        return False
     if event.station in RESOURCES:
         return _is_first_use(trail, event)
     if trail.head.station in RESOURCES:
@@ -113,14 +121,15 @@ def fits(trail: Trail, event: Event) -> bool:
         has_room = trail.step(BROKER) is None and (nmi or entra) is not None
         return has_room and (nmi is None or _is_behind(nmi, event)) and (entra is None or _is_behind(event, entra))
     front = trail.step(NMI) if event.station == IMDS else (trail.step(BROKER) or trail.step(NMI))
-    return front is not None and _is_behind(front, event)
+    slack_seconds = SLACK_SECONDS if trail.step(event.station) is None else RETRY_SLACK_SECONDS
+    return front is not None and _is_behind(front, event, slack_seconds)
 
 
-def _is_behind(front: Event, event: Event) -> bool:
+def _is_behind(front: Event, event: Event, slack_seconds: float = SLACK_SECONDS) -> bool:
     """Whether `front`, a daemon's answer, can have waited for `event`."""
     if front.cached and event.station != BROKER:
         return False
-    if not front.start - SLACK_SECONDS <= event.time <= front.time + SLACK_SECONDS:
+    if not front.start - slack_seconds <= event.time <= front.time + slack_seconds:
         return False
     if host_of(front.resource) != host_of(event.resource):
         return False
@@ -157,8 +166,11 @@ def _is_use(token: Event, client_id: str, event: Event) -> bool:
 
 def _keys(event: Event) -> tuple[_Key, ...]:
     """Return under what an event's trail is looked for: who asked, and which daemon may have asked for it."""
+    asker = ("asker", event.asker, "")
+    if event.station == NMI and event.cached:  # nobody was asked for it: it must not be in the way of those that waited
+        return (asker,)
     if event.station in (NMI, BROKER):
-        return ("asker", event.asker), ("daemon", event.place)
+        return asker, ("daemon", event.place, host_of(event.resource))
     if event.station in (IMDS, ENTRA):
-        return ("daemon", event.asker), ("asker", event.asker)
-    return (("asker", event.asker),)
+        return ("daemon", event.asker, host_of(event.resource)), asker
+    return (asker,)

@@ -8,8 +8,8 @@ import pytest
 from starlette.datastructures import Headers
 
 from podidentity_lab.page import faults, rendering
-from podidentity_lab.page.door import Address, is_meant, is_token
-from podidentity_lab.page.feed import QUEUE_LIMIT, ROWS_LIMIT, Feed
+from podidentity_lab.page.door import Address, is_meant, is_own, is_token
+from podidentity_lab.page.feed import EVENTS_LIMIT, QUEUE_LIMIT, READERS_LIMIT, ROWS_LIMIT, Feed
 from podidentity_lab.page.overview import ITEMS_LIMIT, Group, Item, Objects, overview
 from podidentity_lab.page.trails import Trails
 from unit.lab.page.entries import azure, nmi
@@ -123,16 +123,25 @@ def test_who_is_meant(method: str, headers: dict[str, str], *, meant: bool) -> N
     assert is_meant(Address(80, "secret"), method, Headers(headers)) is meant
 
 
+@pytest.mark.parametrize(
+    ("site", "own"), [(None, True), ("none", True), ("same-origin", True), ("same-site", False), ("cross-site", False)]
+)
+def test_who_sends(site: str | None, *, own: bool) -> None:
+    """A request that another page makes is refused even with the cookie: another port of the host is the same site."""
+    assert is_own(Headers({"sec-fetch-site": site} if site else {})) is own
+
+
 def test_the_secret_is_compared_whole() -> None:
     """A part of the secret, and a text that is not ASCII, are refused; the secret is not in a repr."""
     address = Address(80)
     assert is_token(address, address.token)
     assert not any(is_token(address, text) for text in ("", address.token[:-1], "é"))
     assert address.token not in repr(address)
+    assert address.folder not in repr(address)
 
 
-async def test_a_flood_is_counted_and_a_slow_reader_gets_a_summary() -> None:
-    """A batch has a bounded number of rows; batches that a reader does not take become one message."""
+async def test_a_flood_is_counted_and_a_slow_reader_gets_fewer_batches() -> None:
+    """A batch has a bounded number of rows and the totals; batches that a reader does not take are left out."""
     feed = Feed()
     feed.show_faults(faults.DEFAULTS)
     reader = feed.read()
@@ -143,14 +152,57 @@ async def test_a_flood_is_counted_and_a_slow_reader_gets_a_summary() -> None:
         feed.take(flood)
         feed.flush()
     feed.flush()
-    batches: list[dict[str, Any]] = []
-    while sum(batch["requests"] for batch in batches) < len(flood) * QUEUE_LIMIT * 2:
+    batches = [await _batch(reader)]
+    while batches[-1]["requests"] < len(flood) * QUEUE_LIMIT * 2:
         batches.append(await _batch(reader))
-        assert len(batches) <= QUEUE_LIMIT
-    assert sum(batch["requests"] for batch in batches) == len(flood) * QUEUE_LIMIT * 2
-    assert batches[0]["rows"] == []
-    assert batches[0]["missed"] == batches[0]["requests"] > len(flood)
-    assert {len(batch["rows"]) for batch in batches[1:]} == {ROWS_LIMIT}
+    assert 0 < len(batches) <= QUEUE_LIMIT
+    assert batches[-1]["requests"] == len(flood) * QUEUE_LIMIT * 2
+    assert {len(batch["rows"]) for batch in batches} == {ROWS_LIMIT}
+    numbers = [number for batch in batches for number, _ in batch["rows"]]
+    assert numbers == sorted(numbers)
+
+
+async def test_a_slow_reader_misses_no_change() -> None:
+    """Of changes that a reader does not take, the latest of each group arrives."""
+    feed = Feed()
+    reader = feed.read()
+    for _ in range(3):
+        await anext(reader)
+    for number in range(QUEUE_LIMIT * 2):
+        pods = Group("pods", "Pods", "", (Item(f"pod-{number}"),), 1)
+        feed.show_groups([Group("nodes", "Nodes", "", (Item("node-0"),), 1), pods])
+    changes: dict[str, str] = {}
+    while f"pod-{QUEUE_LIMIT * 2 - 1}" not in changes.get("pods", ""):
+        _, _, data = (await anext(reader)).strip().partition("\n")
+        changes |= json.loads(data.removeprefix("data: "))
+    assert "node-0" in changes["nodes"]
+
+
+async def test_a_refusal_that_comes_later_is_counted_once() -> None:
+    """A request whose last station refuses it after its row was sent is one refused request."""
+    feed = Feed()
+    for event in (nmi(0.5), azure(0.6, "keyvault", "default/batch", status=403), nmi(1.5, status=404)):
+        feed.take([event])
+        feed.flush()
+    feed.flush()
+    assert (feed.totals.requests, feed.totals.refusals) == (2, 2)
+
+
+async def test_what_does_not_fit_is_counted() -> None:
+    """Events that come faster than they are sent, and are given up, are counted as unread."""
+    feed = Feed()
+    for _ in range(2):
+        feed.take([azure(0.1, "keyvault", "default/pod")] * (EVENTS_LIMIT // 2 + 5))
+    assert feed.totals.unread == 10
+
+
+async def test_more_browsers_than_it_serves_get_nothing() -> None:
+    """However many ask at once, only as many browsers as the page serves are sent anything."""
+    feed = Feed()
+    readers = [feed.read() for _ in range(READERS_LIMIT + 3)]
+    assert not feed.is_full
+    firsts = [await anext(reader, "") for reader in readers]
+    assert [bool(first) for first in firsts] == [True] * READERS_LIMIT + [False] * 3
 
 
 async def _batch(reader: AsyncIterator[str]) -> dict[str, Any]:

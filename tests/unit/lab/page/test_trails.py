@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from podidentity_lab.page.events import BROKER, Event, of_audit_line
-from podidentity_lab.page.trails import KEYS_LIMIT, TRAILS_LIMIT, Trail, Trails
+from podidentity_lab.page.events import BROKER, TEXT_LIMIT, Event, of_audit_line, omitted_lines
+from podidentity_lab.page.trails import KEYS_LIMIT, STEPS_LIMIT, TRAILS_LIMIT, Trail, Trails
 from unit.lab.page.entries import CLIENT, OTHER_CLIENT, azure, nmi
 
 
@@ -53,6 +53,27 @@ def test_the_second_use_of_a_token_is_a_request_of_its_own() -> None:
     """Another use of a token is another trail: SDKs use a token for a day."""
     uses = [azure(moment, "keyvault", "default/batch") for moment in (0.6, 0.7)]
     assert stations([nmi(0.5), *uses]) == [["nmi", "keyvault"], ["keyvault"]]
+
+
+def test_calls_of_two_requests_stay_apart() -> None:
+    """A call to IMDS that began when a request was over is the next one's, however soon it came."""
+    first = [azure(0.45, "imds", "node-1"), nmi(0.5, pod="one")]
+    second = [azure(0.55, "imds", "node-1"), nmi(0.6, pod="two", ms=60.0)]
+    assert stations([*first, *second]) == [["nmi", "imds"]] * 2
+
+
+def test_what_nobody_waited_for_is_not_in_the_way() -> None:
+    """However many tokens of the cache a node hands out meanwhile, the one that was fetched is found."""
+    cached = [nmi(0.44 + 0.0001 * number, pod=f"pod-{number}", cached="true") for number in range(100)]
+    assert [steps for steps in stations([azure(0.43, "imds", "node-1"), *cached, nmi(0.5)]) if len(steps) > 1] == [
+        ["nmi", "imds"]
+    ]
+
+
+def test_steps_of_a_trail_are_bounded() -> None:
+    """However often a daemon tries again, a trail has a bounded number of steps."""
+    calls = [azure(0.45, "imds", "node-1", status=500) for _ in range(STEPS_LIMIT * 3)]
+    assert max(map(len, stations([nmi(0.5), *calls]))) == STEPS_LIMIT
 
 
 def test_a_refusal_of_the_last_station_is_the_trails() -> None:
@@ -101,6 +122,29 @@ def test_through_the_broker() -> None:
     use = azure(0.6, "keyvault", "default/batch")
     for order in ((entra, broker, nmi(0.5), use), (nmi(0.5), broker, entra, use)):
         assert stations(order) == [["nmi", "broker", "entra", "keyvault"]]
+
+
+def test_texts_of_others_are_bounded() -> None:
+    """Whatever a pod writes into a request, an event has a bounded part of it."""
+    text = "x" * 100_000
+    event = azure(0.5, "imds", text, "", host=text, what=f"/a?client_id={text}", resource=text, why=text)
+    assert max(len(str(value)) for value in event.as_json().values()) == TEXT_LIMIT
+    assert len(azure(0.5, "imds", "n", "", identity="", what=f"/a?mi_res_id=/{text}").identity) == TEXT_LIMIT
+
+
+@pytest.mark.parametrize(
+    ("line", "count"),
+    [
+        ('2026-11-29T01:09:45.508Z INFO audit: msg="lines left out" address=10.0.0.1 count=7 ms=0.0', 7),
+        ('{"ts":"2026-11-29T01:09:45.508Z","logger":"audit","msg":"lines left out","count":7}', 7),
+        ('2026-11-29T01:09:45.508Z INFO audit: msg=token resource="lines left out" count=7', 0),
+        ('2026-11-29T01:09:45.508Z INFO audit: msg="lines left out" count=many', 0),
+        ("lines left out", 0),
+    ],
+)
+def test_lines_that_nmi_left_out(line: str, count: int) -> None:
+    """A line that says how many were left out is read in both formats; one that only quotes the words is not."""
+    assert omitted_lines(line) == count
 
 
 def test_memory_is_bounded() -> None:

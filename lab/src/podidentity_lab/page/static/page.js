@@ -3,12 +3,17 @@
 
 const ROWS_LIMIT = 200;
 const ANNOUNCEMENT_MS = 5000;
+const RETRY_MS = 3000;
 const byId = (id) => document.getElementById(id);
 const list = byId("trails");
-let pending = new Map(); // row ID to HTML: what the next frame shows
+let pending = new Map(); // number to HTML: the rows that the next frame shows
 let frame = 0;
-let figures = { requests: 0, refused: 0, missed: 0 };
-let news = { requests: 0, refused: 0 };
+let source = null;
+let start = null; // the server's totals when this page was opened
+let figures = { requests: 0, refusals: 0, unread: 0, omitted: 0 }; // since then
+let lastNumber = 0;
+let rowCount = 0; // of requests since then that had a row
+let announced = { requests: 0, refusals: 0 };
 
 history.replaceState(null, "", location.pathname + location.hash); // the secret is in the cookie now
 
@@ -25,16 +30,31 @@ function isOn(id) {
 function draw() {
   frame = 0;
   if (isOn("pause")) return;
-  for (const [id, html] of pending) {
-    const row = byId(id);
-    if (row) row.replaceWith(element(html));
-    else list.prepend(element(html));
-  }
+  for (const [number, html] of [...pending].sort((one, other) => one[0] - other[0])) show(number, element(html));
   pending.clear();
   while (list.childElementCount > ROWS_LIMIT) list.lastElementChild.remove();
-  const missed = figures.missed ? `, ${figures.missed} not shown because there were too many` : "";
-  byId("figures").textContent =
-    `${figures.requests} since this page was opened, ${figures.refused} of them refused${missed}. Newest first.`;
+  byId("figures").textContent = sentence();
+}
+
+function show(number, row) {
+  const former = byId(`trail-${number}`);
+  if (former) {
+    const [details, formerDetails] = [row, former].map((element) => element.querySelector("details"));
+    if (details && formerDetails) details.open = formerDetails.open;
+    return former.replaceWith(row);
+  }
+  let next = list.firstElementChild;
+  while (next && Number(next.id.slice("trail-".length)) > number) next = next.nextElementSibling;
+  list.insertBefore(row, next);
+}
+
+function sentence() {
+  const missed = figures.requests - rowCount;
+  const parts = [`${figures.requests} since this page was opened, ${figures.refusals} of them refused`];
+  if (missed > 0) parts.push(`${missed} not shown because there were too many`);
+  if (figures.omitted) parts.push(`${figures.omitted} more left out of NMI's log`);
+  if (figures.unread) parts.push(`${figures.unread} answers more than could be read`);
+  return `${parts.join(", ")}. Newest first, the last ${ROWS_LIMIT}.`;
 }
 
 function schedule() {
@@ -43,13 +63,18 @@ function schedule() {
 }
 
 function takeBatch(event) {
-  const batch = JSON.parse(event.data);
-  for (const [id, html] of batch.rows) {
-    pending.delete(id);
-    pending.set(id, html);
+  const { rows, ...totals } = JSON.parse(event.data);
+  const isFirst = start === null;
+  start ??= totals;
+  for (const [number, html] of rows) {
+    pending.delete(number);
+    pending.set(number, html);
+    if (number > lastNumber) {
+      lastNumber = number;
+      if (!isFirst) rowCount += 1;
+    }
   }
-  for (const name of Object.keys(figures)) figures[name] += batch[name];
-  for (const name of Object.keys(news)) news[name] += batch[name];
+  for (const name of Object.keys(figures)) figures[name] = totals[name] - start[name];
   schedule();
 }
 
@@ -75,12 +100,28 @@ function tell(text, kind) {
 }
 
 function connect() {
-  const source = new EventSource("/events");
-  source.addEventListener("open", () => tell("Live", "live"));
-  source.addEventListener("error", () => tell("The lab or its page has ended, or does not answer; trying again", "lost"));
-  source.addEventListener("batch", takeBatch);
-  source.addEventListener("groups", takeGroups);
-  source.addEventListener("faults", takeSwitches);
+  const events = new EventSource("events");
+  source = events;
+  events.addEventListener("open", () => tell("Live", "live"));
+  events.addEventListener("error", () => {
+    if (source !== events) return;
+    tell("The lab or its page has ended, or serves too many browsers; trying again", "lost");
+    if (events.readyState !== EventSource.CLOSED) return; // it tries again by itself
+    source = null;
+    setTimeout(follow, RETRY_MS);
+  });
+  events.addEventListener("batch", takeBatch);
+  events.addEventListener("groups", takeGroups);
+  events.addEventListener("faults", takeSwitches);
+}
+
+function follow() {
+  // Browsers open six connections to a host for all of its pages: one that nobody looks at must not hold any.
+  if (document.hidden) {
+    source?.close();
+    source = null;
+    tell("Paused while nobody looks", "");
+  } else if (source === null) connect();
 }
 
 for (const id of ["pause", "refused-only"]) {
@@ -92,16 +133,24 @@ for (const id of ["pause", "refused-only"]) {
 }
 
 for (const form of document.querySelectorAll("form")) {
-  form.addEventListener("submit", (event) => {
+  form.addEventListener("submit", async (event) => {
     event.preventDefault(); // focus stays on the switch; the answer comes with the events
-    fetch(form.action, { method: "POST" }).catch(() => tell("The switch was not turned: no answer", "lost"));
+    const response = await fetch(form.action, { method: "POST", redirect: "manual" }).catch(() => null);
+    const isTurned = response?.type === "opaqueredirect";
+    byId("refusal").textContent = isTurned ? "" : await refusal(response);
   });
 }
 
+async function refusal(response) {
+  return response ? `The switch was not turned: ${await response.text()}` : "The switch was not turned: no answer";
+}
+
 setInterval(() => {
-  if (!news.requests || isOn("pause")) return;
-  byId("announcement").textContent = `${news.requests} new requests, ${news.refused} refused`;
-  news = { requests: 0, refused: 0 };
+  const news = { requests: figures.requests - announced.requests, refusals: figures.refusals - announced.refusals };
+  if (news.requests <= 0 || isOn("pause")) return;
+  byId("announcement").textContent = `${news.requests} new requests, ${news.refusals} refused`;
+  announced = { ...figures };
 }, ANNOUNCEMENT_MS);
 
-connect();
+document.addEventListener("visibilitychange", follow);
+follow();
