@@ -17,25 +17,28 @@ _INTERFACE_INDEX = 0xFFFFF000 + 8  # linux/filter.h: SKF_AD_OFF + SKF_AD_IFINDEX
 _SOURCE_ADDRESS = 0xFFF00000 + 12  # linux/filter.h: SKF_NET_OFF, then RFC 791
 _SOURCE_ADDRESS_END = 0xFFF00000 + 20  # likewise, RFC 8200: the last four of sixteen bytes
 _LOAD, _JUMP_IF_EQUAL, _RETURN = 0x20, 0x15, 0x06  # BPF_LD|BPF_W|BPF_ABS, BPF_JMP|BPF_JEQ|BPF_K, BPF_RET|BPF_K
-_MODULO, _RETURN_RESULT = 0x94, 0x16  # BPF_ALU|BPF_MOD|BPF_K, BPF_RET|BPF_A
+_MODULO, _ADD, _RETURN_RESULT = 0x94, 0x04, 0x16  # BPF_ALU|BPF_MOD|BPF_K, BPF_ALU|BPF_ADD|BPF_K, BPF_RET|BPF_A
 _INSTRUCTION = struct.Struct("=HBBI")
 _Program = Sequence[tuple[int, int, int, int]]
-_BY_INTERFACE: _Program = (
-    (_LOAD, 0, 0, _INTERFACE_INDEX),
-    (_JUMP_IF_EQUAL, 0, 1, _LOOPBACK_INDEX),
-    (_RETURN, 0, 0, 0),  # the first socket that listened
-    (_RETURN, 0, 0, 1),
-)
 
 
-def listen_apart(family: int, address: str, port: int, backlog: int) -> list[socket.socket]:
-    """Listen at `address` and `port`: first the socket of this host's own connections, then that of all others.
+def listen_apart(family: int, address: str, port: int, backlog: int, *, strangers: int = 1) -> list[socket.socket]:
+    """Listen at `address` and `port`: first the socket of this host's own connections, then those of all others.
 
-    One socket for both where the kernel cannot tell them apart. Raises OSError, also when the port is taken.
+    Of these there are `strangers`, and neighbouring client addresses come to different ones. One socket for everybody
+    where the kernel cannot tell them apart. Raises OSError, also when the port is taken.
     """
     with _bound(family, address, port, reuse_port=False) as alone:  # a shared port would hide that somebody has it
         port = alone.getsockname()[1]
-    return _listen_in_group(2, _BY_INTERFACE, lambda: _bound(family, address, port, reuse_port=True), backlog)
+    program = (
+        (_LOAD, 0, 0, _INTERFACE_INDEX),
+        (_JUMP_IF_EQUAL, 0, 1, _LOOPBACK_INDEX),
+        (_RETURN, 0, 0, 0),  # the first socket that listened
+        *_by_client(family, strangers),
+        (_ADD, 0, 0, 1),
+        (_RETURN_RESULT, 0, 0, 0),
+    )
+    return _listen_in_group(1 + strangers, program, lambda: _bound(family, address, port, reuse_port=True), backlog)
 
 
 def listen_by_client(
@@ -46,8 +49,7 @@ def listen_by_client(
     One socket for all where the kernel cannot choose. `prepare` sets options before a socket listens. Raises OSError,
     also when the port is taken.
     """
-    is_ipv6 = ":" in address
-    family = socket.AF_INET6 if is_ipv6 else socket.AF_INET
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with _bound(family, address, port, reuse_port=False) as alone:
         port = alone.getsockname()[1]
 
@@ -56,10 +58,13 @@ def listen_by_client(
         prepare(listener)
         return listener
 
-    source = _SOURCE_ADDRESS_END if is_ipv6 else _SOURCE_ADDRESS
-    return _listen_in_group(
-        count, ((_LOAD, 0, 0, source), (_MODULO, 0, 0, count), (_RETURN_RESULT, 0, 0, 0)), make, backlog
-    )
+    return _listen_in_group(count, (*_by_client(family, count), (_RETURN_RESULT, 0, 0, 0)), make, backlog)
+
+
+def _by_client(family: int, count: int) -> _Program:
+    """Return the instructions that make a number below `count` of the client's address."""
+    source = _SOURCE_ADDRESS_END if family == socket.AF_INET6 else _SOURCE_ADDRESS
+    return (_LOAD, 0, 0, source), (_MODULO, 0, 0, count)
 
 
 def _listen_in_group(

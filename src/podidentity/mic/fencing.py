@@ -31,9 +31,11 @@ def fence(leading: Callable[[], bool], methods: frozenset[str], unsent_seconds: 
     """Return a request hook that raises FencedError for requests with one of `methods` unless `leading()`."""
 
     async def hook(request: httpx2.Request) -> None:
+        method, path = request.method, request.url.path  # `trace` with its request would be cyclic garbage: 10 KB each
+
         def check() -> None:
-            if request.method in methods and not leading():
-                raise FencedError(f"{request.method} {request.url.path} was not sent: this MIC no longer leads")
+            if method in methods and not leading():
+                raise FencedError(f"{method} {path} was not sent: this MIC no longer leads")
 
         async def trace(step: str, details: Mapping[str, Any]) -> None:
             if step.endswith(_CONNECTED):

@@ -2,8 +2,9 @@
 
 Off the hot path: one request a connection. The ports are open to every pod, and the kubelet must be answered whatever
 pods do: this host's own connections have a queue and places of their own; every other address has a share, and what is
-over it costs that address its own oldest connection, never a newcomer's. Strangers get one page in a turn of the event
-loop, which has pods' tokens to answer. Each daemon gives the pages of each port, and may give strangers others.
+over it costs that address its own oldest connection, never a newcomer's. Strangers come in slowly, by queues for some
+of their addresses each, and get one page in a turn of the event loop, which has pods' tokens to answer. Each daemon
+gives the pages of each port, and may give strangers others.
 """
 
 import asyncio
@@ -20,7 +21,10 @@ from podidentity.linux.reuseport import listen_apart
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _HEAD_LIMIT_BYTES = 8 * 1024
 _TIME_LIMIT_SECONDS = 5.0
-_BACKLOG = 1024
+_BACKLOG = 256
+_QUEUES_OF_STRANGERS = 4
+_PAUSE_SECONDS = 0.02
+"""After each stranger of a queue: 50 a second are many for Prometheus, and few for the event loop."""
 _CONNECTIONS = 64
 _CONNECTIONS_OF_ONE_ADDRESS = 16
 _LARGE_PAGE_BYTES = 4096
@@ -60,16 +64,30 @@ async def serve_pages_on(
 ) -> AsyncIterator[None]:
     """Serve `pages` on sockets that listen; they are closed in the end. See `serve_pages`."""
     server = _Server(pages, pages if strangers is None else strangers)
-    loop = asyncio.get_running_loop()
-    async with contextlib.AsyncExitStack() as servers:
+    accepting = [asyncio.ensure_future(_accept_all(listener, server)) for listener in listening]
+    try:
+        yield
+    finally:
+        for task in accepting:
+            task.cancel()
+        await asyncio.gather(*accepting, return_exceptions=True)
         for listener in listening:
-            await servers.enter_async_context(
-                await loop.create_server(lambda: _Connection(server), sock=listener, backlog=_BACKLOG)
-            )
+            listener.close()
+        server.end()
+
+
+async def _accept_all(listener: socket.socket, server: "_Server") -> None:
+    """Accept connections until cancelled, those of strangers slowly."""
+    loop = asyncio.get_running_loop()
+    while True:
         try:
-            yield
-        finally:
-            server.end()
+            connection, peer = await loop.sock_accept(listener)
+            is_local = _is_local(peer[0], connection.getsockname()[0])
+            await loop.connect_accepted_socket(lambda: _Connection(server), connection)
+        except OSError:  # it is gone already, or this process has too many files open
+            is_local = False
+        if not is_local:
+            await asyncio.sleep(_PAUSE_SECONDS)
 
 
 def listen_for_pages(port: int, address: str | None = None) -> list[socket.socket]:
@@ -82,16 +100,20 @@ def listen_for_pages(port: int, address: str | None = None) -> list[socket.socke
 
 def _listen(port: int, address: str | None) -> list[socket.socket]:
     if address is not None:
-        return listen_apart(socket.AF_INET6 if ":" in address else socket.AF_INET, address, port, _BACKLOG)
-    listening = listen_apart(socket.AF_INET, "0.0.0.0", port, _BACKLOG)
+        return _listen_apart(socket.AF_INET6 if ":" in address else socket.AF_INET, address, port)
+    listening = _listen_apart(socket.AF_INET, "0.0.0.0", port)
     try:
-        listening += listen_apart(socket.AF_INET6, "::", listening[0].getsockname()[1], _BACKLOG)
+        listening += _listen_apart(socket.AF_INET6, "::", listening[0].getsockname()[1])
     except OSError as error:
         if error.errno not in {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL}:
             for listener in listening:
                 listener.close()
             raise
     return listening
+
+
+def _listen_apart(family: int, address: str, port: int) -> list[socket.socket]:
+    return listen_apart(family, address, port, _BACKLOG, strangers=_QUEUES_OF_STRANGERS)
 
 
 class _Server:

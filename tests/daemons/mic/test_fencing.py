@@ -1,7 +1,9 @@
 """A request that changes something leaves the process only while this MIC leads, whatever it waited for before."""
 
 import asyncio
+import gc
 import socket
+import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -135,3 +137,23 @@ async def test_what_is_not_acknowledged_is_dropped_in_time() -> None:
                 assert timeout_ms == UNSENT_SECONDS * 1000
 
     await play(story)
+
+
+@pytest.mark.parametrize("is_kubernetes", [True, False])
+async def test_a_request_leaves_memory_with_its_answer(*, is_kubernetes: bool) -> None:
+    """No collection is needed: MIC's old objects are collected once an hour, and it writes twice for each pod."""
+    leading = Leadership()
+    leading.may_answer.set()
+    requests: list[weakref.ref[httpx2.Request]] = []
+
+    async def note(request: httpx2.Request) -> None:
+        requests.append(weakref.ref(request))
+
+    async with client(leading, KUBERNETES_WRITES, is_kubernetes=is_kubernetes) as http:
+        http.event_hooks["request"].append(note)
+        gc.disable()
+        try:
+            assert (await http.patch("/a")).status_code == 200
+            assert [request() for request in requests] == [None]
+        finally:
+            gc.enable()

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from podidentity.errors import HostError
+from podidentity.nmi.tcp_info import has_unaccepted
 from podidentity.serving import probes
-from podidentity.serving.probes import Page, serve_pages
+from podidentity.serving.probes import Page, listen_for_pages, serve_pages, serve_pages_on
 
 PAGES = {"/healthz": lambda: Page(200, b"Active"), "/readyz": lambda: Page(503, b"not yet\n")}
 
@@ -116,6 +117,28 @@ async def test_strangers_get_their_own_pages() -> None:
             writer.close()
     assert answers == [b"Active", b"yes", *[b"x" * 5000] * 3]
     assert 1 <= len(made) < 3
+
+
+@pytest.mark.usefixtures("few")
+async def test_strangers_come_in_slowly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a stranger the next one of its queue waits in the kernel; this host's own connections wait for nothing."""
+    monkeypatch.setattr(probes, "_PAUSE_SECONDS", 3600)
+    (listening, *others) = listen_for_pages(0, "127.0.0.1")
+    port = listening.getsockname()[1]
+    request = b"GET /healthz HTTP/1.1\r\n\r\n"
+    async with asyncio.timeout(60), contextlib.AsyncExitStack() as opened:
+        await opened.enter_async_context(serve_pages_on((listening, *others), PAGES))
+        for _ in range(3):
+            assert (await fetch(port, request)).startswith(b"HTTP/1.1 200")
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=("127.0.0.2", 0))
+        writer.write(request)
+        assert (await reader.read()).startswith(b"HTTP/1.1 200")
+        waiting = socket.create_connection(("127.0.0.1", port), 5, source_address=("127.0.0.2", 0))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert has_unaccepted(listening)
+        waiting.close()
+        writer.close()
 
 
 async def test_all_addresses_are_served() -> None:
