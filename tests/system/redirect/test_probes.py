@@ -10,6 +10,7 @@ import pytest
 
 import make
 from podidentity.linux.reuseport import listen_apart
+from podidentity.nmi.tcp_info import has_unaccepted
 from system.redirect.network import NODE, Network
 from system.redirect.node import Node
 from waiting import until
@@ -97,9 +98,9 @@ def test_metrics_may_be_for_all(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("address", [NODE, "127.0.0.1"])
 def test_a_full_queue_of_strangers_is_not_the_kubelets(address: str) -> None:
-    """Nobody accepts, and pods have filled their queue: this host's connections come in by another."""
+    """Nobody accepts, and a pod has filled its queue: this host's connections and its neighbour's come in by others."""
     with Network("routed") as network:
-        own, others = network.node.call(lambda: listen_apart(socket.AF_INET, "0.0.0.0", 8085, 4))
+        own, *others = network.node.call(lambda: listen_apart(socket.AF_INET, "0.0.0.0", 8085, 4, strangers=2))
         strangers: list[socket.socket] = []
 
         def fill() -> bool:
@@ -112,15 +113,17 @@ def test_a_full_queue_of_strangers_is_not_the_kubelets(address: str) -> None:
             made.close()
             return len(strangers) > 4
 
-        until(lambda: network.pods[0].call(fill), "their queue to be full")
+        until(lambda: network.pods[0].call(fill), "its queue to be full")
+        (full,) = filter(has_unaccepted, others)
+        network.pods[1].call(lambda: socket.create_connection((NODE, 8085), 1)).close()
         with network.node.call(lambda: socket.create_connection((address, 8085), 1)) as probe:
             own.setblocking(True)
             own.settimeout(5)
             with own.accept()[0] as accepted:
                 assert accepted.getpeername() == probe.getsockname()
-        with others.accept()[0] as stranger:
+        with full.accept()[0] as stranger:
             assert stranger.getpeername()[0] != stranger.getsockname()[0]
-        for one in (*strangers, own, others):
+        for one in (*strangers, own, *others):
             one.close()
 
 
