@@ -125,6 +125,37 @@ def test_an_eviction_obeys_the_budget(kubectl: Kubectl) -> None:
     assert "not found" in kubectl.refused("get", "pod", "needed")
 
 
+def test_debuggers_are_added_and_stay(kubectl: Kubectl) -> None:
+    """`kubectl debug` adds containers to a pod; none is changed, removed or doubled, and no pod begins with one."""
+    container = {"name": "main", "image": IMAGE}
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "app"}}
+    spec = {"containers": [container], "nodeSelector": NOWHERE}
+    refusal = kubectl.refused("create", "-f", "-", stdin=pod | {"spec": {**spec, "ephemeralContainers": [container]}})
+    assert "spec.ephemeralContainers: Forbidden: cannot be set on create" in refusal
+    kubectl("create", "-f", "-", stdin=pod | {"spec": spec})
+    for name in ("first", "second"):
+        kubectl("debug", "app", f"--image={IMAGE}", f"--container={name}", "--target=main", "--", "sh")
+    containers = kubectl.get("pod", "app")["spec"]["ephemeralContainers"]
+    assert [container["name"] for container in containers] == ["first", "second"]
+    assert (containers[0]["command"], containers[0]["targetContainerName"]) == (["sh"], "main")
+
+    def refusal_of(*changed_containers: Json) -> str:
+        patch = json.dumps({"spec": {"ephemeralContainers": changed_containers}})
+        words = ("patch", "pod", "app", "--subresource=ephemeralcontainers", "--type=merge", "--patch", patch)
+        return kubectl.refused(*words)
+
+    assert 'existing ephemeral containers "second" may not be removed' in refusal_of(containers[0])
+    changed = {**containers[1], "image": "registry.invalid/image:2"}
+    assert 'existing ephemeral containers "second" may not be changed' in refusal_of(containers[0], changed)
+    for field, message in (
+        ({"name": "main"}, 'Duplicate value: "main"'),
+        ({"image": ""}, "image: Required value"),
+        ({"targetContainerName": "nobody"}, 'targetContainerName: Not found: "nobody"'),
+        ({"ports": [{"containerPort": 80}]}, "ports: Forbidden: cannot be set for an Ephemeral Container"),
+    ):
+        assert message in refusal_of(*containers, {**containers[0], "name": "third", **field})
+
+
 def test_server_side_apply_creates_changes_and_withdraws(kubectl: Kubectl) -> None:
     """A field that its manager no longer applies is removed; other managers' fields stay. Helm 4 installs this way."""
 

@@ -8,8 +8,10 @@ from typing import Any
 
 from podidentity.errors import LabError
 from podidentity_lab.fabric import FABRIC_ADDRESS
-from podidentity_lab.kubelet import Cluster, ContainerLogs, Kubelet, Node
+from podidentity_lab.kubelet import Cluster, ContainerLogs, Kubelet, Node, attaching
+from podidentity_lab.kubelet.containers import ContainerProcess
 from podidentity_lab.kubernetes import ISSUER, ApiError, Kubernetes
+from podidentity_lab.kubernetes.sessions import ContainerPlace, Session
 from podidentity_lab.linux.namespaces import listener, open_stream
 from podidentity_lab.oci.library import Library
 from podidentity_lab.orchestrator import KUBERNETES_PORT, NodePlan, Place
@@ -75,14 +77,18 @@ class Embedded:
             await asyncio.sleep(0)  # a part that cannot start at all raises here, before the lab is reported as ready
             ready()
 
-    async def start_beside(
-        self, namespace: str, pod: str, container: str, command: list[str]
-    ) -> asyncio.subprocess.Process | None:
-        """Start a program beside a container; return None when the container does not run."""
-        candidates = (kubelet.running(namespace, pod, container) for kubelet in self._kubelets)
-        running = next(filter(None, candidates), None)
-        pipe = asyncio.subprocess.PIPE
-        return None if running is None else await running.start_beside(command, stdin=pipe, stderr=pipe)
+    async def execute(self, container: ContainerPlace, command: list[str], *, tty: bool) -> Session | None:
+        """Start a program beside a container; return None when the container does not run. Raises `OSError`."""
+        running = self._running(container)
+        return None if running is None else await attaching.execute(running, command, tty=tty)
+
+    def attach(self, container: ContainerPlace, *, stdin: bool) -> Session | None:
+        """Return a container's own streams; None when it does not run."""
+        running = self._running(container)
+        return None if running is None else attaching.attach(running, stdin=stdin)
+
+    def _running(self, container: ContainerPlace) -> ContainerProcess | None:
+        return next(filter(None, (kubelet.running(*container) for kubelet in self._kubelets)), None)
 
     async def connect(self, namespace: str, pod: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Connect to a port of a pod as from inside of it. Raises `OSError`."""

@@ -36,7 +36,7 @@ class Kubelet:
         """Whether a container of this node runs or will run: whoever follows its log waits for it."""
         for pod in self._pods.values():
             if pod.is_named(namespace, name):
-                states = (*pod.state.init, *pod.state.containers)
+                states = pod.state.every_container()
                 return any(state.spec["name"] == container and isinstance(state.now, Running) for state in states)
         return False
 
@@ -61,6 +61,7 @@ class Kubelet:
             pod = self._pods[uid] = Pod(self._node, obj, self._logs)
             task = group.create_task(self._run(pod), name=f"pod {obj['metadata']['name']}")
             task.add_done_callback(lambda _: self._pods.pop(uid, None))
+        pod.add_ephemeral_containers(obj)
         if deleting:
             pod.stop(float(obj["metadata"].get("deletionGracePeriodSeconds") or 0))
 

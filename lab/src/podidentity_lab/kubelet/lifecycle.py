@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from podidentity_lab import images
 from podidentity_lab.kubelet import containers, environment, pulling, rights, users, volumes
-from podidentity_lab.kubelet.containers import ContainerProcess, StartError
+from podidentity_lab.kubelet.containers import Console, ContainerProcess, StartError
 from podidentity_lab.kubelet.environment import ContainerConfigError
 from podidentity_lab.kubelet.logs import ContainerLogs
 from podidentity_lab.kubelet.node import Json, Node
@@ -42,6 +42,10 @@ class Owner(Protocol):
 
     def runs(self, container: str, running: ContainerProcess | None) -> None:
         """Note the process of a container; None when it has ended."""
+        ...
+
+    def process_namespace(self, container: Json) -> int:
+        """Return a process whose PID namespace the container joins; 0: its own. Raises `ContainerConfigError`."""
         ...
 
 
@@ -75,7 +79,7 @@ class Lifecycle:
         pauses = 0
         while True:
             start = self._clock()
-            end = await self._once()
+            end = await self.run_once()
             well = end.exit_code == 0
             if (well and (init or policy != "Always")) or (not well and policy == "Never"):
                 return well
@@ -93,8 +97,8 @@ class Lifecycle:
             self._owner.tell("Warning", "BackOff", f"Back-off restarting failed container {name}")
             await asyncio.sleep(seconds)
 
-    async def _once(self) -> Terminated:
-        """Run once, from the image to the exit code."""
+    async def run_once(self) -> Terminated:
+        """Run once, from the image to the exit code. Cancelling ends the run."""
         container_plan = await self._plan(await self._image())
         start = self._clock()
         try:
@@ -149,7 +153,9 @@ class Lifecycle:
         """Start the process. Raises `StartError`."""
         metadata, spec = self._pod["metadata"], self._state.spec
         log = self._logs.begin(metadata["namespace"], metadata["name"], spec["name"])
-        running = await containers.start(container_plan, self._place.network, self._folder, log)
+        stdin, tty, once = (bool(spec.get(field)) for field in ("stdin", "tty", "stdinOnce"))
+        console = Console(log, stdin, once, tty, container_plan["processes"])
+        running = await containers.start(container_plan, self._place.network, self._folder, console)
         self._state.has_started = "startupProbe" not in spec
         self._state.ready = self._state.has_started and "readinessProbe" not in spec
         return running
@@ -185,6 +191,8 @@ class Lifecycle:
         user = users.user_of(image, rights.security_context(pod, spec))
         if image.root is not None:
             variables.setdefault("HOME", user.home)
+        if spec.get("tty"):
+            variables.setdefault("TERM", containers.DEFAULT_TERMINAL)
         command = environment.command(spec, image, variables)
         program = Program(command, variables, spec.get("workingDir") or image.working_directory)
         binds = volumes.binds(spec, self._place.volumes, volumes.writable(pod))
@@ -194,7 +202,9 @@ class Lifecycle:
         read_only = bool((spec.get("securityContext") or {}).get("readOnlyRootFilesystem"))
         container_rights = rights.rights(pod, spec, user, rootless=self._node.cluster.rootless)
         root = self._folder / "root"
-        return plan(root, program, container_rights, network, binds, read_only=read_only, image=image.root)
+        processes = self._owner.process_namespace(spec)
+        root_plan = plan(root, program, container_rights, network, binds, read_only=read_only, image=image.root)
+        return {**root_plan, "processes": processes}
 
     async def _probe(self, running: ContainerProcess) -> None:
         spec = self._state.spec

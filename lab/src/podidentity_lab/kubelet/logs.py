@@ -39,15 +39,26 @@ class ContainerLogs:
     ) -> AsyncIterator[bytes]:
         """Yield what a container has written; with `follow`, also what it writes until it ends."""
         path = self.path(namespace, pod, container)
-        position = _tail_start(path, tail_lines)
-        while True:
-            runs = self._runs(namespace, pod, container)  # asked before reading: what comes after is not lost
-            while chunk := _read(path, position):
-                position += len(chunk)
-                yield chunk
-            if not (follow and runs):
-                return
-            await asyncio.sleep(FOLLOW_SECONDS)
+
+        def runs() -> bool:
+            return follow and self._runs(namespace, pod, container)
+
+        async for chunk in follow_file(path, _tail_start(path, tail_lines), runs, FOLLOW_SECONDS):
+            yield chunk
+
+
+async def follow_file(
+    path: Path, position: int, runs: Callable[[], bool], pause_seconds: float
+) -> AsyncIterator[bytes]:
+    """Yield what is in a log from `position` on, and what comes until its container does not run any more."""
+    while True:
+        is_running = runs()  # asked before reading: what comes after is not lost
+        while chunk := _read(path, position):
+            position += len(chunk)
+            yield chunk
+        if not is_running:
+            return
+        await asyncio.sleep(pause_seconds)
 
 
 def _read(path: Path, position: int) -> bytes:

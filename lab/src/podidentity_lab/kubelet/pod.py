@@ -1,4 +1,4 @@
-"""The life of one pod on its node: network, volumes, init containers, containers, and its end.
+"""The life of one pod on its node: network, volumes, init containers, containers, ephemeral ones, and its end.
 
 One task per pod runs `Pod.run`. What it knows is in a `PodState`, and every change of that is written to the API at
 once. The life of a single container is in `lifecycle`.
@@ -9,8 +9,9 @@ import contextlib
 import shutil
 
 from podidentity.errors import HostError
-from podidentity_lab.kubelet import volumes, wiring
+from podidentity_lab.kubelet import processes, volumes, wiring
 from podidentity_lab.kubelet.containers import ContainerProcess
+from podidentity_lab.kubelet.environment import ContainerConfigError
 from podidentity_lab.kubelet.lifecycle import Lifecycle, Place
 from podidentity_lab.kubelet.logs import ContainerLogs
 from podidentity_lab.kubelet.node import RUNTIME, Json, Node, record_event
@@ -35,6 +36,8 @@ class Pod:
         self._folder = RUNTIME / "pods" / obj["metadata"]["uid"]
         self._host_network = bool(obj["spec"].get("hostNetwork"))
         self.running: dict[str, ContainerProcess] = {}
+        self._processes: processes.Holder | None = None
+        self._ephemeral: asyncio.Queue[ContainerState] = asyncio.Queue()
         waiting = "PodInitializing" if obj["spec"].get("initContainers") else "ContainerCreating"
         self.state = PodState(
             node.network.address,
@@ -67,6 +70,15 @@ class Pod:
             self._grace_seconds = grace_seconds
         self._stopping.set()
 
+    def add_ephemeral_containers(self, obj: Json) -> None:
+        """Start the ephemeral containers of the pod's object that are not there yet."""
+        names = {state.spec["name"] for state in self.state.ephemeral}
+        for container in obj["spec"].get("ephemeralContainers") or ():
+            if container["name"] not in names:
+                state = ContainerState(container, Waiting("ContainerCreating"))
+                self.state.ephemeral.append(state)
+                self._ephemeral.put_nowait(state)
+
     async def run(self) -> None:
         """Run the pod until it is deleted, then remove everything of it, the object in the API included."""
         try:
@@ -88,18 +100,23 @@ class Pod:
     async def _live(self) -> None:
         """Run the containers to their end; never returns for a pod that restarts them for ever."""
         await self._join_network()
+        if self._obj["spec"].get("shareProcessNamespace"):
+            self._processes = await processes.hold(self._folder)
         place = await self._place()
         # Made at the same moment as the volumes, so that no later change is missed.
         tokens = ProjectedTokens(self._node, self._obj, place.volumes)
         objects = ObjectFiles(self._node, self._obj, place.volumes)
-        renewal = asyncio.create_task(_renew_files(tokens, objects))
+        coroutines = [_renew_files(tokens, objects), self._run_ephemeral_containers(place)]
+        tasks = {asyncio.create_task(coroutine) for coroutine in coroutines}
         try:
             await self._run_containers(place)
         finally:
-            renewal.cancel()
-            await asyncio.wait({renewal})
-        if not renewal.cancelled():
-            renewal.result()
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+        for task in tasks:
+            if not task.cancelled():
+                task.result()
 
     async def _run_containers(self, place: Place) -> None:
         for state in self.state.init:
@@ -112,6 +129,13 @@ class Pod:
             for state in self.state.containers:
                 group.create_task(self._lifecycle(state, place).run_to_success(init=False))
         self.publish()
+
+    async def _run_ephemeral_containers(self, place: Place) -> None:
+        """Run each of them once, whatever the pod's restart policy, until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            while True:
+                state = await self._ephemeral.get()
+                group.create_task(self._lifecycle(state, place).run_once())
 
     async def _join_network(self) -> None:
         if self._host_network:
@@ -159,6 +183,19 @@ class Pod:
         else:
             self.running[container] = running
 
+    def process_namespace(self, container: Json) -> int:
+        """Return a process whose PID namespace the container joins; 0: its own. Raises `ContainerConfigError`."""
+        if self._processes is not None:
+            return self._processes.first
+        target = container.get("targetContainerName")
+        if not target:
+            return 0
+        running = self.running.get(target)
+        if running is None or not running.first:
+            message = f"container {target!r}, whose processes it is to see, does not run"
+            raise ContainerConfigError(f"container {container['name']}: {message}; it starts when that one does")
+        return running.first
+
     def tell(self, kind: str, reason: str, message: str) -> None:
         """Report an event about the pod to the user; `kind` is Normal or Warning."""
         with contextlib.suppress(ApiError):  # its namespace may be going
@@ -177,7 +214,9 @@ class Pod:
             self._node.cluster.storage.change("pods", metadata["namespace"], metadata["name"], edit)
 
     async def _clean_up(self) -> None:
-        for state in (*self.state.init, *self.state.containers):
+        if self._processes is not None:
+            await self._processes.end()
+        for state in self.state.every_container():
             state.ready = False
             if not isinstance(state.now, (Terminated, Waiting)):
                 now = self._node.cluster.clock()

@@ -3,7 +3,9 @@
 The words are Kubernetes' own (kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle): clients compare them.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 from podidentity_lab.kubelet.node import Json, timestamp
@@ -89,8 +91,13 @@ class PodState:
     start_seconds: float
     init: list[ContainerState] = field(default_factory=list)
     containers: list[ContainerState] = field(default_factory=list)
+    ephemeral: list[ContainerState] = field(default_factory=list)
     address: str = ""
     initialized: bool = False
+
+    def every_container(self) -> Iterator[ContainerState]:
+        """Yield the states of containers of all three kinds."""
+        return chain(self.init, self.containers, self.ephemeral)
 
     def phase(self, restart_policy: str) -> str:
         """Return the phase: Pending, Running, Succeeded or Failed."""
@@ -121,6 +128,9 @@ class PodState:
         }
         if self.init:
             status["initContainerStatuses"] = [state.render(uid) for state in self.init]
+        if self.ephemeral:  # they have no probes, and are never ready
+            statuses = [{**state.render(uid), "ready": False} for state in self.ephemeral]
+            status["ephemeralContainerStatuses"] = statuses
         if self.address:
             status |= {"podIP": self.address, "podIPs": [{"ip": self.address}]}
         return status

@@ -4,7 +4,7 @@ import base64
 import re
 from typing import Any
 
-from podidentity_lab.kubernetes import cron
+from podidentity_lab.kubernetes import cron, debugging
 from podidentity_lab.kubernetes.kinds import Kind
 from podidentity_lab.kubernetes.statuses import ApiError, beyond_the_lab
 
@@ -42,10 +42,12 @@ def _pod(obj: Json) -> None:
     spec = obj["spec"]
     if not spec.get("containers"):
         raise ApiError(422, f'Pod "{obj["metadata"].get("name", "")}" is invalid: spec.containers: Required value')
+    debugging.refuse_at_creation(obj)
     defaults = {"restartPolicy": "Always", "terminationGracePeriodSeconds": 30, "dnsPolicy": "ClusterFirst"}
     for name, value in defaults.items():
         spec.setdefault(name, value)
     spec.setdefault("serviceAccountName", "default")
+    spec.setdefault("securityContext", {})  # `kubectl debug` reads it without asking whether it is there
     obj.setdefault("status", {}).setdefault("phase", "Pending")
     if spec.get("automountServiceAccountToken") is not False:
         _mount_token(spec)

@@ -23,6 +23,7 @@ _OTHER_KINDS: dict[str, Json] = {
     "token": {"group": "authentication.k8s.io", "version": "v1", "kind": "TokenRequest", "verbs": ["create"]},
     "scale": {"group": "autoscaling", "version": "v1", "kind": "Scale"},
     "exec": {"kind": "PodExecOptions", "verbs": ["create", "get"]},
+    "attach": {"kind": "PodAttachOptions", "verbs": ["create", "get"]},
     "log": {"verbs": ["get"]},
 }
 """Subresources whose objects are of a kind of their own, or that not every verb reaches."""

@@ -58,7 +58,7 @@ BUILT_IN = (
         "pods",
         "Pod",
         short=("po",),
-        subresources=("status", "log", "exec", "portforward", "binding", "eviction"),
+        subresources=("status", "log", "exec", "attach", "portforward", "ephemeralcontainers", "binding", "eviction"),
         in_all=True,
     ),
     Kind("", "v1", "services", "Service", short=("svc",), subresources=("status",), in_all=True),

@@ -11,6 +11,7 @@ Json = dict[str, Any]
 _MERGE_KEYS = {
     "containers": "name",
     "initContainers": "name",
+    "ephemeralContainers": "name",
     "volumes": "name",
     "env": "name",
     "volumeMounts": "mountPath",

@@ -89,5 +89,5 @@ def _is_derived(resource: str, obj: Json, storage: Storage) -> bool:
 
 
 def _without_place(pod: Json) -> Json:
-    spec = {name: value for name, value in pod["spec"].items() if name != "nodeName"}
+    spec = {name: value for name, value in pod["spec"].items() if name not in {"nodeName", "ephemeralContainers"}}
     return {**pod, "spec": spec, "status": {"phase": "Pending"}}

@@ -1,15 +1,14 @@
-"""`kubectl exec`, a program beside a container, and `kubectl port-forward`: each over one WebSocket.
+"""`kubectl exec`, `kubectl attach` and `kubectl port-forward`: each over one WebSocket.
 
-Protocol of exec: the first byte of each message is its channel (kubernetes.io/docs/reference/using-api/api-concepts and
-the remote-command subprotocol `v5.channel.k8s.io`, `v4` without the closing of single channels).
+Protocol of the first two: the first byte of each message is its channel (kubernetes.io/docs/reference/using-api/
+api-concepts and the remote-command subprotocol `v5.channel.k8s.io`, `v4` without the closing of single channels).
 """
 
 import asyncio
 import contextlib
 import functools
 import json
-import os
-import signal
+from collections.abc import AsyncIterator
 from typing import Any, Protocol
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
@@ -18,23 +17,24 @@ from podidentity_lab.kubernetes import forwarding, places
 from podidentity_lab.kubernetes.auth import Access, Authority
 from podidentity_lab.kubernetes.kinds import Kinds
 from podidentity_lab.kubernetes.places import Place
+from podidentity_lab.kubernetes.sessions import ContainerPlace, Session
 from podidentity_lab.kubernetes.statuses import ApiError, beyond_the_lab
 from podidentity_lab.kubernetes.storage import Storage
 
 PROTOCOLS = ("v5.channel.k8s.io", "v4.channel.k8s.io")
-STDIN, STDOUT, STDERR, ERROR, CLOSE = 0, 1, 2, 3, 255
-CHUNK_BYTES = 32 * 1024
-PIPE = asyncio.subprocess.PIPE
+STDIN, ERROR, RESIZE, CLOSE = 0, 3, 4, 255
 Json = dict[str, Any]
 
 
 class Containers(Protocol):
-    """What starts programs beside containers, and reaches their ports: the kubelets."""
+    """What has containers' streams, starts programs beside them, and reaches their ports: the kubelets."""
 
-    async def start_beside(
-        self, namespace: str, pod: str, container: str, command: list[str]
-    ) -> asyncio.subprocess.Process | None:
-        """Start a program with three pipes; return None when the container does not run."""
+    async def execute(self, container: ContainerPlace, command: list[str], *, tty: bool) -> Session | None:
+        """Start a program beside a container; return None when the container does not run. Raises `OSError`."""
+        ...
+
+    def attach(self, container: ContainerPlace, *, stdin: bool) -> Session | None:
+        """Return a container's own streams; None when it does not run."""
         ...
 
     async def connect(self, namespace: str, pod: str, port: int) -> forwarding.Connection:
@@ -45,7 +45,10 @@ class Containers(Protocol):
 class NoContainers:
     """A cluster without kubelets: nothing runs."""
 
-    async def start_beside(self, *_: object) -> None:
+    async def execute(self, *_: object, tty: bool) -> None:
+        """Return None: no container runs."""
+
+    def attach(self, *_: object, stdin: bool) -> None:
         """Return None: no container runs."""
 
     async def connect(self, *_: object) -> forwarding.Connection:
@@ -63,7 +66,7 @@ class Streams:
         self._containers = containers
 
     async def serve(self, socket: WebSocket) -> None:
-        """Run one program until it ends, or forward ports, or the client has gone."""
+        """Carry one program's streams until it ends, or forward ports, or the client has gone."""
         offered = socket.scope["subprotocols"]
         if forwarding.PROTOCOL in offered:
             await self._forward(socket)
@@ -71,21 +74,19 @@ class Streams:
         spoken = next((protocol for protocol in PROTOCOLS if protocol in offered), None)
         await socket.accept(subprotocol=spoken)
         try:
-            process = await self._start(socket, spoken)
+            session = await self._open(socket, spoken)
         except ApiError as error:
             await _finish(socket, error.body())
             return
         try:
-            await _carry(socket, process)
+            await _carry(socket, session)
         finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            await process.wait()
+            await session.leave()
 
     async def _forward(self, socket: WebSocket) -> None:
         """Forward ports of a pod. A refusal has no text here: kubectl asks again by a POST, which the API refuses."""
         try:
-            place = self._place(socket, "portforward")
+            place = self._place(socket, {"portforward"})
             self._storage.get("pods", place.namespace, place.name)
         except ApiError:
             await socket.close()
@@ -96,35 +97,41 @@ class Streams:
         with contextlib.suppress(WebSocketDisconnect, RuntimeError):
             await socket.close()
 
-    def _place(self, socket: WebSocket, subresource: str) -> Place:
-        """Return what a request is about, if it is a pod's `subresource` and the user may use it. Raises ApiError."""
+    def _place(self, socket: WebSocket, subresources: set[str]) -> Place:
+        """Return what a request is about, if it is one of these of a pod and the user may use it. Raises ApiError."""
         place = places.find(self._kinds, socket.url.path.strip("/"))
-        if place.subresource != subresource:
+        if place.subresource not in subresources:
             raise beyond_the_lab(f"{place.kind.plural}/{place.subresource}")
         user = self._authority.user(socket.headers.get("authorization", ""))
-        self._authority.require(user, Access("create", "", f"pods/{subresource}", place.namespace or "", place.name))
+        resource = f"pods/{place.subresource}"
+        self._authority.require(user, Access("create", "", resource, place.namespace or "", place.name))
         return place
 
-    async def _start(self, socket: WebSocket, spoken: str | None) -> asyncio.subprocess.Process:
+    async def _open(self, socket: WebSocket, spoken: str | None) -> Session:
         if spoken is None:
             raise ApiError(400, f"this server speaks {' and '.join(PROTOCOLS)}")
-        place = self._place(socket, "exec")
+        place = self._place(socket, {"exec", "attach"})
         pod = self._storage.get("pods", place.namespace, place.name)
         query = socket.query_params
-        if query.get("tty") == "true":
-            raise beyond_the_lab("terminals; leave out -t")
-        container = query.get("container") or pod["spec"]["containers"][0]["name"]
-        command = query.getlist("command")
-        process = await self._containers.start_beside(place.namespace or "", place.name, container, command)
-        if process is None:
-            raise ApiError(400, f'container "{container}" of pod "{place.name}" does not run')
-        return process
+        name = query.get("container") or pod["spec"]["containers"][0]["name"]
+        container = ContainerPlace(place.namespace or "", place.name, name)
+        try:
+            if place.subresource == "attach":
+                session = self._containers.attach(container, stdin=query.get("stdin") == "true")
+            else:
+                tty = query.get("tty") == "true"
+                session = await self._containers.execute(container, query.getlist("command"), tty=tty)
+        except OSError as error:
+            raise ApiError(500, f'container "{name}" of pod "{place.name}": {error}; try it again') from None
+        if session is None:
+            raise ApiError(400, f'container "{name}" of pod "{place.name}" does not run')
+        return session
 
 
-async def _carry(socket: WebSocket, process: asyncio.subprocess.Process) -> None:
-    """Carry the three streams until the program has ended and all its output is sent, or the client has gone."""
-    listening = asyncio.create_task(_listen(socket, process))
-    speaking = asyncio.create_task(_speak(socket, process))
+async def _carry(socket: WebSocket, session: Session) -> None:
+    """Carry the streams until the program has ended and all its output is sent, or the client has gone."""
+    listening = asyncio.create_task(_listen(socket, session))
+    speaking = asyncio.create_task(_speak(socket, session))
     try:
         await asyncio.wait({listening, speaking}, return_when=asyncio.FIRST_COMPLETED)
         if speaking.done():
@@ -135,33 +142,43 @@ async def _carry(socket: WebSocket, process: asyncio.subprocess.Process) -> None
         await asyncio.wait({listening, speaking})
 
 
-async def _listen(socket: WebSocket, process: asyncio.subprocess.Process) -> None:
-    """Pass standard input on; returns when the client is gone."""
-    assert process.stdin is not None  # noqa: S101  # it was started with a pipe
+async def _listen(socket: WebSocket, session: Session) -> None:
+    """Pass standard input and the terminal's sizes on; returns when the client is gone."""
     with contextlib.suppress(WebSocketDisconnect, RuntimeError):
         while True:
             message = await socket.receive_bytes()
-            if message[:1] == bytes((STDIN,)):
-                with contextlib.suppress(ConnectionError):
-                    process.stdin.write(message[1:])
-                    await process.stdin.drain()
+            channel, content = message[:1], message[1:]
+            if channel == bytes((RESIZE,)) and session.resize is not None:
+                session.resize(*_size(content))
+            elif session.input is None:
+                continue
+            elif channel == bytes((STDIN,)):
+                await session.input.send(content)
             elif message == bytes((CLOSE, STDIN)):
-                process.stdin.close()
+                session.input.end()
 
 
-async def _speak(socket: WebSocket, process: asyncio.subprocess.Process) -> int:
+def _size(content: bytes) -> tuple[int, int]:
+    """Return columns and rows; zeros for what is no size."""
+    try:
+        size = json.loads(content)
+        return int(size["Width"]), int(size["Height"])
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return 0, 0
+
+
+async def _speak(socket: WebSocket, session: Session) -> int:
     """Send the program's output; return its exit status."""
 
-    async def pump(stream: asyncio.StreamReader, channel: int) -> None:
-        while chunk := await stream.read(CHUNK_BYTES):
-            await socket.send_bytes(bytes((channel,)) + chunk)
+    async def pump(channel: int, chunks: AsyncIterator[bytes]) -> None:
+        with contextlib.suppress(WebSocketDisconnect, RuntimeError):  # the client has gone; `_listen` sees it
+            async for chunk in chunks:
+                await socket.send_bytes(bytes((channel,)) + chunk)
 
-    assert process.stdout is not None  # noqa: S101  # likewise
-    assert process.stderr is not None  # noqa: S101  # likewise
     async with asyncio.TaskGroup() as group:
-        group.create_task(pump(process.stdout, STDOUT))
-        group.create_task(pump(process.stderr, STDERR))
-    return await process.wait()
+        for channel, chunks in session.outputs.items():
+            group.create_task(pump(channel, chunks))
+    return await session.status()
 
 
 def _outcome(status: int) -> Json:

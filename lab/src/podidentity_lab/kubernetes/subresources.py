@@ -1,4 +1,4 @@
-"""Subresources that do more than show data: logs, tokens, eviction, scale."""
+"""Subresources that do more than show data: logs, tokens, eviction, scale, ephemeral containers."""
 
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -8,15 +8,17 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from podidentity.timing import render_rfc3339
-from podidentity_lab.kubernetes import patching
+from podidentity_lab.kubernetes import debugging, patching
 from podidentity_lab.kubernetes.auth import LIFETIME_SECONDS, Authority
 from podidentity_lab.kubernetes.controllers import disruptions
 from podidentity_lab.kubernetes.places import Place
 from podidentity_lab.kubernetes.statuses import ApiError, beyond_the_lab
 from podidentity_lab.kubernetes.storage import Storage
-from podidentity_lab.kubernetes.writing import SUCCESS, read_body
+from podidentity_lab.kubernetes.writing import SUCCESS, read_body, refuse_dry_run
 
 Json = dict[str, Any]
+STREAM_PARTS = {"portforward": "forwards ports", "exec": "runs programs", "attach": "attaches"}
+"""What older clients ask for over SPDY, and what the lab does with it, in the words of its refusal."""
 _SHORTEST_SECONDS = 600
 Logs = Callable[[str, str, str, bool, int | None], AsyncIterator[bytes]]
 
@@ -33,15 +35,15 @@ class Subresources:
             "token": self._token,
             "eviction": self._evict,
             "scale": self._scale,
+            "ephemeralcontainers": self._change_ephemeral_containers,
         }
 
     async def serve(self, request: Request, place: Place) -> Response:
         """Answer one request for a part of an object. Raises ApiError."""
         answer = self.answers.get(place.subresource)
-        if place.subresource == "portforward":
-            raise ApiError(
-                501, "the lab's embedded Kubernetes forwards ports over WebSockets; use kubectl 1.31 or newer"
-            )
+        if place.subresource in STREAM_PARTS:
+            message = f"{STREAM_PARTS[place.subresource]} over WebSockets alone; use kubectl 1.31 or newer"
+            raise ApiError(501, f"the lab's embedded Kubernetes {message}")
         if answer is None:
             raise beyond_the_lab(f"{place.kind.plural}/{place.subresource}")
         return await answer(request, place, self._storage.get(place.kind.resource, place.namespace, place.name))
@@ -91,6 +93,19 @@ class Subresources:
             grace = options.get("gracePeriodSeconds")
             self._storage.delete(place.kind.resource, place.namespace, place.name, grace_seconds=grace)
         return JSONResponse(SUCCESS, 201)
+
+    async def _change_ephemeral_containers(self, request: Request, place: Place, pod: Json) -> Response:
+        """Answer a request that reads a pod's ephemeral containers or adds to them."""
+        if request.method == "GET":
+            return JSONResponse(pod)
+        refuse_dry_run(request)
+        if request.method == "PATCH":
+            content_type = request.headers.get("content-type", "")
+            change = patching.apply(pod, json.loads(await request.body()), content_type)
+        else:
+            change = await read_body(request)
+        changed_pod = debugging.with_containers(pod, change)
+        return JSONResponse(self._storage.update(place.kind.resource, changed_pod))
 
     async def _scale(self, request: Request, place: Place, workload: Json) -> Response:
         """Answer a request that reads or sets how many replicas there are to be (`autoscaling/v1` Scale)."""

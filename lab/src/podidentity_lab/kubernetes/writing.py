@@ -28,7 +28,7 @@ class Writing:
 
     async def create(self, request: Request, place: Place) -> Response:
         """Answer a request that creates an object."""
-        _refuse_dry_run(request)
+        refuse_dry_run(request)
         return JSONResponse(self._create(request, place, await read_body(request)), 201)
 
     def _create(self, request: Request, place: Place, obj: Json) -> Json:
@@ -47,7 +47,7 @@ class Writing:
 
     async def update(self, request: Request, place: Place) -> Response:
         """Answer a request that replaces an object."""
-        _refuse_dry_run(request)
+        refuse_dry_run(request)
         obj = await read_body(request)
         obj["metadata"]["name"] = place.name
         if place.kind.namespaced:
@@ -56,7 +56,7 @@ class Writing:
 
     async def patch(self, request: Request, place: Place) -> Response:
         """Answer a request that changes parts of an object."""
-        _refuse_dry_run(request)
+        refuse_dry_run(request)
         if "apply-patch" in request.headers.get("content-type", ""):
             return await self._apply(request, place)
         current = self._storage.get(place.kind.resource, place.namespace, place.name)
@@ -101,7 +101,7 @@ class Writing:
 
     async def delete(self, request: Request, place: Place) -> Response:
         """Answer a request that deletes an object, or marks it for deletion."""
-        _refuse_dry_run(request)
+        refuse_dry_run(request)
         options = await read_body(request) if await request.body() else {}
         grace = options.get("gracePeriodSeconds", request.query_params.get("gracePeriodSeconds"))
         current = self._storage.get(place.kind.resource, place.namespace, place.name)
@@ -145,7 +145,8 @@ class Writing:
         return self._storage.update(kind.resource, {**obj, "status": status})
 
 
-def _refuse_dry_run(request: Request) -> None:
+def refuse_dry_run(request: Request) -> None:
+    """Raise ApiError 501 for a dry run."""
     if request.query_params.get("dryRun"):
         raise beyond_the_lab("dry runs on the server")
 

@@ -23,11 +23,16 @@ _NO_PROGRAMS = _PROTECTED | mounts.NOEXEC
 
 
 def main() -> None:
-    """Start the program of the plan whose file is the first argument; the second is the pipe's descriptor."""
+    """Start the program of the plan whose file is the first argument; the second is the pipe's descriptor.
+
+    A third is a socket's, to which one end of a terminal goes: the other is all three streams of the program.
+    """
     plan = json.loads(Path(sys.argv[1]).read_text())
     report = int(sys.argv[2])
     try:
         build(plan)
+        if len(sys.argv) > 3:
+            _take_terminal(int(sys.argv[3]), plan["user"])
         _give_up_rights(plan)
         program = _find(plan["command"][0], plan["environment"].get("PATH", os.defpath))
         os.write(report, b"ok\n")
@@ -121,6 +126,24 @@ def _bind(source: str, target: str, *, read_only: bool) -> None:
             Path(target).parent.mkdir(parents=True, exist_ok=True)
             Path(target).touch()
     mounts.bind(source, target, read_only=read_only)
+
+
+def _take_terminal(receiver: int, user: int) -> None:
+    """Make a terminal of the container's own devpts this session's, and send the other end. Raises `OSError`."""
+    import fcntl  # noqa: PLC0415  # few containers have a terminal, and every import delays them all
+    import socket  # noqa: PLC0415  # likewise
+    import termios  # noqa: PLC0415  # likewise
+
+    lab_end, program_end = os.openpty()
+    with socket.socket(fileno=receiver) as stream:
+        socket.send_fds(stream, [b"t"], [lab_end])
+    os.close(lab_end)
+    with contextlib.suppress(OSError):  # a user that this lab does not have
+        os.fchown(program_end, user, -1)
+    os.setsid()
+    fcntl.ioctl(program_end, termios.TIOCSCTTY, 0)
+    for number in (0, 1, 2):
+        os.dup2(program_end, number)
 
 
 def _find(program: str, search: str) -> str:
