@@ -13,6 +13,7 @@ from podidentity.errors import ConfigurationError
 from podidentity_lab.azure.state import State, new_id
 from podidentity_lab.demo.admin import ROLES, Admin
 
+_LONGEST = 16 * 2**20  # characters of a file
 SUBSCRIPTION, CLUSTER = "subscription", "cluster"
 """A scope and a principal that every lab has."""
 
@@ -108,19 +109,39 @@ class Seed(msgspec.Struct, forbid_unknown_fields=True):
 def read(path: Path) -> Seed:
     """Read a seed and check that all its names mean something. Raises `ConfigurationError`."""
     try:
-        content = yaml.safe_load(path.read_text())
-        seed = msgspec.convert(content or {}, Seed)
+        seed = msgspec.convert(yaml.load(_text(path), _Loader) or {}, Seed)  # noqa: S506  # it is a safe one
     except OSError as error:
         raise ConfigurationError(f"--seed {path}: {error.strerror}; name a YAML file") from None
-    except UnicodeDecodeError:
-        raise ConfigurationError(f"--seed {path}: it is no text; name a YAML file") from None
-    except yaml.YAMLError as error:
-        reason = " ".join(str(error).split())
-        raise ConfigurationError(f"--seed {path}: not YAML: {reason}; correct the file") from None
     except msgspec.ValidationError as error:
         raise ConfigurationError(f"--seed {path}: {error}; see docs/lab/seeds.md for what a seed has") from None
+    except UnicodeDecodeError:
+        raise ConfigurationError(f"--seed {path}: it is no text; name a YAML file") from None
+    except (yaml.YAMLError, RecursionError, AttributeError, ValueError) as error:  # a date that no calendar has
+        reason = "nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
+        raise ConfigurationError(f"--seed {path}: not YAML: {reason}; correct the file") from None
     _check(path, seed)
     return seed
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML without merges (`<<`): a few lines of them, each twice in the next, fill any memory."""
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Refuse them."""
+        for key, _ in node.value:
+            if key.tag == "tag:yaml.org,2002:merge":
+                raise yaml.constructor.ConstructorError(None, None, "a seed has no merges (<<)", key.start_mark)
+
+
+def _text(path: Path) -> str:
+    """Return the text of a file. Raises `OSError`, `UnicodeDecodeError` and `ValueError`, also for one without end."""
+    if not path.is_file() and path.exists() and not path.is_dir():
+        raise ValueError("it is no plain file")
+    with path.open(encoding="utf-8") as file:
+        text = file.read(_LONGEST + 1)
+    if len(text) > _LONGEST:
+        raise ValueError(f"it is longer than {_LONGEST} characters")
+    return text
 
 
 def _check(path: Path, seed: Seed) -> None:

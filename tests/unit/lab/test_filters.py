@@ -50,3 +50,24 @@ def test_what_the_lab_does_not_know_is_refused(condition: str) -> None:
         filters.parse(condition)
     assert refusal.value.response.status_code == 400
     assert b"InvalidFilterInQueryString" in bytes(refusal.value.response.body)
+
+
+@pytest.mark.parametrize(
+    "condition",
+    ["name eq 'a'" + " " * 100_000 + "x", "a and " * 20_000, "'" * 99_999, "' and " * 20_001, "''and" * 9999],
+)
+def test_long_conditions_are_read_once(condition: str) -> None:
+    """Spaces, quotes without an end and many comparisons take no longer than their length."""
+    with pytest.raises(answers.Refusal):
+        filters.parse(condition)
+
+
+def test_quotes_hide_what_is_in_them() -> None:
+    """Doubled quotes belong to the text; an `and` needs space on both sides."""
+    assert filters.conjuncts("a eq 'x and y' AND b eq '' and c eq 'it''s and' and d") == [
+        "a eq 'x and y'",
+        "b eq ''",
+        "c eq 'it''s and'",
+        "d",
+    ]
+    assert filters.conjuncts("brand eq 'x'and'y'") == ["brand eq 'x'and'y'"]

@@ -185,3 +185,22 @@ async def test_an_upload_that_gives_way_while_it_is_sent_is_unknown(
         location = (await client.post("/v2/team/app/blobs/uploads/")).headers["Location"]
         answer = await client.put(location, params={"digest": make.digest(LAYER)}, content=parts())
     assert code(answer) == (404, "BLOB_UPLOAD_UNKNOWN")
+
+
+@pytest.mark.parametrize("kind", ["a/b\r\nSet-Cookie: x", "a/\N{SNOWMAN}", 5, ["x"], "", "a/" + "b" * 4000])
+def test_a_media_type_that_is_none_is_not_repeated(http: TestClient, kind: object) -> None:
+    """It would be a header of the answer: a line break would begin another one."""
+    manifest = json.dumps({"mediaType": kind}).encode()
+    assert http.put("/v2/team/app/manifests/odd", content=manifest).status_code == 201
+    pulled = http.get("/v2/team/app/manifests/odd")
+    assert (pulled.status_code, pulled.headers["Content-Type"]) == (200, "application/vnd.oci.image.manifest.v1+json")
+    assert "Set-Cookie" not in pulled.headers
+
+
+@pytest.mark.parametrize("number", ["9" * 5000, "-1", "x", "0", "\N{ARABIC-INDIC DIGIT THREE}"])
+def test_a_number_of_tags_that_is_none_means_all(http: TestClient, number: str) -> None:
+    """Whatever `n` says, there is an answer."""
+    manifest = json.dumps({}).encode()
+    assert http.put("/v2/team/app/manifests/1", content=manifest).status_code == 201
+    tags = http.get("/v2/team/app/tags/list", params={"n": number}).json()["tags"]
+    assert tags == ([] if number == "0" else ["1"])

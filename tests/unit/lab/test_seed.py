@@ -11,6 +11,18 @@ from podidentity_lab.settings import LabSettings
 
 ROLE = "Key Vault Secrets User"
 WRONG = {
+    "[" * 2000: "nested too deeply",
+    "a: &a {x: 1}\nb: &b {<<: [*a, *a]}\nc: {<<: [*b, *b]}": "a seed has no merges",
+    "a: &a [x, x]\nb: &b [*a, *a]\ngroups: [*b, *b]": "Object contains unknown field `a`",
+    "groups: &a [*a]": "Expected `str`, got `array` - at `$.groups[0]`",
+    "users: [{name: a@b, password: 2024-13-45}]": "month must be in 1..12",
+    "users: [{name: a@b, password: !!int x}]": "invalid literal for int()",
+    "users: [{name: a@b, password: !!timestamp x}]": "not YAML: ",
+    "users: [{name: a@b, password: !!python/object/apply:os.system [x]}]": "could not determine a constructor",
+    "groups: !!binary x": "not YAML: ",
+    "groups: [\x00]": "special characters are not allowed",
+    "? [a]\n: b": "found unhashable key",
+    "5": "Expected `object`, got `int`",
     "groups: [": "not YAML: ",
     "[1]": "Expected `object`, got `array`",
     "identitys: []": "Object contains unknown field `identitys`",
@@ -36,7 +48,7 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("text", WRONG)
+@pytest.mark.parametrize("text", WRONG, ids=lambda text: text[:40])
 def test_what_is_wrong_is_named(tmp_path: Path, text: str) -> None:
     """The error is one sentence that begins with the file."""
     file = tmp_path / "seed.yaml"

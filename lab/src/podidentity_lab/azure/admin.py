@@ -6,6 +6,7 @@ higher number, with `wait=S` after up to S seconds if there is none yet), `GET /
 /local?identity=NAME` (the secret with which a process of the host is that identity, and its IDs).
 """
 
+import math
 from dataclasses import asdict
 
 import msgspec
@@ -40,8 +41,11 @@ def application(state: State, faults: Faults, log: Log, local: LocalIdentities) 
         return JSONResponse(asdict(faults))
 
     async def show_log(request: Request) -> Response:
-        number, seconds = (float(request.query_params.get(name, 0)) for name in ("after", "wait"))
-        return JSONResponse([entry.as_json() for entry in await log.wait_after(int(number), seconds)])
+        try:
+            number, seconds = int(request.query_params.get("after", 0)), float(request.query_params.get("wait", 0))
+        except ValueError:
+            return JSONResponse({"error": "after is the number of an entry, wait a number of seconds"}, 400)
+        return JSONResponse([entry.as_json() for entry in await log.wait_after(number, seconds)])
 
     async def show_state(_: Request) -> Response:
         return Response(saving.render(state), media_type="application/json")
@@ -72,5 +76,9 @@ def change(faults: Faults, fields: object) -> None:
         updated_faults = msgspec.convert({**asdict(faults), **fields}, Faults)
     except msgspec.ValidationError as error:
         raise ValueError(str(error)) from None
+    for name in fields:
+        value = getattr(updated_faults, name)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{name} must be a number of seconds or a share, not {value}")
     for name in fields:
         setattr(faults, name, getattr(updated_faults, name))

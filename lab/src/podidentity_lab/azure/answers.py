@@ -1,5 +1,6 @@
 """Refusals in each service's form, which SDKs parse: ARM's and Key Vault's `error.code`, Entra ID's AADSTS numbers."""
 
+import json
 from typing import Any
 
 from starlette.responses import JSONResponse, Response
@@ -7,6 +8,10 @@ from starlette.responses import JSONResponse, Response
 from podidentity_lab.azure import blob_xml
 
 Headers = dict[str, str]
+MALFORMED = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""What services raise for a body of another form than the operation takes: they read fields without asking first."""
+
+_LONGEST_DETAIL = 300  # characters: some errors quote what they read
 
 
 class Refusal(Exception):  # noqa: N818  # it is an answer, not a fault of ours
@@ -16,10 +21,20 @@ class Refusal(Exception):  # noqa: N818  # it is an answer, not a fault of ours
         super().__init__(response.status_code)
         self.response = response
 
+    @property
+    def error(self) -> dict[str, Any]:
+        """Code and message of a refusal in ARM's form."""
+        return dict(json.loads(bytes(self.response.body))["error"])
+
 
 def arm(status: int, code: str, message: str, headers: Headers | None = None, **extra: Any) -> Refusal:
     """Return a refusal in the form of ARM, Graph and Key Vault; `extra` fields stand beside code and message."""
     return Refusal(JSONResponse({"error": {"code": code, "message": message, **extra}}, status, headers))
+
+
+def malformed(error: Exception) -> Refusal:
+    """Return the refusal of a body that is not what the operation takes; `error` is one of `MALFORMED`."""
+    return Refusal(ContentError(error))
 
 
 def entra(status: int, error: str, number: int, message: str, headers: Headers | None = None) -> Refusal:
@@ -47,7 +62,8 @@ class ContentError(JSONResponse):
 
     def __init__(self, error: Exception) -> None:
         code, message = "InvalidRequestContent", f"The request content was invalid: {type(error).__name__}"
-        super().__init__({"error": {"code": code, "message": f"{message} {error}"}}, 400)
+        detail = f"it has no {error}" if isinstance(error, KeyError) else str(error)[:_LONGEST_DETAIL]
+        super().__init__({"error": {"code": code, "message": f"{message}: {detail}"}}, 400)
         self.reason = f"{code}: {message}"
 
 

@@ -10,15 +10,16 @@ import json
 import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
+from urllib.parse import quote
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from podidentity_lab.azure import answers, arm_groups, arm_subscriptions, providers, roles
+from podidentity_lab.azure import answers, arm_groups, arm_subscriptions, bodies, providers, roles
 from podidentity_lab.azure.deployment_run import Run, preflight
 from podidentity_lab.azure.state import Deployment, Json, Principal, State, new_id
 from podidentity_lab.azure.templates import jsonc, planning
-from podidentity_lab.azure.templates.expressions import TemplateError
+from podidentity_lab.azure.templates.budget import Budget, TemplateError
 
 TYPE = planning.DEPLOYMENT_TYPE
 PATH = re.compile(
@@ -27,6 +28,8 @@ PATH = re.compile(
 )
 """The path of one or all deployments: scope, name, what follows. azure-cli asks for operations without the provider."""
 Send = Callable[[str, str, str, Json | None], Awaitable[Response]]
+_LONGEST_REASON = 300  # characters
+_MOST_LEVELS = 10  # of deployments in deployments
 _NAME = re.compile(r"[\w.()-]{1,64}")
 
 
@@ -72,24 +75,25 @@ class Deployments:
     async def _deploy(self, request: Request, caller: Principal, resource_id: str, scope: str, action: str) -> Response:
         """Check a template, and deploy it unless it is only to be validated. Refuses what is wrong with it with 400."""
         body = jsonc.loads((await request.body()).decode("utf-8-sig"))
+        bodies.check_fields(body)
         name = resource_id.rsplit("/", 1)[1]
         if not _NAME.fullmatch(name):
             message = f"The deployment name '{name}' is not valid: 1 to 64 letters, digits, '-', '.', '_', '(' and ')'."
             raise answers.arm(400, "InvalidDeployment", message)
         properties = _checked(body, scope)
+        budget = getattr(request.state, "budget", None) or Budget()
         try:
-            content = planning.plan(
-                properties["template"], properties.get("parameters") or {}, self._place(name, scope, body)
-            )
+            place = self._place(name, scope, body, budget)
+            content = planning.plan(properties["template"], properties.get("parameters") or {}, place)
             preflight(self._state, caller, content)
-        except TemplateError as error:
-            message = f"Deployment template validation failed: '{error}'"
+        except (TemplateError, *answers.MALFORMED) as error:
+            message = f"Deployment template validation failed: '{_reason(error)}'"
             raise answers.arm(400, "InvalidTemplate", message) from None
         document = self._document(resource_id, body, content)
         if action == "validate/action":
             document["properties"]["validatedResources"] = [{"id": entry.id} for entry in _deployed(content)]
             return JSONResponse(document)
-        run = Run(self._state, caller, content, self._send(request, caller))
+        run = Run(self._state, caller, content, self._send(request, caller, budget))
         if action == "whatIf/action":
             return JSONResponse({"status": "Succeeded", "properties": {"changes": run.changes()}})
         return await self._carry_out(request, run, document, properties, scope)
@@ -106,40 +110,46 @@ class Deployments:
             outcome["outputResources"] = [{"id": resource_id} for resource_id in run.deployed_ids]
             if outcome["mode"] == "Complete":
                 await run.delete_all_others(scope)
-        except TemplateError as error:
-            outcome |= {"provisioningState": "Failed", "error": {"code": "InvalidTemplate", "message": str(error)}}
+        except answers.Refusal as refusal:  # the caller may not read what the template refers to
+            outcome |= {"provisioningState": "Failed", "error": refusal.error}
+        except (TemplateError, *answers.MALFORMED) as error:
+            outcome |= {"provisioningState": "Failed", "error": {"code": "InvalidTemplate", "message": _reason(error)}}
         if run.error is not None:
             outcome |= {"provisioningState": "Failed", "error": run.error}
         deployment.operations = run.operations
-        address = f"https://{request.headers.get('host', '')}{document['id']}/operationStatuses/{new_id()}"
+        address = f"https://{request.headers.get('host', '')}{quote(document['id'])}/operationStatuses/{new_id()}"
         headers = {"Azure-AsyncOperation": f"{address}?api-version=2024-11-01", "Retry-After": "1"}
         response_body = {**document, "properties": {**outcome, "provisioningState": "Accepted"}}
         return JSONResponse(response_body, 201 if new else 200, headers)
 
-    def _send(self, request: Request, caller: Principal) -> Send:
+    def _send(self, request: Request, caller: Principal, budget: Budget) -> Send:
         """Return what sends further requests as `caller`: ARM's own answer to each, refusals included."""
+        level = getattr(request.state, "level", 0) + 1
 
         async def send(method: str, path: str, version: str, body: Json | None) -> Response:
             content = json.dumps(body or {}).encode()
+            budget.charge_bytes(len(content))
+            if level > _MOST_LEVELS:
+                message = f"Deployments are nested more than {_MOST_LEVELS} levels deep."
+                return answers.arm(400, "InvalidTemplate", message).response
 
             async def receive() -> MutableMapping[str, Any]:
                 return {"type": "http.request", "body": content, "more_body": False}
 
             query = f"api-version={version}".encode()
             scope = {**request.scope, "method": method, "path": path, "raw_path": path.encode(), "query_string": query}
-            scope["state"] = {}
-            inner = Request(scope, receive)
+            scope["state"] = {"level": level, "budget": budget}
+            inner = bodies.BoundedRequest(scope, receive)
             try:
                 return await self._route(inner, caller, path)
             except answers.Refusal as refusal:
                 return refusal.response
-            except (ValueError, KeyError, TypeError) as error:  # a body that is not what the operation takes
-                message = f"The request content was invalid: {type(error).__name__} {error}"
-                return answers.arm(400, "InvalidRequestContent", message).response
+            except answers.MALFORMED as error:
+                return answers.malformed(error).response
 
         return send
 
-    def _place(self, name: str, scope: str, body: Json) -> planning.Place:
+    def _place(self, name: str, scope: str, body: Json, budget: Budget) -> planning.Place:
         subscription = arm_subscriptions.subscription(self._state)
         properties = {"mode": body["properties"].get("mode", "Incremental"), "provisioningState": "Accepted"}
         values: dict[str, Json] = {
@@ -155,7 +165,7 @@ class Deployments:
             "utcnow": lambda arguments: _utc_text(now, arguments[0] if arguments else ""),
             "newguid": lambda _arguments: new_id(),
         }
-        return planning.Place(self._state.settings.subscription_id, scope, values, defaults)
+        return planning.Place(self._state.settings.subscription_id, scope, values, defaults, budget)
 
     def _document(self, resource_id: str, body: Json, content: planning.Plan) -> Json:
         properties = {
@@ -179,6 +189,17 @@ class Deployments:
 
     def _now(self) -> str:
         return dt.datetime.fromtimestamp(self._clock(), dt.UTC).isoformat()
+
+
+def _reason(error: Exception) -> str:
+    """Return a sentence about what is wrong with a template."""
+    if isinstance(error, TemplateError):
+        return str(error)
+    if isinstance(error, RecursionError):
+        return "The template is not valid: its expressions are nested too deeply."
+    cause = type(error).__name__ if isinstance(error, ValueError) else str(error)  # those quote what they read
+    cause = f"there is no {error}" if isinstance(error, KeyError) else cause[:_LONGEST_REASON]
+    return f"The template is not valid: one of its values has another form than it must have ({cause})."
 
 
 def _part(deployment: Deployment, method: str, tail: str) -> Json:

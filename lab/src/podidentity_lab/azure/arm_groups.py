@@ -1,5 +1,7 @@
 """Resource groups in ARM: creating, changing, deleting, listing them."""
 
+import re
+
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -7,6 +9,7 @@ from podidentity_lab.azure import answers, arm_resources, filters, roles
 from podidentity_lab.azure.state import Json, Principal, State
 
 TYPE = "Microsoft.Resources/resourceGroups"
+_NAME = re.compile(r"[\w.()-]{0,89}[\w()-]")
 _ACTIONS = "Microsoft.Resources/subscriptions/resourceGroups"
 
 
@@ -66,6 +69,15 @@ def group(path: str, location: str, tags: Json | None = None) -> Json:
     }
 
 
+def _check_name(name: str) -> None:
+    if not _NAME.fullmatch(name):
+        message = (
+            f"The provided resource group name '{name}' is not valid: 1 to 90 letters, digits, '-', '.', '_', '(' and "
+            "')', without a period at the end."
+        )
+        raise answers.arm(400, "InvalidResourceGroup", message)
+
+
 def _create_or_retag(state: State, path: str, body: Json) -> Response:
     """Make a group, or replace its tags: a group stays where it is."""
     current = state.groups.get(path.lower())
@@ -79,6 +91,7 @@ def _create_or_retag(state: State, path: str, body: Json) -> Response:
         )
         raise answers.arm(409, "InvalidResourceGroupLocation", message)
     if current is None:
+        _check_name(path.rsplit("/", 1)[1])
         state.groups[path.lower()] = group(path, location, body.get("tags"))
         return JSONResponse(state.groups[path.lower()], 201)
     current["tags"] = body.get("tags") or {}

@@ -7,6 +7,7 @@ request, as in Azure. How a PATCH changes a machine is in `changes`.
 
 from collections.abc import Callable
 from typing import NamedTuple
+from urllib.parse import quote
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -121,12 +122,13 @@ async def _create_or_replace(request: Request, path: str, kind: str, context: Co
     body = await request.json()
     key = path.lower()
     new = key not in context.state.machines
-    machine = context.state.machines.setdefault(key, Machine(path, kind, str(body.get("location", ""))))
+    machine = context.state.machines.get(key) or Machine(path, kind, str(body.get("location", "")))
+    change = changes.read(machine, body.get("identity") or {})
     machine.creation_body = {
         name: body[name] for name in ("properties", "sku", "tags", "zones") if body.get(name) is not None
     }
+    context.state.machines[key] = machine
     if body.get("identity"):
-        change = changes.read(machine, body["identity"])
         changes.apply(context.state, machine, change)
     return JSONResponse(document(context.state, machine), 201 if new else 200)
 
@@ -169,7 +171,8 @@ def _start(request: Request, machine: Machine, change: changes.Change, context: 
     machine.operation = name
     base = f"https://{request.headers['host']}/subscriptions/{machine.id.split('/')[2]}"
     address = (
-        f"{base}/providers/Microsoft.Compute/locations/{machine.location}/operations/{name}?api-version=2024-11-01"
+        f"{base}/providers/Microsoft.Compute/locations/{quote(machine.location)}/operations/{name}"
+        "?api-version=2024-11-01"
     )
     headers = {"Azure-AsyncOperation": address, "Retry-After": "1"}
     return JSONResponse(document(context.state, machine), headers=headers)

@@ -35,6 +35,7 @@ async def serve(request: Request, path: str, state: State, now: float) -> Respon
         return Response(status_code=200)
     if request.method == "PATCH":
         body = await request.json()
+        _check_properties(body.get("properties") or {})
         state.vaults[key]["properties"] |= body.get("properties") or {}
         state.vaults[key]["tags"] = body.get("tags") or state.vaults[key]["tags"]
     if len(parts) > 9:
@@ -87,17 +88,36 @@ def _new_vault(state: State, path: str, body: Json) -> Json:
     if name.lower() in state.deleted_vaults:
         message = f"A vault with the same name '{name}' already exists in deleted state. Recover or purge it."
         raise answers.arm(409, "ConflictError", message)
-    properties_given = body.get("properties", {})
+    new_properties = body.get("properties") or {}
+    _check_properties(new_properties)
     defaults = {"accessPolicies": [], "enableRbacAuthorization": True, "enableSoftDelete": True}
     properties = {
         **defaults,
         "softDeleteRetentionInDays": RETENTION_DAYS,
-        **properties_given,
+        **new_properties,
         "provisioningState": "Succeeded",
     }
     properties["vaultUri"] = f"https://{name.lower()}.vault.azure.net/"
     content = {"id": path, "name": name, "type": TYPE, "location": body.get("location", "")}
     return {**content, "tags": body.get("tags") or {}, "properties": properties}
+
+
+def _check_properties(properties: Json) -> None:
+    """Refuse access policies of another form, which would spoil each later request to the vault."""
+    policies = properties.get("accessPolicies", [])
+    if not (isinstance(policies, list) and all(_is_policy(policy) for policy in policies)):
+        message = "The property 'accessPolicies' is a list of objects with 'objectId' and 'permissions'."
+        raise answers.arm(400, "BadRequest", message)
+
+
+def _is_policy(policy: object) -> bool:
+    if not (isinstance(policy, dict) and isinstance(policy.get("objectId"), str)):
+        return False
+    permissions = policy.get("permissions")
+    return isinstance(permissions, dict) and all(
+        isinstance(names, list | None) and all(isinstance(name, str) for name in names or ())
+        for names in permissions.values()
+    )
 
 
 def _recover(state: State, path: str) -> Json:
@@ -152,6 +172,7 @@ async def _policies(request: Request, segments: list[str], vault: Json) -> Respo
     if segments[0].lower() != "accesspolicies" or request.method != "PUT":
         raise answers.arm(404, "NotFound", f"The lab has no '{'/'.join(segments)}' of a vault.")
     new_policies = (await request.json())["properties"]["accessPolicies"]
+    _check_properties({"accessPolicies": new_policies})
     object_ids = {policy["objectId"] for policy in new_policies}
     remaining = [policy for policy in vault["properties"]["accessPolicies"] if policy["objectId"] not in object_ids]
     vault["properties"]["accessPolicies"] = (

@@ -4,7 +4,7 @@ import ssl
 import time
 from collections.abc import Awaitable, Callable
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -14,6 +14,7 @@ from podidentity_lab.azure import (
     arm,
     arm_groups,
     blob_storage,
+    bodies,
     changes,
     entra,
     graph,
@@ -178,7 +179,7 @@ class Azure:
         async def application(scope: Scope, receive: Receive, send: Send) -> None:
             if scope["type"] != "http":
                 return
-            response = await self._answer(Request(scope, receive), route)
+            response = await self._answer(bodies.BoundedRequest(scope, receive), route)
             await response(scope, receive, send)
 
         return application
@@ -192,7 +193,11 @@ class Azure:
             response = await service(request)
         except answers.Refusal as refusal:
             response = refusal.response
-        except (ValueError, KeyError, TypeError) as error:  # a body that is not what the operation takes
-            response = answers.ContentError(error)
+        except bodies.TooLargeError as error:
+            response = answers.arm(413, "RequestEntityTooLarge", str(error)).response
+        except answers.MALFORMED as error:
+            response = answers.malformed(error).response
+        except ClientDisconnect:  # nobody reads the answer
+            return Response(status_code=400)
         self.log.add(record(self.log, self.state, self._clock(), name, request, response))
         return response

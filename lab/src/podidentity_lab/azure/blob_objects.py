@@ -8,11 +8,12 @@ from collections.abc import Callable
 from starlette.requests import Request
 from starlette.responses import Response
 
-from podidentity_lab.azure import blob_rules, blob_xml
+from podidentity_lab.azure import blob_rules, blob_xml, bodies
 from podidentity_lab.azure.blob_rules import BlobError
 from podidentity_lab.azure.state import Blob, Container
 
 LARGEST_BODY = 256 * 2**20  # of one request; Azure takes 5000 MiB, but all of this is in memory
+_LARGEST_LIST = 16 * 2**20  # of the XML of the most blocks that a list may have, each ID as long as it may be
 _HEADERS = (
     "Content-Type",
     "Content-Encoding",
@@ -62,6 +63,7 @@ class Blobs:
         if query.get("comp") == "block":
             block_id = query.get("blockid", "")
             blob_rules.check_block_id(block_id)
+            blob_rules.check_block_count(container.uncommitted.get(name, {}), block_id)
             container.uncommitted.setdefault(name, {})[block_id] = body
             return Response(status_code=201, headers=_ENCRYPTED)
         if query.get("comp") == "blocklist":
@@ -162,10 +164,12 @@ def _check_condition(request: Request, blob: Blob | None, *, is_read: bool) -> N
 
 async def _body(request: Request) -> bytes:
     """Return the body. Raises `BlobError` when it is too large, or not the one that Content-MD5 says."""
-    if int(request.headers.get("content-length", 0)) > LARGEST_BODY:
-        message = f"The lab takes at most {LARGEST_BODY} bytes in one request; put larger blobs block by block."
-        raise BlobError(413, "RequestBodyTooLarge", message)
-    content = await request.body()
+    limit = _LARGEST_LIST if request.query_params.get("comp") == "blocklist" else LARGEST_BODY
+    try:
+        content = await bodies.read(request, limit)
+    except bodies.TooLargeError:
+        message = f"The lab takes at most {limit} bytes in this request; put larger blobs block by block."
+        raise BlobError(413, "RequestBodyTooLarge", message) from None
     md5 = request.headers.get("content-md5")
     if md5 and md5 != _md5(content):
         message = "The MD5 value specified in the request did not match with the MD5 value calculated by the server."
@@ -185,9 +189,11 @@ def _content_headers(request: Request, *, of_body: bool) -> dict[str, str]:
 
 
 def metadata_of(request: Request) -> dict[str, str]:
-    """Return what the headers `x-ms-meta-NAME` say, by name."""
+    """Return what the headers `x-ms-meta-NAME` say, by name. Raises `BlobError`."""
     start = "x-ms-meta-"
-    return {name.removeprefix(start): value for name, value in request.headers.items() if name.startswith(start)}
+    metadata = {name.removeprefix(start): value for name, value in request.headers.items() if name.startswith(start)}
+    blob_rules.check_metadata(metadata)
+    return metadata
 
 
 def _validators(blob: Blob) -> dict[str, str]:

@@ -8,7 +8,7 @@ import base64
 import binascii
 import email.utils
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from podidentity_lab.azure.state import Blob
@@ -18,7 +18,15 @@ _CONTAINER_NAME = re.compile("(?!.*--)[a-z0-9][a-z0-9-]{1,61}[a-z0-9]|[$]root|[$
 _LONGEST_BLOB_NAME = 1024
 _LONGEST_BLOCK_ID_BYTES = 64
 _LARGEST_PAGE = 5000
-_RANGE = re.compile(r"bytes=(\d+)-(\d*)")
+_METADATA_NAME = re.compile("[A-Za-z_][A-Za-z0-9_]*")
+_COUNT = re.compile("[0-9]{1,9}")
+_RANGE = re.compile("bytes=([0-9]{1,40})-([0-9]{0,40})")
+NO_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
+"""Characters that XML 1.0 cannot hold, not even escaped."""
+LARGEST_BLOB = 2 * 2**30
+"""Bytes; Azure takes 190 TiB, but all of this is in memory, and a short list of blocks can name each one often."""
+MOST_UNCOMMITTED_BLOCKS = 100_000
+MOST_BLOCKS = 50_000  # learn.microsoft.com/rest/api/storageservices/put-block-list
 
 
 class BlobError(Exception):
@@ -77,6 +85,27 @@ def check_blob_name(name: str) -> None:
     """Raise `BlobError` unless a blob may have this name."""
     if len(name) > _LONGEST_BLOB_NAME:
         raise BlobError(400, "InvalidResourceName", f"A blob's name has at most {_LONGEST_BLOB_NAME} characters.")
+    if NO_XML.search(name):
+        message = "A blob's name has no control characters: a list, which is XML, could not show it."
+        raise BlobError(400, "InvalidResourceName", message)
+
+
+def check_metadata(names: Iterable[str]) -> None:
+    """Raise `BlobError` unless all are names that metadata may have, which lists show as XML elements."""
+    for name in names:
+        if not _METADATA_NAME.fullmatch(name):
+            message = f"The metadata name '{name}' is invalid: use letters, digits and '_', with no digit first."
+            raise BlobError(400, "InvalidMetadata", message)
+
+
+def page_size(text: str) -> int:
+    """Return how many names a page has by `maxresults`: 0 for as many as fit. Raises `BlobError`."""
+    if not text:
+        return 0
+    if not _COUNT.fullmatch(text) or int(text) == 0:
+        message = f"maxresults is '{text[:20]}'; it is a number from 1 on."
+        raise BlobError(400, "OutOfRangeQueryParameterValue", message)
+    return int(text)
 
 
 def unmet_condition(headers: Mapping[str, str], blob: Blob | None, *, is_read: bool) -> Unmet | None:
@@ -127,7 +156,7 @@ def page(names: Sequence[str], selection: Selection, limit: int) -> Page:
     for name in sorted(name for name in names if name.startswith(prefix)):
         head, separator, _ = name[len(prefix) :].partition(delimiter) if delimiter else (name, "", "")
         entry = f"{prefix}{head}{separator}" if separator else name
-        if entry < selection.marker or entry in prefixes:
+        if entry < selection.marker or prefixes[-1:] == [entry]:  # names of one beginning stand together
             continue
         if len(blobs) + len(prefixes) == min(limit or _LARGEST_PAGE, _LARGEST_PAGE):
             return Page(tuple(blobs), tuple(prefixes), entry)
@@ -145,6 +174,13 @@ def check_block_id(text: str) -> None:
         raise BlobError(400, "InvalidQueryParameterValue", f"The block ID '{text}' is not base64 of 1 to 64 bytes.")
 
 
+def check_block_count(uncommitted_blocks: Mapping[str, bytes], block_id: str) -> None:
+    """Raise `BlobError` when a blob has as many uncommitted blocks as it may have, and this would be another one."""
+    if block_id not in uncommitted_blocks and len(uncommitted_blocks) >= MOST_UNCOMMITTED_BLOCKS:
+        message = f"The blob has {MOST_UNCOMMITTED_BLOCKS} uncommitted blocks; put its block list."
+        raise BlobError(409, "BlockCountExceedsLimit", message)
+
+
 def join_blocks(
     entries: Sequence[tuple[str, str]], blob: Blob | None, uncommitted_blocks: Mapping[str, bytes]
 ) -> tuple[bytes, dict[str, int]]:
@@ -159,11 +195,16 @@ def join_blocks(
         "Uncommitted": uncommitted_blocks,
         "Latest": {**committed_blocks, **uncommitted_blocks},
     }
-    parts = []
+    if len(entries) > MOST_BLOCKS:
+        raise BlobError(400, "BlockListTooLong", f"The block list has more than {MOST_BLOCKS} blocks.")
+    parts, size = [], 0
     for kind, block_id in entries:
         if block_id not in sources.get(kind, {}):
             raise BlobError(400, "InvalidBlockList", f"The specified block list is invalid: no {kind} '{block_id}'.")
         parts.append((block_id, sources[kind][block_id]))
+        size += len(sources[kind][block_id])
+        if size > LARGEST_BLOB:
+            raise BlobError(413, "RequestBodyTooLarge", f"A blob of the lab has at most {LARGEST_BLOB} bytes.")
     return b"".join(part for _, part in parts), {block_id: len(part) for block_id, part in parts}
 
 
@@ -179,5 +220,5 @@ def _seconds(text: str) -> float | None:
     """Return an HTTP date in Unix seconds, None without one."""
     try:
         return email.utils.parsedate_to_datetime(text).timestamp() if text else None
-    except ValueError:
+    except (ArithmeticError, IndexError, OSError, TypeError, ValueError):
         raise BlobError(400, "InvalidHeaderValue", f"'{text}' is not a date of HTTP.") from None

@@ -37,6 +37,8 @@ class BlobStorage:
             response = refusal.response
         except BlobError as error:
             response = answers.storage(error.status, error.code, error.message).response
+        except answers.MALFORMED:
+            response = answers.storage(400, "InvalidInput", "One of the request inputs is not valid.").response
         response.headers["x-ms-request-id"] = secrets.token_hex(16)
         response.headers["x-ms-version"] = request.headers.get("x-ms-version", "2021-12-02")
         if client_request_id := request.headers.get("x-ms-client-request-id"):
@@ -115,7 +117,7 @@ def new_container(now: float, metadata: dict[str, str]) -> Container:
 
 def _page(names: list[str], query: dict[str, str]) -> blob_rules.Page:
     selection = blob_rules.Selection(*(query.get(name, "") for name in ("prefix", "delimiter", "marker")))
-    return blob_rules.page(names, selection, int(query.get("maxresults", 0)))
+    return blob_rules.page(names, selection, blob_rules.page_size(query.get("maxresults", "")))
 
 
 def _container_headers(container: Container) -> dict[str, str]:

@@ -2,16 +2,32 @@
 
 import email.utils
 from collections.abc import Mapping
+from typing import Any
 from xml.etree import ElementTree as ET
 
-from podidentity_lab.azure.blob_rules import BlobError, Page
+from podidentity_lab.azure.blob_rules import NO_XML, BlobError, Page
 from podidentity_lab.azure.state import Blob, Container
 
+_DEEPEST = 2  # the list, and its entries
 _STATES = {"LeaseStatus": "unlocked", "LeaseState": "available"}
 
 
 class _PlainTree(ET.TreeBuilder):
-    """A tree without a document type: there entities are declared, and they can grow beyond any memory."""
+    """A flat tree without a document type: there entities are declared, and they can grow beyond any memory."""
+
+    depth = 0
+
+    def start(self, *arguments: Any) -> ET.Element:
+        """Begin an element; refuse one that is deeper than a list of blocks has them."""
+        self.depth += 1
+        if self.depth > _DEEPEST:
+            raise ET.ParseError("elements are nested too deeply")
+        return super().start(*arguments)
+
+    def end(self, *arguments: Any) -> ET.Element:
+        """End an element."""
+        self.depth -= 1
+        return super().end(*arguments)
 
     def doctype(self, *_: object) -> None:
         """Refuse it. Called before anything in it counts."""
@@ -106,15 +122,20 @@ def _results(endpoint: str, request: Mapping[str, str]) -> ET.Element:
     root = ET.Element("EnumerationResults", {"ServiceEndpoint": endpoint})
     for title in ("Prefix", "Marker", "MaxResults", "Delimiter"):
         if value := request.get(title.lower()):
-            ET.SubElement(root, title).text = value
+            ET.SubElement(root, title).text = _text(value)
     return root
 
 
 def _element(title: str, values: Mapping[str, str]) -> ET.Element:
     element = ET.Element(title)
     for name, value in values.items():
-        ET.SubElement(element, name).text = value
+        ET.SubElement(element, name).text = _text(value)
     return element
+
+
+def _text(value: str) -> str:
+    """Return a text of a client's as XML can hold it."""
+    return NO_XML.sub("\N{REPLACEMENT CHARACTER}", value)
 
 
 def _render(root: ET.Element) -> bytes:

@@ -9,9 +9,11 @@ from starlette.responses import Response
 from podidentity_lab.azure import answers, arm_resources, providers, roles
 from podidentity_lab.azure.state import Json, Principal, State, new_id
 from podidentity_lab.azure.templates import planning
-from podidentity_lab.azure.templates.expressions import TemplateError, member
+from podidentity_lab.azure.templates.budget import TemplateError
+from podidentity_lab.azure.templates.expressions import member
 
 Send = Callable[[str, str, str, Json | None], Awaitable[Response]]
+_UNITS_OF_A_REQUEST = 500  # of a template's budget: nested deployments make 6000 resources at most
 _UNWRITTEN = frozenset({"microsoft.authorization/roledefinitions", "microsoft.resources/subscriptions"})
 _UNWRITTEN |= {"microsoft.keyvault/deletedvaults"}
 
@@ -69,6 +71,7 @@ class Run:
         for resource in self._content.resources:
             if not resource.is_deployed:
                 continue
+            resource.scope.budget.spend(_UNITS_OF_A_REQUEST)
             response = await self._send("PUT", resource.id, resource.version, planning.body(resource, self._reference))
             answer: Json = json.loads(bytes(response.body) or b"{}")
             if response.status_code < 300 and _kind(resource.id).lower() == planning.DEPLOYMENT_TYPE.lower():

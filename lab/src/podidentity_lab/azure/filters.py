@@ -13,7 +13,8 @@ _COMPARISON = re.compile(r"(\w+)\s+(eq|ne)\s+'((?:[^']|'')*)'", re.IGNORECASE)
 _SUBSTRING = re.compile(r"substringof\(\s*'((?:[^']|'')*)'\s*,\s*(\w+)\s*\)", re.IGNORECASE)
 _START = re.compile(r"startswith\(\s*(\w+)\s*,\s*'((?:[^']|'')*)'\s*\)", re.IGNORECASE)
 _FIELDS = {"resourcetype": "type", "name": "name", "location": "location"}
-_AND = re.compile(r"\s+and\s+(?=(?:[^']*'[^']*')*[^']*$)", re.IGNORECASE)
+_PIECE = re.compile(r"'(?:[^']|'')*+'?|(?<!\s)\s++and(?=\s)\s*", re.IGNORECASE)
+"""A text in quotes, or an `and` outside of quotes: each character is looked at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,13 @@ def parse(condition: str) -> tuple[Test, ...]:
 
 def conjuncts(condition: str) -> list[str]:
     """Return the parts of a condition that `and` joins, outside of quotes; none for ""."""
-    return _AND.split(condition.strip()) if condition.strip() else []
+    content = condition.strip()
+    parts, start = [], 0
+    for match in _PIECE.finditer(content):
+        if not match[0].startswith("'"):
+            parts.append(content[start : match.start()])
+            start = match.end()
+    return [*parts, content[start:]] if content else []
 
 
 def matches(tests: tuple[Test, ...], resource: Json) -> bool:

@@ -77,17 +77,17 @@ def document(principal: Principal) -> Json:
 
 def _make(state: State, body: Json) -> Principal:
     principal = Principal(new_id(), new_id(), str(body["displayName"]), application_id=new_id())
-    state.principals[principal.object_id] = principal
     _patch(principal, body)
+    state.principals[principal.object_id] = principal
     return principal
 
 
 def _patch(principal: Principal, body: Json) -> None:
-    principal.name = str(body.get("displayName") or principal.name)
     if "keyCredentials" in body:
         principal.certificates = [
             _pem(str(credential["key"])) for credential in body["keyCredentials"] if credential.get("key")
         ]
+    principal.name = str(body.get("displayName") or principal.name)
 
 
 def _pem(key: str) -> str:

@@ -144,7 +144,7 @@ async def _serve_members(request: Request, group: DirectoryGroup, parts: Sequenc
             )
             return JSONResponse({"value": [entry for name in entries or [] if (entry := any_document(state, name))]})
         case "POST", ["$ref"] if ids is not None:
-            object_id = str((await request.json())["@odata.id"]).rsplit("/", 1)[1]
+            object_id = str((await request.json())["@odata.id"]).rpartition("/")[2]
             if not memberships.kind(state, object_id):
                 raise _absent(object_id)
             if object_id in ids:
@@ -191,7 +191,9 @@ def _create_group(state: State, body: Json) -> DirectoryGroup:
     )
     references = ((group.members, "members@odata.bind"), (group.owners, "owners@odata.bind"))
     for ids, field in references:
-        ids += [str(text).rsplit("/", 1)[1] for text in body.get(field) or []]
+        ids += [str(text).rpartition("/")[2] for text in body.get(field) or []]
+        if not all(memberships.kind(state, object_id) for object_id in ids):
+            raise _absent(next(object_id for object_id in ids if not memberships.kind(state, object_id)))
     state.directory_groups[group.object_id] = group
     return group
 

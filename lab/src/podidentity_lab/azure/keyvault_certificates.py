@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives import serialization
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from podidentity_lab.azure import answers, keyvault_crypto, keyvault_keys, keyvault_x509
+from podidentity_lab.azure import answers, keyvault_crypto, keyvault_import, keyvault_keys, keyvault_x509
 from podidentity_lab.azure.keyvault_crypto import BadParameterError
 from podidentity_lab.azure.keyvault_objects import Objects, Shelf, attributes_of, change_attributes, object_id
 from podidentity_lab.azure.keyvault_x509 import Bundle
@@ -40,7 +40,7 @@ class Certificates(Objects[CertificateVersion]):
                 case "POST", [name, "create"]:
                     return JSONResponse(await self._create(request, vault, name), 202)
                 case "POST", [name, "import"]:
-                    return JSONResponse(self._import(request, vault, name, await request.json()))
+                    return JSONResponse(await self._import(request, vault, name, await request.json()))
                 case "GET", [name, "pending"]:
                     self.shelf.find(vault, name)
                     return JSONResponse(_operation(request, name, "completed"))
@@ -114,9 +114,10 @@ class Certificates(Objects[CertificateVersion]):
         self._add(vault, name, bundle, body)
         return _operation(request, name, "inProgress")
 
-    def _import(self, request: Request, vault: Json, name: str, body: Json) -> Json:
+    async def _import(self, request: Request, vault: Json, name: str, body: Json) -> Json:
         self._check_free(vault, name)
-        bundle = keyvault_x509.parse(str(body["value"]), str(body.get("pwd") or ""))
+        bundle = await keyvault_import.parse(str(body["value"]), str(body.get("pwd") or ""))
+        self._check_free(vault, name)  # as in `_create`
         item = self._add(vault, name, bundle, {"policy": _policy_of(bundle), **_present(body)})
         return self.document(request, name, item)
 

@@ -17,6 +17,8 @@ PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
 
 RSA_SIZES = (2048, 3072, 4096)
 CURVES: dict[str, ec.EllipticCurve] = {"P-256": ec.SECP256R1(), "P-384": ec.SECP384R1(), "P-521": ec.SECP521R1()}
+_NUMBERS = ("n", "e", "d", "p", "q", "dp", "dq", "qi", "x", "y")
+_LONGEST_NUMBER = 700  # characters of base64url, for 4096 bits: a key is checked, which takes hours for large numbers
 OPERATIONS = {
     "RSA": ("encrypt", "decrypt", "sign", "verify", "wrapKey", "unwrapKey"),
     "EC": ("sign", "verify"),
@@ -49,6 +51,8 @@ def import_jwk(jwk: Json) -> PrivateKey:
     key_type = str(jwk.get("kty", ""))
     if key_type not in OPERATIONS:
         raise BadParameterError(_unsupported(key_type, 0, ""))
+    if any(len(str(number)) > _LONGEST_NUMBER for name, number in jwk.items() if name in _NUMBERS):
+        raise BadParameterError(f"The parameter key is too large: RSA keys have {_listing(RSA_SIZES)} bits.")
     try:
         key = (RSAAlgorithm if key_type == "RSA" else ECAlgorithm).from_jwk({**jwk})
     except (InvalidKeyError, ValueError) as error:

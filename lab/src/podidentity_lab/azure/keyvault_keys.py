@@ -62,8 +62,11 @@ class Keys(Objects[KeyVersion]):
 
     def change(self, item: KeyVersion, body: Json) -> None:
         """Carry out a PATCH."""
+        operations = body.get("key_ops") or item.operations
+        if not (isinstance(operations, list) and all(isinstance(name, str) for name in operations)):
+            raise BadParameterError("The property 'key_ops' must be a list of names of operations.")
         change_attributes(item, body)
-        item.operations = list(body.get("key_ops") or item.operations)
+        item.operations = list(operations)
 
     async def _create(self, request: Request, vault: Json, name: str) -> Json:
         body = await request.json()

@@ -227,9 +227,9 @@ class Objects(ABC, Generic[V]):
 def change_attributes(item: Version, body: Json) -> None:
     """Change what every kind has: enabled, nbf, exp and tags, as far as the body names them."""
     attributes = body.get("attributes") or {}
+    not_before, expires = (int(attributes.get("nbf") or item.not_before), int(attributes.get("exp") or item.expires))
     item.enabled = bool(attributes.get("enabled", item.enabled))
-    item.not_before = int(attributes.get("nbf") or item.not_before)
-    item.expires = int(attributes.get("exp") or item.expires)
+    item.not_before, item.expires = not_before, expires
     item.tags = body.get("tags") or item.tags
 
 

@@ -48,7 +48,9 @@ class Secrets(Objects[SecretVersion]):
     def add_version(self, vault: Json, name: str, body: Json) -> SecretVersion:
         """Set a secret to the `value` of a body, with what else the body says. Refuses a name that is not free."""
         self.shelf.check_free(vault, name)
-        value = str(body["value"])
+        value = body["value"]
+        if not isinstance(value, str):
+            raise answers.arm(400, "BadParameter", "The property 'value' must be a text.")
         if len(value) > _LONGEST_VALUE:
             raise answers.arm(400, "BadParameter", f"The secret's value is longer than {_LONGEST_VALUE} characters.")
         secret = SecretVersion(new_id().replace("-", ""), value, int(self._clock()))

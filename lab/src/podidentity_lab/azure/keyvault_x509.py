@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.serialization import pkcs12
 
@@ -19,6 +20,7 @@ from podidentity_lab.azure.state import Json
 
 PFX, PEM = "application/x-pkcs12", "application/x-pem-file"
 _SERVER_AND_CLIENT = ("1.3.6.1.5.5.7.3.1", "1.3.6.1.5.5.7.3.2")
+_MOST_MONTHS = 1200
 _USAGES = {
     "digitalSignature": "digital_signature",
     "nonRepudiation": "content_commitment",
@@ -30,7 +32,7 @@ _USAGES = {
     "encipherOnly": "encipher_only",
     "decipherOnly": "decipher_only",
 }
-_UNREADABLE = (
+UNREADABLE = (
     "The specified PKCS#12 X.509 certificate or PEM content can not be read. Please check the password as well."
 )
 
@@ -50,6 +52,8 @@ def self_signed(policy: Json, key: PrivateKey, now: dt.datetime) -> x509.Certifi
     properties = policy.get("x509_props") or {}
     subject = _subject(str(properties.get("subject") or ""))
     months = int(properties.get("validity_months") or 12)
+    if not 1 <= months <= _MOST_MONTHS:
+        raise BadParameterError(f"The property 'validity_months' is {months}; it is from 1 to {_MOST_MONTHS}.")
     builder = (
         x509.CertificateBuilder()
         .subject_name(subject)
@@ -80,8 +84,8 @@ def parse(value: str, password: str) -> Bundle:
             certificates = x509.load_pem_x509_certificates(data)
             return _bundle(private_key, certificates, PEM)
         archive = pkcs12.load_pkcs12(data, secret)
-    except (ValueError, TypeError):
-        raise BadParameterError(_UNREADABLE) from None
+    except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion):
+        raise BadParameterError(UNREADABLE) from None
     entries = [archive.cert, *archive.additional_certs]
     return _bundle(archive.key, [entry.certificate for entry in entries if entry is not None], PFX)
 

@@ -6,6 +6,7 @@ send from a browser.
 """
 
 import json
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -26,6 +27,8 @@ from podidentity_lab.oci.uploads import Uploads
 
 TAGS_LIMIT = 1_000
 NAME_LIMIT = 128
+_COUNT = re.compile("[0-9]{1,9}")
+_MEDIA_TYPE = re.compile(r"[\w!#$&^.+-]{1,127}/[\w!#$&^.+-]{1,127}", re.ASCII)  # RFC 6838, 4.2; it becomes a header
 _VERSION = {"Docker-Distribution-API-Version": "registry/2.0"}
 
 IsWelcome = Callable[[tuple[str, int], tuple[str, int]], bool]
@@ -104,6 +107,8 @@ class _Registry:
                 return answer.response
             except ImageError as error:
                 return _Answer(400, "DIGEST_INVALID", str(error)).response
+            except OSError as error:
+                return _Answer(507, "UNSUPPORTED", f"the registry cannot store it: {error.strerror}").response
             except ClientDisconnect:
                 return Response(status_code=400)
 
@@ -132,7 +137,7 @@ class _Registry:
         if not tags:
             raise _Answer(404, "NAME_UNKNOWN", f"{name}: nothing was pushed to it")
         last, number = request.query_params.get("last", ""), request.query_params.get("n", "")
-        count = min(int(number), TAGS_LIMIT) if number.isdecimal() else TAGS_LIMIT
+        count = min(int(number), TAGS_LIMIT) if _COUNT.fullmatch(number) else TAGS_LIMIT
         page = [tag for tag in tags if tag > last]
         headers = {**_VERSION}
         if len(page) > count > 0:
@@ -188,9 +193,11 @@ class _Registry:
         digest = reference if DIGEST.fullmatch(reference) else self._store.find("pushed", f"{name}:{reference}")
         if digest is None or not self._store.blob(digest).is_file():
             raise _Answer(404, "MANIFEST_UNKNOWN", f"{name}:{reference} was never pushed")
-        kind = self._store.read_json(digest).get("mediaType") or MANIFEST
+        kind = str(self._store.read_json(digest).get("mediaType") or "")
         headers = {**_VERSION, "Docker-Content-Digest": digest}
-        return Response(self._store.blob(digest).read_bytes(), 200, headers, str(kind))
+        return Response(
+            self._store.blob(digest).read_bytes(), 200, headers, kind if _MEDIA_TYPE.fullmatch(kind) else MANIFEST
+        )
 
     async def take_manifest(self, request: Request) -> Response:
         """Keep a manifest, all of whose blobs are here, and let its tag lead to it."""

@@ -9,14 +9,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from podidentity_lab.azure.templates import functions, jsonc
-from podidentity_lab.azure.templates.expressions import Literal, TemplateError, evaluate, parse
+from podidentity_lab.azure.templates.budget import TemplateError
+from podidentity_lab.azure.templates.expressions import Literal, Scope, evaluate, parse
 
 GROUP = "/subscriptions/s/resourceGroups/rg"
-SCOPED = {
-    **functions.PURE,
-    **functions.scope_functions("s", GROUP),
-    "parameters": lambda arguments: {"name": "web", "list": [1, 2], "object": {"Key": {"inner": [7]}}}[arguments[0]],
-}
+SCOPED = Scope(
+    {
+        **functions.PURE,
+        **functions.scope_functions("s", GROUP),
+        "parameters": lambda arguments: {"name": "web", "list": [1, 2], "object": {"Key": {"inner": [7]}}}[
+            arguments[0]
+        ],
+    }
+)
 IDENTITY = "Microsoft.ManagedIdentity/userAssignedIdentities"
 
 

@@ -13,12 +13,17 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from podidentity_lab.azure.templates.expressions import Function, TemplateError, member, type_name
+from podidentity_lab.azure import bodies
+from podidentity_lab.azure.templates.budget import TemplateError, check_length
+from podidentity_lab.azure.templates.expressions import Function, member, type_name
 
 _GUIDS = uuid.UUID("11fb06fb-712d-4ddd-98c7-e71bbd588830")
 """The namespace of `guid()`, whose results are name-based UUIDs (RFC 9562, version 5)."""
-_PLACEHOLDER = re.compile(r"\{\{|\}\}|\{(\d+)\}|[{}]")
+_PLACEHOLDER = re.compile(r"\{\{|\}\}|\{([0-9]{1,4})\}|[{}]")
 _UNIQUE_CHARACTERS = 13
+_MOST_COMPARISONS = 10_000_000  # of characters, when a text is split
+_LONGEST_RANGE = 10_000
+"""Numbers of `range()`, as in Azure."""
 
 
 def text_of(value: Any) -> str:
@@ -37,8 +42,11 @@ def format_text(arguments: Sequence[Any]) -> str:
             return match[0][0]
         if match[1] is None:
             raise TemplateError(f"The format '{template}' is not valid: the lab knows {{0}}, {{1}}, ... only.")
-        return text_of(values[int(match[1])])
+        return texts[int(match[1])]
 
+    texts = [text_of(value) for value in values]
+    numbers = [match[1] for match in _PLACEHOLDER.finditer(template) if match[1]]
+    check_length(sum(len(texts[int(number)]) for number in numbers))
     return _PLACEHOLDER.sub(replacement, template)
 
 
@@ -62,7 +70,9 @@ def _texts(arguments: Sequence[Any]) -> list[str]:
 def _concat(arguments: Sequence[Any]) -> Any:
     if isinstance(arguments[0], list):
         return [item for argument in arguments for item in _array(argument)]
-    return "".join(text_of(argument) for argument in arguments)
+    texts = [text_of(argument) for argument in arguments]
+    check_length(sum(map(len, texts)))
+    return "".join(texts)
 
 
 def _array(value: Any) -> list[Any]:
@@ -74,10 +84,16 @@ def _array(value: Any) -> list[Any]:
 def _union(arguments: Sequence[Any]) -> Any:
     if isinstance(arguments[0], dict):
         return {key: value for argument in arguments for key, value in argument.items()}
-    items: list[Any] = []
+    items: dict[str, Any] = {}
     for argument in arguments:
-        items += [item for item in _array(argument) if item not in items]
-    return items
+        for item in _array(argument):
+            items.setdefault(_identity(item), item)
+    return list(items.values())
+
+
+def _identity(value: Any) -> str:
+    """Return a text that equal values have in common, whatever their types."""
+    return json.dumps(value, sort_keys=True)
 
 
 def _contains(arguments: Sequence[Any]) -> bool:
@@ -113,7 +129,10 @@ def _boolean(arguments: Sequence[Any]) -> bool:
 
 def _split(arguments: Sequence[Any]) -> list[str]:
     text, marks = arguments
-    return re.split("|".join(re.escape(mark) for mark in ([marks] if isinstance(marks, str) else marks)), text)
+    texts = [marks] if isinstance(marks, str) else _texts(marks)
+    if len(text) * sum(map(len, texts)) > _MOST_COMPARISONS:
+        raise TemplateError("The template function 'split' takes no text and marks as long as these.")
+    return re.split("|".join(re.escape(mark) for mark in texts), text)
 
 
 def _substring(arguments: Sequence[Any]) -> str:
@@ -125,11 +144,53 @@ def _substring(arguments: Sequence[Any]) -> str:
 
 
 def _divide(arguments: Sequence[Any]) -> int:
-    first, second = arguments
-    return int(first / second)
+    """Return the quotient of two whole numbers, cut off towards zero."""
+    first, second = _integers(arguments)
+    quotient = abs(first) // abs(second)
+    return quotient if (first < 0) == (second < 0) else -quotient
+
+
+def _integers(arguments: Sequence[Any]) -> Sequence[int]:
+    if not all(isinstance(argument, int) for argument in arguments):
+        raise TypeError
+    return arguments
+
+
+def _range(arguments: Sequence[Any]) -> list[int]:
+    start, count = _integers(arguments)
+    if not 0 <= count <= _LONGEST_RANGE:
+        raise TemplateError(f"The template function 'range' yields 0 to {_LONGEST_RANGE} numbers, not {count}.")
+    return list(range(start, start + count))
+
+
+def _replace(arguments: Sequence[Any]) -> str:
+    text, old, new = arguments
+    if not old:
+        raise ValueError
+    check_length(len(text) + text.count(old) * (len(new) - len(old)))
+    return str(text.replace(old, new))
+
+
+def _join(arguments: Sequence[Any]) -> str:
+    items, mark = arguments
+    texts = [text_of(item) for item in _array(items)]
+    check_length(sum(map(len, texts)) + len(mark) * max(len(texts) - 1, 0))
+    return str(mark.join(texts))
+
+
+def _subtract(arguments: Sequence[Any]) -> int:
+    first, second = _integers(arguments)
+    return first - second
+
+
+def _multiply(arguments: Sequence[Any]) -> int:
+    first, second = _integers(arguments)
+    return first * second
 
 
 def _create_object(arguments: Sequence[Any]) -> dict[str, Any]:
+    if not all(isinstance(name, str) for name in arguments[::2]):
+        raise TypeError
     return dict(zip(arguments[::2], arguments[1::2], strict=True))
 
 
@@ -147,7 +208,7 @@ def _flat(items: list[Any] | tuple[Any, ...]) -> list[Any]:
 
 
 PURE: Mapping[str, Function] = {
-    "add": _call(lambda first, second: first + second),
+    "add": lambda arguments: sum(_integers(arguments)),
     "and": lambda arguments: all(argument is True for argument in arguments),
     "array": _call(lambda value: value if isinstance(value, list) else [value]),
     "base64": _call(lambda text: base64.b64encode(text.encode()).decode()),
@@ -171,25 +232,25 @@ PURE: Mapping[str, Function] = {
     "guid": guid,
     "int": _call(int),
     "items": _items,
-    "join": _call(lambda items, mark: mark.join(text_of(item) for item in items)),
-    "json": _call(json.loads),
+    "join": _join,
+    "json": _call(bodies.loads),
     "last": _call(lambda value: value[-1] if value else None),
     "length": _call(len),
     "less": _call(lambda first, second: first < second),
     "lessorequals": _call(lambda first, second: first <= second),
     "max": lambda arguments: max(_flat(list(arguments))),
     "min": lambda arguments: min(_flat(list(arguments))),
-    "mod": _call(lambda first, second: first - second * int(first / second)),
-    "mul": _call(lambda first, second: first * second),
+    "mod": lambda arguments: arguments[0] - arguments[1] * _divide(arguments),
+    "mul": _multiply,
     "not": _call(lambda value: value is not True),
     "null": _call(lambda: None),
     "or": lambda arguments: any(argument is True for argument in arguments),
-    "range": _call(lambda start, count: list(range(start, start + count))),
-    "replace": _call(lambda text, old, new: text.replace(old, new)),
+    "range": _range,
+    "replace": _replace,
     "split": _split,
     "startswith": _call(lambda text, start: text.lower().startswith(start.lower())),
     "string": _call(text_of),
-    "sub": _call(lambda first, second: first - second),
+    "sub": _subtract,
     "substring": _substring,
     "tolower": _call(lambda text: text.lower()),
     "toupper": _call(lambda text: text.upper()),

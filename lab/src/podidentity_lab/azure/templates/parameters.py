@@ -1,10 +1,11 @@
 """The parameters of a template: their values, as supplied or by default, and what a deployment shows of them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from podidentity_lab.azure.templates import expressions, functions
-from podidentity_lab.azure.templates.expressions import Function, TemplateError
+from podidentity_lab.azure.templates.budget import TemplateError
+from podidentity_lab.azure.templates.expressions import Function, Scope
 
 Json = dict[str, Any]
 SECURE = frozenset({"securestring", "secureobject"})
@@ -23,7 +24,7 @@ def lookup(noun: str, values: Json) -> Function:
     return find
 
 
-def values_of(declarations: Json, parameters: Json, scoped: Mapping[str, Function]) -> Json:
+def values_of(declarations: Json, parameters: Json, scope: Scope) -> Json:
     """Return all parameters' values. Defaults may refer to parameters that stand before them."""
     unknown = [name for name in parameters if name.lower() not in {key.lower() for key in declarations}]
     if unknown:
@@ -36,11 +37,11 @@ def values_of(declarations: Json, parameters: Json, scoped: Mapping[str, Functio
     supplied = {name.lower(): value for name, value in parameters.items()}
     values: Json = {}
     for name, declaration in declarations.items():
-        values[name] = _parameter_value(name, declaration, supplied.get(name.lower()), values, scoped)
+        values[name] = _parameter_value(name, declaration, supplied.get(name.lower()), values, scope)
     return values
 
 
-def _parameter_value(name: str, declaration: Json, parameter: Any, values: Json, scoped: Mapping[str, Function]) -> Any:
+def _parameter_value(name: str, declaration: Json, parameter: Any, values: Json, scope: Scope) -> Any:
     if isinstance(parameter, dict) and "reference" in parameter:
         raise TemplateError(
             f"The parameter '{name}' refers to a secret of a vault, which the lab does not read: give its value."
@@ -48,7 +49,9 @@ def _parameter_value(name: str, declaration: Json, parameter: Any, values: Json,
     if isinstance(parameter, dict) and "value" in parameter:
         value = parameter["value"]
     elif "defaultValue" in declaration:
-        value = expressions.evaluate(declaration["defaultValue"], {**scoped, "parameters": lookup("parameter", values)})
+        value = expressions.evaluate(
+            declaration["defaultValue"], scope.with_functions({"parameters": lookup("parameter", values)})
+        )
     elif declaration.get("nullable"):
         return None
     else:

@@ -5,16 +5,18 @@ plan's functions and a `reference`, when what they refer to is there. Structure:
 azure-resource-manager/templates/syntax.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 from podidentity_lab.azure.templates import expressions, functions
 from podidentity_lab.azure.templates import parameters as template_parameters
-from podidentity_lab.azure.templates.expressions import Function, TemplateError
+from podidentity_lab.azure.templates.budget import Budget, TemplateError
+from podidentity_lab.azure.templates.expressions import Function, Scope
 
 Json = dict[str, Any]
+MOST_RESOURCES = 800  # learn.microsoft.com/azure/azure-resource-manager/templates/best-practices#template-limits
 DEPLOYMENT_TYPE = "Microsoft.Resources/deployments"
 _NO_BODY = {
     "type",
@@ -37,17 +39,19 @@ class Place:
 
     `values` are the results of `subscription()`, `resourceGroup()`, `deployment()`, `tenant()` and `environment()`, by
     lower-case name; `defaults` are functions for default values of parameters alone (`utcNow`, `newGuid`).
+    A nested deployment shares the `budget` of the one that it is in.
     """
 
     subscription_id: str
     scope: str
     values: Mapping[str, Json]
     defaults: Mapping[str, Function] = field(default_factory=dict)
+    budget: Budget = field(default_factory=Budget)
 
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """One resource to deploy: its ID, type, name, API version and body, whose expressions `functions` evaluate.
+    """One resource to deploy: its ID, type, name, API version and body, whose expressions are evaluated in `scope`.
 
     `label` is its symbolic name, "" without one, `loop` the name of the loop that it comes from. One that is not
     `is_deployed` is only referred to: its condition does not hold, or it is an `existing` one. `dependencies` are texts
@@ -59,7 +63,7 @@ class Resource:
     name: str
     version: str
     body: Json
-    functions: Mapping[str, Function]
+    scope: Scope
     label: str = ""
     loop: str = ""
     is_deployed: bool = True
@@ -73,41 +77,47 @@ class Plan:
     resources: tuple[Resource, ...]
     parameters: Json
     outputs: Json
-    functions: Mapping[str, Function]
+    scope: Scope
 
 
 def plan(template: Json, parameters: Json, place: Place) -> Plan:
     """Return what a template deploys with parameters (`{name: {"value": ...}}`). Raises `TemplateError`."""
     if not isinstance(template.get("resources"), list | dict):
         raise TemplateError("The template is not valid: it has no 'resources'.")
-    base = {
-        **functions.PURE,
-        **functions.scope_functions(place.subscription_id, place.scope),
-        **{name: _constant(value) for name, value in place.values.items()},
-    }
-    base |= _user_functions(template, base)
-    declarations = template.get("parameters") or {}
-    values = template_parameters.values_of(declarations, parameters, {**base, **place.defaults})
-    scoped = {**base, "parameters": template_parameters.lookup("parameter", values)}
-    scoped["variables"] = _variables(template.get("variables") or {}, scoped)
-    resources = [resource for entry in _entries(template) for resource in _resources(*entry, scoped, place)]
-    return Plan(
-        _in_order(resources), template_parameters.visible(declarations, values), template.get("outputs") or {}, scoped
+    base = Scope(
+        {
+            **functions.PURE,
+            **functions.scope_functions(place.subscription_id, place.scope),
+            **{name: _constant(value) for name, value in place.values.items()},
+        },
+        place.budget,
     )
+    base = base.with_functions(_user_functions(template, base))
+    declarations = template.get("parameters") or {}
+    values = template_parameters.values_of(declarations, parameters, base.with_functions(place.defaults))
+    scope = base.with_functions({"parameters": template_parameters.lookup("parameter", values)})
+    scope = scope.with_functions({"variables": _variables(template.get("variables") or {}, scope)})
+    resources: list[Resource] = []
+    for label, entry in _entries(template):
+        resources += _resources(label, entry, scope, place)
+        if len(resources) > MOST_RESOURCES:
+            raise TemplateError(f"The template has more than {MOST_RESOURCES} resources, loops included.")
+    visible = template_parameters.visible(declarations, values)
+    return Plan(_in_order(resources, scope), visible, template.get("outputs") or {}, scope)
 
 
 def outputs(content: Plan, reference: Function) -> Json:
     """Return a deployment's outputs as ARM shows them. Raises `TemplateError`."""
-    scoped = {**content.functions, "reference": reference}
+    scope = content.scope.with_functions({"reference": reference})
     values: Json = {}
     for name, output in content.outputs.items():
-        if expressions.evaluate(output.get("condition", True), scoped) is False:
+        if expressions.evaluate(output.get("condition", True), scope) is False:
             continue
         kind = str(output.get("type", ""))
         value = (
-            expressions.expand(output["copy"], scoped)
+            expressions.expand(output["copy"], scope)
             if "copy" in output
-            else expressions.evaluate(output.get("value"), scoped)
+            else expressions.evaluate(output.get("value"), scope)
         )
         if kind and not (value is None and output.get("nullable")):
             functions.check_type(name, kind, value)
@@ -126,12 +136,12 @@ def body(resource: Resource, reference: Function) -> Json:
 
     A nested deployment with `expressionEvaluationOptions.scope: inner` keeps its template as it stands.
     """
-    scoped = {**resource.functions, "reference": reference}
+    scope = resource.scope.with_functions({"reference": reference})
     if resource.kind.lower() != DEPLOYMENT_TYPE.lower() or not _is_inner(resource.body):
-        return _object(expressions.evaluate(resource.body, scoped))
+        return _object(expressions.evaluate(resource.body, scope))
     properties = resource.body["properties"]
     fields = {key: value for key, value in properties.items() if key != "template"}
-    evaluated = _object(expressions.evaluate({**resource.body, "properties": fields}, scoped))
+    evaluated = _object(expressions.evaluate({**resource.body, "properties": fields}, scope))
     evaluated["properties"]["template"] = properties["template"]
     return evaluated
 
@@ -151,7 +161,7 @@ def _constant(value: Json) -> Function:
     return lambda _arguments: value
 
 
-def _variables(declarations: Json, scoped: Mapping[str, Function]) -> Function:
+def _variables(declarations: Json, scope: Scope) -> Function:
     """Return `variables()`: each variable is evaluated when it is first asked for."""
     loops = {entry["name"]: entry for entry in declarations.get("copy") or []}
     names = {name.lower(): name for name in (*declarations, *loops)}
@@ -167,7 +177,7 @@ def _variables(declarations: Json, scoped: Mapping[str, Function]) -> Function:
             raise TemplateError(f"The template variable '{text}' depends on itself.")
         if name not in values:
             open_names.append(name)
-            inner = {**scoped, "variables": find}
+            inner = scope.with_functions({"variables": find})
             values[name] = (
                 expressions.expand(loops[name], inner)
                 if name in loops
@@ -179,24 +189,27 @@ def _variables(declarations: Json, scoped: Mapping[str, Function]) -> Function:
     return find
 
 
-def _user_functions(template: Json, base: Mapping[str, Function]) -> dict[str, Function]:
+def _user_functions(template: Json, base: Scope) -> dict[str, Function]:
     """Return the functions that a template defines; each sees its own parameters, and the others, but no variables."""
-    scoped: dict[str, Function] = dict(base)
     user_functions: dict[str, Function] = {}
+
+    def find_scope() -> Scope:
+        return base.with_functions(user_functions)
+
     for section in template.get("functions") or []:
         for name, definition in section["members"].items():
-            user_functions[f"{section['namespace']}.{name}".lower()] = _user_function(definition, scoped)
-    scoped |= user_functions
+            user_functions[f"{section['namespace']}.{name}".lower()] = _user_function(definition, find_scope)
     return user_functions
 
 
-def _user_function(definition: Json, scoped: Mapping[str, Function]) -> Function:
+def _user_function(definition: Json, find_scope: Callable[[], Scope]) -> Function:
     names = [parameter["name"] for parameter in definition.get("parameters") or []]
 
     def call(arguments: Sequence[Any]) -> Any:
         values = dict(zip(names, arguments, strict=True))
+        parameters = template_parameters.lookup("parameter", values)
         return expressions.evaluate(
-            definition["output"]["value"], {**scoped, "parameters": template_parameters.lookup("parameter", values)}
+            definition["output"]["value"], find_scope().with_functions({"parameters": parameters})
         )
 
     return call
@@ -221,26 +234,26 @@ def _family(label: str, entry: Json) -> Iterator[tuple[str, Json]]:
         yield from _family("", {**child, "type": kind, "name": f"[format('{{0}}/{{1}}', {', '.join(names)})]"})
 
 
-def _resources(label: str, entry: Json, scoped: Mapping[str, Function], place: Place) -> Iterator[Resource]:
+def _resources(label: str, entry: Json, scope: Scope, place: Place) -> Iterator[Resource]:
     """Yield the resources of one entry: several of a loop."""
     loop = entry.get("copy")
     if not isinstance(loop, dict):
-        yield _resource(label, entry, scoped, place)
+        yield _resource(label, entry, scope, place)
         return
-    for number in range(expressions.loop_count(loop, scoped)):
-        index = expressions.copy_index(str(loop.get("name", "")), number, scoped)
-        yield _resource(label, entry, {**scoped, "copyindex": index}, place)
+    for number in range(expressions.loop_count(loop, scope)):
+        index = expressions.copy_index(str(loop.get("name", "")), number, scope)
+        yield _resource(label, entry, scope.with_functions({"copyindex": index}), place)
 
 
-def _resource(label: str, entry: Json, scoped: Mapping[str, Function], place: Place) -> Resource:
+def _resource(label: str, entry: Json, scope: Scope, place: Place) -> Resource:
     for name in ("type", "name", "apiVersion"):
         if not entry.get(name):
             raise TemplateError(f"The template resource '{entry.get('name', label)}' is not valid: it has no '{name}'.")
-    condition = expressions.evaluate(entry.get("condition", True), scoped)
-    kind, name = str(entry["type"]), str(expressions.evaluate(entry["name"], scoped))
-    base = _base(entry, scoped, place)
-    dependencies = [str(text) for text in expressions.evaluate(entry.get("dependsOn") or [], scoped)]
-    dependencies += _implicit_dependencies(entry, scoped)
+    condition = expressions.evaluate(entry.get("condition", True), scope)
+    kind, name = str(entry["type"]), str(expressions.evaluate(entry["name"], scope))
+    base = _base(entry, scope, place)
+    dependencies = [str(text) for text in expressions.evaluate(entry.get("dependsOn") or [], scope)]
+    dependencies += _implicit_dependencies(entry, scope)
     loop = entry.get("copy")
     return Resource(
         id=functions.resource_id(base, kind, name.split("/")),
@@ -248,7 +261,7 @@ def _resource(label: str, entry: Json, scoped: Mapping[str, Function], place: Pl
         name=name,
         version=str(entry["apiVersion"]),
         body={key: value for key, value in entry.items() if key not in _NO_BODY},
-        functions=scoped,
+        scope=scope,
         label=label,
         loop=str(loop.get("name", "")) if isinstance(loop, dict) else "",
         is_deployed=condition is not False and entry.get("existing") is not True,
@@ -256,21 +269,21 @@ def _resource(label: str, entry: Json, scoped: Mapping[str, Function], place: Pl
     )
 
 
-def _base(entry: Json, scoped: Mapping[str, Function], place: Place) -> str:
+def _base(entry: Json, scope: Scope, place: Place) -> str:
     """Return the scope that a resource is made at: its own, that of a nested deployment, or the template's."""
-    subscription = expressions.evaluate(entry.get("subscriptionId", place.subscription_id), scoped)
+    subscription = expressions.evaluate(entry.get("subscriptionId", place.subscription_id), scope)
     if entry.get("resourceGroup"):
-        return f"/subscriptions/{subscription}/resourceGroups/{expressions.evaluate(entry['resourceGroup'], scoped)}"
-    scope = str(expressions.evaluate(entry.get("scope", ""), scoped))
-    if not scope:
+        return f"/subscriptions/{subscription}/resourceGroups/{expressions.evaluate(entry['resourceGroup'], scope)}"
+    target = str(expressions.evaluate(entry.get("scope", ""), scope))
+    if not target:
         return f"/subscriptions/{subscription}" if "subscriptionId" in entry else place.scope
-    if scope.startswith("/"):
-        return scope.rstrip("/")
-    namespace, *segments = scope.split("/")  # Microsoft.KeyVault/vaults/NAME, as extension resources have it
+    if target.startswith("/"):
+        return target.rstrip("/")
+    namespace, *segments = target.split("/")  # Microsoft.KeyVault/vaults/NAME, as extension resources have it
     return f"{place.scope}/providers/{'/'.join((namespace, *segments))}"
 
 
-def _implicit_dependencies(entry: Json, scoped: Mapping[str, Function]) -> list[str]:
+def _implicit_dependencies(entry: Json, scope: Scope) -> list[str]:
     """Return what the body refers to by `reference`, as far as that can be said before anything is deployed."""
     content = {key: value for key, value in entry.items() if key not in _NO_BODY}
     if _is_inner(content):
@@ -278,19 +291,20 @@ def _implicit_dependencies(entry: Json, scoped: Mapping[str, Function]) -> list[
     texts = []
     for call in expressions.calls(content, "reference"):
         try:
-            texts.append(f"?{expressions.evaluate_argument(call, 0, scoped)}")
+            texts.append(f"?{expressions.evaluate_argument(call, 0, scope)}")
         except (TemplateError, IndexError):  # depends on what is deployed, and is known only then
             continue
     return texts
 
 
-def _in_order(resources: list[Resource]) -> tuple[Resource, ...]:
+def _in_order(resources: list[Resource], scope: Scope) -> tuple[Resource, ...]:
     """Return the resources so that each stands behind those that it depends on. Raises `TemplateError`.
 
     A dependency that begins with `?` counts only if it is part of the template.
     """
     sorter: TopologicalSorter[int] = TopologicalSorter()
     ids: set[str] = set()
+    numbers_by_name: dict[str, list[int]] = {}
     for number, resource in enumerate(resources):
         if resource.id.lower() in ids:
             raise TemplateError(f"The resource '{resource.id}' is defined more than once in the template.")
@@ -298,12 +312,16 @@ def _in_order(resources: list[Resource]) -> tuple[Resource, ...]:
         sorter.add(number)
         for text in resource.dependencies:
             name = text.removeprefix("?")
-            numbers = [index for index, candidate in enumerate(resources) if is_named(candidate, name)]
+            if name not in numbers_by_name:
+                scope.budget.spend(len(resources))
+                numbers_by_name[name] = [index for index, item in enumerate(resources) if is_named(item, name)]
+            numbers = numbers_by_name[name]
             if not numbers and name == text:
                 raise TemplateError(
                     f"The resource '{name}' is not defined in the template. Please see "
                     "https://aka.ms/arm-template for usage details."
                 )
+            scope.budget.spend(len(numbers))
             sorter.add(number, *(index for index in numbers if index != number))
     try:
         return tuple(resources[number] for number in sorter.static_order())
