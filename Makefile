@@ -109,7 +109,7 @@ check: install $(HELM) $(ACTIONLINT) build ## format, lint, types, layers, gener
 	$(BIN)/python tools/site_of_docs.py
 	$(BIN)/actionlint
 	$(BIN)/zizmor --offline --quiet .github
-	$(BIN)/pytest tests/unit tests/test_house.py -q --cov --cov-fail-under=100 --cov-report=term:skip-covered
+	$(BIN)/pytest tests/unit tests/test_house.py -q --numprocesses=auto --dist=loadfile --cov --cov-fail-under=100 --cov-report=term:skip-covered
 	$(BIN)/python tools/pythons.py tests/unit tests/daemons
 
 test: install $(HELM) $(GO) $(RELEASE) debian ## all tests, in three lanes side by side
