@@ -24,8 +24,9 @@ from podidentity.core.model.arm import IdentityId, Target
 from podidentity.core.model.identities import ObjectKey  # one style of import for values
 from podidentity.core.model.policy import Policy
 from podidentity.core.model.snapshot import Snapshot
-from podidentity.mic import apply, slices
+from podidentity.mic import apply
 from podidentity.mic.context import TermContext
+from podidentity.mic.slices import Slices
 from podidentity.mic.workers import Workers
 from podidentity.serving import memory
 
@@ -102,6 +103,7 @@ class Sync:
         self._pods_on_targets: dict[ObjectKey, None] = {}  # that changed, in order
         self._meanwhile = _Meanwhile()
         self._part = FIRST_PART
+        self._slices = Slices()
 
     async def run(self, workers: Workers) -> None:
         """Plan and write after every change, and once per sync interval, until cancelled."""
@@ -135,7 +137,7 @@ class Sync:
         self._changes.clear()
         self._meanwhile = _Meanwhile()
         snapshot = self._ports.cluster.snapshot(workers.arm_states, workers.assigned_by_mic, workers.failing)
-        decision = await self._beside_changed_pods(self._plan(snapshot, self._policy), workers)
+        decision = await self._beside_changed_pods(self._plan(snapshot, self._policy, self._slices), workers)
         plan, assignments, client_ids = decision
         self._report_wrong_client_ids(snapshot, client_ids)
         self._report_unreadable(snapshot.unreadable)
@@ -147,7 +149,7 @@ class Sync:
         result = await self._write(plan.writes, workers)
         # Conditions come after the writes: pods wait for the writes, only people for the conditions.
         steps = conditions.of_plan_in_steps(plan, assignments, snapshot, self._policy, client_ids)
-        self._ports.conditions.update(*await self._beside_changed_pods(slices.run(steps), workers))
+        self._ports.conditions.update(*await self._beside_changed_pods(self._slices.run(steps), workers))
         return result, pause_seconds, min(len(snapshot.pods) * REST_SECONDS_PER_POD, LONGEST_REST_SECONDS)
 
     async def plan_changed_pods(self, workers: Workers) -> None:
@@ -159,7 +161,8 @@ class Sync:
         changed_pods = self._take_changed_pods()
         partial = self._ports.cluster.partial_snapshot(changed_pods, workers.arm_states)
         snapshot = _without(self._full_namespaces, partial)
-        plan = (await self._plan(snapshot, policy)).plan
+        slices = Slices()
+        plan = (await self._plan(snapshot, policy, slices)).plan
         skips = self._report_skipped(plan)
         self._reported_skips |= skips
         workers.require_also(plan.in_use)
@@ -180,9 +183,9 @@ class Sync:
             del self._pods_on_targets[key]
         return changed_pods.pods | frozenset(portion)
 
-    async def _plan(self, snapshot: Snapshot, policy: Policy) -> _Decision:
+    async def _plan(self, snapshot: Snapshot, policy: Policy, slices: Slices) -> _Decision:
         """Decide, in slices."""
-        client_ids = await self._client_ids_of(snapshot)
+        client_ids = await self._client_ids_of(snapshot, slices)
         assignments = await slices.run(assigning.desired_in_steps(snapshot, self._offers_of(snapshot)))
         plan = await slices.run(planning.plan_in_steps(assignments, snapshot, policy, client_ids))
         return _Decision(plan, assignments, client_ids)
@@ -197,7 +200,8 @@ class Sync:
         task.add_done_callback(lambda _: self._changes.wake())
         while not task.done():
             if self._has_changed_pods:
-                await self.plan_changed_pods(workers)
+                with self._slices.give_way():
+                    await self.plan_changed_pods(workers)
             else:
                 await self._changes.wait()
         return task.result()
@@ -237,7 +241,7 @@ class Sync:
         self._part = int(max(FIRST_PART, min(PART, 2 * self._part, fitting)))
         return result
 
-    async def _client_ids_of(self, snapshot: Snapshot) -> Mapping[IdentityId, str]:
+    async def _client_ids_of(self, snapshot: Snapshot, slices: Slices) -> Mapping[IdentityId, str]:
         """Return the client IDs that ARM reports: the same object for as long as ARM says the same."""
         sources = tuple(state.client_ids for state in snapshot.targets.values())
         if len(sources) != len(self._client_ids_source) or not all(map(operator.is_, sources, self._client_ids_source)):

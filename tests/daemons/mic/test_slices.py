@@ -96,6 +96,28 @@ async def test_other_work_has_its_turn_between_two_slices() -> None:
     assert all("other" in turns[start:end] for start, end in itertools.pairwise(steps_at))
 
 
+async def test_a_computation_gives_way_to_a_pod_and_goes_on() -> None:
+    """While there is something to give way to, pauses are the long ones, and the computation still comes to its end."""
+    pauses: list[float] = []
+
+    def count() -> Steps[int]:
+        for _ in range(3):
+            yield
+        return 3
+
+    async def note(seconds: float) -> None:
+        pauses.append(seconds)
+
+    background = slices.Slices()
+    with mock.patch.object(asyncio, "sleep", note):
+        assert await background.run(count()) == 3
+        with background.give_way():
+            assert await background.run(count()) == 3
+        assert await background.run(count()) == 3
+    short, long = [slices.PAUSE_SECONDS] * 3, [slices.LONG_PAUSE_SECONDS] * 3
+    assert pauses == [*short, *long, *short]
+
+
 EVENTS = st.lists(
     st.tuples(st.integers(0, 60), st.sampled_from(("add", "remove")), st.integers(0, 5)), min_size=1, max_size=12
 )
