@@ -261,9 +261,10 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def start(home: Path, *words: str) -> Iterator[Cluster]:
-    """Start a cluster below `home`, and take it down again."""
-    user = User(environment={"XDG_CACHE_HOME": str(program.place().parents[1])})  # where Kubernetes has been built
+def start(home: Path, *words: str, **variables: str) -> Iterator[Cluster]:
+    """Start a cluster below `home`, with these environment variables, and take it down again."""
+    cache = str(program.place().parents[1])  # where Kubernetes has been built
+    user = User(environment={"XDG_CACHE_HOME": cache, **variables})
     with lab(home, "cluster", "--kubernetes", "real", *words, user=user, seconds=WAIT_SECONDS) as one:
         made = Cluster(one)
         try:

@@ -39,8 +39,13 @@ def possible() -> None:
 
 @pytest.fixture(scope="session")
 def cluster(possible: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:  # noqa: ARG001  # or none
-    """Two nodes, and one that joins when a test says so; nothing is installed."""
+    """Two nodes, and one that joins when a test says so; nothing is installed. A directory is the image `my-app`."""
     home = tmp_path_factory.mktemp("labs")
     home.chmod(0o700)
-    with start(home, "--nodes", "3", "--late", "1") as one:
+    application = tmp_path_factory.mktemp("application")
+    (application / "greeting").write_text("hello from a directory\n")
+    script = application / "run"
+    script.write_text('#!/bin/sh\ncat "${0%/*}/greeting"\n')
+    script.chmod(0o755)
+    with start(home, "--nodes", "3", "--late", "1", PODIDENTITY_LAB_IMAGES=f"my-app={application}") as one:
         yield one

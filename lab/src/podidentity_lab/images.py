@@ -55,7 +55,7 @@ def find(name: str) -> Image | None:
     repository = name.split("@", maxsplit=1)[0].removeprefix("docker.io/")
     head, _, last = repository.rpartition("/")
     repository = f"{head}/{last.partition(':')[0]}" if head else last.partition(":")[0]
-    directory = _user_images().get(repository)
+    directory = directories().get(repository)
     if directory is not None:
         entry = directory / "run"
         return Image((str(entry),) if entry.is_file() else (), _environment(), directory)
@@ -75,31 +75,22 @@ def unknown(name: str) -> str:
     """Return the sentence that says that the lab does not have an image, and which it has."""
     if "keyvault-aad-pod-identity" in name:
         return f"the sample application is not installed at {KEYVAULT_APP}: use the lab from a checkout of podidentity"
-    names = ", ".join(f"{name}:*" for name in sorted({*COMMANDS, *_user_images()}))
+    names = ", ".join(f"{name}:*" for name in sorted({*COMMANDS, *directories()}))
     return (
         f"the lab reaches no registry but its own; it knows {names}; bring another image with `podidentity lab load`, "
         "or name a directory in PODIDENTITY_LAB_IMAGES"
     )
 
 
-def check(*, is_real: bool) -> None:
-    """Raise `ConfigurationError` when `PODIDENTITY_LAB_IMAGES` names no directory; one may be made later.
-
-    A real cluster (`is_real`) has containerd, which runs images and no directories: any name is an error there.
-    """
+def check() -> None:
+    """Raise `ConfigurationError` when `PODIDENTITY_LAB_IMAGES` names no directory; one may be made later."""
     for name, path in _pairs():
-        if is_real:
-            message = (
-                f"PODIDENTITY_LAB_IMAGES: {name}={path} is a directory, which the containerd of a real cluster cannot "
-                "run; unset the variable, or start the lab without --kubernetes real"
-            )
-            raise ConfigurationError(message)
         if not (name and path) or Path(path).is_file():
             message = f"PODIDENTITY_LAB_IMAGES: {name}={path} names no directory; write NAME=DIRECTORY, commas between"
             raise ConfigurationError(message)
 
 
-def _user_images() -> dict[str, Path]:
+def directories() -> dict[str, Path]:
     """Return the directories of the user's own images by name, without those that do not exist yet."""
     return {name: Path(path).absolute() for name, path in _pairs() if Path(path).is_dir()}
 

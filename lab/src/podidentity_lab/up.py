@@ -66,7 +66,7 @@ def run(settings: LabSettings, ready: Callable[[Directory], None], say: Callable
 @contextlib.contextmanager
 def running(settings: LabSettings, say: Callable[[str], None]) -> Iterator["Lab"]:
     """Have a lab for as long as the body runs; SIGTERM and SIGHUP interrupt it as Ctrl-C does. Raises as `run` does."""
-    images.check(is_real=settings.kubernetes == "real")
+    images.check()
     if settings.seed:
         seed.read(settings.seed)  # what is wrong with it is to be said before anything starts
     _check_programs()

@@ -160,15 +160,6 @@ def test_an_image_without_a_directory_is_named(files: Path, images: str) -> None
     assert_one_sentence(told, 2, "PODIDENTITY_LAB_IMAGES: app=" if "app" in images else "=/", "write NAME=DIRECTORY")
 
 
-def test_a_real_cluster_does_not_pass_over_images_that_it_cannot_run(files: Path) -> None:
-    """A real cluster cannot run images from directories, so the lab refuses to start instead of ignoring them."""
-    words = ("lab", "up", "--kubernetes", "real")
-    told = podidentity(files, *words, PODIDENTITY_LAB_IMAGES=f"app={files}/folder")
-    assert_one_sentence(
-        told, 2, "is a directory, which the containerd of a real cluster cannot run; unset the variable"
-    )
-
-
 @pytest.mark.parametrize("daemon", ["nmi --redirect=none --nmi-listen-address=127.0.0.1", "mic"])
 def test_a_taken_port_is_named(files: Path, taken: int, daemon: str) -> None:
     """Exit status 3: something about this machine must change."""

@@ -4,7 +4,6 @@ The images are made by the test, of programs of this machine with their librarie
 """
 
 import base64
-import io
 import json
 import os
 import re
@@ -18,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from system.lab.own_images import buildah, container_of, programs, push
 from system.lab.running import NOBODY, Lab, lab, missing, nobody, pod
 from unit.lab import oci_archives as make
 from waiting import until
@@ -52,23 +52,6 @@ metadata: {{name: reader, namespace: default}}
 spec: {{azureIdentity: reader, selector: reader}}
 """
 """What lets pods with the label use the identity of `SEED`."""
-
-
-def programs(*names: str) -> bytes:
-    """Return a layer of programs of this machine, with the libraries that they load."""
-    paths = {path for path in map(shutil.which, names) if path}
-    assert len(paths) == len(names), names
-    for path in tuple(paths):
-        told = subprocess.run(["ldd", path], capture_output=True, text=True, check=True).stdout
-        paths |= {word for word in told.split() if word.startswith("/")}
-    output = io.BytesIO()
-    with tarfile.open(fileobj=output, mode="w") as archive:
-        for path in sorted(paths):
-            member = archive.gettarinfo(os.path.realpath(path), path.lstrip("/"))
-            member.uid = member.gid = 0
-            with Path(path).open("rb") as file:
-                archive.addfile(member, file)
-    return output.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -196,23 +179,9 @@ def test_buildah_pushes_and_pods_run_what_was_pushed(up: Lab, layers: Sequence[b
     if not shutil.which("buildah"):
         missing("buildah is not installed")
     name = f"{up.variables['LAB_REGISTRY']}/team/app:1"
-    for number, layer in enumerate(layers):
-        (tmp_path / f"{number}.tar").write_bytes(layer)
-    container = buildah(tmp_path, "from", "scratch")
-    for number in range(len(layers)):
-        buildah(tmp_path, "add", container, str(tmp_path / f"{number}.tar"), "/")
+    container = container_of(tmp_path, layers)
     for text in ("first", "second"):
-        buildah(tmp_path, "config", "--cmd", json.dumps(["sh", "-c", f"echo {text}"]), container)
-        buildah(tmp_path, "commit", container, "app")
-        buildah(tmp_path, "push", "--tls-verify=false", "app", f"docker://{name}")
+        push(tmp_path, container, ["sh", "-c", f"echo {text}"], name)
         assert up.run_pod(pod(f"{text}-present", image=name)) == "first\n"
         assert up.run_pod(pod(f"{text}-always", image=name, imagePullPolicy="Always")) == f"{text}\n"
     buildah(tmp_path, "pull", "--tls-verify=false", f"docker://{name}")
-
-
-def buildah(folder: Path, *words: str) -> str:
-    """Run buildah with a storage below `folder` and return what it prints."""
-    where = ("--root", str(folder / "root"), "--runroot", str(folder / "run"), "--storage-driver", "vfs")
-    done = subprocess.run(["buildah", *where, *words], capture_output=True, text=True, check=False, timeout=120)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()

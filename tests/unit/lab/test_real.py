@@ -6,7 +6,12 @@ import tarfile
 import tomllib
 from pathlib import Path
 
-from podidentity_lab.real import archive, machine, program
+import pytest
+
+from podidentity.errors import LabError
+from podidentity_lab.oci.store import Store
+from podidentity_lab.real import archive, directories, machine, program
+from unit.lab import oci_archives as make
 
 
 def test_the_same_files_make_the_same_archive(tmp_path: Path) -> None:
@@ -63,14 +68,35 @@ def test_all_parts_of_kubernetes_are_of_one_release() -> None:
     assert {line.split()[-1] for line in lines if "=>" in line} == {f"v0.{minor}"}
 
 
-def test_a_node_pulls_names_of_the_labs_registry_from_the_lab() -> None:
-    """For each name of the lab's registry containerd has the lab's address, to pull only.
+def test_a_node_pulls_from_the_lab_alone() -> None:
+    """For each name of the lab's registry, and for all other registries, containerd has the lab's address.
 
-    The names are those of loopback, and a node's loopback is another one.
+    To pull only. The names are those of loopback, and a node's loopback is another one.
     """
     hosts = machine.registry_hosts(41000)
-    assert set(hosts) == {"localhost:41000", "127.0.0.1:41000"}
+    assert set(hosts) == {"localhost:41000", "127.0.0.1:41000", "_default"}
     for text in hosts.values():
         content = tomllib.loads(text)
         assert content["server"] == "http://192.168.50.1:5000"
         assert content["host"] == {content["server"]: {"capabilities": ["pull", "resolve"]}}
+
+
+def test_a_directory_becomes_an_image(tmp_path: Path) -> None:
+    """It is a layer over the image of the lab's tools, under its own path; its program `run` is the entry point."""
+    folder, store = tmp_path / "app", Store(tmp_path / "store")
+    folder.mkdir()
+    (folder / "run").write_text("#!/bin/sh\n")
+    (tmp_path / "data").mkdir()
+    tools = make.write(tmp_path / "lab-images.tar", make.docker_files([b"layer"], [directories.BASE], Env=["A=b"]))
+    digests = directories.store({"my-app": folder, "quay.io/me/data": tmp_path / "data"}, [tools], store)
+    assert set(digests) == {"docker.io/library/my-app", "quay.io/me/data"}
+    manifest, other = (store.read_json(digests[name]) for name in sorted(digests))
+    configuration = store.read_json(manifest["config"]["digest"])
+    assert configuration["config"] == {"Env": ["A=b"], "Entrypoint": [str(folder / "run")]}
+    assert configuration["rootfs"]["diff_ids"] == [item["digest"] for item in manifest["layers"]]
+    with tarfile.open(store.blob(manifest["layers"][1]["digest"])) as layer:
+        assert str(folder / "run").lstrip("/") in layer.getnames()
+    assert store.read_json(other["config"]["digest"])["config"] == {"Env": ["A=b"]}
+    with pytest.raises(LabError, match="podidentity/lab-tools:1 is not in them"):
+        directories.store({"my-app": folder}, [], store)
+    assert directories.store({}, [], store) == {}

@@ -204,3 +204,19 @@ def test_a_number_of_tags_that_is_none_means_all(http: TestClient, number: str) 
     assert http.put("/v2/team/app/manifests/1", content=manifest).status_code == 201
     tags = http.get("/v2/team/app/tags/list", params={"n": number}).json()["tags"]
     assert tags == ([] if number == "0" else ["1"])
+
+
+def test_a_mirror_finds_images_of_other_registries(store: Store) -> None:
+    """Which registry is meant is in the query, as containerd sends it; what was pushed here is none of theirs."""
+    digest = store.write_blob(MANIFEST)
+    store.name("pushed", "team/app:1", digest)
+
+    def find(host: str, name: str, tag: str) -> str | None:
+        return digest if (host, name, tag) == ("docker.io", "library/app", "2") else None
+
+    mirror = application(store, ("lab",), writable=False, find=find)
+    with TestClient(mirror, base_url="http://lab") as client:
+        answer = client.get("/v2/library/app/manifests/2", params={"ns": "docker.io"})
+        assert (answer.status_code, answer.content) == (200, MANIFEST)
+        for path, host in (("library/app/manifests/2", "quay.io"), ("team/app/manifests/1", "docker.io")):
+            assert client.get(f"/v2/{path}", params={"ns": host}).status_code == 404

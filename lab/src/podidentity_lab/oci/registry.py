@@ -31,6 +31,8 @@ _COUNT = re.compile("[0-9]{1,9}")
 _MEDIA_TYPE = re.compile(r"[\w!#$&^.+-]{1,127}/[\w!#$&^.+-]{1,127}", re.ASCII)  # RFC 6838, 4.2; it becomes a header
 _VERSION = {"Docker-Distribution-API-Version": "registry/2.0"}
 
+FindManifest = Callable[[str, str, str], str | None]
+"""Returns the digest of a manifest by registry (the one in an image's name, "" for this one), repository and tag."""
 IsWelcome = Callable[[tuple[str, int], tuple[str, int]], bool]
 """Whether a connection may be served, by its ends: the client's, then ours."""
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -49,13 +51,19 @@ class _Answer(Exception):  # noqa: N818  # an answer, not a fault of the registr
 
 
 def application(
-    store: Store, hosts: tuple[str, ...], is_welcome: IsWelcome = _is_anybody, *, writable: bool
+    store: Store,
+    hosts: tuple[str, ...],
+    is_welcome: IsWelcome = _is_anybody,
+    *,
+    writable: bool,
+    find: FindManifest | None = None,
 ) -> ASGIApp:
     """Serve the images that were pushed into `store` at the addresses `hosts`.
 
-    Without `writable`, to pull only. `is_welcome` says who may use it, as for the gateway.
+    Without `writable`, to pull only. `is_welcome` says who may use it, as for the gateway. With `find` it stands for
+    other registries as well: which one is in the query `ns`, as containerd sends it to a mirror.
     """
-    registry = _Registry(store, is_welcome)
+    registry = _Registry(store, is_welcome, find)
     blob, upload, manifest = (
         "/v2/{name:path}/blobs/{digest}",
         "/v2/{name:path}/blobs/uploads/",
@@ -83,9 +91,10 @@ def application(
 class _Registry:
     """The endpoints."""
 
-    def __init__(self, store: Store, is_welcome: IsWelcome) -> None:
+    def __init__(self, store: Store, is_welcome: IsWelcome, find: FindManifest | None) -> None:
         self._store = store
         self._is_welcome = is_welcome
+        self._find = find or (lambda _host, name, tag: store.find("pushed", f"{name}:{tag}"))
         self._uploads = Uploads(store)
 
     @asynccontextmanager
@@ -190,7 +199,8 @@ class _Registry:
     async def show_manifest(self, request: Request) -> Response:
         """Answer a manifest by its tag or digest."""
         name, reference = request.path_params["name"], request.path_params["reference"]
-        digest = reference if DIGEST.fullmatch(reference) else self._store.find("pushed", f"{name}:{reference}")
+        host = request.query_params.get("ns", "")
+        digest = reference if DIGEST.fullmatch(reference) else self._find(host, name, reference)
         if digest is None or not self._store.blob(digest).is_file():
             raise _Answer(404, "MANIFEST_UNKNOWN", f"{name}:{reference} was never pushed")
         kind = str(self._store.read_json(digest).get("mediaType") or "")

@@ -13,13 +13,16 @@ from pathlib import Path
 import httpx2
 
 from podidentity.errors import LabError
+from podidentity_lab import images as user_images
 from podidentity_lab.fabric import FABRIC_ADDRESS, LOAD_BALANCER_NETWORK, SERVICE_NETWORK
 from podidentity_lab.linux.namespaces import ip_batch, listener
 from podidentity_lab.oci import registry
 from podidentity_lab.oci.exporting import export
+from podidentity_lab.oci.library import Library
+from podidentity_lab.oci.names import Name
 from podidentity_lab.oci.store import Store
 from podidentity_lab.orchestrator import KUBERNETES_PORT, NodePlan, Place
-from podidentity_lab.real import archive, pki, plane, relay
+from podidentity_lab.real import archive, directories, pki, plane, relay
 from podidentity_lab.real.client import Client, Json
 from podidentity_lab.real.machine import PAUSE_IMAGE, REGISTRY_PORT, ClusterSettings, Machine
 from podidentity_lab.real.processes import Restart, keep
@@ -52,7 +55,8 @@ class Real:
         registry_port: int,
     ) -> None:
         self._store = store
-        self._own_images: dict[str, str] = {}
+        self._library = Library(store, registry_port)
+        self._directories: dict[str, str] = {}
         self._image_machines: list[Machine] = []
         self._place = place
         self._program = program
@@ -91,11 +95,14 @@ class Real:
         async with asyncio.TaskGroup() as group:
             for name, command in plane.commands(self._program, self._keys, STATE, self._place.logs):
                 group.create_task(keep(name, command, self._log(name), self._restarts.get(name)))
-            images = registry.application(self._store, (FABRIC_ADDRESS,), writable=False)
+            images = registry.application(self._store, (FABRIC_ADDRESS,), writable=False, find=self._find_image)
             group.create_task(serve(images, [listener(FABRIC_ADDRESS, REGISTRY_PORT)]))
             group.create_task(relay.serve(self._place.listener, FABRIC_ADDRESS, KUBERNETES_PORT))
             await self._lead_services_to_a_node()
             pause = await asyncio.to_thread(self._write_pause)
+            self._directories = await asyncio.to_thread(
+                directories.store, user_images.directories(), self._images, self._store
+            )
             starting = [
                 group.create_task(self._start(group, machine, pause))
                 for machine in self._machines
@@ -130,8 +137,9 @@ class Real:
 
     async def load_images(self, digests: Mapping[str, str]) -> None:
         """Import images of the store into containerd of every node, and of those that join later. Raises `LabError`."""
-        self._own_images |= digests
         await self._import_images(self._image_machines, digests)
+        for name, digest in digests.items():
+            self._store.name("loaded", name, digest)
 
     async def _import_images(self, machines: Sequence[Machine], digests: Mapping[str, str]) -> None:
         if not digests:
@@ -140,6 +148,13 @@ class Real:
             await asyncio.to_thread(export, self._store, digests, blob.path)
             for machine in machines:
                 await machine.import_images([blob.path])
+
+    def _find_image(self, host: str, repository: str, tag: str) -> str | None:
+        """Return the digest of what a node means by a name: it was pushed, or loaded, or is a directory's."""
+        name = Name(host, repository, tag)
+        if not host or self._library.is_pushed_here(name):
+            return self._store.find("pushed", f"{repository}:{tag}")
+        return self._library.find_loaded(name) or self._directories.get(f"{host}/{repository}")
 
     def pod_at(self, address: str) -> str | None:  # noqa: ARG002  # the port's
         """Return None: the log of a real cluster's Azure shows addresses in place of pods' names."""
@@ -168,7 +183,7 @@ class Real:
         group.create_task(keep("containerd", machine.containerd(), self._log("containerd", machine)))
         await machine.import_images([pause, *self._images])
         self._image_machines.append(machine)
-        await self._import_images([machine], dict(self._own_images))
+        await self._import_images([machine], self._store.names("loaded"))
         await self._until("the API", self._client.is_ready)
         group.create_task(keep("kubelet", machine.kubelet(taints), self._log("kubelet", machine)))
         group.create_task(keep("kube-proxy", machine.kube_proxy(), self._log("kube-proxy", machine)))

@@ -247,13 +247,14 @@ disabled_plugins = [{", ".join(f'"io.containerd.snapshotter.v1.{name}"' for name
 
 
 def registry_hosts(port: int) -> dict[str, str]:
-    """Return containerd's file for each name of the lab's registry: a node's own loopback is not the host's.
+    """Return containerd's file for each name of the lab's registry, and for all others: there is no other to reach.
 
-    The form is that of github.com/containerd/containerd/blob/main/docs/hosts.md.
+    A node's own loopback is not the host's. The form, `_default` included, is that of
+    github.com/containerd/containerd/blob/main/docs/hosts.md.
     """
     url = f"http://{FABRIC_ADDRESS}:{REGISTRY_PORT}"
     text = f'server = "{url}"\n[host."{url}"]\n  capabilities = ["pull", "resolve"]\n'
-    return {f"{name}:{port}": text for name in REGISTRY_NAMES}
+    return dict.fromkeys((*(f"{name}:{port}" for name in REGISTRY_NAMES), "_default"), text)
 
 
 def trusting(spec: dict[str, Any], bundle: Path) -> dict[str, Any]:
