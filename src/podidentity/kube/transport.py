@@ -11,32 +11,47 @@ import asyncio
 import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Mapping
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import httptools
 import httpx2
 
-CONNECTIONS = 64
-IDLE_SECONDS = 30.0
-"""How long an unused connection stays open: less than the four minutes after which Azure's load balancer forgets it."""
 HEAD_LIMIT_BYTES = 64 * 1024
 BUFFER_BYTES = 1024 * 1024
 """How much of a body is buffered while it is not read; then reading from the server pauses."""
 _CLOSING_SECONDS = 1.0
-_CONNECTED = "connection.connect_tcp.complete"
+CONNECTED = "connection.connect_tcp.complete"
+"""The name of the step after which a request's connection is a new one."""
 _FIRST_BYTE = "http11.send_request_headers.started"
 
 T = TypeVar("T")
 
 
+class Pool(NamedTuple):
+    """How many connections there may be, how many of them unused, for how long, and how old they may become."""
+
+    connections: int = 64
+    idle: int = 64
+    idle_seconds: float = 30.0
+    """Less than the four minutes after which Azure's load balancer forgets a connection."""
+
+    age_seconds: float = float("inf")
+
+
+DEFAULT_POOL = Pool()
+
+
 class Transport(httpx2.AsyncBaseTransport):
     """The connections to one server."""
 
-    def __init__(self, server: httpx2.URL, tls: ssl.SSLContext | None, connections: int = CONNECTIONS) -> None:
+    def __init__(self, server: httpx2.URL, tls: ssl.SSLContext | None, pool: Pool = DEFAULT_POOL) -> None:
         self._origin = _origin(server)
         self._tls = tls
-        self._free = asyncio.Semaphore(connections)
+        self._pool = pool
+        self._free = asyncio.Semaphore(pool.connections)
         self._idle: list[_Connection] = []
+        """The most recently used is the last."""
+        self._expiry: asyncio.TimerHandle | None = None
         self._connections: set[_Connection] = set()
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
@@ -54,7 +69,7 @@ class Transport(httpx2.AsyncBaseTransport):
             connection = self._take_idle()
             if connection is None:
                 connection = await self._open(times.get("connect"))
-                await trace(_CONNECTED, {"return_value": connection})
+                await trace(CONNECTED, {"return_value": connection})
             await trace(_FIRST_BYTE, {})
             connection.send(data, times.get("read"))
             await connection.head()
@@ -66,17 +81,35 @@ class Transport(httpx2.AsyncBaseTransport):
 
     async def aclose(self) -> None:
         """Close all connections."""
+        self.retire()
         for connection in self._connections:
             connection.transport.abort()
         if self._connections:
             await asyncio.wait({connection.closed for connection in self._connections}, timeout=_CLOSING_SECONDS)
 
+    def retire(self) -> None:
+        """Close unused connections now, and those in use once their answers are read."""
+        self._pool = self._pool._replace(idle=0)
+        self.close_idle()
+
+    def close_idle(self) -> None:
+        """Close unused connections."""
+        for connection in self._idle:
+            connection.transport.abort()
+        self._idle.clear()
+        if self._expiry is not None:
+            self._expiry.cancel()
+            self._expiry = None
+
     def release(self, connection: "_Connection") -> None:
-        """Take back a connection whose answer is not read any more; close it unless the answer is complete."""
-        if connection.reusable:
-            connection.kept_at = asyncio.get_running_loop().time()
+        """Take back a connection whose answer is not read any more; close it unless it may be used again."""
+        now = asyncio.get_running_loop().time()
+        is_young = now - connection.opened_at < self._pool.age_seconds
+        if connection.reusable and is_young and len(self._idle) < self._pool.idle:
+            connection.idle_since = now
             self._idle.append(connection)
             self._free.release()
+            self._schedule_expiry()
         else:
             self._end(connection)
 
@@ -86,13 +119,27 @@ class Transport(httpx2.AsyncBaseTransport):
         self._free.release()
 
     def _take_idle(self) -> "_Connection | None":
-        oldest = asyncio.get_running_loop().time() - IDLE_SECONDS
+        oldest = asyncio.get_running_loop().time() - self._pool.idle_seconds
         while self._idle:
             connection = self._idle.pop()  # the most recently used: the others may expire
-            if connection.reusable and connection.kept_at > oldest:
+            if connection.reusable and connection.idle_since > oldest:
                 return connection
             connection.transport.abort()
         return None
+
+    def _schedule_expiry(self) -> None:
+        """See to it that what is not used again is closed: a server has places for so many connections alone."""
+        if self._expiry is None:
+            moment = self._idle[0].idle_since + self._pool.idle_seconds
+            self._expiry = asyncio.get_running_loop().call_at(moment, self._expire)
+
+    def _expire(self) -> None:
+        self._expiry = None
+        oldest = asyncio.get_running_loop().time() - self._pool.idle_seconds
+        while self._idle and (self._idle[0].idle_since <= oldest or not self._idle[0].reusable):
+            self._idle.pop(0).transport.abort()
+        if self._idle:
+            self._schedule_expiry()
 
     async def _open(self, seconds: float | None) -> "_Connection":
         scheme, host, port = self._origin
@@ -133,7 +180,8 @@ class _Connection(asyncio.Protocol):
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.transport: asyncio.Transport
         self.closed: asyncio.Future[None] = loop.create_future()
-        self.kept_at = 0.0
+        self.opened_at = loop.time()
+        self.idle_since = 0.0
         self.status = 0
         self.headers: list[tuple[bytes, bytes]] = []
         self._loop = loop

@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 from podidentity.kube.api import Api
 from podidentity.kube.connection import find_cluster, open_client
+from podidentity.nmi.adapters.broker import open_broker
 from podidentity.nmi.adapters.imds import open_imds_client
 from podidentity.nmi.adapters.sockets import open_keeper
 from podidentity.nmi.adapters.startup_taint import remove_startup_taint
@@ -23,7 +24,15 @@ from podidentity.nmi.adapters.succession import Succession
 from podidentity.nmi.duty import Duty
 from podidentity.nmi.metrics import Metrics
 from podidentity.nmi.settings import Settings
-from podidentity.nmi.wiring import Clients, Parts, assemble, build_redirect, redirect_settings
+from podidentity.nmi.wiring import (
+    Clients,
+    Parts,
+    TokenServers,
+    assemble,
+    broker_address,
+    build_redirect,
+    redirect_settings,
+)
 from podidentity.serving import memory
 from podidentity.serving.metrics import make_registry
 from podidentity.supervisor import CRASH_VARIABLE
@@ -64,7 +73,9 @@ async def run(settings: Settings, *, has_guard: bool = False) -> None:
 async def _open_clients(settings: Settings, resources: contextlib.AsyncExitStack) -> Clients:
     cluster = find_cluster(settings.kubeconfig)
     api = Api(await resources.enter_async_context(open_client(cluster, settings.user_agent)))
-    return Clients(api, await resources.enter_async_context(open_imds_client(settings.user_agent)))
+    imds = await resources.enter_async_context(open_imds_client(settings.user_agent))
+    broker = open_broker(broker_address(settings), settings.user_agent, SYSTEM_CLOCK)
+    return Clients(api, TokenServers(imds, await resources.enter_async_context(broker)))
 
 
 async def _serve_until(stop: asyncio.Event, parts: Parts, tasks: asyncio.TaskGroup) -> NoReturn:

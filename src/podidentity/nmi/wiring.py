@@ -76,11 +76,18 @@ class TokenPath(NamedTuple):
     pod_lookup: PodLookup
 
 
+class TokenServers(NamedTuple):
+    """What tokens come from: an HTTP client for IMDS, and the broker."""
+
+    imds: httpx2.AsyncClient
+    broker: Broker
+
+
 class Clients(NamedTuple):
-    """Open connections to the API server and to IMDS."""
+    """Open connections to the API server, and to where tokens come from."""
 
     api: Api
-    imds: httpx2.AsyncClient
+    servers: TokenServers
 
 
 class Parts(NamedTuple):
@@ -114,6 +121,11 @@ def redirect_settings(settings: Settings) -> RedirectSettings:
     )
 
 
+def broker_address(settings: Settings) -> BrokerAddress:
+    """Return where the broker is, and what is needed to ask it."""
+    return BrokerAddress(settings.broker, settings.broker_ca, settings.broker_token)
+
+
 def build_redirect(interception: RedirectSettings, metrics: Metrics) -> Redirect:
     """Return the interception alone: its guard must stand before anything else is built, which may fail."""
 
@@ -138,7 +150,9 @@ def assemble(
     cluster = Cluster(api, settings, gc.freeze, metrics.api_failed)
     recorder = Recorder(api, settings.node)
     observer = Observer(metrics, Lines(settings.log_format, "audit"), functools.partial(record_first_token, recorder))
-    listener, changes, pod_lookup = assemble_token_path(settings, cluster, clients.imds, SYSTEM_CLOCK, observer, tasks)
+    listener, changes, pod_lookup = assemble_token_path(
+        settings, cluster, clients.servers, SYSTEM_CLOCK, observer, tasks
+    )
     cluster.subscribe(changes)
     admit: Admit = peers.admit_pod
     anti_spoof: AntiSpoof | None = None
@@ -157,17 +171,16 @@ def assemble(
 def assemble_token_path(
     settings: Settings,
     cluster: View,
-    imds: httpx2.AsyncClient,
+    servers: TokenServers,
     clock: Clock,
     observer: Observer,
     tasks: asyncio.TaskGroup,
 ) -> TokenPath:
-    """Build and connect what stands between a pod's connection and its token. `imds` is the HTTP client for IMDS."""
+    """Build and connect what stands between a pod's connection and its token."""
     base = f"http://{settings.metadata_address}:{settings.metadata_port}"
     metrics = observer.metrics
     credentials = Credentials(cluster, clock)
-    broker = _broker(settings, clock)
-    tokens = _sources(Imds(imds, base, clock), broker, credentials, clock, metrics)
+    tokens = _sources(Imds(servers.imds, base, clock), servers.broker, credentials, clock, metrics)
     cache = _cache(settings, tokens, credentials, clock, tasks)
     credentials.subscribe(cache.forget_secret)
     access = Access(cluster, settings)
@@ -179,10 +192,10 @@ def assemble_token_path(
     host_tokens = HostTokens(
         flow, cluster, owner_of, clock, enabled=settings.host_token, loopback=settings.host_token_loopback
     )
-    by_proof = RetryingTokens(_limited_broker(broker, clock, metrics), clock)
+    by_proof = RetryingTokens(_limited_broker(servers.broker, clock, metrics), clock)
     wait_seconds = settings.wait_known_seconds
     token_file = TokenFileDoor(cluster, by_proof, waiting, routing.is_own_address, clock, wait_seconds)
-    app = App(flow, host_tokens, token_file, Proxy(imds, base, clock), observer)
+    app = App(flow, host_tokens, token_file, Proxy(servers.imds, base, clock), observer)
     heads = Heads(Rules(settings.metadata_header_required, settings.block_instance_metadata))
     listener = Listener(app, heads, functools.partial(_create_task, tasks), listen_by_client)
     metrics.connections.set_function(lambda: len(listener.connections))
@@ -229,11 +242,6 @@ def token_file_site(app: App) -> Site:
         limits=TOKEN_FILE_LIMITS,
         heads=Heads(Rules(), TOKEN_FILE),
     )
-
-
-def _broker(settings: Settings, clock: Clock) -> Broker:
-    address = BrokerAddress(settings.broker, settings.broker_ca, settings.broker_token)
-    return Broker(address, settings.user_agent, clock)
 
 
 def _cache(

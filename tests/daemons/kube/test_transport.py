@@ -12,7 +12,7 @@ from daemons.kube.scripted import ScriptedServer
 from daemons.mic.conftest import NoLogs
 from podidentity.kube import transport
 from podidentity.kube.connection import find_cluster, open_client
-from podidentity.kube.transport import Transport
+from podidentity.kube.transport import DEFAULT_POOL, Pool, Transport
 from podidentity_lab.kubernetes import Kubernetes
 from waiting import eventually
 
@@ -46,11 +46,11 @@ class Far:
 
 
 @asynccontextmanager
-async def client(far: Far, connections: int = 64) -> AsyncIterator[httpx2.AsyncClient]:
+async def client(far: Far, pool: Pool = DEFAULT_POOL) -> AsyncIterator[httpx2.AsyncClient]:
     """A client of that server."""
     server = await asyncio.start_server(far.serve, "127.0.0.1", 0)
     base = httpx2.URL(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
-    own_transport = Transport(base, None, connections)
+    own_transport = Transport(base, None, pool)
     try:
         async with httpx2.AsyncClient(base_url=base, transport=own_transport, timeout=30, trust_env=False) as http:
             yield http
@@ -132,14 +132,44 @@ async def test_a_connection_that_was_closed_meanwhile_costs_nothing() -> None:
         assert (await http.get("/second")).text == "ok"
 
 
-async def test_an_old_connection_is_not_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A connection that was idle for long is not used again: load balancers drop such connections silently."""
-    monkeypatch.setattr(transport, "IDLE_SECONDS", 0.0)
+@pytest.mark.parametrize("pool", [Pool(idle_seconds=0.0), Pool(age_seconds=0.0), Pool(idle=0)])
+async def test_an_old_connection_is_not_trusted(pool: Pool) -> None:
+    """What was idle for long is not used again (load balancers drop it silently), nor what is old, or one too many."""
     far = Far()
-    async with client(far) as http:
+    async with client(far, pool) as http:
         await http.get("/first")
         await http.get("/second")
     assert len(far.connections) == 2
+
+
+async def test_unused_connections_are_closed_in_time() -> None:
+    """A connection that nobody needs any more does not keep a place of the server's."""
+    far = Far()
+    async with client(far, Pool(idle_seconds=0.01)) as http:
+        await asyncio.gather(http.get("/first"), http.get("/second"))
+        connections = http._transport._connections  # type: ignore[attr-defined]
+        await eventually(lambda: not connections, "the end of both")
+        assert (await http.get("/third")).text == "ok"
+        await eventually(lambda: not connections, "the end of the third")
+
+
+async def test_a_transport_that_retires_finishes_what_is_under_way() -> None:
+    """Unused connections are closed at once, the others with their answers, and none is used a second time."""
+    far = Far(OK, None)
+    async with client(far) as http:
+        await http.get("/idle")
+        slow = asyncio.create_task(http.get("/slow"))
+        await eventually(lambda: len(far.heads) == 2, "the slow request")
+        await http.get("/beside")
+        own = http._transport
+        assert isinstance(own, Transport)
+        own.retire()
+        await eventually(lambda: len(own._connections) == 1, "the end of what is unused")
+        far.connections[0].write(OK)
+        assert (await slow).text == "ok"
+        await eventually(lambda: not own._connections, "the end of what was used")
+        assert (await http.get("/next")).text == "ok"
+    assert len(far.connections) == 3
 
 
 @pytest.mark.parametrize(
@@ -176,7 +206,7 @@ async def test_interim_answers_are_passed_over() -> None:
 async def test_waiting_has_an_end() -> None:
     """A request fails after a limited time, whether it waits for a free connection or for its answer."""
     far = Far(None)
-    async with client(far, connections=1) as http:
+    async with client(far, Pool(connections=1)) as http:
         call = asyncio.create_task(http.get("/"))
         await eventually(lambda: far.heads, "the request")
         with pytest.raises(httpx2.PoolTimeout):

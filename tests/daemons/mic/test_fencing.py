@@ -12,7 +12,7 @@ import httpx2
 import pytest
 
 from podidentity.errors import FencedError, KubernetesError
-from podidentity.kube.transport import Transport
+from podidentity.kube.transport import Pool, Transport
 from podidentity.mic.fencing import AZURE_WRITES, KUBERNETES_WRITES, UNSENT_SECONDS, fence
 
 
@@ -45,7 +45,7 @@ async def client(
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     base = httpx2.URL(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
-    way: httpx2.AsyncBaseTransport = Transport(base, None, connections=1)
+    way: httpx2.AsyncBaseTransport = Transport(base, None, Pool(connections=1))
     if not is_kubernetes:
         way = httpx2.AsyncHTTPTransport(limits=httpx2.Limits(max_connections=1), trust_env=False)
     async with server, httpx2.AsyncClient(base_url=base, transport=way) as http:

@@ -22,13 +22,14 @@ from podidentity.core.model import crd
 from podidentity.core.model.identities import AssignedState, AzureAssignedIdentity, ObjectKey
 from podidentity.kube.api import Api
 from podidentity.kube.connection import find_cluster, open_client
+from podidentity.nmi.adapters.broker import Broker
 from podidentity.nmi.adapters.cluster import Cluster
 from podidentity.nmi.adapters.imds import open_imds_client
 from podidentity.nmi.listener import Listener, Site
 from podidentity.nmi.metrics import Metrics, Observer
 from podidentity.nmi.ports import Peer
 from podidentity.nmi.settings import Settings
-from podidentity.nmi.wiring import assemble_token_path
+from podidentity.nmi.wiring import TokenServers, assemble_token_path, broker_address
 from podidentity.serving.logs import Lines
 
 ASSIGNED_IDENTITIES = f"/apis/{crd.API_VERSION}/namespaces/default/azureassignedidentities"
@@ -192,7 +193,8 @@ async def drilling(pods: int = 2) -> AsyncIterator[Drill]:
         async with open_client(connection, clock=drill.clock) as kubernetes, asyncio.TaskGroup() as tasks:
             cluster = Cluster(Api(kubernetes, drill.clock), settings)
             observer = Observer(Metrics(CollectorRegistry()), Lines("text", "audit"), lambda _: None)
-            listener, follower, _ = assemble_token_path(settings, cluster, http, drill.clock, observer, tasks)
+            servers = TokenServers(http, Broker(broker_address(settings), "test", drill.clock))
+            listener, follower, _ = assemble_token_path(settings, cluster, servers, drill.clock, observer, tasks)
             cluster.subscribe(follower)
             drill.cluster = cluster
             site = Site(listener.app.answer, lambda _, peer: Peer(peer[0], drill.links.get(peer[0]), port=peer[1]))

@@ -24,6 +24,7 @@ from podidentity.core.model.identities import (
 from podidentity.core.model.matching import Match
 from podidentity.core.model.snapshot import Pod
 from podidentity.errors import NotFoundError
+from podidentity.nmi.adapters.broker import open_broker
 from podidentity.nmi.adapters.imds import open_imds_client
 from podidentity.nmi.listener import NODE_LIMITS, Listener, Site
 from podidentity.nmi.metrics import Metrics, Observer
@@ -31,7 +32,7 @@ from podidentity.nmi.places import Limits
 from podidentity.nmi.pod_lookup import PodLookup
 from podidentity.nmi.ports import Peer
 from podidentity.nmi.settings import Settings
-from podidentity.nmi.wiring import assemble_token_path, token_file_site
+from podidentity.nmi.wiring import TokenServers, assemble_token_path, broker_address, token_file_site
 from podidentity.serving.logs import Lines
 
 TARGET = "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https://vault.azure.net"
@@ -270,10 +271,12 @@ async def serving(
             metadata_address=ADDRESS,
             metadata_port=stand_in.port,
         )
-        async with asyncio.TaskGroup() as tasks:
+        broker = open_broker(broker_address(daemon_settings), "test", clock)
+        async with broker as open_connections, asyncio.TaskGroup() as tasks:
+            servers = TokenServers(http, open_connections)
             observer = Observer(Metrics(registry), Lines(daemon_settings.log_format, "audit"), fake.first_tokens.append)
             listener, fake.follower, pod_lookup = assemble_token_path(
-                daemon_settings, fake, http, clock, observer, tasks
+                daemon_settings, fake, servers, clock, observer, tasks
             )
             if limits is not None:
                 listener.places.limits = limits

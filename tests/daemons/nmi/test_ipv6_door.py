@@ -43,7 +43,7 @@ async def ask(client: Client, proof: str) -> Answer:
 @pytest.mark.parametrize("fields", [{"ips": (ADDRESS, IPV6)}, {"ips": (FAR,)}, {"host_network": True}])
 async def test_a_pod_gets_its_token_over_ipv6(fields: dict[str, object], tmp_path: Path) -> None:
     """From its own address, from the node's where a plugin hides its own, and on the node's network."""
-    async with stage(tmp_path, **fields) as at, connection(IPV6, await open_ipv6_door(at)) as client:
+    async with stage(tmp_path, None, **fields) as at, connection(IPV6, await open_ipv6_door(at)) as client:
         first = await client.ask(PATH + QUERY, "Metadata: true")
         assert (first.status, first.headers["www-authenticate"]) == (401, REALM)
         answer = await ask(client, at.token)

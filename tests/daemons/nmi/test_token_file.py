@@ -13,6 +13,7 @@ from daemons.broker import harness as brokers
 from daemons.nmi import harness
 from daemons.nmi.corpus import hostile, request
 from daemons.nmi.harness import ADDRESS, Answer, FakeCluster, Serving, serving
+from daemons.nmi.relay import Relay
 from podidentity.core.model.snapshot import Pod
 from podidentity.core.tokens.imds import Rules, Token, TokenFileRequest, TokenRequest
 from podidentity.core.tokens.sources import Source
@@ -57,10 +58,13 @@ def node_pod(name: str, **fields: object) -> Pod:
 
 
 @contextlib.asynccontextmanager
-async def stage(folder: Path, **fields: object) -> AsyncIterator[Stage]:
-    """Serve NMI and the broker; `fields` are the pod's. Its service account is default/cart."""
-    async with brokers.serving(node_daemons=frozenset({NMI})) as broker:
-        nmi_token, url = broker.cluster.token(NMI, "nmi-1"), f"https://localhost:{broker.port}"
+async def stage(folder: Path, relay: Relay | None = None, **fields: object) -> AsyncIterator[Stage]:
+    """Serve NMI and the broker, which it reaches by `relay`; `fields` are the pod's. Its account is default/cart."""
+    async with (
+        brokers.serving(node_daemons=frozenset({NMI})) as broker,
+        relay.to(broker.port) if relay else contextlib.nullcontext(broker.port) as port,
+    ):
+        nmi_token, url = broker.cluster.token(NMI, "nmi-1"), f"https://localhost:{port}"
         broker.cluster.tokens[nmi_token]["user"]["extra"]["authentication.kubernetes.io/node-name"] = ["n1"]
         (folder / "token").write_text(nmi_token)
         (folder / "ca.crt").write_bytes(broker.ca_pem)

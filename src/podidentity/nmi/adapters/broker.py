@@ -2,10 +2,14 @@
 
 In their name NMI proves itself with its own token: the broker takes this node's name from it, and gives what the pod's
 service account may have. The form is that of a token request to Entra ID, with the pod in three more fields.
+
+Connections are used again for a while, each for one request at a time: a handshake costs more than an answer.
 """
 
+import contextlib
+import socket
 import ssl
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,9 +22,14 @@ from podidentity.core.tokens.imds import Token
 from podidentity.core.tokens.sources import BrokerIdentity, ProvenIdentity, Source
 from podidentity.errors import AzureError, ConfigurationError
 from podidentity.http import access_token, json_object, read_body, retry_after_seconds
+from podidentity.kube.transport import CONNECTED, Pool, Transport
 from podidentity.timing import Clock
 
-_TIMEOUT = httpx2.Timeout(50.0, connect=3.0)  # the broker waits for a credential that was just created
+_CONNECT_SECONDS = 3.0
+_TIMEOUT = httpx2.Timeout(50.0, connect=_CONNECT_SECONDS)  # the broker waits for a credential that was just created
+POOL = Pool(connections=64, idle=8, idle_seconds=10.0, age_seconds=60.0)
+"""A broker has places for 4096 connections, and a cluster may have as many nodes. A connection stays with one replica:
+after its age, others get their part, and the broker shows its certificate again."""
 _ANSWER_LIMIT_BYTES = 256 * 1024
 _WORDS_CHARACTERS = 600
 _NOT_GRANTED = frozenset({403, 404})
@@ -34,15 +43,27 @@ class BrokerAddress(NamedTuple):
     token: Path
 
 
+class _Connections(NamedTuple):
+    """An HTTP client and the transport that it sends by; `ca_version` tells contents of the CA's file apart."""
+
+    client: httpx2.AsyncClient
+    transport: Transport
+    ca_version: tuple[int, int]
+
+
 class Broker:
-    """The broker of the cluster."""
+    """The broker of the cluster. The caller closes it."""
 
     def __init__(self, address: BrokerAddress, user_agent: str, clock: Clock) -> None:
         self._address = address
         self._user_agent = user_agent
         self._clock = clock
-        self._client: httpx2.AsyncClient | None = None
-        self._ca_version: tuple[int, int] | None = None
+        self._connections: _Connections | None = None
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        if self._connections is not None:
+            await self._connections.client.aclose()
 
     async def acquire(self, source: Source, resource: str) -> Token:
         """Return a token of `source`. Raises `AzureError` with the broker's words, `ConfigurationError` for a bad file.
@@ -64,10 +85,9 @@ class Broker:
             raise
 
     async def _post(self, path: str, form: Mapping[str, str], resource: str) -> Token:
-        client, url = self._open(), self._address.url + path
+        connections, url = self._open(), self._address.url + path
         try:
-            async with client.stream("POST", url, data=form) as response:
-                body = await read_body(response, _ANSWER_LIMIT_BYTES)
+            response, body = await _send(connections, url, form)
         except httpx2.HTTPError as error:
             words = str(error) or type(error).__name__
             message = f"the broker at {self._address.url} does not answer ({words}); check that this node reaches it"
@@ -84,25 +104,28 @@ class Broker:
         except (OSError, ValueError) as error:
             raise ConfigurationError(f"{path}: NMI's token for the broker cannot be read: {error}") from error
 
-    def _open(self) -> httpx2.AsyncClient:
-        """Return a client that trusts the CA as it is in its file now: the broker replaces it from time to time."""
-        path = self._address.ca
+    def _open(self) -> _Connections:
+        """Return connections that trust the CA as it is in its file now: the broker replaces it from time to time."""
+        path, connections = self._address.ca, self._connections
         try:
             status = path.stat()
             version = status.st_mtime_ns, status.st_ino
-            if self._client is None or version != self._ca_version:
-                context = ssl.create_default_context(cafile=path)
-                self._client, self._ca_version = self._new_client(context), version
+            if connections is None or version != connections.ca_version:
+                connections = self._connect(ssl.create_default_context(cafile=path), version)
         except (OSError, ssl.SSLError) as error:
-            if self._client is None:
+            if connections is None:
                 raise ConfigurationError(f"{path}: the broker's CA cannot be read: {error}") from error
-        return self._client
+        return connections
 
-    def _new_client(self, context: ssl.SSLContext) -> httpx2.AsyncClient:
-        """Return a client that keeps no connection: none is left open when another CA makes another client."""
-        limits = httpx2.Limits(max_connections=64, max_keepalive_connections=0)
+    def _connect(self, trusted: ssl.SSLContext, ca_version: tuple[int, int]) -> _Connections:
+        """Return new connections, and give up those that trust another CA, which may be replaced for a reason."""
+        if self._connections is not None:
+            self._connections.transport.retire()
+        transport = Transport(httpx2.URL(self._address.url), trusted, POOL)
         headers = {"User-Agent": self._user_agent}
-        return httpx2.AsyncClient(headers=headers, verify=context, timeout=_TIMEOUT, limits=limits, trust_env=False)
+        client = httpx2.AsyncClient(headers=headers, timeout=_TIMEOUT, transport=transport, trust_env=False)
+        self._connections = _Connections(client, transport, ca_version)
+        return self._connections
 
     def _token(self, document: Mapping[str, Any], resource: str) -> Token:
         now = int(self._clock.wall())
@@ -111,6 +134,56 @@ class Broker:
         except (KeyError, ValueError, TypeError):
             message = f"{self._address.url} answered with something that is no token; check the broker's address"
             raise AzureError(message) from None
+
+
+@contextlib.asynccontextmanager
+async def open_broker(address: BrokerAddress, user_agent: str, clock: Clock) -> AsyncIterator[Broker]:
+    """Yield the broker, and close its connections at the end."""
+    broker = Broker(address, user_agent, clock)
+    try:
+        yield broker
+    finally:
+        await broker.aclose()
+
+
+async def _send(connections: _Connections, url: str, form: Mapping[str, str]) -> tuple[httpx2.Response, bytes | None]:
+    """Return the answer and its body. Raises httpx2.HTTPError.
+
+    A connection that was used before may have been closed at its other end just now. Then the request is sent once
+    more: to ask twice for a token is as to ask once.
+    """
+    request = _Request()
+    try:
+        return await request.send(connections.client, url, form)
+    except (httpx2.RemoteProtocolError, httpx2.ReadError):
+        if request.is_connection_new or request.has_head:
+            raise
+    connections.transport.close_idle()  # they lead to where this one led
+    return await _Request().send(connections.client, url, form)
+
+
+class _Request:
+    """One request, and what is known of its connection when it fails."""
+
+    def __init__(self) -> None:
+        self.is_connection_new = self.has_head = False
+
+    async def send(
+        self, client: httpx2.AsyncClient, url: str, form: Mapping[str, str]
+    ) -> tuple[httpx2.Response, bytes | None]:
+        """Return the answer and its body. Raises httpx2.HTTPError."""
+        async with client.stream("POST", url, data=form, extensions={"trace": self._note}) as response:
+            self.has_head = True
+            return response, await read_body(response, _ANSWER_LIMIT_BYTES)
+
+    async def _note(self, step: str, details: Mapping[str, Any]) -> None:
+        if step != CONNECTED:
+            return
+        self.is_connection_new = True
+        connection = details["return_value"].get_extra_info("socket")
+        with contextlib.suppress(OSError):  # it may be closed again
+            # A machine that is gone acknowledges nothing; a broker that is slow does. In milliseconds.
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(_CONNECT_SECONDS * 1000))
 
 
 def _refusal(response: httpx2.Response, document: Mapping[str, Any]) -> AzureError:
