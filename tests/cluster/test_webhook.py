@@ -47,7 +47,7 @@ from cluster.webhooks import (
     service_account,
     unlabelled,
 )
-from podidentity.core.injection.mutation import MOUNT_PATH
+from podidentity.core.injection.conflicts import MOUNT_PATH
 from system.lab.running import Json
 
 AT_ONCE = 2000

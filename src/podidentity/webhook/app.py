@@ -3,8 +3,8 @@
 import logging
 from time import perf_counter
 
-from podidentity.core.injection import reviews
-from podidentity.core.injection.mutation import patch
+from podidentity.core.injection import conflicts, reviews
+from podidentity.core.injection.mutation import mount_name, patch
 from podidentity.core.injection.reviews import Review
 from podidentity.core.injection.rules import Rules
 from podidentity.core.injection.wishes import Denial, read_wish
@@ -66,7 +66,8 @@ class App:
         if isinstance(wish, Denial):
             return self._deny(review, wish)
         self._metrics.outcomes.labels("changed", wish.door).inc()
-        return reviews.allow(review, patch(review.content, wish, self._rules), wish.warnings)
+        warnings = (*wish.warnings, *conflicts.find(review.content, wish, mount_name(review.content, wish)))
+        return reviews.allow(review, patch(review.content, wish, self._rules), warnings)
 
     def _deny(self, review: Review, denial: Denial) -> bytes:
         _log.info("a pod of namespace %s is refused: %s", review.namespace, denial.message)

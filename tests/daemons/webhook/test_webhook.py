@@ -135,3 +135,36 @@ async def test_what_is_no_review() -> None:
         assert (await webhook.review(pod(note="x" * 3_000_000)))["allowed"]
         too_long = await webhook.client.post(MUTATE_PATH, content=b" " * (BODY_LIMIT_BYTES + 1))
         assert too_long.status_code == 413
+
+
+async def test_attacks_are_refused_and_are_no_bugs(capfd: pytest.CaptureFixture[str]) -> None:
+    """A pod with absurd annotations is refused with a short sentence; what no API server sends is 400."""
+    prefix = "azure.workload.identity/"
+    absurd = [
+        {f"{prefix}service-account-token-expiration": "9" * 5000},
+        {f"{prefix}proxy-sidecar-port": "9" * 5000, f"{prefix}inject-proxy-sidecar": ""},
+        {"podidentity.io/door": "d" * 100_000},
+    ]
+    async with serving() as webhook:
+        webhook.accounts.annotations["shop/cart"] = {}
+        for annotations in absurd:
+            response = await webhook.review(pod(**annotations))
+            assert (response["allowed"], response["status"]["code"]) == (False, 400)
+            assert len(response["status"]["message"]) < 300
+        request = {"uid": "u", "kind": {"kind": "Pod"}, "namespace": "shop", "object": {"spec": {"containers": [1]}}}
+        document = {"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": request}
+        assert (await webhook.client.post(MUTATE_PATH, json=document)).status_code == 400
+    assert "Traceback" not in capfd.readouterr().err
+
+
+async def test_what_works_against_the_door_is_a_warning() -> None:
+    """Whoever creates the pod sees what in it leads its programs elsewhere."""
+    async with serving() as webhook:
+        webhook.accounts.annotations["shop/cart"] = {"azure.workload.identity/client-id": "reader"}
+        content = pod(**{"podidentity.io/door": "token-file"})
+        content["spec"]["containers"][0]["env"] = [{"name": "AZURE_CLIENT_ID", "value": "x"}]
+        response = await webhook.review(content)
+        assert response["allowed"]
+        first, second = response["warnings"]
+        assert '"reader" is no client ID' in first
+        assert "container a has AZURE_CLIENT_ID set" in second

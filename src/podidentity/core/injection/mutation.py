@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from podidentity.core.injection import conflicts
 from podidentity.core.injection.rules import Door, Rules, TokenFileDoor, TokenProxy, TrustBundle
 from podidentity.core.injection.wishes import Wish
 from podidentity.core.model.federation import TOKEN_FILE_DIRECTORY, TOKEN_FILE_NAME, TOKEN_FILE_PATH
@@ -15,11 +16,9 @@ from podidentity.core.model.federation import TOKEN_FILE_DIRECTORY, TOKEN_FILE_N
 Json = dict[str, Any]
 
 VOLUME_PREFIX = "azure-workload-identity-reserved-"
-MOUNT_PATH = "/var/run/secrets/azure/wi"
 TOKEN_FILE = "token/azure-identity-token"  # noqa: S105  # a path
 CA_FILE = "ca-cert/ca.crt"
 OLD_VOLUME = "azure-identity-token"
-OLD_MOUNT_PATH = "/var/run/secrets/azure/tokens"
 OLD_TOKEN_FILE = "azure-identity-token"  # noqa: S105  # a path
 HOST_IP = "PODIDENTITY_HOST_IP"
 _DIGITS = 30
@@ -56,14 +55,17 @@ def volume_name(pod: Mapping[str, Any]) -> str:
     return VOLUME_PREFIX + hashlib.sha256(name.encode()).hexdigest()[:_DIGITS]
 
 
+def mount_name(pod: Mapping[str, Any], wish: Wish) -> str:
+    """Return the name of the volume and its mounts: azure-workload-identity's up to v1.5 had another."""
+    return OLD_VOLUME if wish.old_path and wish.door is not Door.TOKEN_FILE else volume_name(pod)
+
+
 def _injection(pod: Mapping[str, Any], wish: Wish, rules: Rules) -> _Injection:
     if wish.door is Door.TOKEN_FILE and rules.token_file is not None:
-        return _by_token_file(volume_name(pod), wish, rules.token_file)
+        return _by_token_file(mount_name(pod, wish), wish, rules.token_file)
     proxy = rules.proxy if wish.door is Door.PROXY else None
     audience = rules.audience if proxy is None else proxy.audience
-    name, path, file = volume_name(pod), MOUNT_PATH, TOKEN_FILE
-    if wish.old_path:
-        name, path, file = OLD_VOLUME, OLD_MOUNT_PATH, OLD_TOKEN_FILE
+    path, file = conflicts.mount_path(wish), OLD_TOKEN_FILE if wish.old_path else TOKEN_FILE
     variables = [
         _variable("AZURE_CLIENT_ID", wish.client_id),
         _variable("AZURE_TENANT_ID", wish.tenant_id),
@@ -75,6 +77,7 @@ def _injection(pod: Mapping[str, Any], wish: Wish, rules: Rules) -> _Injection:
         _token(audience, wish.expiration_seconds, file),
         *(_ca_sources(proxy.trust) if proxy is not None else ()),
     ]
+    name = mount_name(pod, wish)
     return _Injection(
         [variable for variable in variables if variable["value"]], _mount(name, path), _volume(name, sources)
     )
@@ -119,14 +122,17 @@ def _ca_sources(trust: TrustBundle) -> list[Json]:
 
 
 def _with(container: Mapping[str, Any], injection: _Injection, exempt_containers: frozenset[str]) -> Json:
-    """Return a container with variables that it has not set itself, and the mount."""
+    """Return a container with variables that it has not set itself, and the mount unless something is there."""
     result = dict(container)
     if container.get("name") in exempt_containers:
         return result
     variables = list(container.get("env") or ())
     names = {variable.get("name") for variable in variables}
     result["env"] = [*variables, *(variable for variable in injection.variables if variable["name"] not in names)]
-    mounts = [mount for mount in container.get("volumeMounts") or () if mount.get("name") != injection.mount["name"]]
+    name, path = injection.mount["name"], injection.mount["mountPath"]
+    if conflicts.mounts_there(container, path, name):
+        return result
+    mounts = [mount for mount in container.get("volumeMounts") or () if mount.get("name") != name]
     result["volumeMounts"] = [*mounts, injection.mount]
     return result
 

@@ -9,11 +9,13 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import msgspec
+
 from podidentity.core.injection.rules import USE_LABEL
+from podidentity.core.injection.shapes import WORKLOADS, shape_of
 from podidentity.core.injection.wishes import Denial
 
 _VERSIONS = frozenset({"admission.k8s.io/v1", "admission.k8s.io/v1beta1"})
-_WORKLOADS = {"Job", "CronJob", "Deployment", "StatefulSet", "DaemonSet", "ReplicaSet", "ReplicationController"}
 
 
 class Review(NamedTuple):
@@ -37,13 +39,17 @@ class Review(NamedTuple):
 
 
 def parse_review(body: bytes) -> Review | None:
-    """Return the question in a body; None when it is none."""
+    """Return the question in a body; None when it is none, or its object has not the form of its kind.
+
+    The API server sends objects as it has checked them; others may connect as well.
+    """
     try:
-        review = json.loads(body)
+        review = msgspec.json.decode(body)
         request, version = review["request"], review["apiVersion"]
         content = request["object"]
         kind = request["kind"]["kind"]
         uid = request["uid"]
+        msgspec.convert(content, shape_of(kind))
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
     if version not in _VERSIONS or not isinstance(content, dict) or not isinstance(uid, str):
@@ -73,7 +79,7 @@ def misplaced_label(review: Review) -> str | None:
         return None
     if review.kind == "ServiceAccount":
         return f"label {USE_LABEL} does nothing on a service account; put it on the pods, and annotations here"
-    if review.kind not in _WORKLOADS or _texts(_template(review), "labels").get(USE_LABEL) == "true":
+    if review.kind not in WORKLOADS or _texts(_template(review), "labels").get(USE_LABEL) == "true":
         return None
     return f"label {USE_LABEL} does nothing on a {review.kind}; put it into its pod template's metadata.labels"
 

@@ -7,6 +7,9 @@ from podidentity.core.injection import rules as names
 from podidentity.core.injection.rules import Door, Rules
 
 _PORTS = range(1, 1 << 16)
+_DIGITS = 9
+_QUOTE = 64
+"""So many characters of a wrong annotation are repeated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +44,9 @@ def read_wish(pod: Mapping[str, str], account: Mapping[str, str], account_name: 
     seconds = _expiration(pod, account)
     if isinstance(seconds, Denial):
         return seconds
+    path = pod.get(names.TOKEN_PATH, "").strip()
+    if path not in {"", names.OLD_TOKEN_PATH}:
+        warnings.append(f'annotation {names.TOKEN_PATH}: "{path[:_QUOTE]}" does nothing; give {names.OLD_TOKEN_PATH}')
     client_id = account.get(names.CLIENT_ID, "").strip()
     if not client_id:
         warnings.append(
@@ -53,7 +59,7 @@ def read_wish(pod: Mapping[str, str], account: Mapping[str, str], account_name: 
         account.get(names.TENANT_ID, "").strip() or rules.tenant_id,
         seconds,
         frozenset(filter(None, map(str.strip, pod.get(names.SKIP_CONTAINERS, "").split(";")))),
-        pod.get(names.TOKEN_PATH, "").strip() == names.OLD_TOKEN_PATH,
+        path == names.OLD_TOKEN_PATH,
         tuple(warnings),
     )
 
@@ -75,10 +81,10 @@ def _wanted_door(pod: Mapping[str, str], rules: Rules, warnings: list[str]) -> D
         try:
             return Door(pod[names.DOOR].strip())
         except ValueError:
-            return Denial(f'annotation {names.DOOR}: "{pod[names.DOOR]}" is unknown; give {", ".join(Door)}')
+            return Denial(f'annotation {names.DOOR}: "{pod[names.DOOR][:_QUOTE]}" is unknown; give {", ".join(Door)}')
     port = pod.get(names.SIDECAR_PORT)
-    if port is not None and not (port.isascii() and port.isdecimal() and int(port) in _PORTS):
-        return Denial(f'annotation {names.SIDECAR_PORT}: "{port}" is no port; give a number from 1 to 65535')
+    if port is not None and _number(port) not in _PORTS:
+        return Denial(f'annotation {names.SIDECAR_PORT}: "{port[:_QUOTE]}" is no port; give a number from 1 to 65535')
     suffix = rules.proxy.suffix if rules.proxy is not None else "identity-binding"
     by_proxy = pod.get(f"{names.PREFIX}use-{suffix}", "").strip().lower() == "true"
     if names.SIDECAR in pod:
@@ -94,6 +100,14 @@ def _wanted_door(pod: Mapping[str, str], rules: Rules, warnings: list[str]) -> D
 def _expiration(pod: Mapping[str, str], account: Mapping[str, str]) -> int | Denial:
     text = pod.get(names.EXPIRATION, account.get(names.EXPIRATION, str(names.EXPIRATION_SECONDS)))
     limits = range(names.EXPIRATION_SECONDS, names.LONGEST_EXPIRATION_SECONDS + 1)
-    if text.isascii() and text.isdecimal() and int(text) in limits:
-        return int(text)
-    return Denial(f'annotation {names.EXPIRATION}: "{text}" must be whole seconds from {limits[0]} to {limits[-1]}')
+    seconds = _number(text)
+    if seconds in limits:
+        return seconds
+    return Denial(
+        f'annotation {names.EXPIRATION}: "{text[:_QUOTE]}" must be whole seconds from {limits[0]} to {limits[-1]}'
+    )
+
+
+def _number(text: str) -> int:
+    """Return the number that a text is; -1 for none, and for one that is longer than any that is asked for."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= _DIGITS else -1

@@ -205,7 +205,7 @@ def test_containers_that_are_left_out() -> None:
     assert len(pod["spec"]["volumes"]) == 2
 
 
-@pytest.mark.parametrize("text", ["3599", "86401", "1h", "", "-1", "٣٦٠٠"])
+@pytest.mark.parametrize("text", ["3599", "86401", "1h", "", "-1", "٣٦٠٠", "9" * 5000])
 def test_an_expiration_out_of_its_limits(text: str) -> None:
     """An expiration outside the limits is refused with a sentence that names them."""
     message = denial({f"{W}service-account-token-expiration": text})
@@ -220,7 +220,7 @@ def test_the_pods_expiration_wins() -> None:
     assert wish({}, {key: "86400"}).expiration_seconds == 86400
 
 
-@pytest.mark.parametrize("text", ["x", "0", "65536", ""])
+@pytest.mark.parametrize("text", ["x", "0", "65536", "", "9" * 5000])
 def test_a_sidecars_port_must_be_one(text: str) -> None:
     """The annotation's port must be a valid one, as in upstream, although nothing listens there."""
     assert "port" in denial({f"{W}inject-proxy-sidecar": "", f"{W}proxy-sidecar-port": text})
@@ -286,6 +286,48 @@ def test_a_review(version: str) -> None:
 def test_what_is_no_review(body: bytes) -> None:
     """A body that is no AdmissionReview is read as None."""
     assert reviews.parse_review(body) is None
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"metadata": []},
+        {"metadata": {"annotations": [1]}},
+        {"metadata": {"annotations": {"a": None}}},
+        {"metadata": {"labels": {"a": {}}}},
+        {"metadata": {"name": 7}},
+        {"metadata": {"name": "\ud800"}},
+        {"metadata": {"generateName": {}}},
+        {"spec": []},
+        {"spec": {"serviceAccountName": []}},
+        {"spec": {"containers": {"a": 1}}},
+        {"spec": {"containers": [1]}},
+        {"spec": {"initContainers": [None]}},
+        {"spec": {"containers": [{"name": {}}]}},
+        {"spec": {"containers": [{"env": "x"}]}},
+        {"spec": {"containers": [{"env": [1]}]}},
+        {"spec": {"containers": [{"volumeMounts": [None]}]}},
+        {"spec": {"volumes": [1], "containers": []}},
+        {"spec": {"os": "linux"}},
+    ],
+)
+def test_a_pod_that_no_api_server_sends(content: dict[str, Any]) -> None:
+    """An object without its kind's form comes from somebody else: it is no review, and no bug either."""
+    assert reviews.parse_review(question("Pod", content)) is None
+
+
+def test_a_workload_that_no_api_server_sends() -> None:
+    """The same for workloads and service accounts, of which less is read; what is not read may be anything."""
+    contents: tuple[dict[str, Any], ...] = (
+        {"spec": 7},
+        {"spec": {"template": []}},
+        {"spec": {"jobTemplate": 1}},
+        {"metadata": 1},
+    )
+    for content in contents:
+        assert reviews.parse_review(question("CronJob", content)) is None, content
+    assert reviews.parse_review(question("ServiceAccount", {"metadata": {"labels": 1}})) is None
+    assert reviews.parse_review(question("Deployment", {"spec": {"replicas": "x", "template": None}})) is not None
 
 
 LABELLED = {"metadata": {"labels": {f"{W}use": "true"}}}
