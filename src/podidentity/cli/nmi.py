@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from podidentity.azure import clouds
 from podidentity.cli.daemon import DaemonCommand, Serve, forces_namespaces, user_agent
 from podidentity.cli.flags import COMMON, COMPATIBILITY, Flag, Flags
+from podidentity.core.model.addresses import canonical
 from podidentity.errors import ConfigurationError, HostError, UsageError
 from podidentity.nmi.adapters.redirect import Redirect, RedirectSettings
 from podidentity.nmi.commands.uninstall import uninstall
@@ -310,19 +311,29 @@ def _listen_address(flags: Flags, environ: Mapping[str, str]) -> str:
     address = flags.text("nmi-listen-address")
     if address not in {"", "127.0.0.1", "localhost", "0.0.0.0"}:
         return _address("--nmi-listen-address", address)
-    host_address = environ.get("HOST_IP", "")
-    return _address("HOST_IP", host_address) if host_address and ":" not in host_address else ""
+    host_address = _host_address(environ)
+    return str(host_address) if isinstance(host_address, ipaddress.IPv4Address) else ""
 
 
 def _ipv6_address(environ: Mapping[str, str]) -> str:
     """Return HOST_IP as sockets spell it where it is an IPv6 address: pods find the token-file door by it."""
+    host_address = _host_address(environ)
+    return str(host_address) if isinstance(host_address, ipaddress.IPv6Address) else ""
+
+
+def _host_address(environ: Mapping[str, str]) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """Return HOST_IP; None where it is not set. Raises `UsageError` for what is not the address of one node."""
     text = environ.get("HOST_IP", "")
-    if ":" not in text:
-        return ""
+    if not text:
+        return None
     try:
-        return str(ipaddress.IPv6Address(text))
+        address = ipaddress.ip_address(canonical(text))
     except ValueError:
-        raise UsageError(f'HOST_IP: "{text}" is no IP address; set it to the node\'s address') from None
+        raise UsageError(f'HOST_IP: "{text}" is no IP address; set it to the node\'s, status.hostIP') from None
+    is_of_one_link = isinstance(address, ipaddress.IPv6Address) and (address.is_link_local or address.is_loopback)
+    if address.is_unspecified or address.is_multicast or is_of_one_link:
+        raise UsageError(f'HOST_IP: pods cannot reach the node at "{text}"; set it to status.hostIP')
+    return address
 
 
 def _address(name: str, text: str) -> str:

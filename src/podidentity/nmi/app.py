@@ -25,6 +25,10 @@ from podidentity.nmi.token_file import TokenFileDoor, challenge, refuse_here
 
 _log = logging.getLogger(__name__)
 
+STRANGERS = "strangers"
+"""Clients of the token-file door that are neither this node's pods nor itself: one of them can have any number of IPv6
+addresses."""
+
 
 @dataclass(frozen=True, slots=True)
 class Pending:
@@ -90,6 +94,10 @@ class App:
             step = challenge("ask again with the content of the file that WWW-Authenticate names")
         self._observer.note(request, peer.address, step, now() - start)
         return step
+
+    def client_by_proof(self, peer: Peer) -> str:
+        """Return whose places a client of the token-file door takes: its own, or one share of all strangers."""
+        return peer.address if self._token_file.knows(peer.address) else STRANGERS
 
     async def wait(self, pending: Pending) -> Answer:
         """Return the answer to wait for. Cancelled when the client hangs up."""

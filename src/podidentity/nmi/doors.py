@@ -33,8 +33,15 @@ class PortTakenError(HostError):
     """Another process listens at this address and port."""
 
 
+class AddressMissingError(HostError):
+    """The address is not this host's, or not yet: an IPv6 address is tentative for a second (RFC 4862, 5.4)."""
+
+
 def open_tcp(listen: Listen, address: str, port: int, queues: int, prepare: Prepare) -> list[socket.socket]:
-    """Listen, with the options that connections inherit. Raises `PortTakenError`, or another `HostError`."""
+    """Listen, with the options that connections inherit.
+
+    Raises `PortTakenError`, `AddressMissingError`, or another `HostError`.
+    """
 
     def prepare_all(listening: socket.socket) -> None:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)  # of what it accepts, too
@@ -44,9 +51,17 @@ def open_tcp(listen: Listen, address: str, port: int, queues: int, prepare: Prep
     try:
         return listen(address, port, queues, BACKLOG, prepare_all)
     except OSError as error:
-        host = f"[{address}]" if ":" in address else address
-        message = f"cannot listen on {host}:{port}: {error.strerror}; is another NMI running on this node?"
-        raise (PortTakenError if error.errno == errno.EADDRINUSE else HostError)(message) from None
+        raise _failure(address, port, error) from None
+
+
+def _failure(address: str, port: int, error: OSError) -> HostError:
+    host = f"[{address}]" if ":" in address else address
+    place = f"cannot listen on {host}:{port}: {error.strerror}"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return AddressMissingError(f"{place}; give the node this address, or correct HOST_IP")
+    if error.errno == errno.EADDRINUSE:
+        return PortTakenError(f"{place}; end what listens there, such as another NMI")
+    return HostError(f"{place}; give NMI another port")
 
 
 @dataclass(slots=True)

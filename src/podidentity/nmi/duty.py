@@ -18,7 +18,7 @@ from podidentity.errors import HostError
 from podidentity.nmi.adapters.peers import admit_node, admit_root
 from podidentity.nmi.adapters.sockets import ListeningSockets
 from podidentity.nmi.adapters.succession import MOVED_WORD, SERVING_WORD, Succession
-from podidentity.nmi.doors import PortTakenError
+from podidentity.nmi.doors import AddressMissingError, PortTakenError
 from podidentity.nmi.listener import NODE_LIMITS, Site
 from podidentity.nmi.pages import StatusPages
 from podidentity.nmi.ports import LOOPBACK
@@ -179,15 +179,18 @@ class Duty:
         return sites
 
     async def _open_other_doors(self) -> bool:
-        """Listen wherever it is not the pods' own requests; return whether some port is another's, and waited for."""
+        """Listen wherever it is not the pods' own requests; return whether some port is another's, and waited for.
+
+        An address that is not there is waited for as well: pods on IPv4 need not do without tokens meanwhile.
+        """
         is_waiting = False
         for place in self._sites().keys() - {self._address}:
             try:
                 await self._open_door(place)
-            except PortTakenError as error:
+            except (PortTakenError, AddressMissingError) as error:
                 _log.warning("%s", error)
                 self._tasks.create_task(_until_free(functools.partial(self._open_door, place)))
-                is_waiting = True
+                is_waiting |= isinstance(error, PortTakenError)
         return is_waiting
 
     async def _open_door(self, place: tuple[str, int]) -> None:
@@ -253,7 +256,7 @@ def _pages(parts: Parts) -> list[tuple[int, Pages, Pages]]:
 
 
 async def _until_free(act: Callable[[], Awaitable[None]]) -> None:
-    """Try until it does not fail for a port that is taken."""
+    """Try until it does not fail for a port that is taken, or an address that is missing."""
     while True:
         try:
             await act()

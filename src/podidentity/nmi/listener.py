@@ -47,8 +47,9 @@ class Site(NamedTuple):
     """What one listening socket serves, and whom: `admit` returns the peer, or None to refuse the connection.
 
     With `node_limits` its clients are the node's programs, which count as one and take nothing of the pods' places.
-    With `limits` they are pods that have places of their own here. `prepare` sets further options of each socket before
-    it listens, of which there are as many as `queues`. `heads` is None for what is asked of the metadata address.
+    With `limits` they are pods that have places of their own here, each its own unless `client_of` counts some as one.
+    `prepare` sets further options of each socket before it listens, of which there are as many as `queues`. `heads` is
+    None for what is asked of the metadata address.
     """
 
     answer: Callable[[ParsedRequest, Peer], Answer | Pending]
@@ -58,6 +59,7 @@ class Site(NamedTuple):
     queues: int = 1
     limits: Limits | None = None
     heads: Heads | None = None
+    client_of: Callable[[Peer], str] | None = None
 
 
 class Listener:
@@ -171,13 +173,20 @@ class Connection(asyncio.Protocol):
             return
         address, port = name[:2] if isinstance(name, tuple) else (LOCAL_PEER, 0)  # a Unix client has no name
         peer = self._site.admit(transport.get_extra_info("socket"), (address, port))
-        self.client = _NODE if self._site.node_limits else address
+        if peer is not None:
+            self.client = self._client_of(peer)
         if peer is None or not self._places.make_room(self.client):
             self._transport.abort()
             return
         self.peer = peer
         self._listener.connections.add(self)
         self._places.add(self)
+
+    def _client_of(self, peer: Peer) -> str:
+        """Return whose places and turns the connection takes."""
+        if self._site.node_limits:
+            return _NODE
+        return self._site.client_of(peer) if self._site.client_of else peer.address
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # asyncio's signature
         """End the work that the client no longer waits for."""

@@ -84,6 +84,8 @@ class TokenFileDoor:
         refusal = self._refuse_address(pod, peer.address)
         if refusal is not None:
             return refuse(refusal, pod)
+        if not peer.uid and self._pods.with_address(peer.address):
+            peer.uid = pod.uid  # the connection ends with its pod, also while it waits: its address may be another's
         digest = hashlib.sha256(request.proof.encode()).digest()
         pause = self._pause(pod, digest)
         if pause > 0:
@@ -97,10 +99,14 @@ class TokenFileDoor:
                 self._proofs.pop(digest, None)
             return _failure(error, pod, source)
         if not pod.host_network and not peer.uid:
-            peer.uid = pod.uid  # the connection ends with its pod
+            peer.uid = pod.uid  # at a node's address, that of the pod whose proof was good
         token = grant if isinstance(grant, Token) else grant[0]
         body = render_token(token, request.selector, self._clock.wall())
         return Answer(200, body, pod=pod, source=source._replace(proof=""))
+
+    def knows(self, address: str) -> bool:
+        """Whether an address is that of this node or of one of its pods. A pod's is known some moments after it."""
+        return bool(self._pods.with_address(address)) or self._is_own_address(address)
 
     async def _find(self, claim: BoundPod) -> Pod | Refusal:
         """Return the pod of this node that a proof names; waits while the watch may not know it yet."""

@@ -241,6 +241,7 @@ def token_file_site(app: App) -> Site:
         queues=QUEUES,
         limits=TOKEN_FILE_LIMITS,
         heads=Heads(Rules(), TOKEN_FILE),
+        client_of=app.client_by_proof,
     )
 
 

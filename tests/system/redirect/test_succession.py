@@ -240,21 +240,40 @@ def test_the_token_file_door_of_an_ipv6_node_is_handed_over(routed: Node) -> Non
     """It is open at the node's IPv6 address and at its IPv4 address, and a successor takes both over."""
     routed.address, flags = "fd00:77::10", ("--broker=https://broker.invalid", "--token-file-port=2580")
     routed.network.node.run(f"ip -6 address add {routed.address}/128 dev lo")
-    places = [(routed.address, 2580), (NODE, 2580)]
-    target = f"/token-file/{UUID(int=1)}?api-version=2020-06-01&resource=r"
-
-    def ask() -> list[int]:
-        statuses = []
-        for place in places:
-            with socket.create_connection(place, 30) as connection:
-                statuses.append(exchange(connection, target)[0])
-        return statuses
-
+    ask = functools.partial(routed.network.node.call, functools.partial(door_statuses, routed.address, NODE))
     routed.start(*flags)
-    assert routed.network.node.call(ask) == [401, 401]
+    assert ask() == [401, 401]
     terminate(succeed(routed, *flags))
-    assert routed.network.node.call(ask) == [401, 401]
+    assert ask() == [401, 401]
     assert "cannot listen" not in routed.log()
+
+
+def test_an_ipv6_address_that_is_not_there_yet_is_waited_for(routed: Node) -> None:
+    """NMI serves pods on IPv4 meanwhile, and opens the door when the node has the address."""
+    routed.address, flags = "fd00:77::11", ("--broker=https://broker.invalid", "--token-file-port=2580")
+    routed.start(*flags)
+    assert "cannot listen on [fd00:77::11]:2580" in routed.log()
+    assert routed.network.node.call(functools.partial(door_statuses, NODE)) == [401]
+    routed.network.node.run(f"ip -6 address add {routed.address}/128 dev lo")
+
+    def is_open() -> bool:
+        try:
+            statuses: list[int] = routed.network.node.call(functools.partial(door_statuses, routed.address))
+        except ConnectionRefusedError:
+            return False
+        return statuses == [401]
+
+    until(is_open, f"the door is open:\n{routed.log()}")
+
+
+def door_statuses(*addresses: str) -> list[int]:
+    """Ask without a proof at the token-file doors of these addresses."""
+    statuses = []
+    for address in addresses:
+        with socket.create_connection((address, 2580), 30) as connection:
+            target = f"/token-file/{UUID(int=1)}?api-version=2020-06-01&resource=r"
+            statuses.append(exchange(connection, target)[0])
+    return statuses
 
 
 def succeed(node: Node, *flags: str) -> subprocess.Popen[bytes]:

@@ -180,8 +180,24 @@ def test_a_node_that_kubernetes_knows_by_ipv6() -> None:
     node = settings(HOST_IP="FD00:0::7")
     assert (node.listen_address, node.token_file_ipv6_address) == ("", "fd00::7")
     assert settings(HOST_IP="10.0.0.4").token_file_ipv6_address == ""
-    with pytest.raises(UsageError, match=r'HOST_IP: "fd00::x" is no IP address; set it to the node'):
-        settings(HOST_IP="fd00::x")
+    assert settings(HOST_IP="::ffff:10.0.0.4").listen_address == "10.0.0.4"
+    assert settings(HOST_IP="::ffff:10.0.0.4").token_file_ipv6_address == ""
+
+
+@pytest.mark.parametrize("text", ["fd00::x", "10.0.0", "[fd00::7]", "fd00::7/64", "node-1", "::ffff:10.0.0.4.5", " "])
+def test_a_host_address_that_is_none(text: str) -> None:
+    """It is named, with where the right one stands."""
+    with pytest.raises(UsageError, match=r'HOST_IP: ".*" is no IP address; set it to the node.s, status.hostIP'):
+        settings(HOST_IP=text)
+
+
+@pytest.mark.parametrize(
+    "text", ["::", "0.0.0.0", "::ffff:0.0.0.0", "::%eth0", "fe80::1", "fe80::1%eth0", "::1", "ff02::1", "224.0.0.1"]
+)
+def test_the_door_is_at_the_address_of_one_node(text: str) -> None:
+    """At all addresses of the host the door would be open to networks that have no pods; others no pod can ask."""
+    with pytest.raises(UsageError, match=r'HOST_IP: pods cannot reach the node at ".*"; set it to status.hostIP'):
+        settings(HOST_IP=text)
 
 
 @pytest.mark.parametrize(

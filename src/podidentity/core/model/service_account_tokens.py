@@ -7,12 +7,16 @@ import base64
 import json
 import re
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 from podidentity.core.model.identities import ObjectKey
 
 JWT = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 """The form of a signed token."""
+_NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,252}")
+"""Of a namespace or pod (kubernetes.io/docs/concepts/overview/working-with-objects/names)."""
+_UID = re.compile(r"[A-Za-z0-9-]{1,64}")
+"""Of an object: a GUID."""
 
 
 class BoundPod(NamedTuple):
@@ -32,13 +36,20 @@ def read_part(text: str) -> Mapping[str, Any] | None:
 
 
 def bound_pod(token: str) -> BoundPod | None:
-    """Return the pod that a token names; None when it names none. True only once the signature is checked."""
+    """Return the pod that a token names; None when it names none. True only once the signature is checked.
+
+    What cannot be the name of a pod is none: whoever made the token up may have chosen it for logs and messages.
+    """
     claims = read_part(token.split(".")[1]) if JWT.fullmatch(token) else None
     place = claims.get("kubernetes.io") if claims is not None else None
     pod = place.get("pod") if isinstance(place, dict) else None
     if not isinstance(place, dict) or not isinstance(pod, dict):
         return None
     namespace, name, uid = place.get("namespace"), pod.get("name"), pod.get("uid")
-    if isinstance(namespace, str) and isinstance(name, str) and isinstance(uid, str) and namespace and name and uid:
+    if _matches(namespace, _NAME) and _matches(name, _NAME) and _matches(uid, _UID):
         return BoundPod(ObjectKey(namespace, name), uid)
     return None
+
+
+def _matches(value: object, form: re.Pattern[str]) -> TypeGuard[str]:
+    return isinstance(value, str) and form.fullmatch(value) is not None

@@ -40,6 +40,13 @@ def test_the_pod_of_a_bound_token() -> None:
         token({"kubernetes.io": {**POD, "pod": {"name": "web"}}}),
         token({"kubernetes.io": {**POD, "pod": {"name": "", "uid": "u1"}}}),
         token({"kubernetes.io": {**POD, "namespace": 1}}),
+        token({"kubernetes.io": {**POD, "namespace": "\ud800"}}),
+        token({"kubernetes.io": {**POD, "namespace": "a\nINFO audit: status=200"}}),
+        token({"kubernetes.io": {**POD, "namespace": "../a"}}),
+        token({"kubernetes.io": {**POD, "pod": {"name": "web\n", "uid": "u1"}}}),
+        token({"kubernetes.io": {**POD, "pod": {"name": "w" * 254, "uid": "u1"}}}),
+        token({"kubernetes.io": {**POD, "pod": {"name": "web", "uid": "u\udfff"}}}),
+        token({"kubernetes.io": {**POD, "pod": {"name": "web", "uid": "u" * 65}}}),
     ],
 )
 def test_what_names_no_pod(text: str) -> None:
