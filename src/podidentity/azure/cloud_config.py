@@ -40,7 +40,7 @@ class CloudConfig:
 
     With `managed_identity` MIC asks IMDS for tokens; else it signs in with its client ID and a secret, or a certificate
     (PKCS#12) when there is no secret. `user_assigned_identity` is a client ID or a resource ID, in lower case; MIC
-    never takes it off a machine.
+    never takes it off a machine. `origin` and `certificate_origin` tell a reader of errors what to correct.
     """
 
     cloud: Cloud
@@ -53,6 +53,8 @@ class CloudConfig:
     certificate_password: str = field(default="", repr=False)
     managed_identity: bool = False
     user_assigned_identity: str = ""
+    origin: str = "azure.json"
+    certificate_origin: str = "aadClientCertPath and aadClientCertPassword in azure.json"
 
 
 def load_cloud_config(path: str, environ: Mapping[str, str]) -> CloudConfig:

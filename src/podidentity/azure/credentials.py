@@ -121,8 +121,8 @@ class ArmCredential:
             token = await Entra().token(issuer, config.cloud.audience)
         except (OSError, ConfigurationError) as error:
             raise AzureError(
-                f"the certificate {config.certificate_path} cannot be used: {error}; "
-                "correct aadClientCertPath and aadClientCertPassword in azure.json"
+                f"the certificate {config.certificate_path} cannot be used: {_reason(error)}; "
+                f"correct {config.certificate_origin}"
             ) from error
         return token.access_token, float(token.expires_in_seconds)
 
@@ -139,13 +139,15 @@ class ArmCredential:
         try:
             answer = await read_response(self._http, request)
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-            raise AzureError(f"{issuer} gave no token for ARM: {error!r}; check the network and azure.json") from error
+            raise AzureError(
+                f"{issuer} gave no token for ARM: {error!r}; check the network and {self._config.origin}"
+            ) from error
         body = json_object(answer.content)
         if not answer.is_success:
             words = body.get("error_description") or body.get("error") or answer.reason_phrase
             message = " ".join(str(words)[:_MESSAGE_CHARACTERS].split())
             raise AzureError(
-                f"{issuer} refused a token for ARM: {message}; check azure.json",
+                f"{issuer} refused a token for ARM: {message}; check {self._config.origin}",
                 status=answer.status_code,
                 code=str(body.get("error", ""))[:_MESSAGE_CHARACTERS],
                 retry_after_seconds=retry_after_seconds(answer),
@@ -154,3 +156,7 @@ class ArmCredential:
             return access_token(body), float(int(body["expires_in"]))
         except (KeyError, TypeError, ValueError):
             raise AzureError(f"{issuer} answered without a token for ARM; check the endpoints of the cloud") from None
+
+
+def _reason(error: OSError | ConfigurationError) -> str:
+    return (error.strerror or str(error)) if isinstance(error, OSError) else str(error)

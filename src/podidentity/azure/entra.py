@@ -110,7 +110,7 @@ def _ask(application: Application, resource: str, signer: Signer) -> GrantedToke
             # The resource keeps its own slash at the end: Entra ID takes off exactly "/.default" for the audience.
             result = asking.acquire_token_for_client([f"{resource}/.default"])
         except httpx2.HTTPError as error:
-            raise AzureError(f"{login} does not answer ({error}); check that it is reachable from this node") from None
+            raise AzureError(f"{login} does not answer ({error}); check that it is reachable from here") from None
         except (ValueError, KeyError, TypeError, RuntimeError, MsalServiceError) as error:
             raise _refusal(login, http.last, {"error_description": str(error)}) from None
     if "access_token" not in result:

@@ -36,6 +36,10 @@ def _read(path: Path) -> list[RSAPublicKey]:
     for name, block in blocks:
         if "PRIVATE" in name:
             raise ConfigurationError(f"{path}: it holds a private key; give the public one: openssl rsa -pubout")
+        if name == "CERTIFICATE":
+            raise ConfigurationError(
+                f"{path}: it holds a certificate; give its public key: openssl x509 -noout -pubkey"
+            )
         try:
             key = load_pem_public_key(block)
         except ValueError:

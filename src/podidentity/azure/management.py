@@ -53,7 +53,7 @@ class Management:
                 )
             except (httpx2.HTTPError, httpx2.InvalidURL) as error:
                 raise AzureError(
-                    f"{self._service} did not answer {request_name}: {error!r}; check the network and azure.json"
+                    f"{self._service} did not answer {request_name}: {error!r}; check the network and the cloud"
                 ) from error
             if answer.status_code != httpx2.codes.UNAUTHORIZED or last:
                 break

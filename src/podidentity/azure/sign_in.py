@@ -32,6 +32,8 @@ def credential_of(cloud: Cloud, environ: Mapping[str, str], http: httpx2.AsyncCl
             client_secret=secret,
             certificate_path=certificate,
             certificate_password=password,
+            origin="AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET",
+            certificate_origin="AZURE_CLIENT_CERTIFICATE_PATH and AZURE_CLIENT_CERTIFICATE_PASSWORD",
         )
         return ArmCredential(config, http)
     return AzureCli(cloud.audience)

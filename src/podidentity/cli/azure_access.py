@@ -60,11 +60,16 @@ class AzureAccess:
 
     async def credentials_of(self, identity: str, application: str) -> Credentials:
         """Return the credentials of an identity or application, of which one is given. Raises as those two."""
-        if bool(identity) == bool(application):
-            raise UsageError("whose credentials is not clear; give either --identity or --application")
+        check_owner(identity, application)
         if application:
             return ApplicationCredentials(self.graph_requests(), (await self.application(application)).object_id)
         return IdentityCredentials(self.arm_requests(), str(await self.identity(identity)))
+
+
+def check_owner(identity: str, application: str) -> None:
+    """Raise UsageError unless one of the two is given."""
+    if bool(identity) == bool(application):
+        raise UsageError("whose credentials is not clear; give either --identity or --application")
 
 
 async def gather_trusts(client_ids: Iterable[str], cloud_name: str = "") -> dict[str, Trust]:

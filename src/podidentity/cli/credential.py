@@ -8,10 +8,11 @@ from typing import Any, TypeVar
 import click
 
 from podidentity.cli import report
-from podidentity.cli.azure_access import CLOUD, open_azure
+from podidentity.cli.azure_access import CLOUD, check_owner, open_azure
 from podidentity.cli.cluster_options import ClusterOptions, cluster_options
 from podidentity.core.model import federation
 from podidentity.core.model.federation import CREDENTIALS_LIMIT, EXCHANGE_AUDIENCE, FederatedCredential
+from podidentity.core.model.object_names import is_label, is_subdomain
 from podidentity.errors import UsageError
 from podidentity.kube.api import Api
 from podidentity.kube.connection import open_client
@@ -113,6 +114,8 @@ async def _create(
     owner_options: tuple[str, str, str], cluster: ClusterOptions, wish: _Wish, tell: Callable[[str], None]
 ) -> Sequence[FederatedCredential]:
     identity, application, cloud = owner_options
+    check_owner(identity, application)
+    _credentials(wish, "")  # what is wrong with the options is said before anybody is asked
     issuer = wish.issuer or await _issuer(cluster)
     credentials = _credentials(wish, issuer)
     async with open_azure(cloud) as azure:
@@ -154,7 +157,7 @@ def _credentials(wish: _Wish, issuer: str) -> Sequence[FederatedCredential]:
 
 def _account(text: str) -> tuple[str, str]:
     namespace, slash, name = text.partition("/")
-    if not (namespace and slash and name) or "/" in name:
+    if not (slash and is_label(namespace) and is_subdomain(name)):
         raise UsageError(f'--service-account: "{text}" is no service account; write NAMESPACE/NAME')
     return namespace, name
 

@@ -278,10 +278,17 @@ def refuse_kubenet(flags: Flags) -> None:
 
 def _broker(flags: Flags) -> str:
     url = flags.text("broker").rstrip("/")
-    parts = urlsplit(url)
-    if url and not (parts.scheme == "https" and parts.hostname):
+    if url and not _is_https(url):
         raise UsageError(f'--broker: "{url}" is no https:// address; tokens travel over TLS alone')
     return url
+
+
+def _is_https(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme == "https" and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # brackets without an address, a port that is none
+        return False
 
 
 def _token_file_port(flags: Flags) -> int:

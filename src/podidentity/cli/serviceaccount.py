@@ -22,6 +22,7 @@ from podidentity.core.injection import rules
 from podidentity.core.model import federation
 from podidentity.core.model.federation import EXCHANGE_AUDIENCE, FederatedCredential
 from podidentity.core.model.identities import ObjectKey
+from podidentity.core.model.object_names import is_label, is_subdomain
 from podidentity.errors import ConflictError, NotFoundError, UsageError
 from podidentity.kube.api import Api
 from podidentity.kube.connection import open_client
@@ -71,7 +72,7 @@ class Options:
         environ = dict(os.environ)
         if self.auth_method == "cli":
             return {name: text for name, text in environ.items() if not name.startswith("AZURE_CLIENT_")}
-        return environ | {
+        environ |= {
             name: text
             for name, text in (
                 ("AZURE_CLIENT_ID", self.client_id),
@@ -80,6 +81,11 @@ class Options:
             )
             if text
         }
+        proof = f"AZURE_{self.auth_method.upper()}{'_PATH' if self.auth_method == 'client_certificate' else ''}"
+        missing = [name for name in ("AZURE_TENANT_ID", "AZURE_CLIENT_ID", proof) if not environ.get(name)]
+        if missing:
+            raise UsageError(f"--auth-method {self.auth_method}: it is not said who signs in; set {', '.join(missing)}")
+        return environ
 
 
 _FLAGS: Mapping[str, tuple[str, str]] = {
@@ -168,10 +174,23 @@ def _phases(words: tuple[str, ...], order: tuple[str, ...], options: Mapping[str
             raise UsageError(f'there is no phase "{name}"; give one of {", ".join(order)}')
     if not options["service_account_name"]:
         raise UsageError("--service-account-name is missing; give the name of the service account")
+    for option, is_name in (("service_account_name", is_subdomain), ("service_account_namespace", is_label)):
+        if not is_name(options[option]):
+            flag = f"--{option.replace('_', '-')}"
+            raise UsageError(f'{flag}: "{options[option]}" is no name of Kubernetes; use a to z, 0 to 9 and -')
+    _token_seconds(options["service_account_token_expiration"])  # before anything is created
     has_assignment = bool(options["role_assignment_id"]) and order == DELETION
     if "role-assignment" in phases and not has_assignment and not (options["azure_scope"] and options["azure_role"]):
         raise UsageError("--azure-scope and --azure-role are missing; give both, or --skip-phases role-assignment")
     return phases
+
+
+def _token_seconds(text: str) -> float:
+    """Return how long tokens in pods are valid. Raises UsageError."""
+    seconds = parse_duration(text)
+    if seconds is None or not rules.EXPIRATION_SECONDS <= seconds <= rules.LONGEST_EXPIRATION_SECONDS:
+        raise UsageError(f'--service-account-token-expiration: "{text}" is not from 1h to 24h; write for example 2h')
+    return seconds
 
 
 def _teller(output: str) -> Callable[[str], None]:
@@ -256,12 +275,7 @@ class _Work:
 
     async def _create_account(self) -> str:
         key, options = self._options.account, self._options
-        seconds = parse_duration(options.service_account_token_expiration)
-        if seconds is None or not rules.EXPIRATION_SECONDS <= seconds <= rules.LONGEST_EXPIRATION_SECONDS:
-            raise UsageError(
-                f'--service-account-token-expiration: "{options.service_account_token_expiration}" is not from 1h '
-                "to 24h; write for example 2h"
-            )
+        seconds = _token_seconds(options.service_account_token_expiration)
         annotations = {rules.CLIENT_ID: (await self._application()).client_id, rules.EXPIRATION: f"{seconds:.0f}"}
         tenant = options.environ().get("AZURE_TENANT_ID")
         annotations |= {rules.TENANT_ID: tenant} if tenant else {}

@@ -17,6 +17,8 @@ from podidentity.core.model.federation import EXCHANGE_AUDIENCE
 from podidentity.errors import ConfigurationError, UsageError
 from podidentity.webhook.settings import Settings
 
+_PLACEHOLDER = "00000000-0000-0000-0000-000000000000"
+"""The tenant in deploy/webhook/webhook.yaml. Entra ID says in each pod that it does not know it."""
 _TLS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 
 TABLE = (
@@ -74,6 +76,8 @@ def settings_of(options: Flags, environ: Mapping[str, str]) -> Settings:
     tenant = environ.get("AZURE_TENANT_ID", "").strip()
     if not tenant:
         raise ConfigurationError("AZURE_TENANT_ID is not set; set it to the tenant of the cluster's identities")
+    if tenant == _PLACEHOLDER:
+        raise ConfigurationError("AZURE_TENANT_ID is the manifest's own; set it to the tenant of the identities")
     cloud = find_cloud(environ.get("AZURE_ENVIRONMENT", ""), environ.get("AZURE_ENVIRONMENT_FILEPATH", ""))
     proxy = _proxy(options, environ)
     return Settings(
@@ -104,8 +108,7 @@ def _proxy(options: Flags, environ: Mapping[str, str]) -> TokenProxy | None:
         if suffix:
             raise ConfigurationError("AZURE_KUBERNETES_TOKEN_PROXY is not set; set it to the broker's https:// address")
         return None
-    parts = urlsplit(url)
-    if parts.scheme != "https" or not parts.hostname or parts.username or parts.query or parts.fragment:
+    if not _is_proxy_address(url):
         raise ConfigurationError(
             f'AZURE_KUBERNETES_TOKEN_PROXY: "{url}" is no https:// address without user, query and fragment; correct it'
         )
@@ -117,6 +120,16 @@ def _proxy(options: Flags, environ: Mapping[str, str]) -> TokenProxy | None:
     if not suffix:
         return proxy
     return TokenProxy(proxy.url, proxy.trust, proxy.server_name, audience, suffix)
+
+
+def _is_proxy_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:  # brackets without an address, a port that is none
+        return False
+    odd_parts = (parts.username, parts.query, parts.fragment)
+    return parts.scheme == "https" and bool(parts.hostname) and port != 0 and not any(odd_parts)
 
 
 def _token_file(options: Flags, environ: Mapping[str, str], proxy: TokenProxy | None) -> TokenFileDoor | None:
@@ -150,12 +163,14 @@ def _trust(environ: Mapping[str, str]) -> TrustBundle:
 
 def _pem(text: str) -> str:
     """Return the certificates of AZURE_KUBERNETES_CA_DATA, which may be base64."""
-    if not text or text.startswith("-----BEGIN"):
+    if not text:
         return text
     try:
-        return base64.b64decode(text, validate=True).decode("ascii")
-    except (binascii.Error, ValueError):
+        pem = text if text.startswith("-----BEGIN") else base64.b64decode(text, validate=True).decode("ascii")
+        ssl.create_default_context(cadata=pem)
+    except (binascii.Error, ValueError, ssl.SSLError):
         raise ConfigurationError("AZURE_KUBERNETES_CA_DATA holds no certificate; give PEM, or PEM in base64") from None
+    return pem
 
 
 def _port(options: Flags, name: str) -> int:

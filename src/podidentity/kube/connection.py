@@ -173,6 +173,10 @@ def translate_errors(source: str, read: Callable[[], T]) -> T:
         raise ConfigurationError(f"{source}: {error.filename or error} does not exist; correct the path") from error
     except PermissionError as error:
         raise ConfigurationError(f"{source}: {error.filename or error} may not be read; check its mode") from error
+    except IsADirectoryError as error:
+        raise ConfigurationError(f"{source}: {error.filename or error} is a directory; name a file in it") from error
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{source}: it is not text; correct the file, or name another one") from error
     except KeyError as error:
         raise ConfigurationError(f"{source}: {error} is missing or names nothing; add it") from error
     except (OSError, ValueError, TypeError, AttributeError) as error:

@@ -3,9 +3,9 @@
 Imported only when there is a kubeconfig: a pod needs neither lightkube nor YAML.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import httpx2
 import yaml
@@ -14,10 +14,13 @@ from lightkube.config.kubeconfig import KubeConfig, SingleConfig
 from lightkube.config.models import User
 from lightkube.core.exceptions import ConfigError
 
+from podidentity.core.model.wording import some_of
 from podidentity.errors import ConfigurationError
 from podidentity.kube.connection import ClusterAccess, behind_proxy, direct_client, line_of, translate_errors
 
 T = TypeVar("T")
+
+_NAMES = 5
 
 
 def read(path: Path, context: str = "") -> ClusterAccess:
@@ -32,6 +35,13 @@ def read(path: Path, context: str = "") -> ClusterAccess:
         return _translate_errors(source, lambda: _client(config, user, timeout))
 
     return ClusterAccess(source, str(config.cluster.server), token_file, connect, config.namespace or "default")
+
+
+def _check_context(path: Path, content: Mapping[str, Any], context: str) -> None:
+    names = [str(item.get("name")) for item in content.get("contexts") or () if isinstance(item, dict)]
+    if context not in names:
+        advice = f"give one of {some_of(names, _NAMES)}" if names else "name another file"
+        raise ConfigurationError(f'kubeconfig {path}: it has no context "{context}"; {advice}')
 
 
 def _client(config: SingleConfig, user: User, timeout: httpx2.Timeout) -> httpx2.AsyncClient:
@@ -52,6 +62,12 @@ def _translate_errors(source: str, act: Callable[[], T]) -> T:
 
 
 def _configuration(path: Path, context: str) -> SingleConfig:
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        reason = "it is no kubeconfig" if content else "it is empty"
+        raise ConfigurationError(f"kubeconfig {path}: {reason}; name another file")
+    if context:
+        _check_context(path, content, context)
     config = KubeConfig.from_file(path).get(context or None)
     if config is None:  # pragma: no cover - lightkube returns None only for a default of None
         raise ConfigError("it names no current context")

@@ -106,7 +106,7 @@ def test_no_cluster_is_one_sentence(
     """A kubeconfig that does not exist gets a sentence with its name; exit status 2."""
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "gone"))
     assert podidentity("doctor") == 2
-    assert "gone not found; correct the file" in capsys.readouterr().err
+    assert "gone does not exist; correct the path" in capsys.readouterr().err
 
 
 def findings(podidentity: "Run", capsys: pytest.CaptureFixture[str]) -> tuple[int, dict[str, list[dict[str, Any]]]]:

@@ -86,11 +86,13 @@ def _drop(name: str) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda path: path.unlink(), "not found"),
+        (lambda path: path.unlink(), "does not exist; correct the path"),
+        (lambda path: path.unlink() or path.mkdir(), "is a directory; name a file in it"),
         (lambda path: path.write_text("a: [b"), "not YAML"),
-        (lambda path: path.write_text(""), "correct the file"),
-        (lambda path: path.write_text("[]"), "correct the file"),
-        (lambda path: path.write_bytes(b"\xff\xfe\x00"), "kubeconfig"),
+        (lambda path: path.write_text(""), "it is empty; name another file"),
+        (lambda path: path.write_text("hello"), "it is no kubeconfig; name another file"),
+        (lambda path: path.write_text("[1]"), "it is no kubeconfig; name another file"),
+        (lambda path: path.write_bytes(b"\xff\xfe\x00"), "it is not text; correct the file"),
         (_drop("clusters"), "'clusters' is missing"),
         (_drop("contexts"), "'contexts' is missing"),
         (_drop("current-context"), "No current context"),
@@ -110,6 +112,22 @@ def test_a_bad_kubeconfig_is_one_sentence_that_names_it(
     assert message in str(caught.value)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "advice"),
+    [
+        (kubeconfig("http://x"), "give one of test"),
+        ({**kubeconfig("http://x"), "contexts": None}, "name another file"),
+        ({**kubeconfig("http://x"), "contexts": [5]}, "name another file"),
+    ],
+)
+def test_a_context_that_is_not_there(content: dict[str, object], advice: str, tmp_path: Path) -> None:
+    """Those that the file has are named."""
+    path = tmp_path / "kubeconfig"
+    path.write_text(json.dumps(content))
+    with pytest.raises(ConfigurationError, match=f'kubeconfig: it has no context "other"; {advice}'):
+        find_cluster(str(path), context="other")
 
 
 @pytest.mark.parametrize(

@@ -212,6 +212,8 @@ def test_the_door_is_at_the_address_of_one_node(text: str) -> None:
         (["--token-file-port=2579", "--broker=https://b"], "is also --nmi-port"),
         (["--token-file-port=70000", "--broker=https://b"], "is not a port"),
         (["--broker=http://b"], "over TLS alone"),
+        (["--broker=https://[b"], "over TLS alone"),
+        (["--broker=https://b:99999"], "over TLS alone"),
         (["--nmi-port=70000"], "is not a port"),
         (["--redirect=iptables"], "give nft or none"),
     ],

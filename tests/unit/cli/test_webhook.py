@@ -4,6 +4,7 @@ import base64
 from collections.abc import Mapping
 
 import pytest
+import trustme
 
 from podidentity.cli.flags import parse
 from podidentity.cli.webhook import TABLE, settings_of
@@ -18,7 +19,7 @@ PROXY = {
     "AZURE_KUBERNETES_CA_CONFIGMAP_NAME": "broker-ca",
 }
 SUFFIX = ("--custom-token-endpoint-annotation-suffix=own", "--custom-token-endpoint-audience=api://own")
-PEM = "-----BEGIN CERTIFICATE-----\n"
+PEM = trustme.CA().cert_pem.bytes().decode()
 
 
 def settings(*arguments: str, environ: Mapping[str, str] = ENVIRONMENT) -> Settings:
@@ -100,9 +101,15 @@ def test_a_ca_of_trust_bundles() -> None:
         ((SUFFIX[0], "--custom-token-endpoint-audience=api://AzureADTokenExchange"), ENVIRONMENT | PROXY),
         ((), ENVIRONMENT | PROXY | {"AZURE_KUBERNETES_TOKEN_PROXY": "http://broker"}),
         ((), ENVIRONMENT | PROXY | {"AZURE_KUBERNETES_TOKEN_PROXY": "https://u@broker"}),
+        ((), ENVIRONMENT | PROXY | {"AZURE_KUBERNETES_TOKEN_PROXY": "https://[broker"}),
+        ((), ENVIRONMENT | PROXY | {"AZURE_KUBERNETES_TOKEN_PROXY": "https://broker:99999"}),
+        ((), ENVIRONMENT | PROXY | {"AZURE_KUBERNETES_TOKEN_PROXY": "https://broker:0"}),
+        ((), ENVIRONMENT | {"AZURE_TENANT_ID": "00000000-0000-0000-0000-000000000000"}),
         ((), ENVIRONMENT | PROXY | {"AZURE_KUBERNETES_CA_DATA": PEM}),
         ((), ENVIRONMENT | PROXY | {"AZURE_KUBERNETES_CA_CONFIGMAP_NAME": ""}),
         ((), ENVIRONMENT | PROXY | {"AZURE_KUBERNETES_CA_CONFIGMAP_NAME": "", "AZURE_KUBERNETES_CA_DATA": "?"}),
+        ((), ENVIRONMENT | PROXY | {"AZURE_KUBERNETES_CA_CONFIGMAP_NAME": "", "AZURE_KUBERNETES_CA_DATA": "AAAA"}),
+        ((), ENVIRONMENT | PROXY | {"AZURE_KUBERNETES_CA_CONFIGMAP_NAME": "", "AZURE_KUBERNETES_CA_DATA": PEM[:40]}),
         ((), ENVIRONMENT | PROXY | {"AZURE_KUBERNETES_CA_CTB_LABEL_SELECTOR": "["}),
         (("--health-addr=here",), ENVIRONMENT),
         (("--tls-min-version=1.1",), ENVIRONMENT),
@@ -110,5 +117,5 @@ def test_a_ca_of_trust_bundles() -> None:
 )
 def test_what_is_wrong_is_said(arguments: tuple[str, ...], environ: dict[str, str]) -> None:
     """Wrong settings are refused at the start: with them SDKs would fail in each pod."""
-    with pytest.raises(PodIdentityError):
+    with pytest.raises(PodIdentityError, match=r"; |AZURE_KUBERNETES_CA_DATA, "):
         settings(*arguments, environ=environ)

@@ -7,14 +7,13 @@ import base64
 import json
 import re
 from collections.abc import Mapping
-from typing import Any, NamedTuple, TypeGuard
+from typing import Any, NamedTuple
 
 from podidentity.core.model.identities import ObjectKey
+from podidentity.core.model.object_names import is_label, is_subdomain
 
 JWT = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 """The form of a signed token."""
-_NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,252}")
-"""Of a namespace or pod (kubernetes.io/docs/concepts/overview/working-with-objects/names)."""
 _UID = re.compile(r"[A-Za-z0-9-]{1,64}")
 """Of an object: a GUID."""
 
@@ -46,10 +45,8 @@ def bound_pod(token: str) -> BoundPod | None:
     if not isinstance(place, dict) or not isinstance(pod, dict):
         return None
     namespace, name, uid = place.get("namespace"), pod.get("name"), pod.get("uid")
-    if _matches(namespace, _NAME) and _matches(name, _NAME) and _matches(uid, _UID):
-        return BoundPod(ObjectKey(namespace, name), uid)
-    return None
-
-
-def _matches(value: object, form: re.Pattern[str]) -> TypeGuard[str]:
-    return isinstance(value, str) and form.fullmatch(value) is not None
+    if not (isinstance(namespace, str) and isinstance(name, str) and isinstance(uid, str)):
+        return None
+    if not (is_label(namespace) and is_subdomain(name) and _UID.fullmatch(uid)):
+        return None
+    return BoundPod(ObjectKey(namespace, name), uid)

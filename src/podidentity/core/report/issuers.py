@@ -51,6 +51,7 @@ def refuse_address(issuer: str) -> str | None:
     try:
         parts = urlsplit(issuer)
         host = (parts.hostname or "").rstrip(".")
+        _ = parts.port  # raises for what is none
     except ValueError:
         return f'the issuer "{issuer}" is no address'
     if parts.scheme != "https" or not host:
