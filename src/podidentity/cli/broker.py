@@ -31,20 +31,25 @@ TABLE = (
         "The broker's own projected token, of audience api://AzureADTokenExchange.",
     ),
     Flag("audience", "text", AUDIENCE, "Audience of the tokens that callers send."),
-    Flag("allowed-identities", "text", "", "Client IDs that this broker gives tokens of, comma-separated; empty: all."),
+    Flag("allowed-identities", "list", "", "Client IDs that this broker gives tokens of, comma-separated; empty: all."),
     Flag(
         "accept-unbound-tokens", "switch", "false", "Accept tokens bound to no pod, such as `kubectl create token`'s."
     ),
     Flag(
         "nmi-service-accounts",
-        "text",
+        "list",
         "",
         "NMI's service accounts, as namespace/name, comma-separated: each may ask for tokens of its own node's pods.",
     ),
     Flag("namespace", "text", "", "The broker's own namespace (else POD_NAMESPACE)."),
     Flag("name", "text", "podidentity-broker", "Name of its Service and service account, and of its CA with -ca."),
-    Flag("server-names", "text", "", "Further DNS names of the serving certificate, comma-separated."),
-    Flag("bundle-namespaces", "text", "", "Namespaces in which the ConfigMap with the CA is kept, besides its own."),
+    Flag("server-names", "list", "", "Further DNS names of the serving certificate, comma-separated."),
+    Flag(
+        "bundle-namespaces",
+        "list",
+        "",
+        "Namespaces in which the ConfigMap with the CA is kept, besides its own, comma-separated.",
+    ),
     Flag("listen-address", "text", "", "Address to serve on; empty: all."),
     Flag("port", "number", "8443", "Port of the token proxy (HTTPS)."),
     Flag("http-probe-port", "number", "8080", "Port of /healthz and /readyz."),
@@ -70,13 +75,13 @@ def settings_of(options: Flags, environ: Mapping[str, str]) -> Settings:
         authority=_authority(options, environ),
         token_file=Path(options.text("token-file")),
         audience=options.text("audience"),
-        identities=frozenset(map(_identity, _list(options, "allowed-identities"))),
+        identities=frozenset(map(_identity, options.list("allowed-identities"))),
         unbound_tokens=options.switch("accept-unbound-tokens"),
-        node_daemons=frozenset(map(_account, _list(options, "nmi-service-accounts"))),
+        node_daemons=frozenset(map(_account, options.list("nmi-service-accounts"))),
         namespace=namespace,
         name=options.text("name"),
-        server_names=tuple(_list(options, "server-names")),
-        bundle_namespaces=tuple(_list(options, "bundle-namespaces")),
+        server_names=tuple(options.list("server-names")),
+        bundle_namespaces=tuple(options.list("bundle-namespaces")),
         address=options.text("listen-address"),
         port=options.port("port"),
         probe_port=options.port("http-probe-port"),
@@ -96,10 +101,6 @@ def _authority(options: Flags, environ: Mapping[str, str]) -> str:
     if not authority.lower().startswith("https://"):
         raise ConfigurationError(f"the broker's Entra ID is {authority}; tokens are asked for with https:// alone")
     return authority
-
-
-def _list(options: Flags, name: str) -> list[str]:
-    return [item for item in map(str.strip, options.text(name).split(",")) if item]
 
 
 def _account(text: str) -> str:

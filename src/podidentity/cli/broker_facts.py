@@ -123,9 +123,9 @@ def _broker(key: ObjectKey, deployment: Json) -> Broker | None:
         int((deployment.get("status") or {}).get("readyReplicas") or 0),
         _audience(pod, container, options.text("token-file")),
         options.text("audience"),
-        frozenset(_list(options.text("allowed-identities").lower())),
-        tuple(_list(options.text("bundle-namespaces"))),
-        frozenset(_list(options.text("nmi-service-accounts"))),
+        frozenset(map(str.lower, options.list("allowed-identities"))),
+        tuple(options.list("bundle-namespaces")),
+        frozenset(options.list("nmi-service-accounts")),
     )
 
 
@@ -147,10 +147,6 @@ def _audience(pod: Json, container: Json, file: str) -> str:
             if token and f"{str(mount.get('mountPath')).rstrip('/')}/{token.get('path')}" == file:
                 return str(token.get("audience") or "")
     return ""
-
-
-def _list(text: str) -> list[str]:
-    return [item for item in map(str.strip, text.split(",")) if item]
 
 
 async def _authority(api: Api, broker: Broker) -> Authority:

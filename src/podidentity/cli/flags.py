@@ -16,7 +16,7 @@ from typing import Literal
 from podidentity.errors import UsageError
 
 FlagValue = bool | int | float | str
-Kind = Literal["switch", "number", "text", "duration"]
+Kind = Literal["switch", "number", "text", "duration", "list"]
 
 _TRUE = frozenset({"1", "t", "T", "TRUE", "true", "True"})  # strconv.ParseBool
 _FALSE = frozenset({"0", "f", "F", "FALSE", "false", "False"})
@@ -30,6 +30,8 @@ WIDTHS = range(72, 100)
 @dataclass(frozen=True, slots=True)
 class Flag:
     """One flag. `default` is written as on the command line; `kind` says how values are read.
+
+    A list is comma-separated, and grows when it is given again: manifests are patched by adding arguments.
 
     A flag with `effect` false is accepted for the sake of existing manifests and does nothing. `is_new` marks what
     aad-pod-identity lacks; `hidden` ones are left out of `--help` but not of the reference page.
@@ -55,6 +57,10 @@ class Flags:
     def text(self, name: str) -> str:
         """Return a text flag."""
         return str(self.values[name])
+
+    def list(self, name: str) -> list[str]:
+        """Return the items of a list flag, in their order."""
+        return [item for item in map(str.strip, self.text(name).split(",")) if item]
 
     def one_of(self, name: str, choices: tuple[str, ...]) -> str:
         """Return a text flag that has few values. Raises `UsageError`."""
@@ -137,7 +143,8 @@ def parse_leniently(program: str, table: Sequence[Flag], arguments: Sequence[str
     for word in words:
         try:
             flag, text = _split(program, flags, word)
-            values[flag.name] = _read(flag, _value(flag, text, words))
+            value = _read(flag, _value(flag, text, words))
+            values[flag.name] = f"{values[flag.name]},{value}" if flag.kind == "list" else value
         except UsageError as error:
             first_error = first_error or error
         else:
@@ -229,7 +236,7 @@ def _read(flag: Flag, text: str) -> FlagValue:
             if seconds is None:
                 raise UsageError(f'--{flag.name}: "{text}" is not a duration; write for example 90s or 1h30m')
             return seconds
-        case "text":
+        case "text" | "list":
             return text
 
 

@@ -98,7 +98,7 @@ TABLE = (
     ),
     Flag(
         "secret-namespaces",
-        "text",
+        "list",
         "",
         "Other namespaces than its own from which an AzureIdentity may name a Secret, comma-separated.",
         is_new=True,
@@ -234,7 +234,7 @@ def settings_of(flags: Flags, environ: Mapping[str, str]) -> Settings:
         token_file_port=_token_file_port(flags),
         token_file_ipv6_address=_ipv6_address(environ),
         handover_socket=_socket_path(flags, "handover-socket"),
-        secret_namespaces=frozenset(filter(None, flags.text("secret-namespaces").split(","))),
+        secret_namespaces=frozenset(flags.list("secret-namespaces")),
         startup_taint=flags.text("startup-taint"),
         user_agent=user_agent("nmi", flags),
         log_format=flags.text("log-format"),

@@ -37,6 +37,15 @@ def test_flags_win_over_the_environment() -> None:
     assert result.identities == {CLIENT, TENANT}
 
 
+def test_a_list_grows_when_it_is_given_again() -> None:
+    """The guides patch the manifest by adding arguments: what was there before stays."""
+    words = ("--bundle-namespaces=team-a,team-b", "--name=x", "--name=y", "--bundle-namespaces", "podidentity-system")
+    result = settings(*words)
+    assert result.bundle_namespaces == ("team-a", "team-b", "podidentity-system")
+    assert result.name == "y"
+    assert settings().bundle_namespaces == ()
+
+
 @pytest.mark.parametrize(
     ("arguments", "environ", "authority"),
     [
