@@ -101,8 +101,11 @@ async def gather(api: Api, server: str) -> Facts:
     nodes = await attempts.attempt("nodes", _values(api, resources.NODES), ())
     mics = await attempts.attempt("mic", find_daemons(api, "mic"), ())
     nmis = await attempts.attempt("nmi", find_daemons(api, "nmi"), ())
-    identities_with_age, unreadable = await attempts.attempt("assigned", _assigned_identities(api), ({}, {}))
     settings = read_settings(mics, nmis)
+    ages: tuple[Any, Any] = ({}, {})
+    if diagnosing.KINDS[0] in definitions or not settings.managed_mode:
+        ages = await attempts.attempt("assigned", _assigned_identities(api), ages)
+    identities_with_age, unreadable = ages
     managed, allow_list, taint = settings.managed_mode, settings.policy.allow_list, settings.startup_taint
     identities = await attempts.attempt("identities", _values(api, resources.IDENTITIES), ())
     of_nmi = diagnosing.nmi_rights(managed=managed, allow_list=allow_list, startup_taint=taint)

@@ -110,6 +110,8 @@ async def _verify(address: str, cluster: ClusterOptions) -> tuple[Finding, ...]:
     signer = str((documents.configuration or {}).get("issuer", ""))
     target = address or signer
     findings: tuple[Finding, ...] = (issuers.judge_address(target),)
+    if address and address != signer and issuers.refuse_address(address):
+        return findings  # nothing is there, and no API server can be told to sign with it
     if target.startswith("https://"):
         findings += issuers.judge(target, await broker_facts.fetch_issuer(target), documents)
     if target == signer:

@@ -75,12 +75,14 @@ def show_document(content: Mapping[str, Any], output: str) -> None:
 def show(findings: Iterable[Finding], output: str) -> None:
     """Print findings for people: one line each, and below it what to do; `wide` also names each verdict."""
     console = Console(soft_wrap=True, highlight=False, file=sys.stdout)
+    findings = tuple(findings)
+    width = max(_WIDTH, *(len(finding.check) + 1 for finding in findings), 0)
     for finding in findings:
         mark, colour = _MARKS[finding.verdict]
         verdict = f"{finding.verdict:<8}" if output == "wide" else ""
-        console.print(f"[{colour}]{mark}[/] {verdict}[bold]{finding.check:<{_WIDTH}}[/]{escape(finding.message)}")
+        console.print(f"[{colour}]{mark}[/] {verdict}[bold]{finding.check:<{width}}[/]{escape(finding.message)}")
         if finding.todo:
-            console.print(f"  {'':<{len(verdict) + _WIDTH}}[dim]→[/] {escape(finding.todo)}")
+            console.print(f"  {'':<{len(verdict) + width}}[dim]→[/] {escape(finding.todo)}")
 
 
 def show_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

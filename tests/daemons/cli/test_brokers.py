@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from daemons.cli.conftest import Cluster, Run
 
 WEBHOOK = Path(__file__).parents[3] / "deploy/webhook/webhook.yaml"
+NMI_ALONE = WEBHOOK.parents[1] / "podidentity/broker.yaml"
 READER = "aaaaaaaa-bbbb-cccc-dddd-eeeeeeeeeeee"
 Findings = dict[str, list[dict[str, Any]]]
 
@@ -54,6 +55,23 @@ def diagnose(podidentity: "Run", capsys: pytest.CaptureFixture[str], *words: str
     for one in json.loads(capsys.readouterr().out)["findings"]:
         findings.setdefault(one["check"], []).append(one)
     return status, findings
+
+
+def test_nmi_alone_with_a_broker(
+    bare: "Cluster", published: Site, podidentity: "Run", capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What the guide to NMI through the broker installs is whole: nobody misses the definition that is MIC's."""
+    assert published.documents
+    bare.install(NMI_ALONE)
+    install_broker(bare)
+    bare.node("n1")
+    words = ("--operation-mode=managed", "--forceNamespaced", "--broker=https://b", "--token-file-port=2580")
+    bare.daemon("nmi", "n1", *words)
+    _, findings = diagnose(podidentity, capsys)
+    assert [(one["verdict"], one["what"]) for one in findings["definitions"]] == [("ok", "installed, with conditions")]
+    assert [one["verdict"] for one in findings["assigned"]] == ["ok"]
+    podidentity("doctor")
+    assert "✓ token-file door " in capsys.readouterr().out
 
 
 def test_a_healthy_broker_on_a_cluster_without_machines(

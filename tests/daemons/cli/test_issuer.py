@@ -71,6 +71,18 @@ def test_an_issuer_that_entra_would_refuse(
     assert words in " ".join(finding["what"] for finding in document["findings"])
 
 
+@pytest.mark.parametrize("url", ["http://issuer.example.com", "https://[x", "https://x.example:99999", "https:///x"])
+def test_an_address_that_no_issuer_has(
+    published: Site, podidentity: "Run", capsys: pytest.CaptureFixture[str], url: str
+) -> None:
+    """It is named; nothing is fetched from there, and nobody is told to sign with it."""
+    assert published.documents
+    assert podidentity("issuer", "verify", url, "-o", "json") == 1
+    (finding,) = json.loads(capsys.readouterr().out)["findings"]
+    assert "is no https address" in finding["what"] or "is no address" in finding["what"]
+    assert url not in finding["todo"]
+
+
 def pem(key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey) -> bytes:
     """Return the public key of a pair as PEM."""
     return key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)

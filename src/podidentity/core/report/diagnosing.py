@@ -185,8 +185,8 @@ def diagnose(facts: Facts) -> tuple[Finding, ...]:
     )
 
 
-def _definitions(facts: Facts) -> Iterator[Finding]:
-    missing = [f"{kind}.{GROUP}" for kind in KINDS if kind not in facts.definitions]
+def _definitions(facts: Facts) -> Iterator[Finding]:  # in managed mode nobody needs the first kind, MIC's
+    missing = [f"{kind}.{GROUP}" for kind in KINDS[facts.managed_mode :] if kind not in facts.definitions]
     plain = [kind for kind in KINDS[1:3] if facts.definitions.get(kind) is False]
     if missing:
         message = f"not installed: {', '.join(missing)}"
@@ -195,7 +195,7 @@ def _definitions(facts: Facts) -> Iterator[Finding]:
         message = f"without conditions: {', '.join(plain)}; these are aad-pod-identity's own definitions"
         yield note("definitions", message, "install ours to see why an identity or a binding has no effect")
     else:
-        yield ok("definitions", "all four are installed, with conditions")
+        yield ok("definitions", "installed, with conditions")
 
 
 def _mic(facts: Facts) -> Iterator[Finding]:

@@ -47,6 +47,13 @@ TAINTED = replace(HEALTHY, startup_taint="k", tainted_nodes=frozenset({"n1"}))
         (replace(HEALTHY, mic=(replace(MIC, ready=False),)), "mic", Verdict.PROBLEM, "none of 1 pods"),
         (replace(HEALTHY, mic=(), managed_mode=True), "mic", Verdict.OK, "managed mode"),
         (
+            replace(HEALTHY, definitions=dict.fromkeys(KINDS[1:], True), managed_mode=True),
+            "definitions",
+            Verdict.OK,
+            "installed",
+        ),
+        (replace(HEALTHY, definitions={}, managed_mode=True), "definitions", Verdict.PROBLEM, "azureidentities."),
+        (
             replace(HEALTHY, nmi=(replace(NMI, image="podidentity/nmi:3"),)),
             "versions",
             Verdict.NOTE,
