@@ -169,7 +169,7 @@ async def gather(api: Api) -> ClusterState:
     return ClusterState(
         (await api.list(resources.IDENTITIES)).values,
         (await api.list(resources.BINDINGS)).values,
-        (await api.list(resources.ASSIGNED_IDENTITIES)).values,
+        await _assigned_identities(api, managed_mode=settings.managed_mode),
         (await api.list(resources.EXCEPTIONS)).values,
         mics,
         nmis,
@@ -177,6 +177,16 @@ async def gather(api: Api) -> ClusterState:
         await _permissions(api) if settings.policy.allow_list else {},
         await _machines(api, settings.mic_namespace),
     )
+
+
+async def _assigned_identities(api: Api, *, managed_mode: bool) -> tuple[AzureAssignedIdentity, ...]:
+    """Return what MIC has assigned; nothing where NMI was installed without MIC, and so without their definition."""
+    try:
+        return (await api.list(resources.ASSIGNED_IDENTITIES)).values
+    except NotFoundError:
+        if managed_mode:
+            return ()
+        raise
 
 
 async def _machines(api: Api, namespace: str) -> Mapping[str, MachineState]:

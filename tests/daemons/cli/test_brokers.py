@@ -72,6 +72,9 @@ def test_nmi_alone_with_a_broker(
     assert [one["verdict"] for one in findings["assigned"]] == ["ok"]
     podidentity("doctor")
     assert "✓ token-file door " in capsys.readouterr().out
+    bare.pod("web", "n1", labels={"aadpodidbinding": "reader"})
+    assert podidentity("explain", "pod", "web") == 1
+    assert "no AzureIdentityBinding" in capsys.readouterr().out
 
 
 def test_a_healthy_broker_on_a_cluster_without_machines(

@@ -180,6 +180,8 @@ def _identity(identity: AzureIdentity, case: Case) -> Iterator[Finding]:
         yield problem("identity", message, "correct resourceID")
         return
     yield ok("identity", f"AzureIdentity {identity.key} is a {kind}")
+    if identity.type == IdentityType.FEDERATED:
+        return
     if identity.type != IdentityType.USER_ASSIGNED:
         refusal = exemptions.secret_refusal(identity, ())
         if refusal is not None:

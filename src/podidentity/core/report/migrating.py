@@ -15,6 +15,7 @@ from podidentity.core.injection import rules
 from podidentity.core.model import crd, federation, matching
 from podidentity.core.model.identities import AzureIdentity, AzureIdentityBinding, IdentityType, ObjectKey
 from podidentity.core.model.snapshot import Pod
+from podidentity.core.report import issuers
 from podidentity.core.report.findings import Finding, note, ok, problem
 
 Json = Mapping[str, Any]
@@ -75,6 +76,9 @@ def plan(facts: MigrationFacts, way: Way) -> Migration:
     findings = [*_open_objects(facts), *_shared_accounts(uses, way)]
     for use in uses:
         findings += _steps(use, way, facts.issuer)
+    refusal = issuers.refuse_address(facts.issuer) if uses and way is Way.DIRECT and facts.issuer else None
+    if refusal:
+        findings.append(note("issuer", refusal, "publish it first; see docs/configure/broker.md#the-issuer"))
     if uses and way is Way.TOKEN_FILE:
         message = "pods of this way ask NMI on their node, which serves the token-file door only where it is told to"
         todo = "give NMI --broker and --token-file-port, and the webhook the same --token-file-port"

@@ -125,6 +125,8 @@ def test_what_is_wrong_with_an_identity_is_told() -> None:
     assert found(case(snapshot=with_identity(foreign)), "secret")[0][0] == Verdict.NOTE
     own_identity = make.identity(type=1, client_password=SecretReference("default", "s"))
     assert found(case(snapshot=with_identity(own_identity)), "secret") == []
+    federated = make.identity(type=3, client_id="aaaaaaaa-bbbb-cccc-dddd-eeeeeeeeeeee")
+    assert found(case(snapshot=with_identity(federated)), "secret") == [], "the broker needs no password"
 
 
 def test_the_conditions_of_the_identity_are_part_of_the_story() -> None:

@@ -111,6 +111,13 @@ def test_to_entra_itself() -> None:
     assert not todos(migrating.plan(facts(issuer=""), Way.DIRECT), "credential")[0].endswith("example")
 
 
+def test_an_issuer_that_entra_cannot_reach() -> None:
+    """To Entra ID directly goes only who has a public issuer; the broker's and the machine's ways say nothing of it."""
+    plans = {way: migrating.plan(facts(issuer="https://kubernetes.default.svc"), way) for way in Way}
+    assert "publish it first" in todos(plans[Way.DIRECT], "issuer")[0]
+    assert [way for way in Way if todos(plans[way], "issuer")] == [Way.DIRECT]
+
+
 def test_back_to_the_machine() -> None:
     """An AzureIdentity of the broker loses its annotation.
 
