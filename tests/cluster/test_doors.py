@@ -350,11 +350,12 @@ def test_nobody_but_nmi_asks_in_a_pods_name(doors: Doors) -> None:
     assert (status, "only NMI may" in document["error_description"]) == (403, True)
 
 
-def test_nmi_may_make_no_tokens_and_read_no_secrets(doors: Doors) -> None:
-    """The API server says that NMI's account may neither create tokens nor read Secrets."""
-    user = f"--as=system:serviceaccount:{SYSTEM}:{NMI}"
+@pytest.mark.parametrize("account", [(SYSTEM, NMI), (HOME, BROKER)], ids=["nmi", "broker"])
+def test_neither_daemon_may_make_tokens_or_read_secrets(doors: Doors, account: tuple[str, str]) -> None:
+    """The API server says that neither may create tokens, nor read others' Secrets; the broker has one of its own."""
+    user = f"--as=system:serviceaccount:{':'.join(account)}"
     for words in (("create", "serviceaccounts", "--subresource=token"), ("get", "secrets"), ("list", "secrets")):
-        for namespace in (SYSTEM, RESTRICTED, "kube-system"):
+        for namespace in (account[0], RESTRICTED, "kube-system"):
             process = doors.cluster.try_kubectl("auth", "can-i", *words, user, "-n", namespace)
             assert process.stdout.strip() == "no", (words, namespace)
 

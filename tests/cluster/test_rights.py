@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from cluster.harness import DEPLOY, Cluster
@@ -46,6 +47,15 @@ def test_every_right_of_the_daemons_was_used(installed: Cluster) -> None:
                 used[part].add((reference.get("apiGroup", ""), reference.get("resource", ""), one["verb"]))
     unused = {part: _granted(part) - used[part] for part in ACCOUNTS}
     assert {"nmi": unused["nmi"] - WHILE_UPDATING, "mic": unused["mic"]} == {"nmi": set(), "mic": set()}
+
+
+@pytest.mark.parametrize("part", sorted(ACCOUNTS))
+def test_no_daemon_may_make_tokens_or_read_secrets_of_others(installed: Cluster, part: str) -> None:
+    """The API server says that neither MIC nor NMI may create pods' tokens, or read Secrets of other namespaces."""
+    user = f"--as={ACCOUNTS[part]}"
+    for words in (("create", "serviceaccounts", "--subresource=token"), ("get", "secrets"), ("list", "secrets")):
+        process = installed.try_kubectl("auth", "can-i", *words, user, "-n", "kube-system")
+        assert process.stdout.strip() == "no", words
 
 
 def _requests(installed: Cluster) -> Iterator[dict[str, Any]]:

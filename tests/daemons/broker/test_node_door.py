@@ -26,7 +26,7 @@ def with_nmi(**changes: Any) -> Any:
 
 
 async def test_nmi_gets_what_a_pod_of_its_node_may_have(capfd: pytest.CaptureFixture[str]) -> None:
-    """The grant is that of the pod's own service account; the log names the pod and the door."""
+    """The grant is that of the pod's own service account; the log has the pod, its node, the door, and no token."""
     async with with_nmi(log_format="json") as broker:
         broker.cluster.grant("shop/cart")
         broker.cluster.add_pod("shop/cart-0", "cart")
@@ -36,13 +36,35 @@ async def test_nmi_gets_what_a_pod_of_its_node_may_have(capfd: pytest.CaptureFix
         refusal = await ask(broker, token, "shop/web-0")
         assert refusal.status_code == 403
         assert "shop/web" in refusal.json()["error_description"]
-    lines = [json.loads(line) for line in capfd.readouterr().err.splitlines() if '"audit"' in line]
-    assert (lines[0]["door"], lines[0]["pod"], lines[0]["service_account"]) == ("node", "cart-0", "cart")
+    output = capfd.readouterr().err
+    assert token not in output
+    token_line, refusal_line = audit_lines(output)
+    assert (
+        token_line.items()
+        >= {
+            "door": "node",
+            "namespace": "shop",
+            "service_account": "cart",
+            "pod": "cart-0",
+            "pod_uid": "uid-of-cart-0",
+            "node": "node-1",
+            "client_id": READER,
+            "resource": "https://vault.azure.net",
+            "trace_id": "trace-1",
+            "status": 200,
+        }.items()
+    )
+    assert (refusal_line["status"], refusal_line["service_account"]) == (403, "web")
 
 
-async def test_a_pod_of_another_node_is_refused() -> None:
-    """So is one that has ended, one that is not there, and a name with another pod's UID."""
-    async with with_nmi() as broker:
+def audit_lines(output: str) -> list[dict[str, Any]]:
+    """Return the audit log's lines of a broker that writes JSON."""
+    return [json.loads(line) for line in output.splitlines() if '"audit"' in line]
+
+
+async def test_a_pod_of_another_node_is_refused(capfd: pytest.CaptureFixture[str]) -> None:
+    """So is one that has ended, one that is not there, and a name with another pod's UID; the log has each refusal."""
+    async with with_nmi(log_format="json") as broker:
         broker.cluster.grant("shop/cart")
         broker.cluster.add_pod("shop/cart-0", "cart", "node-2")
         broker.cluster.add_pod("shop/cart-1", "cart", phase="Succeeded")
@@ -53,6 +75,10 @@ async def test_a_pod_of_another_node_is_refused() -> None:
         assert (await ask(broker, token, "shop/cart-2", "another")).status_code == 404
         assert (await ask(broker, token, "shop/cart-3")).status_code == 404
         assert broker.entra.forms == []
+    lines = audit_lines(capfd.readouterr().err)
+    assert [(line["door"], line["status"]) for line in lines] == [("node", status) for status in (403, 403, 404, 404)]
+    assert "shop/cart-0" in lines[0]["why"]
+    assert "node-1" in lines[0]["why"]
 
 
 async def test_nobody_but_nmi_asks_in_a_pods_name() -> None:
