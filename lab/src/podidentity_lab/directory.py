@@ -155,8 +155,11 @@ def find(name: str) -> Directory:
     for lab in labs:
         if lab.name == name:
             return lab
-    alternatives = f"up are {', '.join(lab.name for lab in labs)}" if labs else "no lab is up"
-    raise LabError(f"lab {name!r}: {alternatives}; start it with `podidentity lab up --name {name}`")
+    if not labs:
+        raise LabError(f"lab {name!r}: no lab is up; start it with `podidentity lab up --name {name}`")
+    alternatives = ", ".join(lab.name for lab in labs)
+    message = f"lab {name!r}: up are {alternatives}; say which one with --name, or start it by `podidentity lab up`"
+    raise LabError(message)
 
 
 @contextlib.contextmanager

@@ -134,9 +134,9 @@ class _Loader(yaml.SafeLoader):
 
 
 def _text(path: Path) -> str:
-    """Return the text of a file. Raises `OSError`, `UnicodeDecodeError` and `ValueError`, also for one without end."""
-    if not path.is_file() and path.exists() and not path.is_dir():
-        raise ValueError("it is no plain file")
+    """Return the text of a file. Raises `ConfigurationError`, `OSError`, `UnicodeDecodeError` and `ValueError`."""
+    if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe is waited for, and a device may have no end
+        raise ConfigurationError(f"--seed {path}: it is no plain file; name a YAML file")
     with path.open(encoding="utf-8") as file:
         text = file.read(_LONGEST + 1)
     if len(text) > _LONGEST:

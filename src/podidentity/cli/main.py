@@ -26,6 +26,7 @@ _OUTPUT_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EPIPE, errno.EIO, 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and exit with its status."""
+    _open_missing_streams()
     words = list(sys.argv[1:] if arguments is None else arguments)
     if arguments is None and words[:1] != ["supervise"]:
         allow_nested_objects()
@@ -52,6 +53,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(_tell_lost_output(error))
 
 
+def _open_missing_streams() -> None:
+    """Open /dev/null in place of a standard stream that is closed (`>&-`), or a file opened later would take its place.
+
+    Python then has None for the stream.
+    """
+    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is not None:
+            continue
+        null_device = os.open(os.devnull, os.O_RDWR)
+        if null_device != descriptor:
+            os.dup2(null_device, descriptor)
+            os.close(null_device)
+        setattr(sys, name, os.fdopen(descriptor, "r" if descriptor == 0 else "w"))
+
+
 def _first_own_error(group: BaseExceptionGroup[BaseException]) -> PodIdentityError | None:
     """Return the first of several errors; None when one is not a `PodIdentityError`: a bug keeps its traceback."""
     handled, foreign = group.split(PodIdentityError)
@@ -64,7 +80,13 @@ def _first_own_error(group: BaseExceptionGroup[BaseException]) -> PodIdentityErr
 
 
 def _tell_lost_output(error: OSError) -> int:
-    """Report that output could not be written (a full disk, a closed pipe); return the status. Raises anything else."""
+    """Report output that could not be written (a full disk, a closed pipe), or a directory that is gone.
+
+    Return the status. Raises anything else.
+    """
+    if error.errno == errno.ENOENT and error.filename is None:  # what getcwd() says
+        print("error: the current directory is gone; change to one that exists", file=sys.stderr)
+        return 1
     if error.filename is not None or error.errno not in _OUTPUT_ERRORS:
         raise error
     # What is still buffered cannot be written either: Python must not try again when it ends.

@@ -200,6 +200,40 @@ def test_output_that_does_not_arrive_is_told(words: str) -> None:
     assert (told.returncode, told.stderr) == (1, "")
 
 
+@pytest.mark.parametrize("streams", [">&-", "2>&- >&-", "<&- >&-", "<&- >&- 2>&-"])
+def test_a_stream_that_is_closed_takes_nothing(files: Path, streams: str) -> None:
+    """Closed on purpose, as some cron jobs do: no traceback, and no file takes the stream's place."""
+    command = f"'{sys.executable}' -m podidentity lab list {streams}"
+    told = subprocess.run(
+        ["sh", "-c", command],
+        env={"PATH": os.environ["PATH"], "PODIDENTITY_LAB_HOME": str(files / "labs")},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (told.returncode, told.stdout) == (0, "")
+    assert told.stderr == ("" if "2>&-" in streams else "no lab is up\n")
+    assert (files / "labs/.lock").read_text().startswith("podidentity's labs")
+
+
+@pytest.mark.parametrize("words", ["up --logs logs", "up --seed seed.yaml", "up --state lab.json"])
+def test_a_directory_that_is_gone_is_told(files: Path, words: str) -> None:
+    """Somebody removed the directory that the shell is in: one sentence, and no lab has begun."""
+    command = f"mkdir gone && cd gone && rmdir ../gone && exec '{sys.executable}' -P -m podidentity lab {words}"
+    told = subprocess.run(
+        ["sh", "-c", command],
+        cwd=files,
+        env={"PATH": os.environ["PATH"], "PODIDENTITY_LAB_HOME": str(files / "labs")},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert_one_sentence(told, 1, "the current directory is gone; change to one that exists")
+    assert not [path for path in (files / "labs").iterdir() if path.name != ".lock"]
+
+
 @pytest.mark.root
 def test_a_disk_that_fills_up_under_a_lab_is_told(files: Path) -> None:
     """Enough room to begin and too little to go on: one sentence, and the directory is removed."""
@@ -220,10 +254,25 @@ def test_a_disk_that_fills_up_under_a_lab_is_told(files: Path) -> None:
 
 
 @pytest.mark.root
-def test_a_name_in_use_is_refused(files: Path) -> None:
-    """A second lab of the same name is refused, detached or not, and the first one lives on."""
+def test_what_a_lab_cannot_do_leaves_it_as_it_is(files: Path) -> None:
+    """A second lab of its name is refused, detached or not, and so are files that are none; the lab lives on."""
+    one = ("--name", "one")
     with lab(files / "labs", "one", "--nodes", "1") as up:
-        assert_one_sentence(up.run("down", "--name", "other"), 1, "lab 'other': up are one")
+        assert_one_sentence(up.run("down", "--name", "other"), 1, "lab 'other': up are one; say which one with --name")
+        assert_one_sentence(
+            up.run("fault", "set", *one, "imds_seconds=Infinity"), 2, "imds_seconds must be a number", "lab fault show"
+        )
+        os.mkfifo(files / "pipe")
+        for name in ("pipe", "folder"):
+            told = up.run("save", *one, str(files / name))
+            assert_one_sentence(told, 1, f"{name}: it is no plain file; name a file that can be written")
+        assert (files / "pipe").is_fifo()
+        assert_one_sentence(
+            up.run("load", *one, str(files / "binary")), 1, "binary: it cannot be read as a tar archive"
+        )
+        assert_one_sentence(
+            up.run("load", *one, str(files / "folder")), 1, "folder: neither manifest.json nor index.json"
+        )
         for more in ([], ["--detach"]):
             told = up.run("up", "--name", "one", *more)
             assert_one_sentence(told, 1, "lab 'one': it is up already")

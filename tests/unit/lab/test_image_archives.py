@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import tarfile
 from pathlib import Path
 
@@ -141,10 +142,19 @@ def test_a_huge_member_is_refused_before_it_is_read(tmp_path: Path) -> None:
 def test_what_is_no_archive_is_refused(tmp_path: Path) -> None:
     """A text file, and a tar file or directory of something else, are refused."""
     (tmp_path / "text").write_text("no archive")
-    with pytest.raises(ImageError, match="cannot be read as a tar archive"):
+    with pytest.raises(ImageError, match="text: it cannot be read as a tar archive") as error:
         read(tmp_path / "text", Store(tmp_path / "store"))
+    assert "\n" not in str(error.value)
     for path in (make.write(tmp_path / "other.tar", {"a": b""}), tmp_path):
-        with pytest.raises(ImageError, match=r"neither manifest\.json nor index\.json"):
+        with pytest.raises(ImageError, match=rf"{path}: neither manifest\.json nor index\.json"):
+            read(path, Store(tmp_path / "store"))
+
+
+def test_what_has_no_end_is_not_waited_for(tmp_path: Path) -> None:
+    """A pipe into which nobody writes, and a device."""
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(ImageError, match=f"{path}: it is no file or directory; save the image into a file"):
             read(path, Store(tmp_path / "store"))
 
 

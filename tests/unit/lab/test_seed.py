@@ -1,5 +1,6 @@
 """A wrong seed is refused before a lab starts, with the place of the mistake and what to do."""
 
+import os
 from pathlib import Path
 
 import msgspec
@@ -60,10 +61,14 @@ def test_what_is_wrong_is_named(tmp_path: Path, text: str) -> None:
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(("name", "reason"), [("nope", "No such file"), ("folder", "Is a directory"), ("b", "no text")])
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("nope", "No such file"), ("folder", "Is a directory"), ("b", "no text"), ("pipe", "it is no plain file")],
+)
 def test_a_file_that_is_none_is_named(tmp_path: Path, name: str, reason: str) -> None:
     """A file that cannot be read as text is refused with the reason."""
     (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
     (tmp_path / "b").write_bytes(b"\xff\xfe")
     with pytest.raises(ConfigurationError, match=reason):
         seed.read(tmp_path / name)

@@ -54,7 +54,7 @@ def clear_faults(name: str) -> None:
 def _change(lab: Directory, fields: dict[str, Any]) -> None:
     answer = control.ask(lab, "PATCH", "/azure/faults", content=fields)
     if "error" in answer:
-        raise UsageError(f"lab fault set: {answer['error']}")
+        raise UsageError(f"lab fault set: {answer['error']}; `podidentity lab fault show` has each with its value")
     _print({name: answer[name] for name in fields}, "text")
 
 
@@ -72,7 +72,7 @@ def _parse(text: str, current: dict[str, Any]) -> tuple[str, Any]:
 def _scalar(text: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
 
 

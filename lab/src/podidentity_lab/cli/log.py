@@ -14,7 +14,7 @@ WAIT_SECONDS = 5
 """How long the lab is asked to wait for the next entry; Ctrl-C works meanwhile."""
 
 _FIRST_REFUSAL = 400
-_SERVICES = {
+SERVICES = {
     "imds": "IMDS",
     "entra": "Entra ID",
     "arm": "ARM",
@@ -23,6 +23,7 @@ _SERVICES = {
     "blob": "Blob storage",
     "": "an unknown host",
 }
+"""Every service that an entry of the log can name, as people call it."""
 
 Entry = dict[str, Any]
 
@@ -54,7 +55,7 @@ def render_json(entry: Entry) -> str:
 
 
 def _service_of(entry: Entry) -> str:
-    service = _SERVICES[entry["service"]]
+    service = SERVICES[entry["service"]]
     if entry["service"] in {"keyvault", "blob"}:
         return f"{service} {entry['host'].partition('.')[0]}"
     return service if entry["service"] else f"{service} {entry['host']}"

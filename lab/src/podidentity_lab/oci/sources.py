@@ -93,16 +93,19 @@ class DirectorySource:
 @contextmanager
 def open_source(path: Path) -> Iterator[Source]:
     """Yield the files of an archive or a directory. Raises `ImageError`."""
-    if path.is_dir():
-        yield DirectorySource(path)
-        return
+    if not (path.is_dir() or path.is_file()):  # a pipe is waited for, and a device may have no end
+        raise ImageError(f"{path}: it is no file or directory; save the image into a file")
     try:
+        if path.is_dir():
+            yield DirectorySource(path)
+            return
         with tarfile.open(path) as archive:
             yield TarSource(archive)
     except ImageError as error:
         raise ImageError(f"{path}: {error}") from None
     except (tarfile.TarError, EOFError, OSError) as error:
-        raise ImageError(f"{path}: it cannot be read as a tar archive ({error}); give one of `docker save`") from None
+        reason = " ".join(str(error).partition("\n")[0].rstrip(":").split())  # tarfile adds a line for each compression
+        raise ImageError(f"{path}: it cannot be read as a tar archive ({reason}); give one of `docker save`") from None
 
 
 def read_small(source: Source, name: str) -> bytes:

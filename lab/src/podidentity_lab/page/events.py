@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any
 
 NMI, BROKER, IMDS, ENTRA = "nmi", "broker", "imds", "entra"
-RESOURCES = ("keyvault", "arm", "graph")
+RESOURCES = ("keyvault", "blob", "arm", "graph")
 """Services that take tokens."""
 FIRST_REFUSAL = 400
 TEXT_LIMIT = 2_000
@@ -26,11 +26,11 @@ _FIELD = re.compile(r'(\w+)=("(?:[^"\\]|\\.)*"|\S*)')
 class Event:
     """One request and its answer at one station.
 
-    `station` is nmi, broker, imds, entra, keyvault, arm, graph, or "" for a host that Azure does not have. `asker` is
-    the pod (`namespace/name`), node or host that asked. `place` is where it was answered: the node of an NMI, the pod
-    of a broker, a host name of Azure. `client_id` may be shortened to its ends, as NMI writes it; `identity` is the
-    name of the AzureIdentity at NMI and of Azure's identity elsewhere. `time` is that of the answer in Unix seconds,
-    `seconds` how long it took, None where the log does not say.
+    `station` is nmi, broker, imds, entra, keyvault, blob, arm, graph, or "" for a host that Azure does not have.
+    `asker` is the pod (`namespace/name`), node or host that asked. `place` is where it was answered: the node of an
+    NMI, the pod of a broker, a host name of Azure. `client_id` may be shortened to its ends, as NMI writes it;
+    `identity` is the name of the AzureIdentity at NMI and of Azure's identity elsewhere. `time` is that of the answer
+    in Unix seconds, `seconds` how long it took, None where the log does not say.
     """
 
     time: float

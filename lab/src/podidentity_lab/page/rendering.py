@@ -17,6 +17,7 @@ _SERVICES = {
     "imds": "IMDS",
     "entra": "Entra ID",
     "keyvault": "Key Vault",
+    "blob": "Blob storage",
     "arm": "ARM",
     "graph": "Graph",
     "": "unknown host",
@@ -50,7 +51,7 @@ def _subject(trail: Trail) -> str:
 
 def _place(step: events.Event) -> str:
     """Return where a step was answered, as far as its name does not say it."""
-    if step.station == "keyvault":
+    if step.station in {"keyvault", "blob"}:
         return step.place.partition(".")[0]
     return step.place if step.station in ("nmi", "broker", "") else ""
 

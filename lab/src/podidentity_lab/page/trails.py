@@ -24,7 +24,7 @@ RETRY_SLACK_SECONDS = 0.005
 """Likewise for a further call of a station that the trail has already: it is a retry, or another request's."""
 USE_SECONDS = 5.0
 """How long after a token was issued its first use counts as the same request's."""
-_ORDER = {NMI: 0, BROKER: 1, IMDS: 2, ENTRA: 3, "keyvault": 4, "arm": 4, "graph": 4, "": 5}
+_ORDER = {NMI: 0, BROKER: 1, IMDS: 2, ENTRA: 3, **dict.fromkeys(RESOURCES, 4), "": 5}
 _ISSUERS = (NMI, BROKER, IMDS, ENTRA)
 
 _Key = tuple[str, str, str]

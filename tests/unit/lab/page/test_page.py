@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from starlette.datastructures import Headers
 
+from podidentity_lab.cli import log
 from podidentity_lab.page import faults, rendering
 from podidentity_lab.page.door import Address, is_meant, is_own, is_token
 from podidentity_lab.page.feed import EVENTS_LIMIT, QUEUE_LIMIT, READERS_LIMIT, ROWS_LIMIT, Feed
@@ -210,3 +211,12 @@ async def _batch(reader: AsyncIterator[str]) -> dict[str, Any]:
     assert name == "event: batch"
     batch: dict[str, Any] = json.loads(data.removeprefix("data: "))
     return batch
+
+
+@pytest.mark.parametrize("service", log.SERVICES)
+def test_every_service_of_azure_has_a_place_on_the_page(service: str) -> None:
+    """A request to any of them is shown with its name, behind the token that it used."""
+    trails = Trails()
+    trails.add(azure(0.0, "entra", "host"))
+    trail = trails.add(azure(0.1, service, "host"))
+    assert log.SERVICES[service].removeprefix("an ") in rendering.row(trail)
