@@ -13,7 +13,7 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -45,6 +45,13 @@ MOTO = clients.Client(
     (str(PINS / "moto/requirements.txt"), str(PINS / "moto/constraints.txt")),
     clients.python_packages(str(PINS / "moto")),
 )
+PREPARATIONS: dict[str, Callable[[], object]] = {
+    "kube-apiserver": program.require,
+    "azurite": lambda: clients.ensure(AZURITE),
+    "moto": lambda: clients.ensure(MOTO),
+}
+"""What finds or installs each program, before anything is measured. Raises `MissingToolError`, `LabError`, or
+`RuntimeError` with what the package manager wrote."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -122,10 +122,9 @@ def _split(line: Line | None) -> str:
 
 
 def _budget_row(row: rows.Row, line: Line | None) -> str:
-    if line is None:
-        figures, verdict = "not measured", "-"
-    else:
-        figures, verdict = row.render(line["figures"]), row.verdict(line) + _busy(line)
+    figures = row.render(line["figures"]) if line is not None else ""
+    verdict = row.verdict(line) + _busy(line) if line is not None and figures else "-"
+    figures = figures or "not measured"
     return f"| {row.claim} | {row.budget} | {figures} | {verdict} | `bench/{row.program}.py` |"
 
 

@@ -340,6 +340,15 @@ ROWS = (
         _soak_real,
     ),
     Row(
+        "the lab's page, 1,000 answers a second for 10 s, a headless Chromium: answers neither shown nor counted; CPU "
+        "for 1,000 of them, of its server and of the browser; the size of the document",
+        "0; <= 15 loops; <= 100 loops; <= 10,000 elements",
+        "lab",
+        "lab",
+        lab_figures.page,
+        ("page:",),
+    ),
+    Row(
         "the lab's start to its first answers, over that of kube-apiserver with etcd, Azurite and moto together",
         "<= 1 x",
         "lab",

@@ -193,6 +193,7 @@ def _make(home: Path) -> Directory:
     directory = Directory(home / "lab")
     for path in (home, directory.path):
         path.mkdir(mode=0o700)
+    (home / ".lock").touch()  # by which commands know a home of labs
     return directory
 
 

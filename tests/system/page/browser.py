@@ -30,6 +30,7 @@ class Browser:
 
     def __init__(self, process: subprocess.Popen[bytes], requests: int, answers: int) -> None:
         self._process = process
+        self.pid = process.pid
         self._requests = requests
         self._answers = answers
         self._buffer = b""

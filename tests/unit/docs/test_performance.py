@@ -37,6 +37,27 @@ def test_a_row_that_nobody_has_measured_says_so() -> None:
     assert page.render(figures).count("| not measured | - |") == len(rows.ROWS)
 
 
+def test_a_row_whose_program_was_missing_says_so() -> None:
+    """Where one of the programs that the lab is compared with is missing, the rows about the others have figures."""
+    spread = {"median": 1.0, "least": 1.0, "most": 1.0}
+    entry = {"lab_per_second": spread, "other_per_second": spread, "time over": spread}
+    figures = {"requests": {"get a blob, azurite": entry}}
+    line = {"figures": figures, "over": [], "load": 0.0}
+    lines = [
+        text
+        for text in page.render(FIGURES | {"lines": {"lab": line}}).splitlines()
+        if text.endswith("| `bench/lab.py` |")
+    ]
+    assert [("| not measured | - |" in text, "get a blob 1.00" in text) for text in lines] == [
+        (True, False),
+        (True, False),
+        (True, False),
+        (True, False),
+        (False, True),
+        (True, False),
+    ]
+
+
 def test_figures_of_several_days_say_so() -> None:
     """When rows were measured on different days, the page gives the first and the last day."""
     lines = {"nmi": FIGURES["lines"]["nmi"] | {"date": "2026-01-02"}}

@@ -32,8 +32,8 @@ def open_page(*, name: str, port: int, no_browser: bool) -> None:
             webbrowser.open(url)
 
     with contextlib.suppress(KeyboardInterrupt), up.signals_interrupt():
-        running.run(lab, port, show)
-        click.echo(f"the lab {name!r} is down", err=True)
+        if running.run(lab, port, show):
+            click.echo(f"the lab {name!r} is down", err=True)
 
 
 def _has_display() -> bool:

@@ -46,6 +46,7 @@ SWITCHES = (
     Switch("arm-throttle", "ARM", "throttles as Azure does", "throttle", True),
     Switch("arm-slow", "ARM", "takes 30 s to change a machine", "patch_seconds", 30.0),
     Switch("arm-down", "ARM", "answers the next 3 requests with 503", "arm_statuses", [503] * 3),
+    Switch("blob-down", "Blob storage", "answers the next 3 requests with 503", "blob_statuses", [503] * 3),
     Switch("keyvault-down", "Key Vault", "answers the next 3 requests with 503", "keyvault_statuses", [503] * 3),
 )
 BY_NAME = {switch.name: switch for switch in SWITCHES}

@@ -122,7 +122,8 @@ def _pod(pod: Json) -> Item:
         binding=labels.get(_LABEL, ""),
         service_account=pod["spec"].get("serviceAccountName", ""),
     )
-    return Item(_name(pod), phase if is_ready or phase != "Running" else "not ready", phase != "Failed", facts)
+    state = "not ready" if phase == "Running" and not is_ready else phase
+    return Item(_name(pod), state, state not in ("Failed", "not ready"), facts)
 
 
 def _azure_identities(objects: Objects) -> Iterable[Item]:

@@ -75,8 +75,9 @@ _ENVIRONMENT.filters |= {
     "subject": _subject,
     "place": _place,
     "in_two": _in_two,
+    "service": lambda station: _SERVICES.get(station, station),
 }
-_ENVIRONMENT.globals |= {"services": _SERVICES, "SWITCHES": faults.SWITCHES, "unnamed": faults.unnamed}
+_ENVIRONMENT.globals |= {"SWITCHES": faults.SWITCHES, "unnamed": faults.unnamed}
 
 
 def page(view: View) -> str:

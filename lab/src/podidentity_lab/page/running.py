@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import signal
 import socket
 from collections.abc import Callable
 
@@ -21,10 +22,11 @@ LOOPBACK = "127.0.0.1"
 FIRST_LOOK_SECONDS = 10.0
 
 
-def run(lab: Directory, port: int, show: Callable[[str], None]) -> None:
+def run(lab: Directory, port: int, show: Callable[[str], None]) -> bool:
     """Serve on loopback, on any free port if `port` is 0; call `show` with the URL once it answers.
 
-    Returns when the lab is gone. Raises `HostError` for a port that is taken.
+    Returns at SIGINT, SIGTERM or SIGHUP, and when the lab is gone; whether it is gone. Raises `HostError` for a port
+    that is taken.
     """
     try:
         listening_socket = socket.create_server((LOOPBACK, port))
@@ -33,7 +35,7 @@ def run(lab: Directory, port: int, show: Callable[[str], None]) -> None:
     callers = Callers.of_this_host(_user())
     with listening_socket, contextlib.closing(callers):
         listening_socket.setblocking(False)
-        asyncio.run(_serve(lab, listening_socket, callers, show))
+        return asyncio.run(_serve(lab, listening_socket, callers, show))
 
 
 def _user() -> int:
@@ -43,24 +45,36 @@ def _user() -> int:
 
 async def _serve(
     lab: Directory, listening_socket: socket.socket, callers: Callers, show: Callable[[str], None]
-) -> None:
+) -> bool:
     address = Address(listening_socket.getsockname()[1])
     feed = Feed()
     sources = Sources(lab, feed)
     app = application(lab.name, feed, sources.set_faults, address, callers.is_welcome)
     reading = asyncio.create_task(sources.run())
     serving = asyncio.create_task(serve(app, [listening_socket], protocol=bounded_protocol(callers.is_welcome)))
+    stopping = asyncio.create_task(_stop())
     try:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(FIRST_LOOK_SECONDS):
-                await feed.first_look.wait()
-        show(address.url)
-        await asyncio.wait({reading, serving}, return_when=asyncio.FIRST_COMPLETED)
+        first_look = asyncio.create_task(feed.first_look.wait())
+        await asyncio.wait({first_look, stopping}, timeout=FIRST_LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        first_look.cancel()
+        if not stopping.done():
+            show(address.url)
+        await asyncio.wait({reading, serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        is_gone = not stopping.done()
     finally:
         await feed.close()
         logging.getLogger("uvicorn").setLevel(logging.CRITICAL)  # an answer that is cut now is no error
-        for task in (reading, serving):
+        for task in (reading, serving, stopping):
             task.cancel()
-        await asyncio.gather(reading, serving, return_exceptions=True)
+        await asyncio.gather(reading, serving, stopping, return_exceptions=True)
     if not reading.cancelled():
         reading.result()
+    return is_gone
+
+
+async def _stop() -> None:
+    """Return at a signal that ends the page: an interruption in the midst of an answer would look like a bug."""
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    await stop.wait()

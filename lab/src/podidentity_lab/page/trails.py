@@ -24,7 +24,8 @@ RETRY_SLACK_SECONDS = 0.005
 """Likewise for a further call of a station that the trail has already: it is a retry, or another request's."""
 USE_SECONDS = 5.0
 """How long after a token was issued its first use counts as the same request's."""
-_ORDER = {NMI: 0, BROKER: 1, IMDS: 2, ENTRA: 3, **dict.fromkeys(RESOURCES, 4), "": 5}
+_ORDER = {NMI: 0, BROKER: 1, IMDS: 2, ENTRA: 3, **dict.fromkeys(RESOURCES, 4)}
+_LAST = 5  # a host that Azure does not have
 _ISSUERS = (NMI, BROKER, IMDS, ENTRA)
 
 _Key = tuple[str, str, str]
@@ -70,7 +71,7 @@ class Trail:
     def add(self, event: Event) -> None:
         """Put a step where it belongs."""
         self.steps.append(event)
-        self.steps.sort(key=lambda step: (_ORDER[step.station], step.time))
+        self.steps.sort(key=lambda step: (_ORDER.get(step.station, _LAST), step.time))
 
 
 class Trails:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from podidentity_lab.page.events import BROKER, TEXT_LIMIT, Event, of_audit_line, omitted_lines
+from podidentity_lab.page import rendering
+from podidentity_lab.page.events import BROKER, RESOURCES, TEXT_LIMIT, Event, of_audit_line, omitted_lines
 from podidentity_lab.page.trails import KEYS_LIMIT, STEPS_LIMIT, TRAILS_LIMIT, Trail, Trails
 from unit.lab.page.entries import CLIENT, OTHER_CLIENT, azure, nmi
 
@@ -145,6 +146,16 @@ def test_texts_of_others_are_bounded() -> None:
 def test_lines_that_nmi_left_out(line: str, count: int) -> None:
     """A line that says how many were left out is read in both formats; one that only quotes the words is not."""
     assert omitted_lines(line) == count
+
+
+@pytest.mark.parametrize("service", ["keyvault", "arm", "graph", "blob", "", "a-later-one"])
+def test_every_service_can_be_the_last_station(service: str) -> None:
+    """Each service of the lab's Azure has its place in a row; one that the page does not know yet has one too."""
+    trails = Trails()
+    trails.add(nmi(0.5))
+    trail = trails.add(azure(0.6, service, "default/batch"))
+    assert rendering.row(trail)
+    assert len(trail.steps) == (2 if service in RESOURCES else 1)
 
 
 def test_memory_is_bounded() -> None:

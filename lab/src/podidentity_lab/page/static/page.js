@@ -17,10 +17,10 @@ let announced = { requests: 0, refusals: 0 };
 
 history.replaceState(null, "", location.pathname + location.hash); // the secret is in the cookie now
 
-function element(html) {
+function elements(htmls) {
   const template = document.createElement("template");
-  template.innerHTML = html; // escaped by the server
-  return template.content.firstElementChild;
+  template.innerHTML = htmls.join(""); // escaped by the server
+  return [...template.content.children];
 }
 
 function isOn(id) {
@@ -30,7 +30,8 @@ function isOn(id) {
 function draw() {
   frame = 0;
   if (isOn("pause")) return;
-  for (const [number, html] of [...pending].sort((one, other) => one[0] - other[0])) show(number, element(html));
+  const rows = [...pending].sort((one, other) => one[0] - other[0]).slice(-ROWS_LIMIT);
+  elements(rows.map(([, html]) => html)).forEach((row, index) => show(rows[index][0], row));
   pending.clear();
   while (list.childElementCount > ROWS_LIMIT) list.lastElementChild.remove();
   byId("figures").textContent = sentence();
