@@ -69,8 +69,14 @@ def variables(lab: Directory) -> dict[str, str]:
         environment |= {name: value, name.lower(): value}  # curl reads only http_proxy, others only HTTP_PROXY
     environment |= dict.fromkeys(_TRUST, str(lab.ca))
     environment |= {f"LAB_{name.upper()}": str(facts[name]) for name in _FACTS}
+    environment["LAB_SIGN_IN"] = sign_in_url(lab)
     # az keeps who is signed in: not in the user's own profile.
     return {**environment, "AZURE_CONFIG_DIR": str(lab.path / "az"), "LAB_DIRECTORY": str(lab.path)}
+
+
+def sign_in_url(lab: Directory) -> str:
+    """Return the URL of the host at which a browser of this machine finds the pages of Entra ID."""
+    return f"http://127.0.0.1:{(lab.facts() or {})['identity_port']}"
 
 
 def identity(lab: Directory, text: str) -> Identity:

@@ -133,6 +133,7 @@ class _Lab:
         )
         group.create_task(gateway.serve(gateway_listener, names, callers.is_welcome))
         identities = socket.socket(fileno=self._inheritance.identity_listener)
+        self._azure.serve_sign_in_at(f"http://{HOST_LOOPBACK}:{_port(self._inheritance.identity_listener)}")
         group.create_task(serve(self._azure.local, [identities]))
         registries = socket.socket(fileno=self._inheritance.registry_listener)
         group.create_task(

@@ -25,7 +25,8 @@ def test_every_variable_of_a_lab_is_documented(tmp_path: Path) -> None:
     """docs/lab.md says what each variable of a lab's shell is for."""
     names = "gateway_port tenant_id subscription_id location node_resource_group owner_client_id owner_client_secret"
     facts = ", ".join(
-        f'"{name}": 1' for name in f"{names} cluster_client_id cluster_client_secret logs name registry".split()
+        f'"{name}": 1'
+        for name in f"{names} cluster_client_id cluster_client_secret logs name registry identity_port".split()
     )
     (tmp_path / "lab.json").write_text(f"{{{facts}}}")
     documented = (ROOT / "docs/lab.md").read_text()

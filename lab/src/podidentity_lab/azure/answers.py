@@ -43,6 +43,17 @@ def entra(status: int, error: str, number: int, message: str, headers: Headers |
     return Refusal(JSONResponse(body, status, headers))
 
 
+def unknown_application(client_id: str) -> Refusal:
+    """Return Entra ID's refusal of an application that the tenant does not have."""
+    message = f"Application with identifier '{client_id}' was not found in the directory 'lab'."
+    return entra(400, "unauthorized_client", 700016, message)
+
+
+def description(refusal: Refusal) -> str:
+    """Return the sentence of a refusal in Entra ID's form."""
+    return str(json.loads(bytes(refusal.response.body))["error_description"])
+
+
 def imds(status: int, description: str, error: str = "invalid_request", headers: Headers | None = None) -> Refusal:
     """Return a refusal in IMDS's form."""
     return Refusal(JSONResponse({"error": error, "error_description": description}, status, headers))

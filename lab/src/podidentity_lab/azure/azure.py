@@ -3,6 +3,7 @@
 import ssl
 import time
 from collections.abc import Awaitable, Callable
+from urllib.parse import urlsplit
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -19,12 +20,12 @@ from podidentity_lab.azure import (
     entra,
     graph,
     keyvault,
+    local_identity,
     saving,
 )
 from podidentity_lab.azure.faults import Faults
 from podidentity_lab.azure.imds import Imds
 from podidentity_lab.azure.issuers import Issuers
-from podidentity_lab.azure.local_identity import LocalIdentities
 from podidentity_lab.azure.log import Log, record
 from podidentity_lab.azure.roles import ROLES
 from podidentity_lab.azure.state import (
@@ -40,6 +41,7 @@ from podidentity_lab.azure.state import (
 from podidentity_lab.azure.tls import Authority
 
 Service = Callable[[Request], Awaitable[Response]]
+_LOOPBACK = ("127.0.0.1", "localhost")
 
 
 class Azure:
@@ -62,7 +64,7 @@ class Azure:
             arm.HOST: ("arm", management.serve),
             graph.HOST: ("graph", graph.Graph(self.state, self._entra, self.faults, clock).serve),
         }
-        self._local = LocalIdentities(self.state, self._entra, self.faults, clock)
+        self._local = local_identity.LocalIdentities(self.state, self._entra, self.faults, clock)
         self._vaults = keyvault.KeyVault(self.state, self._entra, self.faults, clock)
         self._blobs = blob_storage.BlobStorage(self.state, self._entra, self.faults, clock)
         if state is None:
@@ -100,8 +102,12 @@ class Azure:
 
     @property
     def local(self) -> ASGIApp:
-        """Serves managed identities to processes of the host; who knows an identity's secret gets its tokens."""
-        return self._application(lambda _host: ("imds", self._local.serve))
+        """Serves processes of the host: managed identities to whoever knows their secrets, and pages to sign in."""
+        return self._application(self._by_local_path)
+
+    def serve_sign_in_at(self, base: str) -> None:
+        """Send users who sign in with a browser to `base`, the URL of where `local` is served."""
+        self._entra.sign_ins.base = base
 
     def tls_context(self) -> ssl.SSLContext:
         """Return a server's context, with a certificate for every name."""
@@ -128,7 +134,7 @@ class Azure:
     def imds(self, machine_id: str) -> ASGIApp:
         """Return the metadata service of a VM, or of an instance of a scale set."""
         service = Imds(machine_id, self.state, self._entra, self.faults, self._clock)
-        return self._application(lambda _host: ("imds", service.serve))
+        return self._application(lambda _request: ("imds", service.serve))
 
     def _add(self, kind: str, name: str) -> Machine:
         machine = Machine(
@@ -165,7 +171,8 @@ class Azure:
         )
         self.state.principals[service_principal.object_id] = principal
 
-    def _by_host(self, host: str) -> tuple[str, Service]:
+    def _by_host(self, request: Request) -> tuple[str, Service]:
+        host = request.headers.get("host", "")
         name = host.split(":", maxsplit=1)[0].lower()
         if name in self._services:
             return self._services[name]
@@ -175,7 +182,15 @@ class Azure:
             return "blob", self._blobs.serve
         raise answers.arm(404, "HostNotFound", f"The lab's Azure has no host '{host}'.")
 
-    def _application(self, route: Callable[[str], tuple[str, Service]]) -> ASGIApp:
+    def _by_local_path(self, request: Request) -> tuple[str, Service]:
+        if request.url.path.rstrip("/").lower() in (local_identity.APP_SERVICE_PATH, local_identity.ARC_PATH):
+            return "imds", self._local.serve
+        host = request.headers.get("host", "")
+        if urlsplit(f"//{host}").hostname not in _LOOPBACK:  # a name of another page's that leads here
+            raise answers.arm(404, "HostNotFound", f"This is not '{host}': ask for 127.0.0.1.")
+        return "entra", self._entra.sign_in
+
+    def _application(self, route: Callable[[Request], tuple[str, Service]]) -> ASGIApp:
         async def application(scope: Scope, receive: Receive, send: Send) -> None:
             if scope["type"] != "http":
                 return
@@ -184,12 +199,12 @@ class Azure:
 
         return application
 
-    async def _answer(self, request: Request, route: Callable[[str], tuple[str, Service]]) -> Response:
+    async def _answer(self, request: Request, route: Callable[[Request], tuple[str, Service]]) -> Response:
         request.state.client_id = request.state.resource = request.state.name = ""
         name = ""
         changes.settle(self.state, self._clock())
         try:
-            name, service = route(request.headers.get("host", ""))
+            name, service = route(request)
             response = await service(request)
         except answers.Refusal as refusal:
             response = refusal.response

@@ -6,6 +6,7 @@ what is peculiar to users who sign in is in `user_tokens`.
 """
 
 import asyncio
+import dataclasses
 import json
 import secrets
 from collections.abc import Callable, Mapping
@@ -18,10 +19,11 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from podidentity_lab.azure import answers, audiences, user_tokens
+from podidentity_lab.azure import answers, audiences, sign_in, user_tokens
 from podidentity_lab.azure.assertions import Assertions
 from podidentity_lab.azure.faults import Faults
 from podidentity_lab.azure.issuers import Issuers
+from podidentity_lab.azure.sign_in import GRANTS, SignIn, SignIns
 from podidentity_lab.azure.state import Json, Principal, State, User
 
 HOST = "login.microsoftonline.com"
@@ -43,6 +45,7 @@ class Entra:
         self._key = _signing_key(state)
         self._kid = state.keys["kid"]
         self._assertions = Assertions(issuers, clock)
+        self.sign_ins = SignIns(state, clock, f"https://{HOST}")
         issuers.publish(self._issuer, self.keys)
 
     def issue(self, principal: Principal, audience: str, lifetime_seconds: int = LIFETIME_SECONDS) -> str:
@@ -121,6 +124,8 @@ class Entra:
             return JSONResponse(self.keys())
         if path.startswith("userrealm/"):
             return JSONResponse(user_tokens.realm(parts[-1]))
+        if path in sign_in.PATHS:
+            return await self.sign_in(request)
         if request.method == "POST" and path in {"oauth2/v2.0/token", "oauth2/token"}:
             if self._faults.entra_statuses:
                 raise answers.entra_asked_for(self._faults.entra_statuses.pop(0), self._faults.headers())
@@ -130,13 +135,23 @@ class Entra:
             return JSONResponse(await self._token(request, parts[0], form, v2="v2.0" in path))
         raise answers.entra(404, "invalid_request", 900144, f"There is nothing at {request.url.path}.")
 
+    async def sign_in(self, request: Request) -> Response:
+        """Answer a request about signing in with a browser."""
+        parts = [part for part in request.url.path.split("/") if part]
+        path = "/".join(parts[1:]).lower()
+        if path not in sign_in.PATHS:
+            raise answers.entra(404, "invalid_request", 900144, f"There is nothing at {request.url.path}.")
+        self._check_tenant(parts[0], any_tenant=True)
+        return await self.sign_ins.serve(request, path)
+
     async def _token(self, request: Request, tenant: str, form: Mapping[str, str], *, v2: bool) -> Json:
-        if form.get("grant_type") in user_tokens.GRANTS:
+        if form.get("grant_type") in user_tokens.GRANTS | GRANTS:
             self._check_tenant(tenant, any_tenant=True)
             return await self._user_token(request, form, v2=v2)
         self._check_tenant(tenant)
         if form.get("grant_type") != "client_credentials":
-            message = "Only client_credentials, password and refresh_token are granted here."
+            grants = ", ".join(sorted({"client_credentials"} | user_tokens.GRANTS | GRANTS))
+            message = f"The app requested an unsupported grant type; the lab has {grants}."
             raise answers.entra(400, "unsupported_grant_type", 70003, message)
         principal = await self._authenticated(form)
         request.state.client_id = principal.client_id
@@ -159,16 +174,14 @@ class Entra:
         client_id = form.get("client_id", "")
         application = user_tokens.application(self._state, client_id)
         if application is None:
-            raise _unknown_application(client_id)
+            raise answers.unknown_application(client_id)
         if not user_tokens.is_public(application):
             await self._check_proof(application, form)
-        if form["grant_type"] == "password":
-            user = user_tokens.check_password(self._state, form)
-        else:
-            claims = self.verify(form.get("refresh_token", ""), user_tokens.REFRESH_AUDIENCE)
-            user = user_tokens.refreshed(self._state, claims)
-        scope = form.get("scope", "") if v2 else f"{form.get('resource', '')}/.default"
-        audience, permission = user_tokens.resource_and_permission(scope)
+        signing_in = self._sign_in_of(form, "scope" if v2 else "resource")
+        user = signing_in.user
+        audience, permission = user_tokens.resource_and_permission(
+            signing_in.scope if v2 else f"{signing_in.scope}/.default"
+        )
         request.state.client_id, request.state.name = client_id, user.principal_name
         audiences.check(self._state, application, audience)
         access_claims = {"aud": audience, **user_tokens.access_claims(user, client_id, permission)}
@@ -177,11 +190,22 @@ class Entra:
         content = self._answer(token, audience, LIFETIME_SECONDS, v2=v2)
         permissions = " ".join(f"{audience}/{name}" for name in (*permission.split(), ".default"))
         content |= {"scope": permissions, "client_info": user_tokens.client_info(user, self._settings.tenant_id)}
-        return content | self._lasting_tokens(user, client_id)
+        return content | self._lasting_tokens(user, client_id, signing_in.nonce)
 
-    def _lasting_tokens(self, user: User, client_id: str) -> Json:
+    def _sign_in_of(self, form: Mapping[str, str], field: str) -> SignIn:
+        """Return whose password, refresh token or code a form has, and for what. Refuses with 400."""
+        if form["grant_type"] in GRANTS:
+            signing_in = self.sign_ins.redeem(form)
+            return dataclasses.replace(signing_in, scope=form.get(field) or signing_in.scope)
+        if form["grant_type"] == "password":
+            return SignIn(user_tokens.check_password(self._state, form), form.get(field, ""))
+        claims = self.verify(form.get("refresh_token", ""), user_tokens.REFRESH_AUDIENCE)
+        return SignIn(user_tokens.refreshed(self._state, claims), form.get(field, ""))
+
+    def _lasting_tokens(self, user: User, client_id: str, nonce: str) -> Json:
         refresh_claims = {"aud": user_tokens.REFRESH_AUDIENCE, "oid": user.object_id, "iss": self._issuer}
         id_claims = {**user_tokens.id_claims(user, client_id), "iss": self._issuer, "ver": "2.0"}
+        id_claims |= {"nonce": nonce} if nonce else {}
         return {
             "refresh_token": self._sign(refresh_claims, user_tokens.REFRESH_SECONDS),
             "id_token": self._sign(id_claims, LIFETIME_SECONDS),
@@ -200,7 +224,7 @@ class Entra:
         client_id = form.get("client_id", "")
         principal = self._state.principal_of(client_id)
         if principal is None:
-            raise _unknown_application(client_id)
+            raise answers.unknown_application(client_id)
         await self._check_proof(principal, form)
         if not principal.consented:
             message = (
@@ -252,11 +276,6 @@ class Entra:
     @property
     def _issuer(self) -> str:
         return f"https://{HOST}/{self._settings.tenant_id}/v2.0"
-
-
-def _unknown_application(client_id: str) -> answers.Refusal:
-    message = f"Application with identifier '{client_id}' was not found in the directory 'lab'."
-    return answers.entra(400, "unauthorized_client", 700016, message)
 
 
 def _check_secret(principal: Principal, secret: str) -> None:

@@ -19,7 +19,7 @@ from rich.table import Table
 from podidentity.errors import LabError
 from podidentity_lab import control, directory, keeping, loading, manifest, up
 from podidentity_lab import down as ending
-from podidentity_lab.cli import fault, identity, log, options, page, shell
+from podidentity_lab.cli import browse, fault, identity, log, options, page, shell
 from podidentity_lab.data import FILES
 from podidentity_lab.directory import DEFAULT_NAME, Directory
 from podidentity_lab.environment import Dialect
@@ -101,6 +101,7 @@ lab.add_command(identity.env)
 lab.add_command(identity.run)
 lab.add_command(fault.fault)
 lab.add_command(page.open_page)
+lab.add_command(browse.browse)
 
 
 @lab.command("list")
