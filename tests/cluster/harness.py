@@ -30,6 +30,9 @@ GROUP = "apps"
 LOCATION = "westeurope"
 WAIT_SECONDS = 240.0  # a whole cluster, image unpacking and a busy machine
 
+NO_TENANT = "00000000-0000-0000-0000-000000000000"
+"""What stands in manifests where the tenant's ID belongs."""
+
 TOKEN_URL = "http://169.254.169.254/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https%3A%2F%2Fvault.azure.net"
 
 
@@ -120,6 +123,10 @@ class Cluster:
         """Run `kubectl get ... -o json`."""
         told: Json = json.loads(self.kubectl("get", *words, "-o", "json"))
         return told
+
+    def manifest(self, path: str) -> str:
+        """Return the text of a manifest of this repository, with the tenant where its readers put theirs."""
+        return (REPOSITORY / path).read_text().replace(NO_TENANT, self.lab.variables["LAB_TENANT_ID"])
 
     def delete(self, *words: str) -> None:
         """Run `kubectl delete` without a grace period: tests do not examine how their pods end."""

@@ -6,184 +6,41 @@ identity until a test puts one there.
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlencode
 
-import httpx2
 import pytest
 
-from cluster.brokers import BROKER, HOME, SUBJECT, create, grant, group
-from cluster.harness import GROUP, LOCATION, REPOSITORY, Cluster, client_id, custom, until
+from cluster.brokers import BROKER, HOME, create
+from cluster.doors import (
+    ACCOUNT,
+    DOOR_PORT,
+    LEGACY,
+    NAMESPACES,
+    NMI,
+    NODES,
+    ON_HOST,
+    RESTRICTED,
+    UNGRANTED,
+    Doors,
+    asking,
+    asking_pod,
+    is_answering,
+    set_up,
+)
+from cluster.harness import GROUP, REPOSITORY, Cluster, client_id, until
 from cluster.programs import DOOR_CLIENT
-from cluster.test_federation import ISSUER, forget_issuers_keys
 from cluster.test_helm import tables
 from cluster.test_new import NEW, SYSTEM
 from cluster.webhooks import KEY, migrate, podidentity, token_file_webhook
 from podidentity.core.exchange.requests import NODE_PATH
-from podidentity_lab import control
 from podidentity_lab.demo.admin import COMPUTE_VERSION, once_free
-from podidentity_lab.directory import Directory
 from system.lab.running import Json
-
-RESTRICTED, ON_HOST, UNGRANTED, LEGACY = "doors-restricted", "doors-host", "doors-ungranted", "doors-legacy"
-NAMESPACES = (RESTRICTED, ON_HOST, UNGRANTED, LEGACY)
-NMI = "aad-pod-id-nmi-service-account"
-ACCOUNT = "web"
-HOST_PORT, DOOR_PORT = 18080, 2580
-NODES = ("node-0", "node-1")
-
-
-@dataclass
-class Doors:
-    """NMI and the broker in their cluster, an identity that trusts the broker, and pods that request tokens."""
-
-    cluster: Cluster
-    identity: str
-    http: httpx2.Client
-    pods: dict[str, str]
-    """The base URL of each pod that asks."""
-    packets: int
-    """Packets of pods that had passed towards the metadata service when NMI was ready."""
-
-    def ask(self, pod: str, path: str, **query: str) -> tuple[int, Json]:
-        """Return what a pod was answered: status and document."""
-        status, _, document = self.get(pod, path, **query)
-        return status, document
-
-    def get(self, pod: str, path: str, **query: str) -> Any:
-        """Return the text that a pod's program answers."""
-        return self.http.get(f"{self.pods[pod]}{path}?{urlencode(query)}").raise_for_status().json()
-
-    def owner(self, pod: str, path: str, **query: str) -> str:
-        """Return the client ID of the token that a pod was given."""
-        status, document = self.ask(pod, path, **query)
-        assert status == 200, document
-        return client_id(document["access_token"])
-
-    def nmi(self, node: str) -> Json:
-        """Return NMI's pod on a node."""
-        (pod,) = self.cluster.get("pods", "-n", SYSTEM, "--field-selector", f"spec.nodeName={node}")["items"]
-        result: Json = pod
-        return result
-
-    def metadata_requests(self) -> int:
-        """Return how often the nodes' metadata service was asked for a token of the identity."""
-        entries = control.ask(Directory(self.cluster.lab.directory), "GET", "/azure/log")
-        return sum(entry["service"] == "imds" and entry["who"] == self.identity for entry in entries)
-
-
-def asking_pod(identity: str, name: str, namespace: str, node: str, program: str = DOOR_CLIENT, **spec: Any) -> Json:
-    """Return a pod that Pod Security's level `restricted` admits, with what the webhook injects for the token file."""
-    variables: list[Json] = [
-        {"name": "PODIDENTITY_HOST_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.hostIP"}}},
-        {"name": "IDENTITY_ENDPOINT", "value": f"http://$(PODIDENTITY_HOST_IP):2580/token-file/{identity}"},
-        {"name": "IMDS_ENDPOINT", "value": "http://$(PODIDENTITY_HOST_IP):2580"},
-        {"name": "PORT", "value": str(HOST_PORT if spec.get("hostNetwork") else 8080)},
-    ]
-    security = {
-        "runAsNonRoot": True,
-        "runAsUser": 1000,
-        "allowPrivilegeEscalation": False,
-        "capabilities": {"drop": ["ALL"]},
-        "seccompProfile": {"type": "RuntimeDefault"},
-    }
-    container = {
-        "name": "main",
-        "image": "podidentity/lab-tools:1",
-        "command": ["python3", "-u", "-c", program],
-        "env": variables,
-        "securityContext": security,
-        "volumeMounts": [{"name": "proof", "mountPath": "/var/opt/azcmagent/tokens", "readOnly": True}],
-    }
-    source = {"serviceAccountToken": {"audience": "api://AKSIdentityBinding", "path": "podidentity.key"}}
-    metadata = {"name": name, "namespace": namespace, "labels": {"aadpodidbinding": "doors"}}
-    return {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": metadata,
-        "spec": {
-            "nodeName": node,
-            "serviceAccountName": ACCOUNT,
-            "terminationGracePeriodSeconds": 1,
-            "restartPolicy": "Never",
-            "containers": [container],
-            "volumes": [{"name": "proof", "projected": {"defaultMode": 0o644, "sources": [source]}}],
-            **spec,
-        },
-    }
-
-
-def namespace_objects(name: str) -> tuple[Json, Json]:
-    """Return a namespace and its service account.
-
-    The namespace is `restricted`, or allows pods on the node's network.
-    """
-    labels = {"pod-security.kubernetes.io/enforce": "privileged" if name == ON_HOST else "restricted"}
-    namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
-    return namespace, {
-        "apiVersion": "v1",
-        "kind": "ServiceAccount",
-        "metadata": {"name": ACCOUNT, "namespace": name},
-    }
-
-
-def bind(identity: str, resource_id: str, namespace: str) -> tuple[Json, Json]:
-    """Return an AzureIdentity, annotated so that its tokens come from the broker, and its binding."""
-    azure_identity = custom("AzureIdentity", "doors", {"type": 0, "resourceID": resource_id, "clientID": identity})
-    binding = custom("AzureIdentityBinding", "doors", {"azureIdentity": "doors", "selector": "doors"})
-    for item in (azure_identity, binding):
-        item["metadata"]["namespace"] = namespace
-    azure_identity["metadata"]["annotations"] = {"podidentity.io/token-source": "broker"}
-    return azure_identity, binding
-
-
-def install(cluster: Cluster) -> None:
-    """Install the broker and NMI alone from their manifests, and the role by which NMI may use the broker."""
-    cluster.kubectl("wait", "--for=delete", f"namespace/{HOME}", "--timeout=240s")
-    tenant = cluster.lab.variables["LAB_TENANT_ID"]
-    manifest = (REPOSITORY / "deploy/broker/broker.yaml").read_text()
-    cluster.kubectl("apply", "-f", "-", stdin=manifest.replace("00000000-0000-0000-0000-000000000000", tenant))
-    cluster.kubectl("apply", "--server-side", "-f", str(NEW / "broker.yaml"))
-    cluster.kubectl("apply", "-f", str(REPOSITORY / "deploy/broker/nmi.yaml"))
-    flags = (f"--nmi-service-accounts={SYSTEM}/{NMI}", f"--bundle-namespaces={SYSTEM}")
-    path = "/spec/template/spec/containers/0/args/-"
-    changes = [{"op": "add", "path": path, "value": flag} for flag in flags]
-    cluster.kubectl("-n", HOME, "patch", "deployment", BROKER, "--type=json", "-p", json.dumps(changes))
 
 
 @pytest.fixture(scope="module")
 def doors(cluster: Cluster) -> Iterator[Doors]:
     """Everything installed, and pods: two in a granted namespace, one on the node's network, one without a grant."""
-    install(cluster)
-    created = cluster.admin.create_identity(GROUP, "doors", LOCATION)
-    cluster.admin.create_federated_credential(GROUP, "doors", BROKER, ISSUER, SUBJECT)
-    forget_issuers_keys(cluster)
-    identity, resource_id = created["properties"]["clientId"], cluster.admin.identity(GROUP, "doors")
-    create(cluster, *(item for name in NAMESPACES for item in namespace_objects(name)))
-    create(cluster, *grant(identity, "identity-doors", group(RESTRICTED), group(ON_HOST)))
-    create(cluster, *(item for name in NAMESPACES for item in bind(identity, resource_id, name)))
-    create(
-        cluster,
-        asking_pod(identity, "near", RESTRICTED, NODES[0]),
-        asking_pod(identity, "far", RESTRICTED, NODES[1]),
-        asking_pod(identity, "outside", UNGRANTED, NODES[0]),
-        asking_pod(identity, "on-host", ON_HOST, NODES[0], hostNetwork=True),
-    )
-    cluster.roll_out("daemonset/nmi", SYSTEM)
-    cluster.roll_out(f"deployment/{BROKER}", HOME)
-    proxy = cluster.lab.variables["HTTP_PROXY"]
-    with httpx2.Client(proxy=proxy, trust_env=False, timeout=150) as http:
-        place = Doors(cluster, identity, http, {}, cluster.imds_packets())
-        for name, namespace in {
-            "near": RESTRICTED,
-            "far": RESTRICTED,
-            "outside": UNGRANTED,
-            "on-host": ON_HOST,
-        }.items():
-            port = HOST_PORT if namespace == ON_HOST else 8080
-            place.pods[name] = f"http://{cluster.pod_ip(name, namespace)}:{port}"
-            until(lambda name=name: is_answering(place, name), f"an answer of the pod {name}")  # type: ignore[misc]
+    with asking(cluster, set_up(cluster)) as place:
         yield place
     cluster.kubectl("delete", "-n", SYSTEM, "daemonset", "nmi", "--cascade=foreground")
     cluster.kubectl("delete", "--ignore-not-found", "--wait=false", "namespace", HOME, *NAMESPACES)
@@ -194,14 +51,6 @@ def doors(cluster: Cluster) -> Iterator[Doors]:
         assert "podidentity" not in tables(cluster, node)
     cluster.kubectl("delete", "clusterrole,clusterrolebinding", "identity-doors", f"{HOME}:{BROKER}")
     cluster.kubectl("delete", "--ignore-not-found", "-f", str(NEW / "broker.yaml"))
-
-
-def is_answering(doors: Doors, pod: str) -> bool:
-    """Whether a pod answers requests."""
-    try:
-        return bool(doors.get(pod, "/proof"))
-    except httpx2.HTTPError:
-        return False
 
 
 def test_a_legacy_pod_gets_its_token_by_the_metadata_address(doors: Doors) -> None:
@@ -255,7 +104,7 @@ def test_azures_own_sdk_gets_its_token_unmodified(doors: Doors) -> None:
 
 @pytest.fixture(scope="module")
 def webhook(doors: Doors) -> Iterator[None]:
-    """The webhook, installed with the port of the token-file door."""
+    """The webhook, installed by kubectl from its manifest, with the port of the token-file door."""
     with token_file_webhook(doors.cluster, DOOR_PORT):
         yield
 

@@ -17,9 +17,9 @@ import pytest
 import chart
 from cluster.admissions import ApiServer, Steady, create_at_once, steady
 from cluster.brokers import create, grant, group
+from cluster.doors import asking_pod
 from cluster.harness import DEFINITIONS, GROUP, Cluster, until
 from cluster.programs import EITHER, QUICK_START, WORKLOAD_IDENTITY
-from cluster.test_doors import asking_pod
 from cluster.test_federation import ISSUER
 from cluster.webhooks import (
     AUTHORITY,

@@ -19,9 +19,7 @@ import helm_python
 import yaml
 from cryptography import x509
 
-import chart
 from cluster.admissions import ApiServer
-from cluster.brokers import create
 from cluster.harness import GROUP, LOCATION, Cluster
 from cluster.test_federation import ISSUER
 from podidentity.core.injection.mutation import VOLUME_PREFIX
@@ -175,17 +173,18 @@ def install(cluster: Cluster, source: Any, name: str, namespace: str, values: Js
 
 @contextlib.contextmanager
 def token_file_webhook(cluster: Cluster, port: int) -> Iterator[None]:
-    """The webhook alone, from its chart, with the port of the token-file door as its only setting of note."""
+    """The webhook alone, by `kubectl apply` of its manifest, with the tenant and the token-file door's port in it.
+
+    A patch afterwards would leave replicas without the port, which answer until their drain is over.
+    """
     cluster.kubectl("wait", "--for=delete", f"namespace/{HOME}", "--timeout=240s")
-    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
-    create(cluster, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": HOME, "labels": labels}})
-    tenant = cluster.lab.variables["LAB_TENANT_ID"]
-    install(cluster, chart.WEBHOOK, "workload-identity", HOME, {"azureTenantID": tenant, "tokenFilePort": port})
+    flag = "            - --port=9443\n"
+    manifest = cluster.manifest("deploy/webhook/webhook.yaml")
+    assert manifest.count(flag) == 1
+    cluster.kubectl("apply", "-f", "-", stdin=manifest.replace(flag, f"{flag}            - --token-file-port={port}\n"))
+    cluster.roll_out(f"deployment/{DEPLOYMENT}", HOME)
     yield
-    kubeconfig = cluster.lab.variables["KUBECONFIG"]
-    with helm_python.Config(kubeconfig_path=kubeconfig, namespace=HOME) as helm:
-        helm.uninstall("workload-identity", timeout=HELM_SECONDS)
-    cluster.kubectl("delete", "--ignore-not-found", "--wait=false", "namespace", HOME)
+    cluster.kubectl("delete", "--wait=false", "-f", "-", stdin=manifest)
 
 
 def podidentity(cluster: Cluster, *words: str) -> CompletedProcess[str]:
