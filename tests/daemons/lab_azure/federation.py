@@ -66,6 +66,7 @@ class Tenant:
         status, body = self.ask(client_id or self.client_id, proof, scope)
         self.description = body.get("error_description", "")
         self.lifetime = body.get("expires_in", 0)
+        self.access_token = body.get("access_token", "")
         return (status, body["error"], body["error_codes"][0]) if status != 200 else (200, "", 0)
 
     def assertion(self, key: Key | None = None, header: dict[str, Any] | None = None, **changed: Any) -> str:

@@ -60,6 +60,16 @@ def test_what_is_no_token_of_the_right_kind_is_refused(tenant: Tenant) -> None:
     assert tenant.exchange(jwt.encode(claims, "", "none"))[1:] == ("invalid_request", 50027)
     assert tenant.exchange(jwt.encode(claims, "k" * 32, "HS256"))[1:] == ("invalid_request", 50027)
     assert tenant.exchange(tenant.assertion(), scope=ARM) == (400, "invalid_scope", 1002012)
+    two = f"{ARM}/.default https://vault.azure.net/.default"
+    assert tenant.exchange(tenant.assertion(), scope=two) == (400, "invalid_scope", 1002012)
+
+
+@pytest.mark.parametrize("scope", [f"{ARM}/.default openid profile offline_access", f"OpenID {ARM}/.default"])
+def test_what_msal_asks_for_beside_the_resource_is_ignored(tenant: Tenant, scope: str) -> None:
+    """MSAL for Go and for Java append OpenID's scopes; the token is for the resource alone."""
+    tenant.trust()
+    assert tenant.exchange(tenant.assertion(), scope=scope) == (200, "", 0)
+    assert jwt.decode(tenant.access_token, options={"verify_signature": False})["aud"] == ARM
 
 
 @pytest.mark.parametrize(("begins", "ends"), [(-7200, -3600), (3600, 7200)])

@@ -297,10 +297,12 @@ def _audience(form: Mapping[str, str], *, v2: bool) -> str:
     if not v2:
         return form.get("resource", "")
     scope = form.get("scope", "")
-    if not scope.endswith("/.default"):
+    # MSAL for Go and for Java send `openid offline_access profile` beside the resource.
+    resources = [item for item in scope.split() if item.lower() not in user_tokens.OPENID_SCOPES]
+    if len(resources) != 1 or not resources[0].endswith("/.default"):
         message = f"The provided value for scope {scope} is not valid. Client credential flows must have a scope value "
         raise answers.entra(400, "invalid_scope", 1002012, message + "with /.default suffixed to the resource.")
-    return scope.removesuffix("/.default")
+    return resources[0].removesuffix("/.default")
 
 
 def _signing_key(state: State) -> rsa.RSAPrivateKey:

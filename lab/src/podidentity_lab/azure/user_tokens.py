@@ -16,7 +16,7 @@ GRANTS = frozenset({"password", "refresh_token"})
 REFRESH_AUDIENCE = "urn:podidentity-lab:refresh"
 REFRESH_SECONDS = 90 * 86_400
 _GRAPH = "https://graph.microsoft.com"
-_OPENID = frozenset({"openid", "profile", "email", "offline_access"})
+OPENID_SCOPES = frozenset({"openid", "profile", "email", "offline_access"})
 # Applications of Microsoft that are in every tenant: azure-cli, which azure-identity signs in as too, and PowerShell.
 _OF_MICROSOFT = {
     "04b07795-8ddb-461a-bbee-02f9e1bf7b46": "Microsoft Azure CLI",
@@ -81,7 +81,7 @@ def resource_and_permission(scope: str) -> tuple[str, str]:
 
     `https://vault.azure.net/.default openid` is for `https://vault.azure.net`; `User.Read` is one of Graph's.
     """
-    target = next((item for item in scope.split() if item.lower() not in _OPENID), f"{_GRAPH}/.default")
+    target = next((item for item in scope.split() if item.lower() not in OPENID_SCOPES), f"{_GRAPH}/.default")
     audience, separator, permission = target.rpartition("/")
     audience = audience if separator else _GRAPH
     if permission != ".default":
