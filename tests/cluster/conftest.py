@@ -11,6 +11,7 @@ from cluster.harness import Cluster
 # ever gets there.
 FIRST = (
     "test_walk_through",
+    "test_off_azure",
     "test_manifests",
     "test_startup_taint",
     "test_helm",

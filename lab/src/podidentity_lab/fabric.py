@@ -60,10 +60,13 @@ class NodeNetwork:
         return f"up-{self.name}"
 
 
-async def build(nodes: Iterable[NodeNetwork], *, bridge: bool) -> None:
-    """Make the fabric, Azure's namespace and the nodes' namespaces. Raises `HostError`."""
+async def build(nodes: Iterable[NodeNetwork], *, bridge: bool, metadata: bool) -> None:
+    """Make the fabric, Azure's namespace and the nodes' namespaces. Raises `HostError`.
+
+    Without `metadata` there is no way to the metadata service's address, as in clusters that are not on Azure.
+    """
     node_plans = tuple(nodes)
-    await ip_batch(_fabric_lines(node_plans))
+    await ip_batch(_fabric_lines(node_plans, metadata=metadata))
     write_sysctl("", "net/ipv4/ip_forward", "1")
     await ip_batch(_azure_lines(), AZURE_NAMESPACE)
     for node in node_plans:
@@ -79,10 +82,10 @@ async def metadata_packets() -> dict[str, int]:
     return {counter["name"].removeprefix("imds_"): counter["packets"] for counter in counters}
 
 
-def _fabric_lines(nodes: tuple[NodeNetwork, ...]) -> list[str]:
+def _fabric_lines(nodes: tuple[NodeNetwork, ...], *, metadata: bool) -> list[str]:
     lines = [
         "link set lo up",
-        f"addr add {METADATA_ADDRESS}/32 dev lo",
+        *([f"addr add {METADATA_ADDRESS}/32 dev lo"] if metadata else []),
         f"netns add {AZURE_NAMESPACE}",
         f"link add up-azure type veth peer name eth0 netns {AZURE_NAMESPACE}",
         f"addr add {_AZURE_GATEWAY}/24 dev up-azure",

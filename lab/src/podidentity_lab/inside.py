@@ -97,7 +97,7 @@ class _Lab:
             loop.add_signal_handler(number, self._stop.set)
         # The outer process holds the other end: whatever becomes of it, this end becomes readable.
         loop.add_reader(self._inheritance.lifeline, self._stop.set)
-        await fabric.build(self._networks, bridge=self._bridge)
+        await fabric.build(self._networks, bridge=self._bridge, metadata=bool(self._machines))
         running = asyncio.create_task(self._run_parts())
         stopping = asyncio.create_task(self._stop.wait())
         await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
