@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from urllib.parse import urlencode
 
 import helm_python
 import httpx2
+import pytest
 from cryptography import x509
 
 import chart
@@ -183,6 +185,33 @@ def client_pod(cluster: Cluster, identity: str, name: str, program: str) -> Json
     return _pod(name, [_container(cluster, identity, "main", ["python3", "-u", "-c", program])])
 
 
+def install_client(name: str) -> bool:
+    """Install a client of `interop.clients`; return whether it can be had here. With `CI` set, a missing one fails."""
+    try:
+        clients.installed(name)
+    except clients.MissingToolError as error:
+        if os.environ.get("CI"):
+            pytest.fail(str(error))
+        return False
+    return True
+
+
+def machine_folders(program: str) -> set[str]:
+    """Return the folders of this machine in which a program (a path) finds itself, its libraries and its packages."""
+    top = "/".join(Path(program).parts[:2]).replace("//", "/")
+    return {str(clients.CACHE), *_MACHINE, top}
+
+
+def mount_folders(container: Json, folders: set[str]) -> None:
+    """Let a container see folders of its node at their own paths."""
+    container["volumeMounts"] += [_mount(volume_name(path), path) for path in sorted(folders)]
+
+
+def folder_volumes(folders: set[str]) -> list[Json]:
+    """Return the volumes of a pod whose containers see folders of its node."""
+    return [{"name": volume_name(path), "hostPath": {"path": path}} for path in sorted(folders)]
+
+
 def sdk_pod(cluster: Cluster, identity: str, sdks: Sequence[Sdk], requests: Sequence[Json]) -> Json:
     """Return a pod with a container for each SDK, which makes `requests`.
 
@@ -200,15 +229,15 @@ def sdk_pod(cluster: Cluster, identity: str, sdks: Sequence[Sdk], requests: Sequ
             folders = {str(clients.CACHE)}
         else:
             program = str(Path(shutil.which(program) or program).resolve())
-            folders = {str(clients.CACHE), *_MACHINE, "/".join(Path(program).parts[:2]).replace("//", "/")}
+            folders = machine_folders(program)
         shell = ["/bin/sh", "-c", 'cd "$0" && printf %s "$REQUESTS" | "$@"', str(directory), program, *words]
         container = _container(cluster, identity, f"sdk-{number}", shell)
         container["env"].append({"name": "REQUESTS", "value": lines})
-        container["volumeMounts"] += [_mount(_volume_name(path), path) for path in sorted(folders)]
+        mount_folders(container, folders)
         containers.append(container)
         paths |= folders
     pod = _pod("sdks", containers)
-    pod["spec"]["volumes"] += [{"name": _volume_name(path), "hostPath": {"path": path}} for path in sorted(paths)]
+    pod["spec"]["volumes"] += folder_volumes(paths)
     pod["spec"]["restartPolicy"] = "Never"
     return pod
 
@@ -236,7 +265,8 @@ def _mount(volume: str, path: str) -> Json:
     return {"name": volume, "mountPath": path, "readOnly": True}
 
 
-def _volume_name(path: str) -> str:
+def volume_name(path: str) -> str:
+    """Return the name of the volume with a folder of the node."""
     return path.strip("/").replace("/", "-").replace(".", "-")
 
 

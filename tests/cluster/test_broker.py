@@ -23,7 +23,6 @@ from cluster.brokers import BROKER, CLIENTS, HOME, NAMESPACES, OUTSIDE, SUBJECT,
 from cluster.harness import GROUP, LOCATION, Cluster, client_id, until
 from cluster.programs import BROKER_LOAD
 from cluster.test_federation import ISSUER, forget_issuers_keys, published_keys, rotate_key, sign_in
-from interop import clients
 from interop.broker.programs import SDKS
 from podidentity.broker.lifecycle import MISSING_REASON
 from podidentity.core.model.federation import EXCHANGE_AUDIENCE
@@ -52,15 +51,7 @@ def replacement(place: Place) -> list[str]:
 @pytest.fixture(scope="module")
 def sdks(place: Place) -> Mapping[str, str]:
     """The containers in which Azure's SDKs ask, by the title of the SDK; only SDKs that can be installed here."""
-    available = []
-    for sdk in SDKS:
-        try:
-            clients.installed(sdk.client)
-        except clients.MissingToolError as error:
-            if os.environ.get("CI"):
-                pytest.fail(str(error))
-        else:
-            available.append(sdk)
+    available = [sdk for sdk in SDKS if brokers.install_client(sdk.client)]
     pod = brokers.sdk_pod(place.cluster, place.client_id, available, [{}, {"client_id": NOBODYS}])
     create(place.cluster, pod)
     return {sdk.title: container["name"] for sdk, container in zip(available, pod["spec"]["containers"], strict=True)}

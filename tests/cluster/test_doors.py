@@ -5,12 +5,14 @@ identity until a test puts one there.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
 
-from cluster.brokers import BROKER, HOME, create
+from cluster import door_sdks
+from cluster.brokers import BROKER, HOME, create, install_client
+from cluster.door_sdks import DIRECT, TOKEN_FILE
 from cluster.doors import (
     ACCOUNT,
     DOOR_PORT,
@@ -29,12 +31,21 @@ from cluster.doors import (
 )
 from cluster.harness import GROUP, REPOSITORY, Cluster, client_id, until
 from cluster.programs import DOOR_CLIENT
+from cluster.test_federation import ISSUER
 from cluster.test_helm import tables
 from cluster.test_new import NEW, SYSTEM
 from cluster.webhooks import KEY, migrate, podidentity, token_file_webhook
+from interop.managed.programs import SDKS, Sdk
 from podidentity.core.exchange.requests import NODE_PATH
 from podidentity_lab.demo.admin import COMPUTE_VERSION, once_free
 from system.lab.running import Json
+
+SDK_DOORS = {"sdks": (TOKEN_FILE,), "sdks-on-host": (TOKEN_FILE, DIRECT)}
+"""The doors by which SDKs ask in each of two pods: one with a network of its own, one on the node's.
+
+No token of theirs has come by the metadata address: there SDKs do not ask who have the token file's variables, and no
+machine has an identity.
+"""
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +114,28 @@ def test_azures_own_sdk_gets_its_token_unmodified(doors: Doors) -> None:
 
 
 @pytest.fixture(scope="module")
+def sdks(doors: Doors) -> None:
+    """Two pods in which SDKs of two ages ask, as far as they can be had here.
+
+    By the metadata address they ask in `test_off_azure`. For the direct door, the identity trusts their service
+    account as well.
+    """
+    cluster, subject = doors.cluster, f"system:serviceaccount:{ON_HOST}:{ACCOUNT}"
+    cluster.admin.create_federated_credential(GROUP, "doors", "pods", ISSUER, subject)
+    available = [sdk for sdk in SDKS if install_client(sdk.client)]
+    for number, (name, ways) in enumerate(SDK_DOORS.items()):
+        spec = {"hostNetwork": True} if DIRECT in ways else {}
+        create(cluster, door_sdks.pod(cluster, doors.identity, name, NODES[number], available, *ways, **spec))
+
+
+@pytest.fixture(scope="module")
+def sdk_answers(doors: Doors, sdks: None) -> Mapping[tuple[str, str, str], Json | str]:  # noqa: ARG001  # the pods
+    """What each SDK was answered, by the pod, the SDK's client and the door."""
+    logs = {name: doors.cluster.finished(name, ON_HOST) for name in SDK_DOORS}
+    return {(name, *words): content for name in logs for words, content in door_sdks.answers(logs[name]).items()}
+
+
+@pytest.fixture(scope="module")
 def webhook(doors: Doors) -> Iterator[None]:
     """The webhook, installed by kubectl from its manifest, with the port of the token-file door."""
     with token_file_webhook(doors.cluster, DOOR_PORT):
@@ -119,7 +152,7 @@ def plain_pod(name: str, namespace: str, node: str, program: str, **spec: Any) -
     return item
 
 
-@pytest.mark.usefixtures("webhook")
+@pytest.mark.usefixtures("sdks", "webhook")  # the SDKs ask while the webhook is being installed
 def test_the_webhook_leads_an_unmodified_program_to_the_door(doors: Doors) -> None:
     """A pod with the label and the annotation of workload identity's proxy gets the door.
 
@@ -207,6 +240,25 @@ def test_neither_daemon_may_make_tokens_or_read_secrets(doors: Doors, account: t
         for namespace in (account[0], RESTRICTED, "kube-system"):
             process = doors.cluster.try_kubectl("auth", "can-i", *words, user, "-n", namespace)
             assert process.stdout.strip() == "no", (words, namespace)
+
+
+@pytest.mark.parametrize(("pod", "door"), [(pod, door) for pod, ways in SDK_DOORS.items() for door in ways])
+@pytest.mark.parametrize("sdk", SDKS, ids=lambda sdk: f"{sdk.title}-{sdk.version}".replace(" ", "-"))
+def test_an_sdk_of_either_age_gets_its_token_unmodified(
+    doors: Doors, sdk_answers: Mapping[tuple[str, str, str], Json | str], sdk: Sdk, pod: str, door: str
+) -> None:
+    """`ManagedIdentityCredential` and `DefaultAzureCredential` get the pod's token by each door.
+
+    Go's `ManagedIdentityCredential` alone does not know the direct door: it takes no token of a service account.
+    """
+    if not install_client(sdk.client):
+        pytest.skip(f"{sdk.title} {sdk.version} cannot be had here")
+    owners = door_sdks.owners(sdk_answers[pod, sdk.client, door])
+    if (door, sdk.client.partition("-")[0]) == (DIRECT, "go"):
+        assert owners.pop("managed")["error"] == "*azidentity.credentialUnavailableError"
+        assert owners == {"default": doors.identity}
+    else:
+        assert owners == {"managed": doors.identity, "default": doors.identity}
 
 
 def test_no_metadata_service_was_asked_for_any_of_it(doors: Doors) -> None:

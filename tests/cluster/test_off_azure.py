@@ -4,17 +4,21 @@ It has a cluster of its own: nodes are Azure machines, or not, from their start.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import pytest
 
-from cluster.brokers import create
-from cluster.doors import NODES, ON_HOST, RESTRICTED, Doors, asking, asking_pod, set_up
-from cluster.harness import REPOSITORY, client_id, start, until
+from cluster import door_sdks
+from cluster.brokers import create, install_client
+from cluster.door_sdks import METADATA
+from cluster.doors import NODES, ON_HOST, Doors, asking, asking_pod, set_up
+from cluster.harness import start, until
 from cluster.programs import BRIEFLY
 from cluster.webhooks import podidentity
+from interop.managed.programs import SDKS, Sdk
 from podidentity_lab import control
 from podidentity_lab.directory import Directory
+from system.lab.running import Json
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +30,20 @@ def doors(possible: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         yield one
 
 
+@pytest.fixture(scope="module")
+def sdks(doors: Doors) -> None:
+    """A pod in which SDKs of two ages ask by the metadata address, as far as they can be had here."""
+    available = [sdk for sdk in SDKS if install_client(sdk.client)]
+    create(doors.cluster, door_sdks.pod(doors.cluster, doors.identity, "sdks", NODES[1], available, METADATA))
+
+
+@pytest.fixture(scope="module")
+def sdk_answers(doors: Doors, sdks: None) -> Mapping[tuple[str, str], Json | str]:  # noqa: ARG001  # the pod
+    """What each SDK was answered, by the SDK's client and the door."""
+    return door_sdks.answers(doors.cluster.finished("sdks", ON_HOST))
+
+
+@pytest.mark.usefixtures("sdks")  # they ask while other tests run
 def test_no_node_is_an_azure_machine_and_none_has_the_metadata_address(doors: Doors) -> None:
     """No node has a provider, and what runs on a node's own network finds no way to the metadata address."""
     assert [node["spec"].get("providerID") for node in doors.cluster.get("nodes")["items"]] == [None] * len(NODES)
@@ -42,17 +60,6 @@ def test_a_pod_gets_its_token_by_the_metadata_address(doors: Doors, pod: str) ->
     assert doors.owner(pod, "/metadata") == doors.identity
 
 
-def test_azures_own_sdk_gets_its_token_unmodified(doors: Doors) -> None:
-    """The SDK takes the node for an Azure machine, and both of its credentials get the token."""
-    program = (REPOSITORY / "tests/interop/managed/managed.py").read_text()
-    item = asking_pod(doors.identity, "sdk", RESTRICTED, NODES[1], program)
-    item["spec"]["containers"][0]["env"] = []
-    create(doors.cluster, item)
-    answers = json.loads(doors.cluster.finished("sdk", RESTRICTED))
-    assert all("token" in answer for answer in answers.values()), answers
-    assert {client_id(answer["token"]) for answer in answers.values()} == {doors.identity}
-
-
 def test_a_pod_on_the_nodes_network_has_the_token_file(doors: Doors) -> None:
     """A pod on the node's network, which has no metadata address, gets its token by its file."""
     assert doors.owner("on-host", "/token-file") == doors.identity
@@ -63,6 +70,17 @@ def test_without_a_grant_a_pod_is_told_so_at_once(doors: Doors) -> None:
     status, document = doors.ask("outside", "/metadata")
     assert status == 400
     assert document["error_description"].startswith("Identity not found")
+
+
+@pytest.mark.parametrize("sdk", SDKS, ids=lambda sdk: f"{sdk.title}-{sdk.version}".replace(" ", "-"))
+def test_an_sdk_of_either_age_gets_its_token_unmodified(
+    doors: Doors, sdk_answers: Mapping[tuple[str, str], Json | str], sdk: Sdk
+) -> None:
+    """`ManagedIdentityCredential` and `DefaultAzureCredential` take the node for an Azure machine and get tokens."""
+    if not install_client(sdk.client):
+        pytest.skip(f"{sdk.title} {sdk.version} cannot be had here")
+    owners = door_sdks.owners(sdk_answers[sdk.client, METADATA])
+    assert owners == {"managed": doors.identity, "default": doors.identity}
 
 
 def test_nobody_was_missed(doors: Doors) -> None:

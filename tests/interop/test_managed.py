@@ -8,7 +8,6 @@ import asyncio
 import json
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ import pytest
 import make
 from daemons.broker.harness import READER
 from daemons.nmi import test_token_file as door
-from interop.clients import HERE
+from interop.managed.programs import SDKS, Sdk
 from loops import anyio_backend  # noqa: F401  # all tests here run on uvloop
 
 MOUNT = """
@@ -25,50 +24,6 @@ mount -t tmpfs tmpfs /var/opt && mkdir -p /var/opt/azcmagent/tokens || exit 90
 cp "$PROOF" /var/opt/azcmagent/tokens/podidentity.key && exec "$@"
 """
 SECONDS = 200.0  # the JVM on a machine that is busy with everything else
-
-
-@dataclass(frozen=True, slots=True)
-class Sdk:
-    """A version of an SDK; `client` (in interop.clients) has it."""
-
-    title: str
-    version: str
-    client: str
-    command: Callable[[Path], list[str]]
-
-    @property
-    def is_newest(self) -> bool:
-        """Whether it is the newest version: older ones refuse selectors, or do not look for them in the answer."""
-        return "-" not in self.client
-
-
-def _python(directory: Path) -> list[str]:
-    return [str(directory / "bin/python"), "-c", (HERE / "managed/managed.py").read_text()]
-
-
-def _javascript(_directory: Path) -> list[str]:
-    return ["node", "--input-type=module", "--eval", (HERE / "managed/managed.mjs").read_text()]
-
-
-def _go(directory: Path) -> list[str]:
-    return [str(directory / "managed")]
-
-
-def _java(directory: Path) -> list[str]:
-    (archive,) = (directory / "build/target").glob("*-1.jar")
-    return ["java", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-cp", f"{archive}:{directory}/libs/*", "Managed"]
-
-
-SDKS = (
-    Sdk("Python azure-identity", "1.27.0", "python", _python),
-    Sdk("Python azure-identity", "1.12.0", "python-2022", _python),
-    Sdk("JavaScript @azure/identity", "4.14.1", "javascript", _javascript),
-    Sdk("JavaScript @azure/identity", "2.1.0", "javascript-2022", _javascript),
-    Sdk("Go azidentity", "1.15.0", "go", _go),
-    Sdk("Go azidentity", "1.3.1", "go-2023", _go),
-    Sdk("Java azure-identity", "1.19.0", "java", _java),
-    Sdk("Java azure-identity", "1.6.1", "java-2022", _java),
-)
 
 
 async def run(sdk: Sdk, directory: Path, proof: Path, environment: Mapping[str, str]) -> dict[str, Any]:
