@@ -136,6 +136,7 @@ EVENT_LOOPS = {
     "system/load/soaking.py": "a thread in a pod's network namespace",
     "system/redirect/acting.py": "a thread in a node's network namespace",
     "system/redirect/background.py": "a thread in a node's network namespace",
+    "system/redirect/test_broker_vanishes.py": "a thread in a network namespace",
     "system/redirect/test_host.py": "a thread in a host's network namespace",
     "system/redirect/test_redirect.py": "a thread in a node's network namespace",
     "system/redirect/test_uplinks.py": "a thread in a node's network namespace",
