@@ -43,7 +43,13 @@ def _webhook(key: ObjectKey, deployment: Mapping[str, Any]) -> Webhook | None:
         return None
     words = [str(word) for word in container.get("args") or () if word not in {"webhook", "podidentity"}]
     options, _ = flags.parse_leniently("podidentity webhook", webhook.TABLE, words)
-    return Webhook(key, options.number("token-file-port"), options.text("custom-token-endpoint-audience") or AUDIENCE)
+    return Webhook(
+        key,
+        options.number("token-file-port"),
+        options.text("custom-token-endpoint-audience") or AUDIENCE,
+        int((deployment.get("spec") or {}).get("replicas", 1)),
+        int((deployment.get("status") or {}).get("readyReplicas") or 0),
+    )
 
 
 def _runs_webhook(container: Mapping[str, Any]) -> bool:

@@ -8,13 +8,14 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from podidentity.core.injection.rules import USE_LABEL
 from podidentity.core.model.identities import ObjectKey
 from podidentity.core.model.wording import some_of
 from podidentity.core.report.brokers import Broker
 from podidentity.core.report.diagnosing import Daemon
 from podidentity.core.report.findings import Finding, note, ok, problem
 
-CHECK, BROKER_CHECK = "token-file door", "nmi through the broker"
+CHECK, BROKER_CHECK, WEBHOOK_CHECK = "token-file door", "nmi through the broker", "webhook"
 _GUIDE = "docs/configure/nmi-through-the-broker.md"
 _NAMES = 5
 
@@ -35,6 +36,8 @@ class Webhook:
     key: ObjectKey
     port: int
     audience: str
+    replicas: int = 2
+    ready: int = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +51,18 @@ class DoorFacts:
 
 def diagnose(facts: DoorFacts) -> tuple[Finding, ...]:
     """Return what is well and what is not; nothing where there is no such door."""
-    return (*_token_file(facts), *_node_daemons(facts))
+    return (*map(_webhook, facts.webhooks), *_token_file(facts), *_node_daemons(facts))
+
+
+def _webhook(webhook: Webhook) -> Finding:
+    """Return whether a webhook answers: while none of it does, the API server refuses pods with the label."""
+    count = f"{webhook.ready} of {webhook.replicas} replicas are ready"
+    if webhook.ready >= webhook.replicas > 0:
+        return ok(WEBHOOK_CHECK, f"{webhook.key}: {count}")
+    todo = f"kubectl -n {webhook.key.namespace} describe deployment/{webhook.key.name}"
+    if webhook.ready:
+        return note(WEBHOOK_CHECK, f"{webhook.key}: {count}", todo)
+    return problem(WEBHOOK_CHECK, f"{webhook.key}: {count}: pods with the label {USE_LABEL} are refused", todo)
 
 
 def _token_file(facts: DoorFacts) -> Iterator[Finding]:

@@ -31,20 +31,39 @@ def test_all_is_well() -> None:
     """Both doors have the verdict OK, also without a webhook, when pods have their variables from elsewhere."""
     for facts in (HEALTHY, replace(HEALTHY, webhooks=())):
         findings = doors.diagnose(facts)
-        assert [finding.verdict for finding in findings] == [Verdict.OK] * 2
-        assert findings[0].message == "NMI serves it on port 2580 of 2 nodes"
+        assert {finding.verdict for finding in findings} == {Verdict.OK}
+        assert [finding.message for finding in findings if finding.check == doors.CHECK] == [
+            "NMI serves it on port 2580 of 2 nodes"
+        ]
+
+
+@pytest.mark.parametrize(
+    ("replicas", "ready", "verdict", "words"),
+    [
+        (2, 2, Verdict.OK, "2 of 2 replicas are ready"),
+        (2, 1, Verdict.NOTE, "1 of 2 replicas are ready"),
+        (2, 0, Verdict.PROBLEM, "pods with the label azure.workload.identity/use are refused"),
+        (0, 0, Verdict.PROBLEM, "0 of 0 replicas"),
+    ],
+)
+def test_a_webhook_that_does_not_answer(replicas: int, ready: int, verdict: Verdict, words: str) -> None:
+    """While no replica is ready, labelled pods cannot be created, whatever door they want."""
+    webhook = replace(WEBHOOK, port=0, replicas=replicas, ready=ready)
+    (finding,) = doors.diagnose(DoorFacts(webhooks=(webhook,)))
+    assert (finding.check, finding.verdict, words in finding.message) == ("webhook", verdict, True)
+    assert verdict is Verdict.OK or finding.todo == "kubectl -n w describe deployment/webhook"
 
 
 @pytest.mark.parametrize(
     "facts",
     [
         DoorFacts(),
-        DoorFacts((node("n1", 0, broker=""),), (replace(WEBHOOK, port=0),), (BROKER,)),
+        DoorFacts((node("n1", 0, broker=""),), (), (BROKER,)),
         DoorFacts(brokers=(BROKER,)),
     ],
 )
 def test_who_has_no_such_door_hears_nothing_of_it(facts: DoorFacts) -> None:
-    """There is no finding for NMI alone, a webhook without the door, or a broker alone."""
+    """There is no finding for NMI alone, or a broker alone."""
     assert doors.diagnose(facts) == ()
 
 
