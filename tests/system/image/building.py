@@ -35,3 +35,12 @@ class Buildah:
         volumes = (f"--volume={settings}:/etc/pip.conf:ro", f"--volume={CERTIFICATES}:/certificates.crt:ro")
         self.run("build", "--isolation=chroot", "--pull-never", *volumes, *words, "--tag", name, ".")
         return f"localhost/{name}"
+
+    def root(self, image: str) -> Path:
+        """Return the root of a new container of an image."""
+        return Path(self.run("mount", self.run("from", "--pull-never", image)))
+
+    def run_in(self, image: str, rights: str, script: str) -> str:
+        """Run a shell script in a new container of an image, in a chroot with these capabilities."""
+        container = self.run("from", "--pull-never", image)
+        return self.run("run", "--isolation=chroot", f"--cap-add={rights}", container, "--", "sh", "-ec", script)

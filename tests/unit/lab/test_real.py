@@ -10,7 +10,7 @@ import pytest
 
 from podidentity.errors import LabError
 from podidentity_lab.oci.store import Store
-from podidentity_lab.real import archive, directories, machine, program
+from podidentity_lab.real import archive, directories, images, machine, program
 from unit.lab import oci_archives as make
 
 
@@ -79,6 +79,25 @@ def test_a_node_pulls_from_the_lab_alone() -> None:
         content = tomllib.loads(text)
         assert content["server"] == "http://192.168.50.1:5000"
         assert content["host"] == {content["server"]: {"capabilities": ["pull", "resolve"]}}
+
+
+def test_what_an_image_brings_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the user's cache and a checkout have nothing, the lab's image has the program and the archives."""
+    prebuilt = tmp_path / "prebuilt"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(program, "PREBUILT", prebuilt)
+    monkeypatch.setattr(images, "PREBUILT", prebuilt)
+    monkeypatch.setattr(images, "_BUILD", tmp_path / "build")
+    assert program.find() is None
+    with pytest.raises(LabError, match="`make image` makes them"):
+        images.archives()
+    (prebuilt / program.place().name).mkdir(parents=True)
+    for name in images.NAMES:
+        (prebuilt / name).touch()
+    found = program.find()
+    assert found is not None
+    assert found.component("kubelet") == str(prebuilt / program.place().name / "kubelet")
+    assert images.archives() == tuple(prebuilt / name for name in images.NAMES)
 
 
 def test_a_directory_becomes_an_image(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """Builds the one program that every Kubernetes component of the lab is, once for each version, and finds it again.
 
-The source is the Go module beside this file. What was built lies in the user's cache, under a name made of all that it
-was built from: another version, or another line of `main.go`, is another program.
+The source is the Go module beside this file. What was built lies in the user's cache or, in the lab's image, below
+`PREBUILT`, under a name made of all that it was built from: another version, or another line of `main.go`, is another
+program.
 """
 
 import fcntl
@@ -18,6 +19,8 @@ from pathlib import Path
 from podidentity.errors import HostError, LabError
 
 SOURCE = Path(__file__).parent / "program"
+PREBUILT = Path("/usr/lib/podidentity")
+"""Where the lab's image with a real Kubernetes has it, and the archives of `images`."""
 COMPONENTS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy")
 OLDEST_GO = (1, 26)  # what k8s.io/kubernetes asks for in its own go.mod
 BUILD_SECONDS = 3600.0  # five minutes on two quiet cores
@@ -66,7 +69,8 @@ def place() -> Path:
 def find() -> Program | None:
     """Return the program; None when it has not been built."""
     folder = place()
-    return Program(version(), folder) if folder.is_dir() else None
+    folders = (folder, PREBUILT / folder.name)
+    return next((Program(version(), path) for path in folders if path.is_dir()), None)
 
 
 def require() -> Program:
