@@ -20,16 +20,15 @@ from typing import IO, NamedTuple
 
 ROOT = Path(__file__).parent.parent
 OUTPUTS = ROOT / "build"
-PYTEST = (sys.executable, "-m", "pytest", "-q")
+PYTEST = (sys.executable, "-m", "pytest", "-q", "--durations=20")
 CLUSTER_FOLDERS = ("tests/cluster", "tests/contract")
 PROGRAM_FOLDERS = (
     "tests/system/demo",
     "tests/system/lab",
-    "tests/system/load",
-    "tests/system/redirect",
     "tests/interop",
 )
-"""Not all of whole programs: images, the release and the lab's page are with the others, whose lane is the shortest."""
+"""Not all of whole programs: images, the release, the lab's page, load and the redirect are with the others, so that
+all lanes take about as long."""
 CLIENTS = ("nice", sys.executable, "tests/interop/clients.py")
 _SUMMARY = re.compile(r"^=*\s*(\d+ .+ in .+?)\s*=*$")
 

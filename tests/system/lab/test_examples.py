@@ -23,6 +23,7 @@ ELSEWHERE = {
     "lab shell": "it needs a terminal: tests/system/lab/test_up_and_down.py runs it",
     "lab run": "it needs an identity and az: tests/interop/test_local_identity.py runs it",
     "lab open": "it serves until Ctrl-C: tests/system/page/test_open.py runs it",
+    "lab browse": "somebody has to sign in: tests/interop/test_sign_in.py runs it",
     "lab load": "it needs an image: tests/system/lab/test_images.py runs it",
     "lab join": "a late node needs a real cluster: tests/cluster/test_joining.py runs it",
     "verify": "it needs a subscription: tests/system/lab/test_verify.py runs it",
