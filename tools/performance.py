@@ -60,8 +60,9 @@ def write(note: str) -> None:
         "lines": programs.collect(lines),
     }
     FOLDER.mkdir(exist_ok=True)
-    FIGURES.write_text(json.dumps(figures, indent=1, sort_keys=True) + "\n")
-    PAGE.write_text(page.render(figures))
+    text = json.dumps(figures, indent=1, sort_keys=True) + "\n"
+    FIGURES.write_text(text)
+    PAGE.write_text(page.render(json.loads(text)))  # in the order of the file, as `check` reads it
     for path in plots.draw(figures["lines"], FOLDER):
         print(f"wrote {path.relative_to(ROOT)}")
 
