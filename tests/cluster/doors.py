@@ -1,6 +1,7 @@
 """NMI and the broker on a real cluster without MIC, and pods that ask by NMI's doors: objects, and what they say."""
 
 import contextlib
+import functools
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -187,5 +188,5 @@ def asking(cluster: Cluster, identity: str) -> Iterator[Doors]:
         doors = Doors(cluster, identity, http, {}, cluster.imds_packets())
         for name, (namespace, _, spec) in places.items():
             doors.pods[name] = f"http://{cluster.pod_ip(name, namespace)}:{HOST_PORT if spec else 8080}"
-            until(lambda name=name: is_answering(doors, name), f"an answer of the pod {name}")  # type: ignore[misc]
+            until(functools.partial(is_answering, doors, name), f"an answer of the pod {name}")
         yield doors

@@ -5,7 +5,7 @@ identity until a test puts one there.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -114,8 +114,8 @@ def test_azures_own_sdk_gets_its_token_unmodified(doors: Doors) -> None:
 
 
 @pytest.fixture(scope="module")
-def sdks(doors: Doors) -> None:
-    """Two pods in which SDKs of two ages ask, as far as they can be had here.
+def sdks(doors: Doors) -> Sequence[str]:
+    """The names of two pods in which SDKs of two ages ask, as far as they can be had here.
 
     By the metadata address they ask in `test_off_azure`. For the direct door, the identity trusts their service
     account as well.
@@ -126,12 +126,13 @@ def sdks(doors: Doors) -> None:
     for number, (name, ways) in enumerate(SDK_DOORS.items()):
         spec = {"hostNetwork": True} if DIRECT in ways else {}
         create(cluster, door_sdks.pod(cluster, doors.identity, name, NODES[number], available, *ways, **spec))
+    return tuple(SDK_DOORS)
 
 
 @pytest.fixture(scope="module")
-def sdk_answers(doors: Doors, sdks: None) -> Mapping[tuple[str, str, str], Json | str]:  # noqa: ARG001  # the pods
+def sdk_answers(doors: Doors, sdks: Sequence[str]) -> Mapping[tuple[str, str, str], Json | str]:
     """What each SDK was answered, by the pod, the SDK's client and the door."""
-    logs = {name: doors.cluster.finished(name, ON_HOST) for name in SDK_DOORS}
+    logs = {name: doors.cluster.finished(name, ON_HOST) for name in sdks}
     return {(name, *words): content for name in logs for words, content in door_sdks.answers(logs[name]).items()}
 
 

@@ -31,16 +31,17 @@ def doors(possible: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 @pytest.fixture(scope="module")
-def sdks(doors: Doors) -> None:
-    """A pod in which SDKs of two ages ask by the metadata address, as far as they can be had here."""
+def sdks(doors: Doors) -> str:
+    """The name of a pod in which SDKs of two ages ask by the metadata address, as far as they can be had here."""
     available = [sdk for sdk in SDKS if install_client(sdk.client)]
     create(doors.cluster, door_sdks.pod(doors.cluster, doors.identity, "sdks", NODES[1], available, METADATA))
+    return "sdks"
 
 
 @pytest.fixture(scope="module")
-def sdk_answers(doors: Doors, sdks: None) -> Mapping[tuple[str, str], Json | str]:  # noqa: ARG001  # the pod
+def sdk_answers(doors: Doors, sdks: str) -> Mapping[tuple[str, str], Json | str]:
     """What each SDK was answered, by the SDK's client and the door."""
-    return door_sdks.answers(doors.cluster.finished("sdks", ON_HOST))
+    return door_sdks.answers(doors.cluster.finished(sdks, ON_HOST))
 
 
 @pytest.mark.usefixtures("sdks")  # they ask while other tests run

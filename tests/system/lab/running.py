@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,6 +55,21 @@ def nobody() -> User | str:
     if told.returncode:
         return f"another user cannot import the project: {told.stderr.strip().splitlines()[-1]}"
     return User((*become, python), variables)
+
+
+@contextlib.contextmanager
+def home_of_nobody() -> Iterator[tuple[Path, User]]:
+    """Yield a directory for the labs of a user without rights, and the user; pytest's own directory hides its own."""
+    user = nobody()
+    if isinstance(user, str):
+        missing(user)
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        home = Path(folder) / "labs"
+        home.mkdir(mode=0o700)
+        if os.geteuid() == 0:
+            Path(folder).chmod(0o755)
+            os.chown(home, NOBODY, NOBODY)
+        yield home, user
 
 
 def missing(what: str) -> NoReturn:

@@ -1,16 +1,13 @@
 """`kubectl debug`, `attach`, `run -it` and `exec -t`: terminals, and containers that are added to a pod that runs."""
 
 import json
-import os
 import re
-import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from pathlib import Path
 
 import pytest
 
-from system.lab.running import KUBECTL, NOBODY, Json, Lab, lab, missing, nobody, pod
+from system.lab.running import KUBECTL, Json, Lab, home_of_nobody, lab, pod
 from system.lab.terminals import Screen, screen
 from waiting import until
 
@@ -154,35 +151,26 @@ def test_a_node_is_debugged(up: Lab) -> None:
 
 def test_terminals_without_root() -> None:
     """A lab of a user without rights has all of it."""
-    user = nobody()
-    if isinstance(user, str):
-        missing(user)
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        home = Path(folder) / "labs"
-        home.mkdir(mode=0o700)
-        if os.geteuid() == 0:
-            Path(folder).chmod(0o755)
-            os.chown(home, NOBODY, NOBODY)
-        with lab(home, "rootless", "--nodes", "1", user=user) as one:
-            one.create(pod("app", "sleep 1234"))
-            until(lambda: one.is_ready("app"), "the pod runs")
-            with at_terminal(one, "debug", "app", "-it", IMAGE, "--target=main", "--", "sh") as terminal:
-                terminal.until_shown("# ")
-                terminal.press(f"{PROCESSES}; tty\r")
-                terminal.until_shown("/dev/pts/0")
-                assert "sleep 1234" in terminal.shown
-            one.kubectl(
-                "debug",
-                "app",
-                "--copy-to=copy",
-                "--share-processes",
-                IMAGE,
-                "--container=looker",
-                "--",
-                "sleep",
-                "4321",
-            )
-            until(lambda: one.is_ready("copy"), "the copy runs")
-            with at_terminal(one, "exec", "-it", "copy", "--", "sh", "-c", f"{SIZE}; {PROCESSES}") as terminal:
-                terminal.until_shown("40 123\r\n")
-                terminal.until_shown("sleep 4321")
+    with home_of_nobody() as (home, user), lab(home, "rootless", "--nodes", "1", user=user) as one:
+        one.create(pod("app", "sleep 1234"))
+        until(lambda: one.is_ready("app"), "the pod runs")
+        with at_terminal(one, "debug", "app", "-it", IMAGE, "--target=main", "--", "sh") as terminal:
+            terminal.until_shown("# ")
+            terminal.press(f"{PROCESSES}; tty\r")
+            terminal.until_shown("/dev/pts/0")
+            assert "sleep 1234" in terminal.shown
+        one.kubectl(
+            "debug",
+            "app",
+            "--copy-to=copy",
+            "--share-processes",
+            IMAGE,
+            "--container=looker",
+            "--",
+            "sleep",
+            "4321",
+        )
+        until(lambda: one.is_ready("copy"), "the copy runs")
+        with at_terminal(one, "exec", "-it", "copy", "--", "sh", "-c", f"{SIZE}; {PROCESSES}") as terminal:
+            terminal.until_shown("40 123\r\n")
+            terminal.until_shown("sleep 4321")

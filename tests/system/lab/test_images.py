@@ -10,7 +10,6 @@ import re
 import shutil
 import subprocess
 import tarfile
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from typing import Any
 import pytest
 
 from system.lab.own_images import buildah, container_of, programs, push
-from system.lab.running import NOBODY, Lab, lab, missing, nobody, pod
+from system.lab.running import Lab, home_of_nobody, lab, missing, pod
 from unit.lab import oci_archives as make
 from waiting import until
 
@@ -156,20 +155,11 @@ def test_an_image_gets_its_own_token(up: Lab, layers: Sequence[bytes], tmp_path:
 
 def test_a_lab_without_root_runs_images_too(layers: Sequence[bytes]) -> None:
     """All files are the one user's; what the container writes is laid over the image all the same."""
-    user = nobody()
-    if isinstance(user, str):
-        missing(user)
     files = make.docker_files(layers, ["app:1"], Cmd=["sh", "-c", "cat /app/greeting; echo x >/app/new; id -u"])
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        home = Path(folder) / "labs"
-        home.mkdir(mode=0o700)
-        if os.geteuid() == 0:
-            Path(folder).chmod(0o755)
-            os.chown(home, NOBODY, NOBODY)
-        with lab(home, "rootless", "--nodes", "1", user=user) as one:
-            done = load(one, make.write(Path(folder) / "app.tar", files))
-            assert done.returncode == 0, done.stderr
-            assert one.run_pod(pod("app", image="app:1")) == "hello0\n"
+    with home_of_nobody() as (home, user), lab(home, "rootless", "--nodes", "1", user=user) as one:
+        done = load(one, make.write(home.parent / "app.tar", files))
+        assert done.returncode == 0, done.stderr
+        assert one.run_pod(pod("app", image="app:1")) == "hello0\n"
 
 
 def test_buildah_pushes_and_pods_run_what_was_pushed(up: Lab, layers: Sequence[bytes], tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ import pty
 import signal
 import stat
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from podidentity.cli import main as cli
 from podidentity_lab import directory
 from podidentity_lab.demo.admin import Admin
 from system.lab.machine import machine
-from system.lab.running import KUBECTL, NOBODY, Lab, lab, missing, nobody, pod, processes_of
+from system.lab.running import KUBECTL, NOBODY, Lab, home_of_nobody, lab, missing, pod, processes_of
 from waiting import until
 
 pytestmark = pytest.mark.root
@@ -36,15 +35,7 @@ def home(tmp_path: Path) -> Path:
 @pytest.fixture
 def other_user() -> Iterator[Lab]:
     """A lab of somebody who is not root, in a directory of theirs that pytest's own does not hide."""
-    user = nobody()
-    if isinstance(user, str):
-        missing(user)
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        place = Path(folder) / "labs"
-        place.mkdir(mode=0o700)
-        if os.geteuid() == 0:
-            Path(folder).chmod(0o755)
-            os.chown(place, NOBODY, NOBODY)
+    with home_of_nobody() as (place, user):
         yield Lab(place, "one", user)
         assert not processes_of(place)
 

@@ -13,6 +13,7 @@ from urllib.parse import parse_qsl
 
 from podidentity.core.model.federation import ASSERTION_TYPE, GUID
 from podidentity.core.model.http_request import HttpRequest
+from podidentity.core.model.object_names import is_label, is_subdomain
 from podidentity.core.model.service_account_tokens import JWT
 
 ASSERTION_LIMIT_CHARACTERS = 16 * 1024
@@ -34,7 +35,6 @@ NODE_PATH = "/podidentity/v1/pod-token"
 TOKEN_FILE_PATH = "/podidentity/v1/token-file"  # noqa: S105  # a path
 """NMI's path for what pods send to its token-file door: the form has the pod's own token, like an SDK's."""
 _POD_FIELDS = ("pod_namespace", "pod_name", "pod_uid")
-_DNS_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 _UID = re.compile(r"[A-Za-z0-9-]{1,128}")
 _USED_FIELDS = ("client_id", "client_assertion", "client_assertion_type", "grant_type", "scope", "claims")
 
@@ -149,7 +149,7 @@ def _pod_token_request(message: HttpRequest) -> PodTokenRequest | Refusal:
     if isinstance(request, Refusal):
         return request
     pod = PodReference(form["pod_namespace"], form["pod_name"], form["pod_uid"])
-    if not (_DNS_NAME.fullmatch(pod.namespace) and _DNS_NAME.fullmatch(pod.name) and _UID.fullmatch(pod.uid)):
+    if not (is_label(pod.namespace) and is_subdomain(pod.name) and _UID.fullmatch(pod.uid)):
         return _malformed("pod_namespace, pod_name and pod_uid must name the pod that the token is for")
     return PodTokenRequest(request, pod)
 
