@@ -1,10 +1,9 @@
 """`python -m keyvault_app`: serve until stopped. Exit status 2 when the environment does not say what to show."""
 
-import contextlib
 import os
 import signal
 import sys
-from types import FrameType
+import threading
 
 from keyvault_app import settings, web
 
@@ -16,16 +15,16 @@ def main() -> int:
     except settings.SettingsError as error:
         print(f"keyvault_app: {error}", file=sys.stderr)
         return 2
-    signal.signal(signal.SIGTERM, _stop)  # a container's first process has no default for it
+    # Blocked before any thread starts: the signals wait for sigwait below. An exception out of a signal's handler
+    # could come anywhere in the server's code, which would now and then report it as a request's and go on.
+    ends = {signal.SIGTERM, signal.SIGINT}
+    signal.pthread_sigmask(signal.SIG_BLOCK, ends)
     with web.server(found.port, web.secret_reader(found)) as server:
+        threading.Thread(target=server.serve_forever, args=(0.1,), daemon=True).start()  # seconds that shutdown() takes
         print(f"showing secret {found.secret} of {found.vault_url} on port {server.server_port}", flush=True)
-        with contextlib.suppress(KeyboardInterrupt):
-            server.serve_forever()
+        signal.sigwait(ends)
+        server.shutdown()
     return 0
-
-
-def _stop(_number: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":
