@@ -189,10 +189,12 @@ def _fleet(figures: dict[str, Any]) -> str:
 
 
 def _neighbour(figures: dict[str, Any]) -> str:
-    ratios = figures["p99 beside over without"]
-    go = sorted(phases["go, connections"]["p99_ms"] for phases in figures["rounds"])[len(figures["rounds"]) // 2]
+    ratios, rounds = figures["p99 beside over without"], figures["rounds"]
+    go = sorted(phases["go, connections"]["p99_ms"] for phases in rounds)[len(rounds) // 2]
+    begin = ", ".join(f"{phases['all']['begin_p99_ms'] / phases['quiet']['p99_ms']:.2f}" for phases in rounds)
     return (
-        f"{ratio(ratios['all'])} x its p99; its connections alone {ratio(ratios['connections'])} x, and with Go "
+        f"{ratio(ratios['all'])} x its p99, in the first ten seconds of each time {begin}; "
+        f"its connections alone {ratio(ratios['connections'])} x, and with Go "
         f"`net/http` in NMI's place a p99 of {go:,.0f} ms; "
         f"{figures['failed']} of {figures['requests_beside']:,} failed; "
         f"NMI {figures['memory_mib']['nmi']:.0f} MiB, MIC {figures['memory_mib']['mic']:.0f} MiB"
@@ -318,7 +320,7 @@ ROWS = (
         _fleet,
     ),
     Row(
-        "a token of a pod beside a neighbour of another namespace that does everything at once, over without",
+        "a token beside a neighbour of another namespace that does everything at once for two minutes, over without",
         "<= 2 x its p99; 0 failed; <= 128 MiB, 256 MiB",
         "neighbour",
         "neighbour",

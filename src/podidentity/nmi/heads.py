@@ -117,6 +117,8 @@ class Heads:
 
     def recall(self, head: bytes) -> HeadMeaning | None:
         """Return what these bytes, or others with the same deciding lines, meant before; None when they are new."""
+        if len(head) > _LONGEST_HEAD_BYTES:  # never remembered; and to hash what was sent far ahead takes its time
+            return None
         meaning = self._by_head.latest.get(head) or self._by_head.recall(head)
         if meaning is not None:
             return meaning

@@ -97,6 +97,7 @@ class Listener:
         while True:
             await asyncio.sleep(1)
             self.second += 1
+            self.shares.begin_second()
             self.date = _date_line()
             for connection in tuple(self.connections):
                 connection.check_time()

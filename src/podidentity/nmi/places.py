@@ -8,7 +8,10 @@ from collections import Counter, deque
 from typing import NamedTuple, Protocol
 
 ANSWERS_PER_TURN = 32
-"""For one client: as many connections as SDKs' pools open, and about half a millisecond of the event loop."""
+"""For a client that is alone: as many connections as SDKs' pools open."""
+ANSWERS_BESIDE_OTHERS = 8
+"""For each client as soon as there are several: about half a millisecond of the event loop on a slow machine, since an
+answer is also a packet that the kernel delivers meanwhile."""
 READING_COST = 2
 """What an answer takes of a client's share when its head had to be searched and read: it takes about that much longer
 than one whose bytes were known."""
@@ -17,6 +20,8 @@ PUT_OFF_PER_TURN = 2
 connects waits for some turns."""
 _BUSY_TURN = 256  # answers of one turn, after which each client gets few
 _ANSWERS_OF_A_BUSY_TURN = 4
+_ALONE_SECONDS = 2
+"""For how many seconds, the one under way counted, nobody else has asked when a client is alone."""
 
 
 class Limits(NamedTuple):
@@ -119,11 +124,19 @@ class TurnShares:
         self._total = 0
         self._queues: dict[str, deque[Member]] = {}
         self._scheduled = False
+        self._share = ANSWERS_PER_TURN
+        self._second = 0
+        self._last_client = ""
+        self._last_other = -_ALONE_SECONDS  # the second in which somebody else than the client before had an answer
+
+    def begin_second(self) -> None:
+        """Note that a second has passed. To be called once a second."""
+        self._second += 1
 
     def take(self, client: str, cost: int = 1) -> bool:
         """Take an answer of this turn for `client`; return whether anything of its share was left."""
         count = self._answers.get(client, 0)
-        if count >= (ANSWERS_PER_TURN if self._total < _BUSY_TURN else _ANSWERS_OF_A_BUSY_TURN):
+        if count >= (self._share if self._total < _BUSY_TURN else _ANSWERS_OF_A_BUSY_TURN):
             return False
         self._schedule()
         self._answers[client] = count + cost
@@ -142,6 +155,7 @@ class TurnShares:
 
     def _begin_turn(self) -> None:
         self._scheduled = False
+        self._share = self._next_share()
         self._answers.clear()
         self._total = 0
         for client, queue in tuple(self._queues.items()):
@@ -151,3 +165,10 @@ class TurnShares:
                 del self._queues[client]
         if self._queues:
             self._schedule()
+
+    def _next_share(self) -> int:
+        """Return how many answers each client gets in the turn that begins, by who had any in those before."""
+        answers = self._answers
+        if len(answers) > 1 or (answers and self._last_client not in answers):
+            self._last_client, self._last_other = next(iter(answers)), self._second
+        return ANSWERS_BESIDE_OTHERS if self._second - self._last_other < _ALONE_SECONDS else ANSWERS_PER_TURN

@@ -16,7 +16,7 @@ from podidentity.nmi.answers import Answer
 from podidentity.nmi.doors import QUEUES
 from podidentity.nmi.heads import HEAD_LIMIT_BYTES
 from podidentity.nmi.listener import NODE_LIMITS, Site
-from podidentity.nmi.places import ANSWERS_PER_TURN, PUT_OFF_PER_TURN, Limits
+from podidentity.nmi.places import ANSWERS_BESIDE_OTHERS, ANSWERS_PER_TURN, PUT_OFF_PER_TURN, Limits
 from podidentity.nmi.ports import Peer
 from waiting import eventually
 
@@ -220,6 +220,28 @@ async def test_a_turn_has_room_for_everybody() -> None:
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         assert shares.take("10.0.0.1")
+
+
+async def test_a_client_that_is_alone_has_more_of_a_turn() -> None:
+    """A client gets many answers in a turn of the event loop until another one asks, and again a while after that."""
+    async with listening() as nmi:
+        shares = nmi.listener.shares
+
+        async def count(client: str) -> int:
+            answers = 0
+            while shares.take(client):
+                answers += 1
+            await asyncio.sleep(0)  # the next turn
+            await asyncio.sleep(0)
+            return answers
+
+        for _ in ("at first", "again"):
+            shares.begin_second()
+            shares.begin_second()
+            await count(ADDRESS)
+            assert [await count(ADDRESS), await count(ADDRESS)] == [ANSWERS_PER_TURN] * 2
+            await count(GREEDY)
+            assert [await count(ADDRESS), await count(ADDRESS)] == [ANSWERS_BESIDE_OTHERS] * 2
 
 
 async def test_an_answer_that_breaks_is_500_and_ends_its_own_connection_only(monkeypatch: pytest.MonkeyPatch) -> None:
