@@ -1,14 +1,18 @@
 """The programs of bench/ that `make bench` runs, each within about a minute, and what they print."""
 
 import datetime as dt
+import functools
 import json
 import os
+import platform
 import subprocess
 import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import pythons
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "build" / "bench"
@@ -56,7 +60,7 @@ def run(name: str) -> bool:
     start, load = time.monotonic(), round(os.getloadavg()[0], 1)
     file = name.partition(" ")[0]
     limit = LONG_LIMIT_SECONDS if name in LONG else LIMITS.get(name, LIMIT_SECONDS)
-    command = [sys.executable, str(ROOT / "bench" / f"{file}.py"), *(PROGRAMS | LONG)[name]]
+    command = [str(images_python()), str(ROOT / "bench" / f"{file}.py"), *(PROGRAMS | LONG)[name]]
     try:
         process = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=limit, check=False)
     except subprocess.TimeoutExpired:
@@ -65,12 +69,29 @@ def run(name: str) -> bool:
     lines = [json.loads(line) for line in process.stdout.splitlines() if line.startswith('{"bench"')]
     RESULTS.mkdir(parents=True, exist_ok=True)
     if lines:
-        moment = {"load": load, "date": today}
+        moment = {"load": load, "date": today, "python": python_version()}
         (RESULTS / f"{name}.json").write_text("".join(f"{json.dumps(line | moment)}\n" for line in lines))
     print(f"{name}: {'' if lines else 'printed nothing '}({time.monotonic() - start:.0f} s)", flush=True)
     for line in lines:
         print("".join(f"  {verdict}\n" for verdict in verdicts(line)), end="", flush=True)
     return process.returncode == 0 and bool(lines)
+
+
+@functools.cache
+def images_python() -> Path:
+    """Return the Python of the images, with the project in it; the running one where this machine lacks it.
+
+    What the images run is to be measured. Debian builds its Python by profile; one that is compiled without that, as
+    many a developer's is, takes longer for the same.
+    """
+    path = pythons.installed_pythons().get(pythons.IMAGES)
+    return Path(sys.executable) if path is None else pythons.install(pythons.IMAGES, path)
+
+
+def python_version() -> str:
+    """Return the version of the Python that measures."""
+    is_running = images_python() == Path(sys.executable)
+    return platform.python_version() if is_running else pythons.version_text(pythons.IMAGES)
 
 
 def verdicts(line: Line) -> list[str]:

@@ -26,6 +26,7 @@ from podidentity.kube.transport import CONNECTED, Pool, Transport
 from podidentity.timing import Clock
 
 _CONNECT_SECONDS = 3.0
+_PROBE_SECONDS = 1  # of silence, while an answer is waited for or a connection is unused
 _TIMEOUT = httpx2.Timeout(50.0, connect=_CONNECT_SECONDS)  # the broker waits for a credential that was just created
 POOL = Pool(connections=64, idle=8, idle_seconds=10.0, age_seconds=60.0)
 """A broker has places for 4096 connections, and a cluster may have as many nodes. A connection stays with one replica:
@@ -182,8 +183,12 @@ class _Request:
         self.is_connection_new = True
         connection = details["return_value"].get_extra_info("socket")
         with contextlib.suppress(OSError):  # it may be closed again
-            # A machine that is gone acknowledges nothing; a broker that is slow does. In milliseconds.
+            # A machine that is gone acknowledges nothing, be it bytes or probes; a broker that is slow does. The limit
+            # is in milliseconds, and holds for probes, too (tcp(7)).
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(_CONNECT_SECONDS * 1000))
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _PROBE_SECONDS)
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _PROBE_SECONDS)
 
 
 def _refusal(response: httpx2.Response, document: Mapping[str, Any]) -> AzureError:
