@@ -37,7 +37,7 @@ from podidentity.kube.api import Api
 from podidentity.kube.connection import find_cluster, open_client
 from podidentity.nmi.adapters.cluster import Cluster
 from podidentity.nmi.settings import Settings
-from processes import cpu_seconds, resident_mib
+from processes import command_lines, cpu_seconds, resident_mib
 from results import print_result
 from waiting import eventually
 
@@ -283,11 +283,9 @@ def machine_name(scale_set: str) -> str:
 def pid_of_server(kubeconfig: str) -> int:
     """Return the process of the API server of a kubeconfig."""
     word = f"--secure-port={server_of(kubeconfig)[1]}"
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):
-            if word.encode() in path.read_bytes().split(b"\0"):
-                return int(path.parent.name)
-    raise AssertionError(f"no process has {word}")
+    pids = [pid for pid, words in command_lines().items() if word.encode() in words]
+    assert pids, f"no process has {word}"
+    return pids[0]
 
 
 def access_to(kubeconfig: str) -> dict[str, Any]:

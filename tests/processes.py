@@ -15,13 +15,25 @@ def peak_mib(pid: int) -> float:
     return _status_mib(pid, "VmHWM")
 
 
+def command_lines() -> dict[int, list[bytes]]:
+    """Return the words by which each process of this machine was started, by its ID.
+
+    A pattern with a file in it ("/proc/*/cmdline") would fail when a process ends between its name and its file.
+    """
+    lines = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            lines[int(process.name)] = (process / "cmdline").read_bytes().split(b"\0")
+    return lines
+
+
 def tree(root: int) -> list[int]:
     """Return a process and all its descendants, as they are at this moment."""
     pids = [root]
     for pid in pids:  # grows on the way
-        for children in Path(f"/proc/{pid}/task").glob("*/children"):
-            with contextlib.suppress(OSError):
-                pids += map(int, children.read_text().split())
+        with contextlib.suppress(OSError):
+            for thread in Path(f"/proc/{pid}/task").glob("*"):
+                pids += map(int, (thread / "children").read_text().split())
     return pids
 
 

@@ -21,6 +21,7 @@ import waiting
 from podidentity_lab.demo.admin import Admin
 from podidentity_lab.directory import Directory
 from podidentity_lab.real import program
+from processes import command_lines
 from system.lab.running import Json, Lab, User, lab, parent_of
 
 REPOSITORY = Path(__file__).parents[2]
@@ -225,11 +226,10 @@ class Cluster:
 
     def inside(self) -> int:
         """Return the lab's first process, as this machine numbers it."""
-        for path in Path("/proc").glob("[0-9]*/cmdline"):
-            with contextlib.suppress(OSError):
-                line = path.read_bytes()
-                if b"podidentity_lab.inside" in line and bytes(self.lab.directory) in line and b"unshare" not in line:
-                    return int(path.parent.name)
+        for pid, words in command_lines().items():
+            line = b" ".join(words)
+            if b"podidentity_lab.inside" in line and bytes(self.lab.directory) in line and b"unshare" not in line:
+                return pid
         raise AssertionError("the lab has no first process")
 
     def restarts(self, *components: str) -> dict[str, int]:
@@ -246,13 +246,14 @@ class Cluster:
     def processes(self, program: str, host: str = "") -> set[int]:
         """Return the cluster's processes that run a program of podidentity's image, of the pod `host` if given."""
         found = set()
-        for path in Path("/proc").glob("[0-9]*/cmdline"):
+        for pid, words in command_lines().items():
+            process = Path("/proc", str(pid))
             with contextlib.suppress(OSError):  # the process ended meanwhile
-                ours = self.cgroup in (path.parent / "cgroup").read_text()
-                if ours and f"/usr/local/bin/{program}".encode() in path.read_bytes().split(b"\0"):
-                    variables = (path.parent / "environ").read_bytes().split(b"\0")
+                ours = self.cgroup in (process / "cgroup").read_text()
+                if ours and f"/usr/local/bin/{program}".encode() in words:
+                    variables = (process / "environ").read_bytes().split(b"\0")
                     if not host or f"HOSTNAME={host}".encode() in variables:
-                        found.add(int(path.parent.name))
+                        found.add(pid)
         # Until it executes another program, a child has its parent's command line; one without a parent has just ended.
         parents = {pid: parent_of(Path("/proc", str(pid))) for pid in found}
         return {pid for pid, parent in parents.items() if parent and parent not in found}

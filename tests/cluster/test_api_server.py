@@ -9,12 +9,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 
 import pytest
 
 from cluster.harness import Cluster, Identity, pod, until
 from cluster.programs import KEEP_ASKING, ONCE
+from processes import command_lines
 
 NODES = ("node-0", "node-1")
 ANSWERS = 200  # of three threads that pause 50 ms after each: some seconds
@@ -150,13 +150,7 @@ def _counts(installed: Cluster, address: str) -> Counter[str]:
 def _api_server(installed: Cluster) -> int:
     """Return the process ID of the API server; 0 while there is none."""
     own = f"--audit-log-path={installed.logs}/audit.log".encode()
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            if own in path.read_bytes().split(b"\0"):
-                return int(path.parent.name)
-        except OSError:
-            continue
-    return 0
+    return next((pid for pid, words in command_lines().items() if own in words), 0)
 
 
 def _last_logs(installed: Cluster) -> str:

@@ -33,17 +33,17 @@ async def run_reaper() -> None:
 def memory_kib() -> int:
     """Return what the lab's processes use, in KiB, shared pages counted once (proportional set size)."""
     total = 0
-    for path in Path("/proc").glob("[0-9]*/smaps_rollup"):
+    for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # it ended while we looked
-            lines = path.read_text().splitlines()
+            lines = (process / "smaps_rollup").read_text().splitlines()
             total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
     return total
 
 
 def _zombies() -> Iterator[int]:
-    for children in Path(f"/proc/{os.getpid()}/task").glob("*/children"):
-        with contextlib.suppress(OSError):
-            yield from (pid for pid in map(int, children.read_text().split()) if _is_zombie(pid))
+    for thread in Path(f"/proc/{os.getpid()}/task").glob("*"):
+        with contextlib.suppress(OSError):  # it ended while we looked
+            yield from (pid for pid in map(int, (thread / "children").read_text().split()) if _is_zombie(pid))
 
 
 def _is_zombie(pid: int) -> bool:

@@ -16,6 +16,7 @@ import pytest
 
 import podidentity
 import podidentity_lab
+from processes import command_lines
 from waiting import until
 
 Json = dict[str, Any]
@@ -297,10 +298,5 @@ def parent_of(process: Path) -> int:
 
 def processes_of(home: Path) -> list[str]:
     """Command lines of living processes that name this directory."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):
-            line = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            if str(home) in line and path.parent.name != str(os.getpid()):
-                found.append(line)
-    return found
+    lines = {pid: b" ".join(words).decode(errors="replace") for pid, words in command_lines().items()}
+    return [line for pid, line in lines.items() if str(home) in line and pid != os.getpid()]

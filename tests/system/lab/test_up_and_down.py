@@ -15,6 +15,7 @@ import pytest
 from podidentity.cli import main as cli
 from podidentity_lab import directory
 from podidentity_lab.demo.admin import Admin
+from processes import command_lines
 from system.lab.machine import machine
 from system.lab.running import KUBECTL, NOBODY, Lab, home_of_nobody, lab, missing, pod, processes_of
 from waiting import until
@@ -206,10 +207,9 @@ def test_the_inner_process_s_death_ends_the_lab(home: Path) -> None:
         one.create(pod("sleeper", "exec sleep 4321"))
         until(lambda: one.phase("sleeper") == "Running", "the pod")
         inner = next(
-            int(path.parent.name)
-            for path in Path("/proc").glob("[0-9]*/cmdline")
-            if path.read_bytes().split(b"\0")[1:3] == [b"-m", b"podidentity_lab.inside"]
-            and str(home).encode() in path.read_bytes()
+            pid
+            for pid, words in command_lines().items()
+            if words[1:3] == [b"-m", b"podidentity_lab.inside"] and str(home).encode() in b" ".join(words)
         )
         os.kill(inner, signal.SIGKILL)
         _, said = process.communicate(timeout=20)

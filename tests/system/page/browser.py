@@ -25,6 +25,13 @@ ANSWER_SECONDS = 60.0
 _KEYS = {"Tab": 9, "Enter": 13, " ": 32}
 
 
+_NAVIGATION = "Inspected target navigated or closed"
+
+
+class NavigationError(Exception):
+    """The page gave way to another while a command was carried out in it."""
+
+
 class Browser:
     """One page of a browser."""
 
@@ -53,7 +60,10 @@ class Browser:
         while True:
             message = self._read(deadline)
             if message.get("id") == self._number:
-                assert "error" not in message, f"{method}: {message['error']}"
+                error = message.get("error", {})
+                if _NAVIGATION in error.get("message", ""):
+                    raise NavigationError(method)
+                assert not error, f"{method}: {error}"
                 result: Json = message["result"]
                 return result
             self.messages.append(message)
@@ -61,13 +71,20 @@ class Browser:
     def open(self, url: str) -> None:
         """Load a page and wait until its script has run."""
         assert "errorText" not in self.call("Page.navigate", url=url)
-        until(lambda: self.value("document.readyState") == "complete", f"{url} to be loaded")
+        until(self._is_loaded, f"{url} to be loaded")
 
     def value(self, expression: str) -> Any:
         """Return the value of an expression of JavaScript in the page."""
         answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
+
+    def text(self) -> str:
+        """Return the page's text; nothing while it gives way to another."""
+        try:
+            return str(self.value("document.body?.textContent ?? ''"))
+        except NavigationError:
+            return ""
 
     def press(self, key: str) -> None:
         """Press and release a key."""
@@ -94,6 +111,12 @@ class Browser:
             if message.get("method") == "Runtime.exceptionThrown"
             or (message.get("method") == "Log.entryAdded" and message["params"]["entry"]["level"] == "error")
         ]
+
+    def _is_loaded(self) -> bool:
+        try:
+            return bool(self.value("document.readyState") == "complete")
+        except NavigationError:
+            return False
 
     def _read(self, deadline: float) -> Json:
         while b"\0" not in self._buffer:

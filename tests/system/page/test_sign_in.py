@@ -81,4 +81,4 @@ def test_a_device_code_is_entered_on_a_telephone(base: str, window: Browser, sch
     window.value(f"{FILL} document.querySelector('[name=user_code]').value = {code['user_code']!r}")
     window.value("document.querySelector('[name=password]').focus()")
     window.press("Enter")
-    until(lambda: "You have signed in" in window.value("document.body?.textContent ?? ''"), "the sign-in")
+    until(lambda: "You have signed in" in window.text(), "the sign-in")
