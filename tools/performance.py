@@ -76,7 +76,7 @@ def machine() -> str:
     cores = len(os.sched_getaffinity(0))
     return (
         f"{cores} cores of {models[0] if models else platform.machine()}, {memory:.0f} GiB, "
-        f"Linux {platform.release().split('-')[0]}, Python {programs.python_version()}"
+        f"Linux {platform.release().split('-')[0]}"
     )
 
 

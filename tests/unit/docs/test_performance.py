@@ -42,7 +42,7 @@ def test_a_row_whose_program_was_missing_says_so() -> None:
     spread = {"median": 1.0, "least": 1.0, "most": 1.0}
     entry = {"lab_per_second": spread, "other_per_second": spread, "time over": spread}
     figures = {"requests": {"get a blob, azurite": entry}}
-    line = {"figures": figures, "over": [], "load": 0.0}
+    line = {"figures": figures, "over": [], "load": 0.0, "python": "3.11.2"}
     lines = [
         text
         for text in page.render(FIGURES | {"lines": {"lab": line}}).splitlines()
