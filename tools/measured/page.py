@@ -122,7 +122,7 @@ def _pythons(lines: Mapping[str, Line]) -> str:
     names: dict[str, list[str]] = {}
     for name, line in sorted(lines.items()):
         names.setdefault(line["python"], []).append(name)
-    commonest, *versions = sorted(names, key=lambda version: -len(names[version])) or ["no Python"]
+    commonest, *versions = sorted(names, key=lambda version: -len(names[version])) or ["unknown"]
     return ", ".join([f"Python {commonest}", *(f"{version} ({'; '.join(names[version])})" for version in versions)])
 
 
