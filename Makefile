@@ -83,7 +83,7 @@ picture: install debian ## draw docs/demo.svg from a real run of the demo
 lab: install debian ## a lab to play in: a shell in which kubectl works; `exit` ends it
 	@$(BIN)/podidentity lab shell
 
-bench: install debian cluster-ready $(GO) $(PLOTS) build/nginx ## the benchmarks, about 15 minutes; writes docs/performance.md; exit 1: over a budget
+bench: install debian cluster-ready $(GO) $(PLOTS) build/nginx ## the benchmarks, about half an hour; writes docs/performance.md; exit 1: over a budget
 	@rm -rf build/bench; failed=0; $(BIN)/python tools/performance.py run || failed=1; \
 	  $(BIN)/python tools/performance.py page; exit $$failed
 

@@ -31,10 +31,17 @@ def tree(root: int) -> list[int]:
     """Return a process and all its descendants, as they are at this moment."""
     pids = [root]
     for pid in pids:  # grows on the way
-        with contextlib.suppress(OSError):
-            for thread in Path(f"/proc/{pid}/task").glob("*"):
+        for thread in _threads(pid):
+            with contextlib.suppress(OSError):
                 pids += map(int, (thread / "children").read_text().split())
     return pids
+
+
+def _threads(pid: int) -> list[Path]:
+    try:
+        return [*Path(f"/proc/{pid}/task").glob("*")]
+    except OSError:  # it ended
+        return []
 
 
 def proportional_mib(pids: list[int]) -> float:

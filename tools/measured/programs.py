@@ -1,4 +1,4 @@
-"""The programs of bench/ that `make bench` runs, each within about a minute, and what they print."""
+"""The programs of bench/ that `make bench` runs, most within a minute or two, and what they print."""
 
 import datetime as dt
 import functools
@@ -45,7 +45,8 @@ LONG: dict[str, tuple[str, ...]] = {
 """Likewise, but run only when named, after `make cluster-ready`: the file is the name's first word."""
 LIMIT_SECONDS = 600.0
 LIMITS = {"lab": 2400.0, "neighbour": 1800.0}
-"""The lab's first installs what it compares with: package managers take their time on a busy machine."""
+"""The lab's first installs what it compares with, and package managers take their time on a busy machine; the neighbour
+attacks for two minutes, three times."""
 LONG_LIMIT_SECONDS = 3600.0
 
 Line = dict[str, Any]
@@ -56,11 +57,12 @@ def run(name: str) -> bool:
 
     `load` in a line is the machine's load average when the program began: how many processes wanted a core.
     """
+    python, version = images_python()
     today = dt.datetime.now(dt.UTC).date().isoformat()
     start, load = time.monotonic(), round(os.getloadavg()[0], 1)
     file = name.partition(" ")[0]
     limit = LONG_LIMIT_SECONDS if name in LONG else LIMITS.get(name, LIMIT_SECONDS)
-    command = [str(images_python()), str(ROOT / "bench" / f"{file}.py"), *(PROGRAMS | LONG)[name]]
+    command = [str(python), str(ROOT / "bench" / f"{file}.py"), *(PROGRAMS | LONG)[name]]
     try:
         process = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=limit, check=False)
     except subprocess.TimeoutExpired:
@@ -69,7 +71,7 @@ def run(name: str) -> bool:
     lines = [json.loads(line) for line in process.stdout.splitlines() if line.startswith('{"bench"')]
     RESULTS.mkdir(parents=True, exist_ok=True)
     if lines:
-        moment = {"load": load, "date": today, "python": python_version()}
+        moment = {"load": load, "date": today, "python": version}
         (RESULTS / f"{name}.json").write_text("".join(f"{json.dumps(line | moment)}\n" for line in lines))
     print(f"{name}: {'' if lines else 'printed nothing '}({time.monotonic() - start:.0f} s)", flush=True)
     for line in lines:
@@ -78,20 +80,16 @@ def run(name: str) -> bool:
 
 
 @functools.cache
-def images_python() -> Path:
-    """Return the Python of the images, with the project in it; the running one where this machine lacks it.
+def images_python() -> tuple[Path, str]:
+    """Return the Python of the images, with the project in it, and its version; the running one where there is none.
 
     What the images run is to be measured. Debian builds its Python by profile; one that is compiled without that, as
     many a developer's is, takes longer for the same.
     """
     path = pythons.installed_pythons().get(pythons.IMAGES)
-    return Path(sys.executable) if path is None else pythons.install(pythons.IMAGES, path)
-
-
-def python_version() -> str:
-    """Return the version of the Python that measures."""
-    is_running = images_python() == Path(sys.executable)
-    return platform.python_version() if is_running else pythons.version_text(pythons.IMAGES)
+    if path is None:
+        return Path(sys.executable), platform.python_version()
+    return pythons.install(pythons.IMAGES, path), pythons.version_text(pythons.IMAGES)
 
 
 def verdicts(line: Line) -> list[str]:

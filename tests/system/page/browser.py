@@ -23,8 +23,6 @@ Json = dict[str, Any]
 PROGRAMS = ("chromium-headless-shell", "chromium")
 ANSWER_SECONDS = 60.0
 _KEYS = {"Tab": 9, "Enter": 13, " ": 32}
-
-
 _NAVIGATION = "Inspected target navigated or closed"
 
 
@@ -71,7 +69,7 @@ class Browser:
     def open(self, url: str) -> None:
         """Load a page and wait until its script has run."""
         assert "errorText" not in self.call("Page.navigate", url=url)
-        until(self._is_loaded, f"{url} to be loaded")
+        until(lambda: self._glance("document.readyState") == "complete", f"{url} to be loaded")
 
     def value(self, expression: str) -> Any:
         """Return the value of an expression of JavaScript in the page."""
@@ -81,10 +79,7 @@ class Browser:
 
     def text(self) -> str:
         """Return the page's text; nothing while it gives way to another."""
-        try:
-            return str(self.value("document.body?.textContent ?? ''"))
-        except NavigationError:
-            return ""
+        return self._glance("document.body?.textContent") or ""
 
     def press(self, key: str) -> None:
         """Press and release a key."""
@@ -112,11 +107,12 @@ class Browser:
             or (message.get("method") == "Log.entryAdded" and message["params"]["entry"]["level"] == "error")
         ]
 
-    def _is_loaded(self) -> bool:
+    def _glance(self, expression: str) -> Any:
+        """Return the value of an expression; None while the page gives way to another."""
         try:
-            return bool(self.value("document.readyState") == "complete")
+            return self.value(expression)
         except NavigationError:
-            return False
+            return None
 
     def _read(self, deadline: float) -> Json:
         while b"\0" not in self._buffer:
